@@ -1,0 +1,1 @@
+"""CLIPPO in PyTorch: one vision transformer for photos and drawn text. Knows no Flyte; works in a notebook."""

@@ -1,0 +1,272 @@
+"""Values that cross a task: what one stage of the pipeline hands to the next, all of them small, frozen and JSON-able.
+
+    RunConfig ─▶ plan ─▶ RunPlan (one sub-plan a stage) ─▶ ValidationReport ─▶ Manifest ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
+
+Bulk bytes never stand here: a value carries their URI and sha256. It is not a place for behaviour beyond reading and writing itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from clippo_core.config import (
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    OptimConfig,
+    RenderConfig,
+    TrainConfig,
+)
+
+EVALUATIONS: tuple[str, ...] = ("imagenet", "retrieval", "vqa", "glue", "xm3600")
+"""The five evaluations, in the order of the paper."""
+
+RESULT_SCHEMA = 1
+"""Version of EvalResult's JSON."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What every stage needs to know: where the run lives, and the digest of everything that its result depends on."""
+
+    root: str
+    """The run's own folder or prefix."""
+    seed: int
+    """Seed of the run."""
+    data_digest: str
+    """sha256 over names, sizes and contents (etags or sha256) of the data that this stage reads."""
+
+
+@dataclass(frozen=True)
+class ValidatePlan:
+    """Input of the validation."""
+
+    stage: StagePlan
+    data: DataConfig
+    render: RenderConfig
+    evaluate: EvaluateConfig
+    """Read only to refuse training images that are also evaluated."""
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """Input of rendering and sharding."""
+
+    stage: StagePlan
+    data: DataConfig
+    render: RenderConfig
+
+
+@dataclass(frozen=True)
+class PretrainPlan:
+    """Input of pretraining."""
+
+    stage: StagePlan
+    data: DataConfig
+    render: RenderConfig
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class EvaluatePlan:
+    """Input of one evaluation: the whole EvaluateConfig with only the one evaluation set."""
+
+    stage: StagePlan
+    evaluate: EvaluateConfig
+    is_demo: bool = False
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """Input of gate and report."""
+
+    stage: StagePlan
+    name: str
+    """The run's name; runs of one name compete for one promoted pointer."""
+    promoted: str
+    """URI of the pointer to the promoted model."""
+    promote_metric: str = ""
+    is_demo: bool = False
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One line of a validation report."""
+
+    name: str
+    """What was expected, as a sentence."""
+    checked: int
+    """How many records were looked at."""
+    failed: int
+    """How many broke it."""
+    allowed_share: float
+    """Share of failures that is tolerated, 0..1."""
+    worst: list[str]
+    """Up to three offending rows: key and value."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the failures stay within what is tolerated."""
+        return self.failed <= self.allowed_share * max(self.checked, 1)
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What validation found."""
+
+    n_records: int
+    expectations: list[Expectation]
+    excluded: dict[str, str]
+    """key -> reason, of the records that are left out of the shards."""
+    shares_by_source: dict[str, float]
+    cut_share_by_language: dict[str, float]
+    """Share of texts that the page cuts off, by language."""
+    missing_glyph_share_by_language: dict[str, float]
+    """Share of texts with a glyph that the font lacks, by language."""
+    data_digest: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a manifest."""
+
+    name: str
+    bytes: int
+    sha256: str
+    n_records: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Prepared shards."""
+
+    uri: str
+    """Folder or prefix of the shards and their manifest.json."""
+    n_pairs: int
+    """Records, each of which gives one pair an epoch."""
+    n_photo_pairs: int
+    """Those with a photo; the others are text/text."""
+    files: list[FileEntry]
+    render_digest: str
+    data_digest: str
+    shares_by_source: dict[str, float]
+    cut_share_by_language: dict[str, float]
+    missing_glyph_share_by_language: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A finished (or interrupted) training run's checkpoint."""
+
+    uri: str
+    """Folder or prefix of the checkpoint."""
+    step: int
+    """Optimizer steps done."""
+    pairs_seen: int
+    loss: float
+    """Mean loss of the last steps, nats."""
+    weights_sha256: str
+    config_digest: str
+    code_digest: str
+    world_size: int
+    journal: str = ""
+    """URI of the journal with one JSON line a step."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The result of one evaluation: a pure function of weights, data, protocol and code. Timings stand elsewhere."""
+
+    name: str
+    """imagenet, retrieval, vqa, glue or xm3600."""
+    dataset: str
+    split: str
+    protocol: str
+    """How the numbers were made, in a sentence, with every choice that changes them."""
+    n_examples: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`set/metric` -> value; shares as 0..100."""
+    confidence: dict[str, list[float]] = field(default_factory=dict)
+    """Metric -> [low, high], the bootstrap's 95 % interval."""
+    chance: dict[str, float] = field(default_factory=dict)
+    """Metric -> what guessing gives (or the majority class), in the metric's unit."""
+    n_by_metric: dict[str, int] = field(default_factory=dict)
+    """Metric -> number of examples behind it."""
+    not_run: dict[str, str] = field(default_factory=dict)
+    """Metric -> why it was not run; never averaged away."""
+    flags: dict[str, str] = field(default_factory=dict)
+    """Metric -> what a reader must know: degenerate predictions, ties, trained on the scored split."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Images, texts, classes, trials, ... as found."""
+    main_metrics: list[str] = field(default_factory=list)
+    """The metrics that stand for this evaluation in tables and at the gate."""
+    weights_sha256: str = ""
+    render_digest: str = ""
+    code_digest: str = ""
+    is_partial: bool = False
+    """Fewer examples than the benchmark has: not comparable with published numbers."""
+    is_demo: bool = False
+    failure: str = ""
+    """Why the evaluation has no numbers; empty = it has."""
+    schema_version: int = RESULT_SCHEMA
+
+    @classmethod
+    def failed(cls, name: str, dataset: str, reason: str, **fields: Any) -> EvalResult:
+        """A result that says why there is none."""
+        return cls(name=name, dataset=dataset, split="", protocol="", n_examples=0, failure=reason, **fields)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model was promoted, and why."""
+
+    promoted: bool
+    reason: str
+    """A sentence."""
+    model_uri: str
+    previous_uri: str
+    """The model promoted before; empty = none."""
+    compared: dict[str, list[float]] = field(default_factory=dict)
+    """Metric -> [before, now]."""
+
+
+def dumps(record: Any) -> str:
+    """A record as JSON, the same bytes for the same value."""
+    return json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def loads(cls: type[T], text: str) -> T:
+    """The record of type `cls` that `dumps` wrote; unknown fields are ignored, nothing is executed."""
+    return from_dict(cls, json.loads(text))
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """A (nested) dataclass from plain dicts and lists, as JSON gives them."""
+    import types
+    import typing
+
+    hints = typing.get_type_hints(cls)
+
+    def convert(hint: Any, value: Any) -> Any:
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if origin in (typing.Union, types.UnionType):
+            return None if value is None else convert(next(a for a in args if a is not type(None)), value)
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            return from_dict(typing.cast(type, hint), value)
+        if origin is list:
+            return [convert(args[0], item) for item in value]
+        if origin is tuple:
+            return tuple(convert(args[0], item) for item in value)
+        if origin is dict:
+            return {key: convert(args[1], item) for key, item in value.items()}
+        return float(value) if hint is float and isinstance(value, int) else value
+
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: convert(hints[name], value) for name, value in values.items() if name in fields})
