@@ -40,6 +40,8 @@ class StagePlan:
     """Seed of the run."""
     data_digest: str
     """sha256 over names, sizes and contents (etags or sha256) of the data that this stage reads."""
+    generation: str = ""
+    """Changes when this stage's bytes were lost or never completed, so that no cache can answer for them (`planning.py`)."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ class EvalResult:
     weights_sha256: str = ""
     render_digest: str = ""
     code_digest: str = ""
+    inputs_digest: str = ""
+    """sha256 of everything above and the config, seed and data: a result with the same one is not made again."""
     is_partial: bool = False
     """Fewer examples than the benchmark has: not comparable with published numbers."""
     is_demo: bool = False
