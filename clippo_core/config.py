@@ -237,7 +237,7 @@ class OptimConfig:
     """Optimizer and schedule. Defaults are the paper's (big_vision configs/proj/clippo/train_clippo.py)."""
 
     name: Literal["adafactor", "adamw"] = "adafactor"
-    """big_vision's Adafactor, or AdamW (b1 0.9, b2 0.95)."""
+    """big_vision's Adafactor, or AdamW (b1 0.9, b2 as `adam_beta2`)."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 1e-4
@@ -252,6 +252,8 @@ class OptimConfig:
     """Timescale of the reciprocal square root, in steps."""
     cooldown_steps: int = 10_000
     """Steps of linear cooldown to 0 at the end."""
+    adam_beta2: float = 0.95
+    """Decay of AdamW's second moment; fine-tuning uses BERT's 0.999. Adafactor has a rule of its own."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "lr", "weight_decay", "clip_norm")
