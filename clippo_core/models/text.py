@@ -1,0 +1,107 @@
+"""Texts as a tower reads them: drawn for CLIPPO, SentencePiece tokens for the baselines.
+
+    clippo, image_only   list of n str ─▶ column masks uint16 [n, H/16, W]       (`rendering/`; expanded on the device)
+    token towers         list of n str ─▶ token ids int32 [n, text_tokens]       lower-cased (ASCII), sticky EOS
+
+Sticky EOS: a text ends with EOS, is filled up with EOS, and one that is too long is cut so that its last token is EOS (big_vision
+pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a text file. It is not WordPiece or BPE by another library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clippo_core.config import ModelConfig, RenderConfig
+from clippo_core.errors import ConfigError, NotFoundError, RenderError
+from clippo_core.rendering import Renderer
+
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+def text_encoder(model: ModelConfig, render: RenderConfig) -> Callable[[list[str]], np.ndarray]:
+    """The function that turns texts into what the tower of `model` reads. It can be pickled, for the loader's processes."""
+    if model.kind in ("one_tower_clip", "two_tower_clip"):
+        return TokenEncoder(model.tokenizer, model.text_tokens)
+    return Renderer.from_config(render).masks
+
+
+class TokenEncoder:
+    """SentencePiece tokens of fixed length. Raises NotFoundError or ConfigError for a model file that cannot serve."""
+
+    def __init__(self, tokenizer: str, text_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.text_tokens = text_tokens
+        self.processor = load_tokenizer(tokenizer)
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Token ids, int32 [n, text_tokens]. Raises RenderError for a text that is no str, naming its position."""
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise RenderError(f"text {position} is {type(text).__name__}, not str; decode it first.")
+        eos = self.processor.eos_id()
+        tokens = np.full((len(texts), self.text_tokens), eos, np.int32)
+        # SentencePiece reads UTF-8, which has no lone surrogates.
+        lowered = [text.translate(_ASCII_LOWER).encode("utf-8", "replace").decode() for text in texts]
+        for row, ids in zip(tokens, self.processor.encode(lowered), strict=True):
+            kept = ids[: self.text_tokens - 1]
+            row[: len(kept)] = kept
+        return tokens
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenEncoder, (self.tokenizer, self.text_tokens)
+
+
+def load_tokenizer(path: str) -> Any:
+    """The SentencePieceProcessor of a model file. Raises NotFoundError, or ConfigError where it is no such file or has no EOS."""
+    from sentencepiece import SentencePieceProcessor
+
+    if not Path(path).is_file():
+        raise NotFoundError(
+            f"{path}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and mT5's `spiece.model` serve), or make one "
+            f"with clippo_core.models.train_tokenizer."
+        )
+    try:
+        processor = SentencePieceProcessor(model_file=path)
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"{path} is not a SentencePiece model: {error}") from error
+    if processor.eos_id() < 0:
+        raise ConfigError(f"{path} has no end-of-sentence piece; train it with eos_id >= 0, as train_tokenizer does.")
+    return processor
+
+
+def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -> str:
+    """Train a SentencePiece unigram model from `texts` into the file `path`; ids as T5's: pad 0, EOS 1, unknown 2, no BOS.
+
+    A corpus too small for `vocab_size` gives fewer pieces. Rare characters become bytes, so that no text is one unknown piece (which would
+    make a tokenizer look short). Texts are lower-cased as `TokenEncoder` does. Returns `path`.
+    """
+    import io
+
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=(text.translate(_ASCII_LOWER) for text in texts if text.strip()),
+        model_writer=model,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        model_type="unigram",
+        byte_fallback=True,
+        character_coverage=0.9995,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        num_threads=1,
+        input_sentence_size=2_000_000,
+        max_sentence_length=16_384,
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(model.getvalue())
+    return path
