@@ -1,1 +1,5 @@
+"""Text as pixels: `Renderer(224).render(["a dog"])` -> uint8 [1, 224, 224]. See renderer.py."""
 
+from clippo_core.rendering.renderer import Census, Renderer
+
+__all__ = ["Census", "Renderer"]

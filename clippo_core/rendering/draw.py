@@ -1,0 +1,84 @@
+"""Column masks -> pixels, in numpy and in torch: pixel (y, x) of row r is bit y of masks[r, x]; ink on a grey page.
+
+    uint8   ink 0, page 127                      float   v / 255 * 2 - 1 in float32, then the dtype: ink -1, page -0.0039215684
+
+`expand` runs wherever the masks are, and compiles; so only 2 bytes a column cross to the device. It is not a layout. torch is
+imported where it is used, for validation and rendering run without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clippo_core.errors import RenderError
+
+if TYPE_CHECKING:
+    import torch
+
+ROW_PX = 16
+"""Height of a text row."""
+INK, PAGE = 0, 127
+"""Brightness of glyphs and of the page, 0 to 255."""
+
+
+def rows_used(masks: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """[n] rows down to the last one with ink, of masks [n, rows, px]; 0 for a blank page."""
+    inked = masks.any(axis=2)
+    return np.where(inked.any(axis=1), inked.shape[1] - inked[:, ::-1].argmax(axis=1), 0)
+
+
+def expand_numpy(masks: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """uint8 [n, 16 * rows, px] of masks uint16 [n, rows, px]: ink 0 on 127."""
+    n, rows, px = masks.shape
+    image = np.empty((n, rows, ROW_PX, px), np.uint8)
+    blank = np.flatnonzero(~masks.any(axis=2))
+    image.reshape(-1, ROW_PX * px)[blank] = PAGE
+    lines = np.flatnonzero(masks.any(axis=2))
+    inked = masks.reshape(-1, px)[lines]
+    halves = np.ascontiguousarray(inked).view(np.uint8).reshape(len(lines), px, 2)
+    target = image.reshape(-1, ROW_PX, px)
+    target[lines] = _bits(halves)
+    return image.reshape(n, rows * ROW_PX, px)
+
+
+def _bits(halves: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[lines, 16, px] of 0 (ink) and 127, of masks as bytes [lines, px, 2]."""
+    shifts = np.arange(8, dtype=np.uint8)[None, :, None]
+    out = np.empty((len(halves), 2, 8, halves.shape[1]), np.uint8)
+    for byte in (0, 1):
+        np.right_shift(halves[:, None, :, byte], shifts, out=out[:, byte])
+    np.bitwise_and(out, 1, out=out)
+    out -= 1  # 1 -> 0, 0 -> 255
+    np.bitwise_and(out, PAGE, out=out)
+    return out.reshape(len(halves), ROW_PX, -1)
+
+
+def expand(masks: torch.Tensor, dtype: torch.dtype | None = None, channels: int = 3) -> torch.Tensor:
+    """[n, channels, 16 * rows, px] of masks uint16 [n, rows, px], on their device.
+
+    `dtype` float32 (default), bfloat16, float16: in -1..1; uint8: 0 and 127. The channels share one memory (stride 0).
+    """
+    import torch
+
+    ink = _ink(masks)
+    n, rows, height, px = ink.shape
+    if dtype == torch.uint8:
+        image = torch.where(ink, INK, PAGE).to(torch.uint8)
+    else:
+        low, high = (torch.tensor(value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1 for value in (INK, PAGE))
+        image = torch.where(ink, low, high).to(dtype or torch.float32)
+    return image.reshape(n, 1, rows * height, px).expand(-1, channels, -1, -1)
+
+
+def _ink(masks: torch.Tensor) -> torch.Tensor:
+    """bool [n, rows, 16, px]."""
+    import torch
+
+    if masks.dtype not in (torch.uint16, torch.int16) or masks.dim() != 3:
+        raise RenderError(f"masks are {masks.dtype} {tuple(masks.shape)}; expand takes uint16 [n, rows, px], as Renderer.masks gives them.")
+    # torch has few operations on uint16. The sign bit of int16 moves in from the left, where `& 1` does not look.
+    bits = torch.arange(ROW_PX, dtype=torch.int16, device=masks.device)[:, None]
+    return (masks.view(torch.int16).unsqueeze(2) >> bits) & 1 != 0

@@ -1,0 +1,199 @@
+"""`Renderer`: texts -> column masks or pixels; fonts, layout and page in one value, with a digest of all that decides a pixel.
+
+    Renderer(224).render(["a dog"])  -> uint8 [1, 224, 224], ink 0 on 127
+    Renderer(224).masks(["a dog"])   -> uint16 [1, 14, 224], 6,272 bytes a text: what shards, loader and device exchange
+
+It pickles to its arguments, so that worker processes may have it. It is not a text model: nothing here knows words or tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clippo_core.config import RenderConfig
+from clippo_core.errors import RenderError
+from clippo_core.rendering import layout as reference
+from clippo_core.rendering.draw import ROW_PX, expand_numpy
+from clippo_core.rendering.font import N_CODE_POINTS, changed_code_points, load_fonts
+
+CHUNK_CODE_POINTS = 8192
+"""Texts are laid out in chunks of about this many code points, so that the arrays stay in the cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Census:
+    """What became of each text: arrays [n]."""
+
+    rows: NDArray[np.int64]
+    """Rows that the text needs; only its first 768 code points are laid out."""
+    drawn_rows: NDArray[np.int64]
+    """Rows of the page that it fills: rows, or the page's if it needs more."""
+    cut_glyphs: NDArray[np.int64]
+    """Code points beyond the page or beyond the 768th."""
+    missing_glyphs: NDArray[np.int64]
+    """Code points, of the first 768, for which the font has no glyph."""
+
+    @property
+    def cut(self) -> NDArray[np.bool_]:
+        """Whether a part of the text is not on the page."""
+        return self.cut_glyphs > 0
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Whether the font lacks a glyph of the text."""
+        return self.missing_glyphs > 0
+
+
+class Renderer:
+    """Draws texts on square pages.
+
+    image_px: height and width, a multiple of 16, at least 32.
+    fonts: None = the shipped Unifont 15.0.01, or .hex paths, later ones filling gaps.
+    layout: `reference` is big_vision's bit for bit.  monospace: 16 px for every glyph.
+    strict_font: raise RenderError at a text that the shipped font draws otherwise than 9.0.06, the font of the released weights;
+    warn_font: warn once instead. Both mind the shipped font only.
+    """
+
+    def __init__(
+        self,
+        image_px: int = 224,
+        fonts: Sequence[str | Path] | None = None,
+        layout: Literal["reference", "shaped"] = "reference",
+        monospace: bool = False,
+        strict_font: bool = False,
+        *,
+        warn_font: bool = False,
+    ) -> None:
+        if layout == "shaped":
+            raise RenderError("the shaped layout is not built yet")
+        self.config = RenderConfig(image_px, layout, monospace, tuple(str(path) for path in fonts or ()), strict_font)
+        self.warn_font = warn_font
+        self._font = load_fonts(self.config.fonts)
+        self._metrics = reference.measure(self._font, monospace)
+        self._slots = reference.lower_ascii(self._font.slots)
+        self._columns = self._font.cells.reshape(-1)
+        self._changed: NDArray[np.bool_] | None = None
+        if self._font.is_shipped and (strict_font or warn_font):
+            self._changed = np.zeros(N_CODE_POINTS, bool)
+            self._changed[changed_code_points()] = True
+
+    @classmethod
+    def from_config(cls, config: RenderConfig, *, warn_font: bool = False) -> Renderer:
+        """The renderer of a RenderConfig."""
+        return cls(config.image_px, config.fonts, config.layout, config.monospace, config.strict_font, warn_font=warn_font)
+
+    def __reduce__(self) -> tuple:
+        return _rebuild, (self.config, self.warn_font)
+
+    def __repr__(self) -> str:
+        return f"Renderer({self.config})"
+
+    @property
+    def image_px(self) -> int:
+        """Height and width of a page in pixels."""
+        return self.config.image_px
+
+    @property
+    def layout(self) -> str:
+        """`reference` or `shaped`."""
+        return self.config.layout
+
+    @property
+    def monospace(self) -> bool:
+        """Whether every glyph has 16 px."""
+        return self.config.monospace
+
+    @property
+    def fonts_sha256(self) -> tuple[str, ...]:
+        """sha256 (hex) of the font files, in order."""
+        return self._font.sha256
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over everything that decides a pixel: layout rules, fonts, page."""
+        facts = {
+            "layout": self.layout,
+            "version": reference.LAYOUT_VERSION,
+            "fonts": self.fonts_sha256,
+            "image_px": self.image_px,
+            "monospace": self.monospace,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def masks(self, texts: Sequence[str]) -> NDArray[np.uint16]:
+        """Column masks uint16 [n, image_px / 16, image_px]; bit y = pixel row y of the 16. Raises RenderError for what is no `str`."""
+        cut = reference.cut_texts(texts)
+        masks = np.zeros((len(cut), self.image_px // ROW_PX, self.image_px), np.uint16)
+        for begin, end in _chunks(cut):
+            placed, columns = self._place(cut[begin:end], begin)
+            reference.draw_columns(placed, columns, masks[begin:end])
+        return masks
+
+    def render(self, texts: Sequence[str]) -> NDArray[np.uint8]:
+        """Pixels uint8 [n, image_px, image_px]: ink 0 on 127. Raises RenderError for what is no `str`."""
+        cut = reference.cut_texts(texts)
+        image = np.empty((len(cut), self.image_px, self.image_px), np.uint8)
+        for begin, end in _chunks(cut):
+            image[begin:end] = expand_numpy(self.masks(cut[begin:end]))
+        return image
+
+    def census(self, texts: Sequence[str]) -> Census:
+        """Rows, cut and missing glyphs of each text; nothing is drawn."""
+        cut = reference.cut_texts(texts)
+        page_rows = self.image_px // ROW_PX
+        rows, cut_glyphs, missing = (np.zeros(len(cut), np.int64) for _ in range(3))
+        for begin, end in _chunks(cut):
+            placed, _ = self._place(cut[begin:end], begin)
+            np.maximum.at(rows, placed.text + begin, placed.row + 1)
+            cut_glyphs[begin:end] = np.bincount(placed.text[placed.row >= page_rows], minlength=end - begin)
+            points, lengths = reference.code_points(cut[begin:end])
+            text = np.repeat(np.arange(begin, end), lengths)
+            missing += np.bincount(text[self._slots[points] == 0], minlength=len(cut))
+        cut_glyphs += [len(text) - len(short) for text, short in zip(texts, cut, strict=True)]
+        return Census(rows, np.minimum(rows, page_rows), cut_glyphs, missing)
+
+    def _place(self, cut: Sequence[str], first: int) -> tuple[reference.Placed, NDArray[np.uint16]]:
+        """Layout of a chunk, and the flat columns that it points into; `first` is its first text's position, for errors."""
+        points, lengths = reference.code_points(cut)
+        if self._changed is not None:
+            self._mind_changes(points, lengths, first)
+        return reference.place(self._slots[points], lengths, self._metrics, self.image_px), self._columns
+
+    def _mind_changes(self, points: NDArray[np.uint32], lengths: NDArray[np.int64], first: int) -> None:
+        assert self._changed is not None
+        where = np.flatnonzero(self._changed[points])
+        if not len(where):
+            return
+        position = first + int(np.searchsorted(np.cumsum(lengths), where[0], side="right"))
+        sentence = (
+            f"text {position} has U+{points[where[0]]:04X}, which the shipped Unifont 15.0.01 draws otherwise than 9.0.06, the font of the "
+            "released weights; give the .hex files of 9.0.06 as `fonts`."
+        )
+        if self.config.strict_font:
+            raise RenderError(sentence)
+        warnings.warn(sentence, stacklevel=4)
+        self._changed = None
+
+
+def _rebuild(config: RenderConfig, warn_font: bool) -> Renderer:
+    return Renderer.from_config(config, warn_font=warn_font)
+
+
+def _chunks(cut: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Ranges of texts with about CHUNK_CODE_POINTS together."""
+    ends = np.cumsum(np.fromiter(map(len, cut), np.int64, len(cut)) + 1)
+    begin = 0
+    while begin < len(cut):
+        done = ends[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, done + CHUNK_CODE_POINTS, side="right")))
+        yield begin, end
+        begin = end
