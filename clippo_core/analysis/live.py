@@ -58,7 +58,7 @@ def training_page(
     It asks the browser to load it again every `refresh_seconds`, until the last of `total_steps` is done. `written_at` is the time
     shown, in seconds since 1970 (None: now). Missing and non-finite values leave gaps.
     """
-    steps = _by_step(records)
+    steps = by_step(records)
     last = steps[-1] if steps else {}
     done = int(last.get("step", 0))
     finished = bool(total_steps) and done >= total_steps
@@ -76,7 +76,7 @@ def training_page(
 
 def training_charts(records: list[dict[str, Any]], total_steps: int) -> str:
     """The progress bar, the latest numbers and the curves as one HTML fragment; needs the styles of `style.BASE_CSS`."""
-    steps = _by_step(records)
+    steps = by_step(records)
     if not steps:
         return '<p class="soft">No step is done yet.</p>'
     charts = "".join(_draw(chart, steps) for chart in CHARTS)
@@ -87,26 +87,44 @@ def training_charts(records: list[dict[str, Any]], total_steps: int) -> str:
 
 def seconds_left(records: list[dict[str, Any]], total_steps: int) -> float | None:
     """Estimate of the training time left, from the median speed of the last 50 steps; None where the speed is unknown."""
-    steps = _by_step(records)
+    steps = by_step(records)
     return _seconds_left(steps, total_steps) if steps else None
 
 
-def _by_step(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def buckets(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[m, 4] step, mean, smallest, largest of at most POINTS runs of neighbouring finite values."""
+    keep = np.isfinite(y)
+    x, y = x[keep], y[keep]
+    if not len(x):
+        return np.zeros((0, 4))
+    edges = np.unique(np.linspace(0, len(x), min(POINTS, len(x)) + 1).astype(int))
+    starts, sizes = edges[:-1], np.diff(edges)
+    return np.column_stack(
+        [
+            np.add.reduceat(x, starts) / sizes,
+            np.add.reduceat(y, starts) / sizes,
+            np.minimum.reduceat(y, starts),
+            np.maximum.reduceat(y, starts),
+        ]
+    )
+
+
+def by_step(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines that have a step, ascending, the last line of a step winning: a resumed run may repeat some."""
     latest = {int(record["step"]): record for record in records if isinstance(record.get("step"), (int, float))}
     return [latest[step] for step in sorted(latest)]
 
 
 def _seconds_left(steps: list[dict[str, Any]], total_steps: int) -> float | None:
-    speeds = [s for s in (_number(step, "pairs_per_second") for step in steps[-50:]) if math.isfinite(s) and s > 0]
+    speeds = [s for s in (number_of(step, "pairs_per_second") for step in steps[-50:]) if math.isfinite(s) and s > 0]
     last = steps[-1]
-    pairs = _number(last, "pairs_seen")
+    pairs = number_of(last, "pairs_seen")
     if not speeds or not math.isfinite(pairs) or last["step"] <= 0:
         return None
     return max(total_steps - last["step"], 0) * pairs / last["step"] / float(np.median(speeds))
 
 
-def _number(record: dict[str, Any], name: str) -> float:
+def number_of(record: dict[str, Any], name: str) -> float:
     number = record.get(name)
     return float(number) if isinstance(number, (int, float)) else math.nan
 
@@ -117,28 +135,28 @@ def _facts(steps: list[dict[str, Any]], total: int) -> str:
     entries = [
         ("step", f"{digits.count(int(last['step']))} of {digits.count(total)}"),
         ("time left, about", digits.duration(_seconds_left(steps, total))),
-        ("loss, nats", digits.value(_number(last, "loss"))),
-        ("learning rate", digits.value(_number(last, "lr"))),
-        ("logit scale", digits.value(_number(last, "logit_scale"))),
-        ("matching − others", digits.value(_number(last, "positive_similarity") - _number(last, "negative_similarity"))),
-        ("pairs per second", digits.value(_number(last, "pairs_per_second"))),
+        ("loss, nats", digits.value(number_of(last, "loss"))),
+        ("learning rate", digits.value(number_of(last, "lr"))),
+        ("logit scale", digits.value(number_of(last, "logit_scale"))),
+        ("matching − others", digits.value(number_of(last, "positive_similarity") - number_of(last, "negative_similarity"))),
+        ("pairs per second", digits.value(number_of(last, "pairs_per_second"))),
         ("skipped steps", digits.count(skipped)),
     ]
-    if math.isfinite(_number(last, "accuracy")):
-        entries.append(("own pair ranked first", f"{100 * _number(last, 'accuracy'):.0f} %"))
-    if math.isfinite(_number(last, "data_wait_share")):
-        entries.append(("waiting for data", f"{100 * _number(last, 'data_wait_share'):.0f} %"))
-    if math.isfinite(_number(last, "mfu")):
-        entries.append(("model FLOPs used", f"{100 * _number(last, 'mfu'):.0f} %"))
-    if math.isfinite(_number(last, "peak_memory_gib")):
-        entries.append(("peak memory, GiB", digits.value(_number(last, "peak_memory_gib"))))
+    if math.isfinite(number_of(last, "accuracy")):
+        entries.append(("own pair ranked first", f"{100 * number_of(last, 'accuracy'):.0f} %"))
+    if math.isfinite(number_of(last, "data_wait_share")):
+        entries.append(("waiting for data", f"{100 * number_of(last, 'data_wait_share'):.0f} %"))
+    if math.isfinite(number_of(last, "mfu")):
+        entries.append(("model FLOPs used", f"{100 * number_of(last, 'mfu'):.0f} %"))
+    if math.isfinite(number_of(last, "peak_memory_gib")):
+        entries.append(("peak memory, GiB", digits.value(number_of(last, "peak_memory_gib"))))
     return '<dl class="facts">' + "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in entries) + "</dl>"
 
 
 def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
     """One figure: axes with three to five round ticks, one polyline a field, the latest value in words."""
     x = np.array([step["step"] for step in steps], float)
-    curves = [_buckets(x, np.array([_number(step, name) for step in steps])) for name in chart.fields]
+    curves = [buckets(x, np.array([number_of(step, name) for step in steps])) for name in chart.fields]
     finite = [curve for curve in curves if len(curve)]
     unit = f" <span>{chart.unit}</span>" if chart.unit else ""
     if not finite:
@@ -164,7 +182,7 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
         parts.append(
             f'<polyline points="{line}" fill="none" stroke="{series(position)}" stroke-width="{width}" stroke-linecap="round"{dashes}/>'
         )
-    latest = [digits.value(_number(steps[-1], name)) for name in chart.fields]
+    latest = [digits.value(number_of(steps[-1], name)) for name in chart.fields]
     spoken = ", ".join(f"{label} {text}".strip() for label, text in zip(chart.labels or ("now",), latest, strict=True))
     return (
         f'<figure class="chart"><figcaption>{chart.title}{unit}{_legend(chart)}</figcaption>'
@@ -188,24 +206,6 @@ def _axes(ticks: list[float], low: float, high: float, first: float, final: floa
     lines.append(f'<text x="{LEFT}" y="{HEIGHT - 4}">step {digits.count(int(first))}</text>')
     lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{digits.count(int(final))}</text>')
     return f'<g font-size="11" fill="currentColor" font-family="inherit">{"".join(lines)}</g>'
-
-
-def _buckets(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """[m, 4] step, mean, smallest, largest of at most POINTS runs of neighbouring finite values."""
-    keep = np.isfinite(y)
-    x, y = x[keep], y[keep]
-    if not len(x):
-        return np.zeros((0, 4))
-    edges = np.unique(np.linspace(0, len(x), min(POINTS, len(x)) + 1).astype(int))
-    starts, sizes = edges[:-1], np.diff(edges)
-    return np.column_stack(
-        [
-            np.add.reduceat(x, starts) / sizes,
-            np.add.reduceat(y, starts) / sizes,
-            np.minimum.reduceat(y, starts),
-            np.maximum.reduceat(y, starts),
-        ]
-    )
 
 
 def _ticks(low: float, high: float) -> list[float]:
