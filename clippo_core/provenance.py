@@ -15,6 +15,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("clippo_core", "tasks", "workflows")
+NOT_THE_RESULT = ("tasks.settings",)
+"""Modules that decide where code runs, not what comes out: a pod with more memory must not retrain."""
 
 
 def module_path(name: str) -> Path | None:
@@ -55,18 +57,20 @@ def reached_modules(name: str) -> set[str]:
     todo = [name]
     while todo:
         module = todo.pop()
-        if module not in seen and module_path(module):
+        if module not in seen and module not in NOT_THE_RESULT and module_path(module):
             seen.add(module)
             todo.extend(imported_modules(module))
     return seen
 
 
 @functools.cache
-def code_digest(module: str) -> str:
-    """sha256 over `module`, the project modules it reaches, the assets and requirements.lock. Raises ValueError for no such module."""
-    if module_path(module) is None:
-        raise ValueError(f"{module} is no module of this project ({', '.join(PACKAGES)}).")
-    files = [path for path in map(module_path, reached_modules(module)) if path]
+def code_digest(*modules: str) -> str:
+    """sha256 over `modules`, the project modules they reach, the assets and requirements.lock. Raises ValueError for no such module."""
+    unknown = [module for module in modules if module_path(module) is None]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no module of this project ({', '.join(PACKAGES)}).")
+    reached = set[str]().union(*map(reached_modules, modules))
+    files = [path for path in map(module_path, reached) if path]
     files += [path for path in (PROJECT / "clippo_core" / "assets").glob("*") if path.is_file()]
     lock = PROJECT / "requirements.lock"
     total = hashlib.sha256()

@@ -226,6 +226,11 @@ class EvalResult:
         """A result that says why there is none."""
         return cls(name=name, dataset=dataset, split="", protocol="", n_examples=0, failure=reason, **fields)
 
+    @classmethod
+    def skipped(cls, name: str, reason: str) -> EvalResult:
+        """A result of an evaluation that was not asked for: no numbers, no failure."""
+        return cls(name=name, dataset="", split="", protocol="", n_examples=0, not_run={name: reason})
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -1,0 +1,53 @@
+# Two commands do everything: `make demo` (the main job on the embedded default) and `make test`. Both install first.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+VERSION ?= $(shell git rev-parse --short HEAD)
+PYFLYTE := $(BIN)/pyflyte -c flyte.yaml
+
+.PHONY: setup demo test test-slow test-nightly check bench package images register activate deactivate clean
+
+setup: $(VENV)/.installed ## make .venv and install the lock
+
+$(VENV)/.installed: requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and neither was found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing requirements.lock into $(VENV) (some minutes, once) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+demo: setup ## the whole pipeline on handwritten numbers
+	$(BIN)/pyflyte run workflows demo
+	@cat runs/demo-summary.txt
+
+test: setup ## the default tests
+	$(BIN)/python -m pytest
+
+test-slow: setup ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-nightly: setup ## soaks and many-seed runs
+	$(BIN)/python -m pytest -m nightly
+
+check: setup ## style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: setup ## every benchmark that runs on this machine
+	@for question in benchmarks/*.py; do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+
+package: setup ## the protobufs that a cluster would get, without a cluster
+	$(PYFLYTE) --pkgs workflows package --force --output build/workflows.tgz
+
+images: ## build and push both images
+	docker build -f containers/train.Dockerfile -t "$(TRAIN_IMAGE)" . && docker push "$(TRAIN_IMAGE)"
+	docker build -f containers/cpu.Dockerfile -t "$(CPU_IMAGE)" . && docker push "$(CPU_IMAGE)"
+
+register: setup ## register workflows and launch plans, inactive
+	$(PYFLYTE) register workflows --copy none --version "$(VERSION)"
+
+activate deactivate: setup ## switch one launch plan: make activate PLAN=weekly_retraining
+	$(PYFLYTE) launchplan --project clippo --domain production --$@ "$(PLAN)" "$(VERSION)"
+
+clean: ## remove results of local runs and Flyte's local cache of them
+	rm -rf runs build
+	$(BIN)/pyflyte local-cache clear

@@ -1,0 +1,86 @@
+"""The boxes `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side.
+
+One that fails returns a result that says why, so that the other four and the report go on; such a result is never promoted, and
+never answered from a cache (`planning.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import NamedTuple
+
+from flytekit import Deck, task
+
+from clippo_core.config import EvaluateConfig
+from clippo_core.records import EVALUATIONS, CheckpointInfo, EvalResult, EvaluatePlan
+from tasks import settings
+
+Plans = NamedTuple("Plans", [(name, EvaluatePlan) for name in EVALUATIONS])
+_logger = logging.getLogger(__name__)
+
+
+@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.imagenet"), enable_deck=True, deck_fields=())
+def imagenet(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+    """Zero-shot and few-shot classification."""
+    return _evaluate("imagenet", checkpoint, plan)
+
+
+@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.retrieval"), enable_deck=True, deck_fields=())
+def retrieval(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+    """Image-to-text and text-to-image retrieval."""
+    return _evaluate("retrieval", checkpoint, plan)
+
+
+@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.vqa"), enable_deck=True, deck_fields=())
+def vqa(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+    """Visual question answering, fine-tuned."""
+    return _evaluate("vqa", checkpoint, plan)
+
+
+@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.glue"), enable_deck=True, deck_fields=())
+def glue(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+    """Language understanding from drawn text, fine-tuned."""
+    return _evaluate("glue", checkpoint, plan)
+
+
+@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.xm3600"), enable_deck=True, deck_fields=())
+def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+    """Retrieval in every language."""
+    return _evaluate("xm3600", checkpoint, plan)
+
+
+@task(**settings.processing(cpu="2", memory="8Gi"))
+def open_checkpoint(checkpoint: str) -> CheckpointInfo:
+    """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it points to."""
+    from clippo_core.engine.checkpoint import open_checkpoint as read
+    from clippo_core.promotion import promoted_uri
+
+    return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
+
+
+@task(**settings.processing(cpu="2", memory="4Gi"))
+def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root: str) -> Plans:
+    """A plan for each evaluation of a checkpoint that is there already."""
+    from clippo_core.planning import plan_evaluations as plan
+
+    return Plans(**plan(evaluate, checkpoint, root))
+
+
+def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+    """Run one evaluation, turn any failure into a result, draw the deck."""
+    from clippo_core.analysis.decks import evaluation_deck
+    from clippo_core.planning import evaluation_folder
+
+    config = getattr(plan.evaluate, name)
+    if config is None:
+        return EvalResult.skipped(name, "not configured for this run")
+    try:
+        result = import_module(f"clippo_core.evaluate.{name}").run(checkpoint.uri, plan)
+    # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be lost with this one.
+    except Exception as error:
+        _logger.exception("evaluation %s failed", name)
+        reason = f"{type(error).__name__}: {error}"
+        result = EvalResult.failed(name, config.dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo)
+    Deck(name, evaluation_deck(result, evaluation_folder(plan, name)))
+    return result

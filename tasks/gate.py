@@ -1,0 +1,19 @@
+"""The box `gate`: compare with the promoted model, promote or say why not. Never cached: what is promoted changes outside this run."""
+
+from __future__ import annotations
+
+from flytekit import Deck, task
+
+from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Verdict
+from tasks import settings
+
+
+@task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
+def gate(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
+    """Decide, and move the promoted pointer by compare-and-swap."""
+    from clippo_core.analysis.decks import gate_deck
+    from clippo_core.promotion import decide
+
+    verdict = decide(plan, checkpoint, results)
+    Deck("Verdict", gate_deck(verdict))
+    return verdict

@@ -1,0 +1,45 @@
+"""The box `plan`: one sub-plan a stage, each its own named output, so that no attribute of a promise is ever read. Never cached."""
+
+from __future__ import annotations
+
+import datetime
+from typing import NamedTuple
+
+from flytekit import Deck, task
+
+from clippo_core.config import RunConfig
+from clippo_core.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
+from tasks import settings
+
+
+class Plans(NamedTuple):
+    validate: ValidatePlan
+    render: RenderPlan
+    pretrain: PretrainPlan
+    imagenet: EvaluatePlan
+    retrieval: EvaluatePlan
+    vqa: EvaluatePlan
+    glue: EvaluatePlan
+    xm3600: EvaluatePlan
+    gate: GatePlan
+
+
+@task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
+def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
+    """Split the run into stages and digest the data that each one reads."""
+    from clippo_core.analysis.decks import plan_deck
+    from clippo_core.planning import make_plan
+
+    run = make_plan(config, kickoff_time)
+    Deck("Plan", plan_deck(config, run.root))
+    return Plans(run.validate, run.render, run.pretrain, **run.evaluations, gate=run.gate)
+
+
+@task(**settings.processing(cpu="2", memory="4Gi"))
+def numbers(config: RunConfig) -> RunConfig:
+    """Write the demo's handwritten numbers in the benchmarks' file formats, unless they are there already."""
+    from clippo_core.data.numbers import NUMBERS_FOLDER, write_numbers
+    from clippo_core.storage import join
+
+    write_numbers(join(config.root, NUMBERS_FOLDER))
+    return config

@@ -1,0 +1,37 @@
+"""The box `report`: one self-contained page and one small table about the run. Never cached: the verdict changes outside the run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flytekit import Deck, task
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile, HTMLPage
+
+from clippo_core.config import RunConfig
+from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Manifest, ValidationReport, Verdict
+from tasks import settings
+
+
+class Reported(NamedTuple):
+    report: HTMLPage
+    model: FlyteDirectory
+
+
+@task(**settings.processing(cpu="2", memory="8Gi"), enable_deck=True, deck_fields=())
+def report(
+    config: RunConfig,
+    plan: GatePlan,
+    validation: ValidationReport,
+    manifest: Manifest,
+    checkpoint: CheckpointInfo,
+    results: list[EvalResult],
+    verdict: Verdict,
+) -> Reported:
+    """Write the report beside the run, show it in the console, and print the table."""
+    from clippo_core.analysis.report import summary_table, write_report
+
+    page = write_report(plan.stage.root, config, validation, manifest, checkpoint, results, verdict)
+    Deck("Report", page.html)
+    print(f"\n{summary_table(results)}\n\n{verdict.reason}\nReport: {page.path}\n")
+    return Reported(FlyteFile(page.path), FlyteDirectory(checkpoint.uri, remote_directory=False))

@@ -1,0 +1,140 @@
+"""Where and on what the boxes of the console run: images, resources, cluster shape, retries, cache versions. The only such place.
+
+    CLIPPO_CLUSTER=h200x8 make register        one of the SHAPES below; `laptop` when unset
+
+Flyte bakes a task's shape into it when its module is imported, so the shape's name is the one thing that this project reads from the
+environment at import; every task carries it on into its pod. It holds no setting of the method: those are `clippo_core/config.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from flytekit import Cache, Resources
+from flytekit.extras import accelerators
+from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
+
+from clippo_core.provenance import code_digest
+
+TRAIN_IMAGE = "{{.image.train.fqn}}:{{.image.train.version}}"
+"""containers/train.Dockerfile: CUDA, DeepSpeed."""
+CPU_IMAGE = "{{.image.cpu.fqn}}:{{.image.cpu.version}}"
+"""containers/cpu.Dockerfile: validation, rendering, gate, report."""
+
+
+@dataclass(frozen=True)
+class ClusterShape:
+    """What pretraining and the evaluations get."""
+
+    nodes: int
+    processes_per_node: int
+    """One per GPU, or the CPU processes."""
+    gpu: str = ""
+    """GPUs of one node; empty = CPU only."""
+    accelerator: Any = None
+    """The node label that the cluster's operator set."""
+    cpu: str = "2"
+    memory: str = "8Gi"
+    disk: str = "20Gi"
+    interruptible: bool = False
+
+
+SHAPES: dict[str, ClusterShape] = {
+    "laptop": ClusterShape(nodes=1, processes_per_node=1),
+    "laptop2": ClusterShape(nodes=1, processes_per_node=2),
+    "h200": ClusterShape(1, 1, gpu="1", accelerator=accelerators.H200, cpu="16", memory="128Gi", disk="200Gi"),
+    "h200x8": ClusterShape(1, 8, gpu="8", accelerator=accelerators.H200, cpu="128", memory="1000Gi", disk="1000Gi"),
+    "h100x8x8": ClusterShape(8, 8, gpu="8", accelerator=accelerators.H100, cpu="128", memory="1000Gi", disk="1000Gi"),
+    "spot-a100x8": ClusterShape(1, 8, "8", accelerators.A100_80GB, cpu="96", memory="900Gi", disk="1000Gi", interruptible=True),
+}
+"""Pairs/s of each are in benchmarks/RESULTS.md; another cluster is another line here."""
+
+SHAPE_NAME = os.environ.get("CLIPPO_CLUSTER", "laptop")
+if SHAPE_NAME not in SHAPES:
+    raise ValueError(f"CLIPPO_CLUSTER is {SHAPE_NAME!r}; use one of {', '.join(SHAPES)}, or add a shape to tasks/settings.py.")
+SHAPE = SHAPES[SHAPE_NAME]
+
+RENDEZVOUS_SECONDS = 900
+"""How long nodes wait for each other: pods of one job can start many minutes apart."""
+
+
+def elastic() -> Elastic:
+    """Multi-node training. `max_restarts` restarts all workers inside the pods; the run goes on from its last checkpoint."""
+    return Elastic(
+        nnodes=SHAPE.nodes,
+        nproc_per_node=SHAPE.processes_per_node,
+        start_method="spawn",
+        max_restarts=0 if SHAPE_NAME.startswith("laptop") else 3,
+        rdzv_configs={"timeout": RENDEZVOUS_SECONDS, "join_timeout": RENDEZVOUS_SECONDS, "read_timeout": RENDEZVOUS_SECONDS},
+        # The flag is the old way to the same volume and warns at import; `shared_memory` on the task is the new one.
+        increase_shared_mem=False,
+        run_policy=RunPolicy(clean_pod_policy=CleanPodPolicy.ALL, ttl_seconds_after_finished=86_400),
+    )
+
+
+def training() -> dict[str, Any]:
+    """Task settings of pretraining."""
+    return {
+        "task_config": elastic(),
+        "container_image": TRAIN_IMAGE,
+        "requests": _gpu_resources(),
+        "limits": _gpu_resources(),
+        "accelerator": SHAPE.accelerator,
+        "shared_memory": True,
+        "retries": 5,
+        "interruptible": SHAPE.interruptible,
+        "environment": _environment()
+        | {
+            # A rank that died or hangs inside a collective must end its peers, not leave them waiting for half an hour.
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+            "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
+            "NCCL_DEBUG": "WARN",
+        },
+    }
+
+
+def evaluation() -> dict[str, Any]:
+    """Task settings of one evaluation: one GPU where the cluster has any."""
+    resources = Resources(cpu=_share(SHAPE.cpu), mem=SHAPE.memory, gpu="1" if SHAPE.gpu else None, ephemeral_storage=SHAPE.disk)
+    return {
+        "container_image": TRAIN_IMAGE,
+        "requests": resources,
+        "limits": resources,
+        "accelerator": SHAPE.accelerator,
+        "shared_memory": True,
+        "retries": 2,
+        "interruptible": SHAPE.interruptible,
+        "environment": _environment(),
+    }
+
+
+def processing(cpu: str = "4", memory: str = "16Gi", disk: str = "100Gi") -> dict[str, Any]:
+    """Task settings of CPU work: plan, validation, rendering, gate, report."""
+    resources = Resources(cpu=cpu, mem=memory, ephemeral_storage=disk)
+    return {
+        "container_image": CPU_IMAGE,
+        "requests": resources,
+        "limits": resources,
+        "retries": 2,
+        "environment": _environment(),
+    }
+
+
+def cached(*modules: str) -> Cache:
+    """A cache whose version is the code itself: the text of `modules` and of every module that they reach, assets and lock."""
+    return Cache(version=code_digest(*modules)[:16], serialize=True)
+
+
+def _environment() -> dict[str, str]:
+    return {"CLIPPO_CLUSTER": SHAPE_NAME, "GX_ANALYTICS_ENABLED": "false", "PYTHONUNBUFFERED": "1"}
+
+
+def _gpu_resources() -> Resources:
+    return Resources(cpu=SHAPE.cpu, mem=SHAPE.memory, gpu=SHAPE.gpu or None, ephemeral_storage=SHAPE.disk)
+
+
+def _share(cpu: str) -> str:
+    """Cores beside one GPU of a node."""
+    return str(max(2, int(cpu) // max(1, int(SHAPE.gpu or 1))))

@@ -1,0 +1,159 @@
+"""The house's rules as assertions: who may import whom, no circle, light workflows, files and README as promised."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from clippo_core.provenance import code_digest, imported_modules, module_path, reached_modules
+
+FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
+LAYERS = [
+    ["errors"], ["config"], ["records", "provenance"], ["atomic", "retry"], ["storage"], ["journal"], ["rendering"], ["data"], ["models"],
+    ["losses", "optim"], ["engine"], ["embedder"], ["analysis"], ["train", "evaluate"], ["presets", "planning", "promotion"], ["__main__"],
+]  # fmt: skip
+"""Low to high; what stands in one list does not import one another."""
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a file of the project."""
+    parts = list(path.relative_to(PROJECT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """First words of all imports in a file, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def importers(package: str) -> set[str]:
+    """Files, relative to the project, that import `package`."""
+    return {path.relative_to(PROJECT).as_posix() for path in FILES if package in imports_of(path)}
+
+
+def test_core_knows_no_orchestrator() -> None:
+    for package in ("flytekit", "flytekitplugins", "tasks", "workflows"):
+        assert not {file for file in importers(package) if file.startswith("clippo_core")}, package
+
+
+@pytest.mark.parametrize(
+    ("package", "home"),
+    [
+        ("deepspeed", "clippo_core/engine/zero.py"),
+        ("boto3", "clippo_core/storage.py"),
+        ("great_expectations", "clippo_core/data/expectations.py"),
+    ],
+)
+def test_heavy_libraries_have_one_home(package: str, home: str) -> None:
+    assert importers(package) == {home}
+
+
+def test_timm_stays_under_models() -> None:
+    assert importers("timm")
+    assert all(file.startswith("clippo_core/models/") for file in importers("timm"))
+
+
+def test_workflows_only_wire() -> None:
+    for path in (PROJECT / "workflows").glob("*.py"):
+        assert imports_of(path) <= {"__future__", "datetime", "flytekit", "clippo_core", "tasks", "workflows"}, path
+        core = {module for module in imported_modules(module_name(path)) if module.startswith("clippo_core.")}
+        assert core <= {"clippo_core.config", "clippo_core.presets", "clippo_core.records"}, path
+
+
+def test_layers_point_down() -> None:
+    rank = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for path in FILES:
+        name = module_name(path).split(".")
+        if name[0] != "clippo_core" or len(name) == 1:
+            continue
+        for module in imported_modules(module_name(path)):
+            target = module.split(".")
+            if target[0] == "clippo_core" and len(target) > 1 and target[1] != name[1]:
+                assert rank[target[1]] < rank[name[1]], f"{module_name(path)} imports {module}, which is not below it"
+
+
+def test_no_import_circle() -> None:
+    graph = {module_name(path): set() for path in FILES}
+    for name in graph:
+        # A package's __init__ re-exports its modules, and they pass through it on the way to each other: that is no circle of ideas.
+        graph[name] = {m for m in imported_modules(name) if m in graph and module_path(m).name != "__init__.py"}  # type: ignore[union-attr]
+    for start in graph:
+        seen, todo = set(), set(graph[start])
+        while todo:
+            module = todo.pop()
+            assert module != start, f"{start} imports itself through a circle"
+            if module not in seen:
+                seen.add(module)
+                todo |= graph[module]
+
+
+def test_no_vague_file_names() -> None:
+    vague = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+    assert not [path for path in FILES if path.stem in vague]
+
+
+def test_files_open_with_what_they_are() -> None:
+    for path in FILES:
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+def test_importing_workflows_leaves_the_heavy_libraries_out() -> None:
+    program = (
+        "import sys, flytekitplugins.kfpytorch; before = set(sys.modules); import workflows; "
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}; "
+        "print(sorted(new & {'torch', 'deepspeed', 'great_expectations', 'timm', 'matplotlib', 'datasets', 'boto3', 'sklearn'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_code_digest_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "clippo_core.errors" in reached_modules("clippo_core.config")
+    assert "clippo_core.train.loop" in reached_modules("tasks.pretrain")  # imported inside the function
+    assert "tasks.settings" not in reached_modules("tasks.pretrain")
+    assert code_digest("clippo_core.config") != code_digest("clippo_core.errors")
+    with pytest.raises(ValueError, match="no module of this project"):
+        code_digest("clippo_core.nowhere")
+
+
+def readme_commands() -> list[str]:
+    """Every command line in the README's indented or fenced blocks that starts with make, pyflyte or python."""
+    text = (PROJECT / "README.md").read_text()
+    return [line.strip() for line in text.splitlines() if re.match(r"^\s*(make|\.venv/bin/\S+|pyflyte|python) ", line)]
+
+
+def test_readme_commands_exist() -> None:
+    import workflows
+
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (PROJECT / "Makefile").read_text(), re.M))
+    targets = {word for line in targets for word in line.split()}
+    commands = readme_commands()
+    assert {"make demo", "make test"} <= {" ".join(command.split()[:2]) for command in commands}
+    for command in commands:
+        words = command.split()
+        if words[0] == "make":
+            assert words[1] in targets, f"README shows `{command}`, and the Makefile has no such target"
+        elif "workflows" in words:
+            name = words[words.index("workflows") + 1]
+            assert name in workflows.__all__, f"README shows `{command}`, and there is no workflow {name}"
+        elif "clippo_core" in words:
+            name = words[words.index("clippo_core") + 1]
+            done = subprocess.run([sys.executable, "-m", "clippo_core", name, "--help"], cwd=PROJECT, capture_output=True, timeout=60)
+            assert done.returncode == 0, f"README shows `{command}`, and there is no command {name}"
+
+
+def test_readme_is_one_page() -> None:
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 150

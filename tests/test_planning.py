@@ -1,0 +1,90 @@
+"""Plans: what changes a stage's digest and what does not, what was lost runs again, what is missing is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from clippo_core import planning, presets
+from clippo_core.config import DataConfig, GlueConfig, RunConfig, SourceConfig, replace
+from clippo_core.errors import ConfigError, DataError
+from clippo_core.planning import RunPlan, fill_kickoff, make_plan
+
+SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """A run on one file of sentences."""
+    (tmp_path / "sentences.txt").write_text("one\ntwo\nthree\n")
+    data = DataConfig((SourceConfig("sentences", str(tmp_path / "sentences.txt")),), text_pair_share=1.0)
+    run = RunConfig("little", data, root=str(tmp_path / "runs"))
+    return replace(run, train__steps=30_000)
+
+
+def finish_render(plan: RunPlan) -> None:
+    """Leave what rendering leaves."""
+    shards = Path(plan.render.stage.root, "shards")
+    shards.mkdir(parents=True)
+    (shards / "00000.tar").write_bytes(b"x" * 10)
+    (shards / "manifest.json").write_text(json.dumps({"files": [{"name": "00000.tar", "bytes": 10}]}))
+
+
+def test_same_config_same_plan_once_complete(config: RunConfig) -> None:
+    first = make_plan(config, SUNDAY)
+    assert make_plan(config, SUNDAY).render.stage.generation != first.render.stage.generation  # nothing was finished
+    again = make_plan(config, SUNDAY)
+    finish_render(again)
+    third = make_plan(config, SUNDAY)
+    assert third.root == first.root
+    assert third.render == again.render
+
+
+def test_a_new_learning_rate_keeps_the_shards(config: RunConfig) -> None:
+    first = make_plan(config, SUNDAY)
+    finish_render(first)
+    other = make_plan(replace(config, optim__lr=5e-4), SUNDAY)
+    assert other.render == first.render
+    assert other.root != first.root and other.pretrain.stage.root == other.root
+
+
+def test_lost_bytes_run_again(config: RunConfig) -> None:
+    plan = make_plan(config, SUNDAY)
+    finish_render(plan)
+    assert make_plan(config, SUNDAY).render == plan.render
+    (Path(plan.render.stage.root) / "shards" / "00000.tar").unlink()
+    assert make_plan(config, SUNDAY).render.stage.generation != plan.render.stage.generation
+
+
+def test_new_data_under_an_old_name_is_noticed(config: RunConfig) -> None:
+    before = make_plan(config, SUNDAY)
+    finish_render(before)
+    Path(config.data.sources[0].path).write_text("one\ntwo\nfour!\n")
+    after = make_plan(config, SUNDAY)
+    assert after.root != before.root and after.render.stage.data_digest != before.render.stage.data_digest
+
+
+def test_missing_pairs_are_named_and_missing_benchmarks_wait(config: RunConfig) -> None:
+    missing = dataclasses.replace(config, data=DataConfig((SourceConfig("c4", "/nowhere/c4.json.gz"),), 1.0))
+    with pytest.raises(DataError, match="/nowhere/c4.json.gz: not found"):
+        make_plan(missing, SUNDAY)
+    later = make_plan(replace(config, evaluate__glue=GlueConfig("/nowhere/glue")), SUNDAY)
+    assert later.evaluations["glue"].stage.data_digest.startswith("missing: /nowhere/glue")
+
+
+def test_kickoff_time_fills_paths(config: RunConfig) -> None:
+    source = SourceConfig("c4", "s3://b/{kickoff:%Y/%m}/c4-{kickoff}.json.gz")
+    filled = fill_kickoff(dataclasses.replace(config, data=DataConfig((source,), 1.0)), SUNDAY)
+    assert filled.data.sources[0].path == "s3://b/2026/11/c4-2026-11-22.json.gz"
+
+
+def test_evaluations_are_kept_apart() -> None:
+    evaluate = presets.benchmarks("d")
+    assert planning.only_evaluation(evaluate, "vqa").glue is None
+    assert planning.only_evaluation(evaluate, "vqa").vqa == evaluate.vqa
+    with pytest.raises(ConfigError, match="there is no evaluation 'snli'"):
+        planning.only_evaluation(evaluate, "snli")

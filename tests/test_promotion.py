@@ -1,0 +1,78 @@
+"""The gate: first model, better, worse, within the noise, failed, not comparable, and a pointer that somebody else moved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clippo_core import promotion, storage
+from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, StagePlan
+
+CHECKPOINT = CheckpointInfo("runs/new", 10, 100, 1.0, "sha-new", "c", "k", 1)
+
+
+def result(value: float, interval: tuple[float, float] = (0.0, 0.0), **fields: object) -> EvalResult:
+    """A retrieval result with one main metric."""
+    low, high = interval if any(interval) else (value - 2, value + 2)
+    name = "coco/i2t_recall@1"
+    return EvalResult("retrieval", "coco", "test", "p", 100, {name: value}, {name: [low, high]}, main_metrics=[name], **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> GatePlan:
+    """A gate whose pointer lies in a fresh folder."""
+    return GatePlan(StagePlan("runs/x", 0, "d"), "x", str(tmp_path / "promoted-x.json"))
+
+
+def test_first_model_is_promoted(plan: GatePlan) -> None:
+    verdict = promotion.decide(plan, CHECKPOINT, [result(40)])
+    assert verdict.promoted and verdict.previous_uri == ""
+    assert promotion.promoted_uri(plan.promoted) == "runs/new"
+    assert promotion.decide(plan, CHECKPOINT, [result(40)]).reason == "This model is the promoted one already."
+
+
+@pytest.mark.parametrize(("now", "promoted"), [(45.0, True), (39.0, True), (37.0, False)])
+def test_later_models_must_hold_up_within_the_noise(plan: GatePlan, now: float, promoted: bool) -> None:
+    before = CheckpointInfo("runs/old", 10, 100, 1.0, "sha-old", "c", "k", 1)
+    promotion.decide(plan, before, [result(40)])
+    verdict = promotion.decide(plan, CHECKPOINT, [result(now)])
+    assert verdict.promoted is promoted
+    assert verdict.compared == {"coco/i2t_recall@1": [40.0, now]}
+    assert promotion.promoted_uri(plan.promoted) == ("runs/new" if promoted else "runs/old")
+    assert promoted or "fell from 40.00 to 37.00" in verdict.reason
+
+
+def test_a_failed_evaluation_blocks(plan: GatePlan) -> None:
+    verdict = promotion.decide(plan, CHECKPOINT, [result(40), EvalResult.failed("vqa", "vqav2", "questions.json: not found")])
+    assert not verdict.promoted and "questions.json: not found" in verdict.reason
+    assert not storage.exists(plan.promoted)
+
+
+def test_a_metric_that_disappeared_blocks(plan: GatePlan) -> None:
+    promotion.decide(plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)])
+    other = EvalResult("vqa", "vqav2", "val", "p", 9, {"vqav2/overall": 50.0}, main_metrics=["vqav2/overall"])
+    assert "coco/i2t_recall@1" in promotion.decide(plan, CHECKPOINT, [other]).reason
+    assert promotion.decide(plan, CHECKPOINT, []).reason.startswith("Not promoted: no evaluation gave")
+
+
+def test_two_runs_that_finish_together(plan: GatePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    promotion.decide(plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)])
+    read = storage.read_with_etag
+
+    def read_then_lose(uri: str) -> tuple[bytes, str]:
+        content = read(uri)
+        storage.write_text(uri, json.dumps({"uri": "runs/rival", "metrics": {}}))
+        return content
+
+    monkeypatch.setattr(storage, "read_with_etag", read_then_lose)
+    verdict = promotion.decide(plan, CHECKPOINT, [result(41)])
+    assert not verdict.promoted and "another run moved" in verdict.reason
+    monkeypatch.undo()
+    assert promotion.promoted_uri(plan.promoted) == "runs/rival"
+
+
+def test_a_named_metric_decides_alone(plan: GatePlan) -> None:
+    plan = GatePlan(plan.stage, plan.name, plan.promoted, promote_metric="imagenet/zero_shot_top1")
+    assert "is not among" in promotion.decide(plan, CHECKPOINT, [result(40)]).reason

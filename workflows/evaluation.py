@@ -1,0 +1,78 @@
+"""Evaluations of a checkpoint that is there already: each alone, all five side by side, or those of the promoted model.
+
+pyflyte run workflows evaluate_glue --checkpoint runs/demo-.../checkpoints --evaluate '{"glue": {"root": "data/glue"}}'
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from flytekit import WorkflowFailurePolicy, workflow
+
+from clippo_core.config import EvaluateConfig
+from clippo_core.records import EvalResult
+from tasks.evaluate import glue, imagenet, open_checkpoint, plan_evaluations, retrieval, vqa, xm3600
+from workflows.pipeline import UNSCHEDULED, evaluate_all
+
+
+@workflow
+def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+    """Zero-shot and few-shot classification."""
+    info = open_checkpoint(checkpoint=checkpoint)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    return imagenet(checkpoint=info, plan=plans.imagenet)
+
+
+@workflow
+def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+    """Image-to-text and text-to-image retrieval."""
+    info = open_checkpoint(checkpoint=checkpoint)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    return retrieval(checkpoint=info, plan=plans.retrieval)
+
+
+@workflow
+def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+    """Visual question answering."""
+    info = open_checkpoint(checkpoint=checkpoint)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    return vqa(checkpoint=info, plan=plans.vqa)
+
+
+@workflow
+def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+    """Language understanding from drawn text."""
+    info = open_checkpoint(checkpoint=checkpoint)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    return glue(checkpoint=info, plan=plans.glue)
+
+
+@workflow
+def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+    """Retrieval in every language."""
+    info = open_checkpoint(checkpoint=checkpoint)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    return xm3600(checkpoint=info, plan=plans.xm3600)
+
+
+@workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)
+def evaluate_checkpoint(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> list[EvalResult]:
+    """All five evaluations, side by side; those that `evaluate` leaves out say so."""
+    info = open_checkpoint(checkpoint=checkpoint)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    return evaluate_all(
+        checkpoint=info,
+        imagenet_plan=plans.imagenet,
+        retrieval_plan=plans.retrieval,
+        vqa_plan=plans.vqa,
+        glue_plan=plans.glue,
+        xm3600_plan=plans.xm3600,
+    )
+
+
+@workflow
+def evaluate_promoted(
+    promoted: str, evaluate: EvaluateConfig, root: str = "runs", kickoff_time: datetime.datetime = UNSCHEDULED
+) -> list[EvalResult]:
+    """The promoted model again, on whatever the benchmarks hold now. `promoted`: the pointer `<root>/promoted-<name>.json`."""
+    return evaluate_checkpoint(checkpoint=promoted, evaluate=evaluate, root=root)

@@ -1,0 +1,81 @@
+"""From pairs to a promoted model and its report.
+
+plan ─▶ validate ─▶ render ─▶ pretrain ─┬▶ imagenet ──┐
+                                        ├▶ retrieval ─┤
+                                        ├▶ vqa ───────┼▶ gate ─▶ report
+                                        ├▶ glue ──────┤
+                                        └▶ xm3600 ────┘
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from flytekit import WorkflowFailurePolicy, workflow
+
+from clippo_core import presets
+from clippo_core.config import RunConfig
+from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan
+from tasks.alert import alert
+from tasks.evaluate import glue, imagenet, retrieval, vqa, xm3600
+from tasks.gate import gate
+from tasks.plan import numbers, plan
+from tasks.pretrain import pretrain
+from tasks.render import render
+from tasks.report import Reported, report
+from tasks.validate import validate
+
+UNSCHEDULED = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+"""Kickoff time of a run that nobody scheduled."""
+
+
+@workflow
+def evaluate_all(
+    checkpoint: CheckpointInfo,
+    imagenet_plan: EvaluatePlan,
+    retrieval_plan: EvaluatePlan,
+    vqa_plan: EvaluatePlan,
+    glue_plan: EvaluatePlan,
+    xm3600_plan: EvaluatePlan,
+) -> list[EvalResult]:
+    """The five evaluations, side by side."""
+    return [
+        imagenet(checkpoint=checkpoint, plan=imagenet_plan),
+        retrieval(checkpoint=checkpoint, plan=retrieval_plan),
+        vqa(checkpoint=checkpoint, plan=vqa_plan),
+        glue(checkpoint=checkpoint, plan=glue_plan),
+        xm3600(checkpoint=checkpoint, plan=xm3600_plan),
+    ]
+
+
+@workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert)
+def pretrain_and_evaluate(config: RunConfig, kickoff_time: datetime.datetime = UNSCHEDULED) -> Reported:
+    """Validate, draw, pretrain, evaluate, gate, report: one run, from its config."""
+    plans = plan(config=config, kickoff_time=kickoff_time)
+    validation = validate(plan=plans.validate)
+    manifest = render(plan=plans.render, validation=validation)
+    checkpoint = pretrain(plan=plans.pretrain, manifest=manifest)
+    results = evaluate_all(
+        checkpoint=checkpoint,
+        imagenet_plan=plans.imagenet,
+        retrieval_plan=plans.retrieval,
+        vqa_plan=plans.vqa,
+        glue_plan=plans.glue,
+        xm3600_plan=plans.xm3600,
+    )
+    verdict = gate(plan=plans.gate, checkpoint=checkpoint, results=results)
+    return report(
+        config=config,
+        plan=plans.gate,
+        validation=validation,
+        manifest=manifest,
+        checkpoint=checkpoint,
+        results=results,
+        verdict=verdict,
+    )
+
+
+@workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert)
+def demo(config: RunConfig = presets.demo(), kickoff_time: datetime.datetime = UNSCHEDULED) -> Reported:
+    """The whole pipeline on handwritten numbers, a few minutes on two cores, no download."""
+    return pretrain_and_evaluate(config=numbers(config=config), kickoff_time=kickoff_time)
