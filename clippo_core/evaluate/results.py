@@ -17,6 +17,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from clippo_core import records, storage
 from clippo_core.config import digest
-from clippo_core.errors import ClippoError, EvaluationError
+from clippo_core.errors import ClippoError, EvaluationError, Preempted
 from clippo_core.records import EvalResult, EvaluatePlan
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -108,23 +109,32 @@ def finished_result(folder: str, wanted: str) -> EvalResult | None:
 
 
 def read_results(root: str) -> list[EvalResult]:
-    """All results anywhere under `root`, sorted by weights, evaluation and dataset."""
+    """All results anywhere under `root`, sorted by weights, evaluation and dataset. Raises NotFoundError where `root` is not there."""
     names = sorted(stat.name for stat in storage.list_files(root) if stat.name == RESULT or stat.name.endswith("/" + RESULT))
     found = [read_result(storage.join(root, name)[: -len(RESULT) - 1]) for name in names]
     return sorted((result for result in found if result is not None), key=lambda r: (r.weights_sha256, r.name, r.dataset))
 
 
-def guarded(name: str, dataset: str, folder: str, evaluate: Callable[[], EvalResult], **fields: Any) -> EvalResult:
+def guarded(name: str, dataset: str, folder: str, evaluate: Callable[[], EvalResult], known: Mapping[str, Any] | None = None) -> EvalResult:
     """`evaluate()`, or, where the data or the protocol fails, a written result that says why, so that the others go on.
 
-    Only expected failures (ClippoError) become results; a programming error stays an exception.
+    known: further fields of a failed result; `evaluate` may fill it as it goes (weights_sha256, once the checkpoint is read). Only
+    expected failures (ClippoError) become results; a programming error stays an exception, and so does a request to stop.
     """
     try:
         return evaluate()
+    except Preempted:
+        raise
     except ClippoError as error:
-        result = EvalResult.failed(name, dataset, f"{type(error).__name__}: {error}", **fields)
-        write_result(folder, result)
+        result = EvalResult.failed(name, dataset, f"{type(error).__name__}: {error}", **(known or {}))
+        if is_first_rank():
+            write_result(folder, result)
         return result
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes: rank 0 of a group, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def bootstrap_interval(
