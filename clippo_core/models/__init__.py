@@ -6,7 +6,9 @@ import torch
 
 from clippo_core.config import ModelConfig
 from clippo_core.models.baselines import OneTowerClip, TwoTowerClip
+from clippo_core.models.convert import load_big_vision, load_image_only, load_initial_weights, load_weights, save_big_vision
 from clippo_core.models.initialise import initialise
+from clippo_core.models.positions import resize_positions
 from clippo_core.models.text import load_tokenizer, text_encoder, train_tokenizer
 from clippo_core.models.timm_shim import load_timm, load_torchvision
 from clippo_core.models.tower import Tower, normalise
@@ -31,6 +33,8 @@ def build_tower(
         return tower
     tower.to_empty(device=device)
     initialise(tower, seed=seed, initial_logit_scale=model.initial_logit_scale)
+    if model.initial_weights:
+        load_initial_weights(tower, model.initial_weights)
     return tower
 
 
@@ -39,10 +43,16 @@ __all__ = [
     "Tower",
     "TwoTowerClip",
     "build_tower",
+    "load_big_vision",
+    "load_image_only",
+    "load_initial_weights",
     "load_timm",
     "load_tokenizer",
     "load_torchvision",
+    "load_weights",
     "normalise",
+    "resize_positions",
+    "save_big_vision",
     "text_encoder",
     "train_tokenizer",
 ]
