@@ -39,7 +39,7 @@ _TRANSIENT_CODES = (
     "ThrottlingException",
     "XAmzContentSHA256Mismatch",
 )
-_TRANSIENT_MODULES = ("botocore", "urllib3", "http.client")
+_CLIENT_MODULES = ("botocore", "urllib3", "http.client")
 _FINAL_ERRORS = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "CredentialRetrievalError", "InvalidRegionError")
 
 T = TypeVar("T")
@@ -198,8 +198,8 @@ class Objects:
         except StorageError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and not _is_transient(error):
-                raise  # of the local file, not of the bucket
+            if not _is_transient(error) and not type(error).__module__.startswith(_CLIENT_MODULES):
+                raise  # of the local file, or a bug; not of the bucket
             status = _status(error)
             if status in (404, 403, 401):
                 what = "there is no such object or bucket" if status == 404 else "access is denied, or it does not exist"
@@ -241,15 +241,15 @@ def _bucket_key(uri: str) -> tuple[str, str]:
 
 def _status(error: Exception) -> int:
     """HTTP status of a client's error; 0 where there is none."""
-    return int(getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return int((getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, StorageError):
         return False
     if status := _status(error):
-        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+        code = error.response.get("Error", {}).get("Code", "")
         return status >= 500 or status == 429 or code in _TRANSIENT_CODES
     kind = type(error)
-    known = kind.__module__.startswith(_TRANSIENT_MODULES) and kind.__name__ not in _FINAL_ERRORS
+    known = kind.__module__.startswith(_CLIENT_MODULES) and kind.__name__ not in _FINAL_ERRORS
     return known or isinstance(error, (_Damaged, ConnectionError, TimeoutError))
