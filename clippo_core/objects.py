@@ -241,14 +241,18 @@ def _bucket_key(uri: str) -> tuple[str, str]:
 
 def _status(error: Exception) -> int:
     """HTTP status of a client's error; 0 where there is none."""
-    return int((getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _response(error: Exception) -> dict[str, Any]:
+    return getattr(error, "response", None) or {}
 
 
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, StorageError):
         return False
     if status := _status(error):
-        code = error.response.get("Error", {}).get("Code", "")
+        code = _response(error).get("Error", {}).get("Code", "")
         return status >= 500 or status == 429 or code in _TRANSIENT_CODES
     kind = type(error)
     known = kind.__module__.startswith(_CLIENT_MODULES) and kind.__name__ not in _FINAL_ERRORS
