@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from clippo_core import storage
 from clippo_core.config import ModelConfig
 from clippo_core.models.baselines import OneTowerClip, TwoTowerClip
 from clippo_core.models.convert import load_big_vision, load_image_only, load_initial_weights, load_weights, save_big_vision
@@ -34,7 +35,7 @@ def build_tower(
     tower.to_empty(device=device)
     initialise(tower, seed=seed, initial_logit_scale=model.initial_logit_scale)
     if model.initial_weights:
-        load_initial_weights(tower, model.initial_weights)
+        load_initial_weights(tower, storage.fetch(model.initial_weights))
     return tower
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.errors import ConfigError, NotFoundError, RenderError
 from clippo_core.rendering import Renderer
@@ -56,16 +57,18 @@ class TokenEncoder:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The SentencePieceProcessor of a model file. Raises NotFoundError, or ConfigError where it is no such file or has no EOS."""
+    """The SentencePieceProcessor of a model file (local or s3://). Raises NotFoundError; ConfigError for another file, or one without EOS."""
     from sentencepiece import SentencePieceProcessor
 
-    if not Path(path).is_file():
+    try:
+        local = storage.fetch(path)
+    except NotFoundError as error:
         raise NotFoundError(
             f"{path}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and mT5's `spiece.model` serve), or make one "
             f"with clippo_core.models.train_tokenizer."
-        )
+        ) from error
     try:
-        processor = SentencePieceProcessor(model_file=path)
+        processor = SentencePieceProcessor(model_file=str(local))
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"{path} is not a SentencePiece model: {error}") from error
     if processor.eos_id() < 0:
