@@ -30,6 +30,9 @@ INK = "#010203"
 SOFT = "#7b8590"
 """Grey that reads on light and dark ground."""
 
+FAMILIES = ("Latin", "Greek, Cyrillic", "Arabic, Hebrew", "Brahmic", "Han, Kana, Hangul")
+"""Families of scripts, in the order of the series' colours."""
+
 SCRIPTS: dict[str, str] = {
     **dict.fromkeys(XM3600_LANGUAGES, "Latin"),
     **dict.fromkeys(("el", "ru", "uk"), "Greek, Cyrillic"),
@@ -37,7 +40,7 @@ SCRIPTS: dict[str, str] = {
     **dict.fromkeys(("bn", "hi", "te", "th"), "Brahmic"),
     **dict.fromkeys(("ja", "ko", "zh"), "Han, Kana, Hangul"),
 }
-"""Language of XM3600 -> family of scripts, one colour each."""
+"""Language of XM3600 -> family of scripts."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,15 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
     languages = sorted(found, key=lambda language: (-result.metrics[found[language]], language))
     values = np.array([result.metrics[found[language]] for language in languages])
     scripts = [SCRIPTS.get(language, "other") for language in languages]
-    families = list(dict.fromkeys([*SCRIPTS.values(), "other"]))
     direction = "image to text" if kind.startswith("i2t") else "text to image"
     with _style():
-        figure, axes = _axes(min(2.6 + 0.35 * len(languages), 8.8), 3.2)
+        many = len(languages) > 12
+        figure, axes = _axes(8.8 if many else 2.9 + 0.3 * len(languages), 3.2)
         across = np.arange(len(languages))
-        for family in families:
+        for family in (*FAMILIES, "other"):
             where = [position for position, script in enumerate(scripts) if script == family]
             if where:
-                colour = SERIES[families.index(family)] if family != "other" else SOFT
+                colour = SERIES[FAMILIES.index(family)] if family != "other" else SOFT
                 axes.bar(across[where], values[where], 0.7, color=colour, label=family)
         bounds = [result.confidence.get(found[language]) for language in languages]
         _whiskers(axes, across, bounds)
@@ -102,7 +105,8 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
         axes.set_xlim(-0.6, len(languages) - 0.4)
         axes.set_ylim(0, min(100, 1.08 * max(float(values.max()), *(b[1] for b in bounds if b), 1)))
         axes.set_ylabel(f"recall@{kind.rpartition('@')[2]}, %")
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4 if len(languages) > 8 else 2, frameon=False)
+        anchor = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)} if many else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+        axes.legend(**anchor, ncols=4 if many else 1, frameon=False)
         sizes = [result.n_by_metric.get(found[language], result.n_examples) for language in languages]
         n = digits.count(sizes[0]) if len(set(sizes)) == 1 else f"{digits.count(min(sizes))} to {digits.count(max(sizes))}"
         title = f"Recall by language, {direction}"

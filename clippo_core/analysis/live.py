@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from clippo_core.analysis import digits
-from clippo_core.analysis.style import BASE_CSS, series
+from clippo_core.analysis.style import PAGE_CSS, series
 
 POINTS = 240
 """Buckets of steps that a curve is reduced to."""
@@ -69,13 +69,13 @@ def training_page(
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{digits.count(done)}/{digits.count(total_steps)} {name}'
-        f"</title><style>{BASE_CSS}</style></head><body><main><h1>{name}</h1>"
+        f'</title><style>{PAGE_CSS}</style></head><body><main class="page"><h1>{name}</h1>'
         f'<p class="soft">Written {stamp}; {state}.</p>{training_charts(records, total_steps)}</main></body></html>\n'
     )
 
 
 def training_charts(records: list[dict[str, Any]], total_steps: int) -> str:
-    """The progress bar, the latest numbers and the curves as one HTML fragment; needs the styles of `style.BASE_CSS`."""
+    """Progress bar, latest numbers and curves as one HTML fragment; it stands in an element of class `page`, with the page's styles."""
     steps = by_step(records)
     if not steps:
         return '<p class="soft">No step is done yet.</p>'

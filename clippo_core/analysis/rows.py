@@ -85,25 +85,7 @@ def rows_of(result: EvalResult, config: RunConfig | None = None, published: Publ
                 differs=differences(result, config, paper_metric) if paper else "",
             )
         )
-    for metric, reason in sorted(result.not_run.items()):
-        paper, paper_metric = _published(result.name, metric, published)
-        is_main = metric in result.main_metrics or "/" not in metric or bool(paper)
-        rows.append(
-            Row(
-                result.name,
-                metric,
-                None,
-                None,
-                None,
-                0,
-                is_main,
-                marks,
-                missing=f"not run: {reason}",
-                paper=paper,
-                paper_metric=paper_metric,
-            )
-        )
-    return rows
+    return rows + _not_run(result, marks, published)
 
 
 def differences(result: EvalResult, config: RunConfig | None, paper_metric: str = "") -> str:
@@ -124,6 +106,21 @@ def differences(result: EvalResult, config: RunConfig | None, paper_metric: str 
             words.append(f"{config.render.image_px} px")
         words.append(f"{digits.count(train.steps)} steps of {digits.count(train.batch_pairs)} pairs")
     return ", ".join(words)
+
+
+def _not_run(result: EvalResult, marks: list[str], published: PublishedLookup | None) -> list[Row]:
+    """One line for each metric that was not run, or for all those of one reason where they are more than four."""
+    by_reason: dict[str, list[str]] = {}
+    for metric, reason in sorted(result.not_run.items()):
+        by_reason.setdefault(reason, []).append(metric)
+    rows = []
+    for reason, metrics in by_reason.items():
+        names = metrics if len(metrics) <= 4 else [f"{len(metrics)} metrics, {metrics[0]} to {metrics[-1]}"]
+        for name in names:
+            paper, paper_metric = _published(result.name, name, published)
+            missing = f"not run: {reason}"
+            rows.append(Row(result.name, name, None, None, None, 0, True, marks, missing=missing, paper=paper, paper_metric=paper_metric))
+    return rows
 
 
 def _published(evaluation: str, metric: str, published: PublishedLookup | None) -> tuple[list[Any], str]:

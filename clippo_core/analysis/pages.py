@@ -1,0 +1,64 @@
+"""Templates to HTML: every value is escaped, for captions, file names and error messages come from outside.
+
+    fragment("expectations", report=report) -> Markup          deck(fragment, …) -> str for the Flyte console
+
+Only two things enter unescaped, both made by this package: a Figure's svg and the stylesheet. It is not a place for layout: that
+stands in `templates/`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clippo_core.analysis import digits
+from clippo_core.analysis.style import DECK_CSS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+LONGEST_TEXT = 280
+"""Characters of a caption or reason that are shown; the rest becomes an ellipsis."""
+
+
+def fragment(template: str, **values: Any) -> Markup:
+    """`templates/<template>.html.jinja` with `values` filled in, escaped; a value that is missing raises jinja2.UndefinedError."""
+    from markupsafe import Markup
+
+    return Markup(_environment().get_template(f"{template}.html.jinja").render(**values))  # noqa: S704
+
+
+def deck(*fragments: Markup) -> str:
+    """Fragments as one deck: a single element that brings its own styles."""
+    from markupsafe import escape
+
+    return f'<div class="deck page"><style>{DECK_CSS}</style>{"".join(escape(part) for part in fragments)}</div>'
+
+
+def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
+    """`text` as one line of at most `longest` characters."""
+    words = " ".join(str(text)[: 4 * longest].split())
+    return words if len(words) <= longest else words[: longest - 1] + "…"
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        share=digits.share,
+        interval=digits.interval,
+        count=digits.count,
+        value=digits.value,
+        duration=digits.duration,
+        size=digits.size,
+        shorten=shorten,
+    )
+    return environment
