@@ -1,0 +1,109 @@
+"""One training step of the contrastive loss over the full global batch, in one pass or in chunks with cached gradients.
+
+    plain    features = engine(all pairs);  loss;  backward
+    cached   1. features of every chunk, without a graph        2. loss over all of them, its gradient g with respect to the features
+             3. every chunk again, with a graph:  backward of  sum(features * g);  gradients are exchanged once, after the last chunk
+
+By the chain rule both give the same gradient (GradCache, Gao et al. 2021); the second needs the activations of one chunk only and
+one more forward pass. The logit scale's gradient comes from step 2 and is added once. It is not gradient accumulation: the loss is
+never taken over a part of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from clippo_core.engine.choose import MemoryPlan
+from clippo_core.engine.interface import Engine
+from clippo_core.losses import contrast
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step's forward pass says, over the global batch, the same on every rank. Its gradients wait in the engine."""
+
+    loss: float
+    """Mean nats of both directions."""
+    logit_scale: float
+    """exp(t)."""
+    positive_similarity: float
+    """Mean cosine of the pairs."""
+    negative_similarity: float
+    """Mean cosine of everything else; 0 for a batch of one pair."""
+    accuracy: float
+    """Share of first sides whose nearest second side is their own, 0..1."""
+    finite: bool
+    """Whether loss and logit scale are finite; if not, call `engine.discard()` instead of `engine.update()`."""
+
+
+def contrastive_step(
+    engine: Engine, photos: Tensor, first_text: Tensor, second_text: Tensor, *, memory: MemoryPlan | None = None
+) -> StepOutput:
+    """Forward and backward of one step; then call `engine.update(multiplier)`.
+
+    `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the module takes them, photos first,
+    on the engine's device, p + m the same on every rank. `memory`: only its `chunk_pairs` matters here; 0 is one pass.
+    """
+    pairs = len(second_text)
+    if len(photos) + len(first_text) != pairs or pairs == 0:
+        raise ValueError(f"{len(photos)} photos and {len(first_text)} first texts do not make {pairs} pairs with the second texts.")
+    chunk = memory.chunk_pairs if memory else 0
+    if 0 < chunk < pairs:
+        loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, chunk)))
+    else:
+        first, second, scale = engine(photos, first_text, second_text)
+        loss, sums = contrast(first, second, scale)
+        engine.backward(loss)
+    return _report(engine.world_size, pairs, loss, scale, sums)
+
+
+def _chunks(photos: Tensor, first_text: Tensor, second_text: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pairs low .. high of each chunk, still photos before texts."""
+    p = len(photos)
+    for low in range(0, len(second_text), size):
+        high = min(low + size, len(second_text))
+        yield photos[low:high], first_text[max(low - p, 0) : max(high - p, 0)], second_text[low:high]
+
+
+def _cached(engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.no_grad():
+        outputs = [engine(*chunk) for chunk in chunks]
+    first = torch.cat([output[0] for output in outputs]).requires_grad_()
+    second = torch.cat([output[1] for output in outputs]).requires_grad_()
+    scale = outputs[0][2].clone().requires_grad_()
+    loss, sums = contrast(first, second, scale)
+    grad_first, grad_second, grad_scale = torch.autograd.grad(loss, (first, second, scale))
+    low = 0
+    with engine.coalesced():
+        for chunk in chunks:
+            high = low + len(chunk[2])
+            again_first, again_second, again_scale = engine(*chunk)
+            surrogate = (again_first * grad_first[low:high]).sum() + (again_second * grad_second[low:high]).sum()
+            if low == 0:
+                surrogate = surrogate + again_scale * grad_scale
+            engine.backward(surrogate)
+            low = high
+    return loss, scale, sums
+
+
+def _report(world_size: int, pairs: int, loss: Tensor, scale: Tensor, sums: Tensor) -> StepOutput:
+    """Means over the global batch by one all-reduce; a NaN anywhere is a NaN everywhere."""
+    values = torch.cat([loss.detach().reshape(1) * pairs, sums, scale.detach().reshape(1).to(sums.dtype) / world_size])
+    if world_size > 1:
+        dist.all_reduce(values)
+    total, hits, positive, everything, logit_scale = numbers = values.tolist()
+    n = pairs * world_size
+    return StepOutput(
+        loss=total / n,
+        logit_scale=logit_scale,
+        positive_similarity=positive / n,
+        negative_similarity=(everything - positive) / (n * (n - 1)) if n > 1 else 0.0,
+        accuracy=hits / n,
+        finite=all(map(math.isfinite, numbers)),
+    )

@@ -1,0 +1,113 @@
+"""How the activations of a batch fit into memory: the cheapest of four ways, with the reason.
+
+    plain        keep everything                                       1.00 x the time of plain
+    recompute    keep matrix products, compute the rest again          about 1.0, no product twice
+    cached       cached gradients, in chunks that fit                  1.33, one more forward pass
+    checkpoint   keep only the blocks' inputs, compute blocks again    1.33
+
+The estimate counts bytes a token and layer, in units of the width d, as measured on a block (tests compare it with what autograd
+saves). It is an estimate: what a device allocates beside is covered by using only `USABLE` of it. Plain accumulation is no fifth
+way: a contrastive loss summed over micro-batches is another loss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from clippo_core.config import ModelConfig, TrainConfig
+from clippo_core.errors import ConfigError
+
+USABLE = 0.92
+"""Share of a device's memory that is planned with."""
+STATE_BYTES_PER_PARAMETER = 16
+"""Weights, gradients, one optimizer moment and a transient flat gradient, in float32; an upper bound for every stage."""
+SMALLEST_CHUNK_PAIRS = 32
+"""Cached chunks below this leave a GPU idle; then recomputing whole blocks in one pass is cheaper."""
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a step's activations fit, and why so."""
+
+    mode: str
+    """plain, recompute, cached or checkpoint."""
+    chunk_pairs: int
+    """Pairs per chunk and rank; 0 = all at once."""
+    reason: str
+    """A sentence for the log."""
+
+
+def choose_memory(
+    train: TrainConfig, model: ModelConfig, image_px: int, pairs_per_rank: int, world_size: int = 1, device: torch.device | None = None
+) -> MemoryPlan:
+    """The plan that `train.memory` asks for; with "auto" the cheapest that fits. Raises ConfigError where nothing does."""
+    limit = train.memory_gib * GIB
+    if not limit and device is not None and device.type == "cuda":
+        limit = torch.cuda.get_device_properties(device).total_memory * USABLE
+    modes = ("plain", "recompute", "checkpoint")
+    per_pair = {mode: activation_bytes_per_pair(model, image_px, mode, train.precision) for mode in modes}
+    room = limit - STATE_BYTES_PER_PARAMETER * _parameter_count(model, image_px)
+    fits = int(room // per_pair["plain"]) if limit else pairs_per_rank
+    chunk = train.chunk_pairs or min(max(fits, 0), pairs_per_rank)
+    has = f"{room / GIB:.1f} GiB for activations of {pairs_per_rank} pairs a rank" if limit else "no memory limit"
+
+    def need(mode: str) -> float:
+        return per_pair[mode] * pairs_per_rank
+
+    if train.memory != "auto":
+        if train.memory == "cached" and chunk < 1:
+            raise ConfigError(f"train.memory is 'cached', but not one pair fits: {has}. Raise train.memory_gib or take a smaller tower.")
+        return MemoryPlan(train.memory, chunk if train.memory == "cached" else 0, f"{train.memory}, as train.memory says; {has}.")
+    if not limit:
+        return MemoryPlan("plain", 0, "plain: no memory limit is stated or known (train.memory_gib).")
+    for mode in ("plain", "recompute"):
+        if need(mode) <= room:
+            return MemoryPlan(mode, 0, f"{mode}: needs {need(mode) / GIB:.1f} GiB; {has}.")
+    refused = f"plain needs {need('plain') / GIB:.1f}, recompute {need('recompute') / GIB:.1f} GiB; {has}"
+    if chunk >= SMALLEST_CHUNK_PAIRS or (chunk >= 1 and need("checkpoint") > room):
+        return MemoryPlan("cached", chunk, f"cached gradients in chunks of {chunk} pairs: {refused}.")
+    if need("checkpoint") <= room:
+        return MemoryPlan("checkpoint", 0, f"checkpoint: chunks of only {chunk} pairs would fit for cached gradients; {refused}.")
+    raise ConfigError(f"not one pair fits: {refused}. Raise train.memory_gib, use more ranks or a smaller tower.")
+
+
+def activation_bytes_per_pair(model: ModelConfig, image_px: int, mode: str, precision: str) -> float:
+    """Bytes that a backward pass over one pair (two images) needs at its peak, by estimate."""
+    size = 2 if precision == "bfloat16" else 4
+    tokens, d, mlp = (image_px // model.PATCH_PX) ** 2, model.width, model.mlp_dim
+    # Of one token in one layer, in elements. Inputs of products: q, k, v, attention out, MLP's two (and autocast's copies of them).
+    products = 5 * d + 2 * mlp
+    pointwise = 4 * d + mlp
+    wide = 4 if precision == "bfloat16" else size  # the residual stream and LayerNorm's inputs stay float32 under autocast
+    if mode == "plain":
+        layer = products * size + pointwise * wide
+    elif mode == "recompute":
+        layer = products * size + 2 * d * wide
+    else:
+        layer = d * wide
+    once = products * size + pointwise * wide if mode == "checkpoint" else 0
+    return 2 * tokens * (model.depth * layer + once)
+
+
+def apply_memory(module: nn.Module, plan: MemoryPlan) -> None:
+    """Make the tower recompute as the plan says. Before `module.compile()` and `make_engine`."""
+    mode = {"recompute": "pointwise", "checkpoint": "blocks"}.get(plan.mode, "none")
+    set_recompute: Any = getattr(module, "set_recompute", None)
+    if set_recompute is not None:
+        set_recompute(mode)
+    elif mode != "none":
+        raise ConfigError(f"train.memory {plan.mode!r} needs a module with `set_recompute`; {type(module).__name__} has none.")
+
+
+def _parameter_count(model: ModelConfig, image_px: int) -> int:
+    """Of the CLIPPO tower of this config, MAP head included; other kinds add their token embeddings."""
+    d, mlp, patch = model.width, model.mlp_dim, 3 * model.PATCH_PX**2
+    block = 4 * d * d + 2 * d * mlp + 9 * d + mlp
+    tokens = math.prod(2 * [image_px // model.PATCH_PX])
+    return (model.depth + 1) * block + patch * d + d + tokens * d + 2 * d + d + d * model.embed_dim + model.embed_dim + 1

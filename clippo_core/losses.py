@@ -1,0 +1,134 @@
+"""The contrastive loss: the definition, and the same loss over a batch that is spread over ranks and too large for one matrix.
+
+    s_ij = logit_scale * a_i · b_j                                  all pairs of the global batch, N x N
+    loss = mean_i [ (lse_j s_ij + lse_i s_ij) / 2 - s_ii ]          lse = log-sum-exp; over row i, and over column i
+
+`contrastive_loss` is that, word for word. `distributed_contrastive_loss` has only this rank's n rows of `a` and `b`: it gathers `b`
+once, walks over s in tiles of rows and keeps nothing but the 2N log-sum-exps; a column's is put together from the ranks' parts.
+The backward pass computes each tile again, so memory is O(N) and the gradient of `b` goes home by one reduce-scatter:
+
+    forward     all-gather b [n, d] -> [N, d]        all-gather of column parts [N] -> [W, N]
+    backward    reduce-scatter of b's gradient [N, d] -> [n, d]
+
+Gradients, averaged over the ranks as every data-parallel engine does, equal the definition's, the logit scale's too. It is not a
+loss over micro-batches: summing it over parts of a batch would leave out the negatives between the parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+TILE_ELEMENTS = 1 << 22
+"""Similarities in one tile when the caller does not choose: 16 MiB in float32, of which three exist at once."""
+
+
+def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+    """The definition, on one process: mean nats over both directions.
+
+    `image_features`, `text_features` [n, d]: unit rows, pair i in row i of both. `logit_scale`: exp(t), a 0-d tensor.
+    Source: big_vision utils.bidirectional_contrastive_loss.
+    """
+    logits = logit_scale * image_features @ text_features.T
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def distributed_contrastive_loss(a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int = 0) -> Tensor:
+    """This rank's share of the loss over the global batch; the mean over ranks is `contrastive_loss` of the gathered batch.
+
+    `a_local`, `b_local` [n, d]: this rank's unit rows, the same n on every rank, global order by rank. `tile`: rows of the
+    similarity matrix at a time, 0 = as many as make `TILE_ELEMENTS`. Every rank must call it, forward and backward.
+    """
+    return contrast(a_local, b_local, logit_scale, tile=tile)[0]
+
+
+def contrast(a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
+    """`distributed_contrastive_loss` and, without gradient, sums over this rank's rows that a training log wants: [3], float.
+
+    The sums: rows whose largest similarity is their own pair's; similarities of the pairs; similarities of all n x N.
+    """
+    if a_local.shape != b_local.shape or a_local.dim() != 2 or len(a_local) == 0:
+        raise ValueError(f"features of shape {tuple(a_local.shape)} and {tuple(b_local.shape)} are no pairs; both must be [n, d], n >= 1.")
+    dtype = torch.promote_types(a_local.dtype, torch.float32)
+    with torch.autocast(a_local.device.type, enabled=False):
+        return _Contrast.apply(a_local.to(dtype), b_local.to(dtype), logit_scale.to(dtype), tile)
+
+
+class _Contrast(torch.autograd.Function):
+    """s is computed twice, in forward and backward, and never kept."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+        b_all = _all_gather(b)
+        start, tile = _rank() * len(a), tile or max(1, TILE_ELEMENTS // len(b_all))
+        row_lse = a.new_empty(len(a))
+        column_lse = a.new_full((len(b_all),), -torch.inf)
+        hits = a.new_zeros(())
+        for low in range(0, len(a), tile):
+            similarity = a[low : low + tile] @ b_all.T
+            own = torch.arange(start + low, start + low + len(similarity), device=a.device)
+            hits += (similarity.argmax(dim=1) == own).sum()
+            logits = similarity.mul_(scale)
+            row_lse[low : low + tile] = logits.logsumexp(dim=1)
+            column_lse = torch.logaddexp(column_lse, logits.logsumexp(dim=0))
+        if _world_size() > 1:
+            column_lse = _all_gather(column_lse[None]).logsumexp(dim=0)
+        positive = (a * b).sum(dim=1)
+        loss = ((row_lse + column_lse[start : start + len(a)]) / 2 - scale * positive).mean()
+        sums = torch.stack([hits, positive.sum(), a.sum(dim=0) @ b_all.sum(dim=0)])
+        ctx.save_for_backward(a, b_all, scale, row_lse, column_lse)
+        ctx.start, ctx.tile = start, tile
+        ctx.mark_non_differentiable(sums)
+        return loss, sums
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        # The gradient of the *sum* over ranks of their losses: with `weight` below, d(sum)/ds_ij = weight (p_ij + q_ij - 2 [i = j]).
+        a, b_all, scale, row_lse, column_lse = ctx.saved_tensors
+        weight = grad / (2 * len(a))
+        grad_a, grad_b_all, grad_scale = torch.empty_like(a), torch.zeros_like(b_all), torch.zeros_like(scale)
+        for low in range(0, len(a), ctx.tile):
+            rows = a[low : low + ctx.tile]
+            similarity = rows @ b_all.T
+            pull = (similarity * scale).sub_(row_lse[low : low + ctx.tile, None]).exp_()
+            pull += (similarity * scale).sub_(column_lse).exp_()
+            pull.diagonal(ctx.start + low).sub_(2)
+            pull *= weight
+            grad_scale += (pull * similarity).sum()
+            grad_a[low : low + ctx.tile] = pull @ b_all
+            grad_b_all.addmm_(pull.T, rows)
+        return grad_a * scale, _reduce_scatter(grad_b_all * scale), grad_scale, None
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _all_gather(local: Tensor) -> Tensor:
+    """Every rank's [n, ...] as [W n, ...], in the order of ranks; no gradient of its own."""
+    if _world_size() == 1:
+        return local
+    # torch 2.13 renamed the two collectives; 2.11 has only the older names.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gathered = local.new_empty((_world_size() * len(local), *local.shape[1:]))
+    gather(gathered, local.contiguous())
+    return gathered
+
+
+def _reduce_scatter(parts: Tensor) -> Tensor:
+    """The sum over ranks of [W n, ...], of which this rank keeps its own [n, ...]."""
+    if _world_size() == 1:
+        return parts
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    own = parts.new_empty((len(parts) // _world_size(), *parts.shape[1:]))
+    scatter(own, parts.contiguous())
+    return own

@@ -1,0 +1,213 @@
+"""An optimizer over slices of parameters: whole parameters on one process, or the flat shard that ZeRO leaves to a rank.
+
+    parameter "w", [4, 6]   ████████▓▓▓▓▓▓▓▓▒▒▒▒▒▒▒▒        rank 1's Fragment("w", start=8, length=8, offset=...) of its flat shard
+
+Every step is   p -= multiplier * rate * (lr * u + weight_decay * p)   on each fragment, u being the subclass's direction, the decay
+on `decayed` only. Before that the gradient is clipped to a global norm; its square travels in the same, only all-reduce as
+whatever sums over shards the subclass needs. Gradients are taken as one flat tensor and parameters updated by foreach kernels, so
+that the number of launches does not grow with the number of parameters. The state is exported whole, by parameter name, and can be
+taken back by any other division into shards. It is not where gradients are averaged: the engines do that before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+from clippo_core.errors import CheckpointError, ConfigError
+
+STEP_KEY = "optimizer/step"
+"""Name of the number of steps done in the exported state; the others are `<parameter>/<slot>`."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Elements start .. start + length of a flattened parameter, which lie at `offset` in this rank's flat shard."""
+
+    name: str
+    start: int
+    length: int
+    offset: int = 0
+
+
+class ShardedOptimizer(torch.optim.Optimizer):
+    """See the module. Subclasses: `_allocate`, `_sums`, `_direct`, `_slots`."""
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Parameter]],
+        lr: float,
+        weight_decay: float,
+        decayed: set[str],
+        *,
+        clip_norm: float = 0.0,
+        rates: dict[str, float] | None = None,
+    ) -> None:
+        named = [(name, p) for name, p in named_parameters if p.requires_grad]
+        if not named:
+            raise ConfigError("the optimizer was given no parameter that requires a gradient.")
+        super().__init__([p for _, p in named], {"lr": lr})
+        self.names = [name for name, _ in named]
+        self.shapes = {name: tuple(p.shape) for name, p in named}
+        self.decayed, self.rates = frozenset(decayed), dict(rates or {})
+        for given, what in ((self.decayed, "decayed"), (self.rates, "rates")):
+            unknown = sorted(set(given) - set(self.names))
+            if unknown:
+                raise ConfigError(f"`{what}` names parameters that the optimizer does not have: {', '.join(unknown[:3])}.")
+        if lr <= 0:
+            raise ConfigError(f"the learning rate is {lr}; it must be positive (a multiplier of 0 stops the updates).")
+        self.lr, self.weight_decay, self.clip_norm = lr, weight_decay, clip_norm
+        self.count = 0
+        self.grad_norm = float("inf")
+        """Global norm of the last step's gradient, before clipping."""
+        self.multiplier: float | None = 1.0
+        """Of the next `step()` without an argument; None makes it do nothing (for engines that call `step` themselves)."""
+        self._whole = dict(named)
+        self._shard: Tensor | None = None
+        self._fragments: list[Fragment] = []
+        self._placed = False
+
+    def place(self, shard: Tensor, fragments: Sequence[Fragment]) -> None:
+        """Update `shard`, 1-D with its gradient in `.grad`, instead of whole parameters: the `fragments` that this rank holds in it."""
+        if self._placed:
+            raise ConfigError("the optimizer has its state already; place it on a shard before its first step.")
+        if len({f.name for f in fragments}) < len(fragments):
+            raise ConfigError("a parameter has two fragments in one shard; one rank's slice of a parameter must be contiguous.")
+        self._shard, self._fragments = shard, [f for f in fragments if f.length]
+
+    @torch.no_grad()
+    def step(self, multiplier: float | None = None) -> None:  # type: ignore[override]
+        """One update. A gradient whose norm is not finite changes nothing; `grad_norm` tells."""
+        multiplier = self.multiplier if multiplier is None else multiplier
+        if multiplier is None:
+            return
+        parameters, gradients = self._slices()
+        direction = torch.cat(gradients) if gradients else self._like().new_empty(0)
+        sums = direction.new_zeros(1 + self._sums_length)
+        sums[0] = direction.dot(direction)
+        self._sums(direction, sums[1:])
+        if self._is_shard() and dist.get_world_size() > 1:
+            dist.all_reduce(sums)
+        self.grad_norm = float(sums[0].sqrt())
+        if not torch.isfinite(sums[0]):
+            return
+        if 0 < self.clip_norm < self.grad_norm:
+            # The sums are of squares.
+            clip = self.clip_norm / self.grad_norm
+            direction.mul_(clip)
+            sums.mul_(clip * clip)
+        self.count += 1
+        self._direct(direction, sums[1:])
+        self._apply(parameters, list(direction.split([f.length for f in self._fragments])), multiplier)
+
+    def full_state(self) -> dict[str, Tensor]:
+        """The whole state as CPU tensors, on rank 0; an empty dict elsewhere. All ranks of a sharded optimizer must call it."""
+        self._ready()
+        leads = not self._is_shard() or dist.get_rank() == 0
+        state = {STEP_KEY: torch.tensor([self.count])} if leads else {}
+        for slot, (pieces, names, dtype) in self._slots().items():
+            by_name: dict[str, list[tuple[Fragment, Tensor]]] = {}
+            for fragment, piece in pieces:
+                by_name.setdefault(fragment.name, []).append((fragment, piece))
+            for name in names:
+                whole = torch.zeros(_numel(self.shapes[name]), dtype=dtype, device=self._like().device)
+                for fragment, piece in by_name.get(name, []):
+                    whole[fragment.start : fragment.start + fragment.length] = piece
+                if self._is_shard() and dist.get_world_size() > 1:
+                    dist.reduce(whole, 0)
+                if leads:
+                    state[f"{name}/{slot}"] = whole.view(self.shapes[name]).cpu()
+        if leads:
+            state.update({key: value.cpu().clone() for key, value in self._replicated().items()})
+        return state
+
+    def load_full_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `full_state` gave, under any division into shards; every rank passes all of it. Raises CheckpointError."""
+        self._ready()
+        self.count = int(_take(state, STEP_KEY, (1,)))
+        for slot, (pieces, _, _) in self._slots().items():
+            for fragment, piece in pieces:
+                whole = _take(state, f"{fragment.name}/{slot}", self.shapes[fragment.name]).reshape(-1)
+                piece.copy_(whole[fragment.start : fragment.start + fragment.length])
+        for key, value in self._replicated().items():
+            value.copy_(_take(state, key, tuple(value.shape)))
+
+    # What a subclass adds. `direction` is the clipped gradient of all fragments, one after the other in the order of `_fragments`.
+
+    _sums_length = 0
+
+    def _allocate(self, like: Tensor) -> None:
+        """Make the state, and bring `_fragments` into the order that suits it."""
+        raise NotImplementedError
+
+    def _sums(self, direction: Tensor, out: Tensor) -> None:
+        """Write sums of squares over this rank's fragments into zeros; they are then summed over ranks."""
+
+    def _direct(self, direction: Tensor, sums: Tensor) -> None:
+        """Turn the gradient into the update u, in place."""
+        raise NotImplementedError
+
+    def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
+        """Slot -> its slices on this rank, all parameters that have it, dtype: state with one value an element."""
+        raise NotImplementedError
+
+    def _replicated(self) -> dict[str, Tensor]:
+        """State that every rank has whole."""
+        return {}
+
+    # In calling order.
+
+    def _is_shard(self) -> bool:
+        return self._shard is not None
+
+    def _like(self) -> Tensor:
+        """A tensor of the parameters' device and dtype."""
+        return self._whole[self.names[0]].data if self._shard is None else self._shard
+
+    def _ready(self) -> None:
+        if not self._placed:
+            if self._shard is None:
+                self._fragments = [Fragment(name, 0, _numel(self.shapes[name])) for name in self.names]
+            self._allocate(self._like())
+            self._placed = True
+
+    def _slices(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters and gradients of all fragments, each flat; where there is no gradient, zeros."""
+        self._ready()
+        if self._shard is None:
+            parameters = [self._whole[f.name] for f in self._fragments]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            return [p.data.view(-1) for p in parameters], [g.reshape(-1) for g in gradients]
+        gradient = torch.zeros_like(self._shard) if self._shard.grad is None else self._shard.grad
+        cuts = [slice(f.offset, f.offset + f.length) for f in self._fragments]
+        return [self._shard.data[cut] for cut in cuts], [gradient[cut] for cut in cuts]
+
+    def _apply(self, parameters: list[Tensor], updates: list[Tensor], multiplier: float) -> None:
+        decayed = [i for i, f in enumerate(self._fragments) if f.name in self.decayed]
+        if self.weight_decay and decayed:
+            # Together with u, where it is not lost in p's rounding.
+            torch._foreach_add_([updates[i] for i in decayed], [parameters[i] for i in decayed], alpha=self.weight_decay / self.lr)
+        by_rate: dict[float, list[int]] = {}
+        for i, fragment in enumerate(self._fragments):
+            by_rate.setdefault(self.rates.get(fragment.name, 1.0), []).append(i)
+        for rate, members in by_rate.items():
+            torch._foreach_add_([parameters[i] for i in members], [updates[i] for i in members], alpha=-multiplier * rate * self.lr)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _take(state: dict[str, Tensor], key: str, shape: tuple[int, ...]) -> Any:
+    """A tensor of the exported state, or CheckpointError that says what does not fit."""
+    if key not in state:
+        raise CheckpointError(f"the optimizer state has no {key!r}; it is of another tower or optimizer. Load the weights alone.")
+    if tuple(state[key].shape) != shape:
+        raise CheckpointError(f"{key} of the optimizer state has shape {tuple(state[key].shape)}, not {shape}; it is of another tower.")
+    return state[key]

@@ -1,0 +1,122 @@
+"""Adafactor against an independent numpy statement of big_vision's chain, AdamW against torch's, and the schedule."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from clippo_core.optim import Adafactor, AdamW, rsqrt_schedule
+
+SHAPES = {  # name -> (shape, view or None)
+    "qkv.kernel": ((3 * 96, 80), (3, 2, 48, 80)),
+    "out.kernel": ((80, 96), (80, 2, 48)),
+    "mlp.kernel": ((130, 80), None),
+    "mlp2.kernel": ((130, 80), None),
+    "narrow.kernel": ((31, 200), None),
+    "conv.kernel": ((64, 3, 16, 16), None),
+    "posemb": ((1, 49, 80), None),
+    "bias": ((80,), None),
+    "t": ((1,), None),
+}
+VIEWS = {name: view for name, (_, view) in SHAPES.items() if view}
+DECAYED = {name for name in SHAPES if name.endswith("kernel")}
+
+
+def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) * 0.1)
+        for name, (shape, _) in SHAPES.items()
+    }
+
+
+def gradients(step: int, scale: float = 0.02) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(100 + step)
+    return {name: (rng.normal(size=shape) * scale * (1 + i)).astype(np.float32) for i, (name, (shape, _)) in enumerate(SHAPES.items())}
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Round float32 to the nearest bfloat16, ties to even; kept as float32."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+class Reference:
+    """big_vision's chain, said again in numpy: clip -> factored rms -> momentum -> lr -> + decay -> schedule."""
+
+    def __init__(self, weights: dict[str, np.ndarray], bfloat16: bool, clip: float, wide: type = np.float32):
+        self.w, self.bfloat16, self.clip, self.wide = {k: v.astype(wide) for k, v in weights.items()}, bfloat16, clip, wide
+        self.state: dict[str, tuple] = {}
+        self.m = {k: np.zeros(v.shape, wide) for k, v in weights.items()}
+        self.t = 0
+
+    def step(self, grads: dict[str, np.ndarray], multiplier: float, lr: float = 1e-3, wd: float = 1e-4) -> float:
+        self.t += 1
+        norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values()))
+        beta = min(0.999, 1 - self.t**-0.8)
+        for name, w in self.w.items():
+            g = grads[name].astype(self.wide) * self.wide(min(1.0, self.clip / norm))
+            shape = VIEWS.get(name, w.shape)
+            x = g.reshape(shape)
+            order = np.argsort(shape)
+            if len(shape) > 1 and shape[order[-2]] >= 32:
+                d1, d0 = order[-2], order[-1]
+                row, col = self.state.get(name, (0.0, 0.0))
+                row = beta * row + (1 - beta) * (x**2 + 1e-30).mean(d0, keepdims=True)
+                col = beta * col + (1 - beta) * (x**2 + 1e-30).mean(d1, keepdims=True)
+                self.state[name] = (row, col)
+                u = x * (row / row.mean(d1, keepdims=True)) ** -0.5 * col**-0.5
+            else:
+                (v,) = self.state.get(name, (0.0,))
+                v = beta * v + (1 - beta) * (x**2 + 1e-30)
+                self.state[name] = (v,)
+                u = x * v**-0.5
+            u = u.reshape(w.shape)
+            kept = to_bfloat16(self.m[name] * np.float32(0.8984375)) if self.bfloat16 else self.wide(0.9) * self.m[name]
+            m = (kept + self.wide(1 - 0.9) * u).astype(self.wide)
+            self.m[name] = to_bfloat16(m) if self.bfloat16 else m
+            update = lr * m + (wd * w if name in DECAYED else 0)
+            self.w[name] = (w - multiplier * update).astype(self.wide)
+        return norm
+
+
+def run(optimizer: Adafactor | AdamW, weights: dict[str, torch.nn.Parameter], steps: range, clip_scale: float = 0.02) -> list[float]:
+    norms = []
+    for step in steps:
+        for name, gradient in gradients(step, clip_scale).items():
+            weights[name].grad = torch.from_numpy(gradient).to(weights[name].dtype)
+        optimizer.step(rsqrt_schedule(step, 40, 5, 10, 5))
+        norms.append(optimizer.grad_norm)
+    return norms
+
+
+@pytest.mark.parametrize("clip", [1.0, 1e9])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_adafactor_equals_the_references_chain(bfloat16, clip):
+    weights = parameters()
+    reference = Reference({k: v.detach().numpy().copy() for k, v in weights.items()}, bfloat16, clip)
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=dtype, views=VIEWS, clip_norm=clip)
+    norms = run(optimizer, weights, range(20))
+    expected = [reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5)) for step in range(20)]
+    assert norms == pytest.approx(expected, rel=1e-5)
+    assert min(norms) > 1  # so that the clip at 1 acts
+    for name, weight in weights.items():
+        difference = np.abs(weight.detach().numpy() - reference.w[name])
+        # A momentum between two bfloat16 numbers may round either way: then an element differs by lr times their distance.
+        assert (difference > 1e-6).mean() <= (0.001 if bfloat16 else 0), name
+        assert difference.max() <= (5e-5 if bfloat16 else 1e-6), name
+
+
+def test_adafactor_in_float64_equals_the_chain_closely():
+    weights = parameters(dtype=torch.float64)
+    reference = Reference({k: v.detach().numpy().copy() for k, v in weights.items()}, False, 1.0, wide=np.float64)
+    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=torch.float32, views=VIEWS, clip_norm=1.0)
+    run(optimizer, weights, range(20))
+    for step in range(20):
+        reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5))
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weight.detach().numpy(), reference.w[name], atol=1e-12, rtol=0)
