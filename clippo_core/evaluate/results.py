@@ -140,12 +140,30 @@ def is_first_rank() -> bool:
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
     samples: int = 1000,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     *,
     groups: Sequence[Any] | None = None,
     statistic: Statistic | None = None,
 ) -> list[float]:
-    """The 95 % percentile bootstrap interval [low, high] of a statistic of `values` [n] or [n, m]; the mean of [n] by default.
+    """The 95 % percentile bootstrap interval [low, high] of a statistic of `values` [n] or [n, m]; the mean of [n] by default."""
+    return interval(bootstrap_draws(values, samples, seed, groups=groups, statistic=statistic))
+
+
+def interval(draws: np.ndarray) -> list[float]:
+    """[low, high] that hold the middle 95 % of bootstrap draws."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def bootstrap_draws(
+    values: Sequence[float] | np.ndarray,
+    samples: int = 1000,
+    seed: int | Sequence[int] = 0,
+    *,
+    groups: Sequence[Any] | None = None,
+    statistic: Statistic | None = None,
+) -> np.ndarray:
+    """The statistic of each of `samples` resamples, float64 [samples].
 
     Resampling n of n rows is the same as drawing how often each distinct row occurs (a multinomial), so it costs
     samples x distinct rows and does not depend on the order of the examples. With `groups` (one label an example), whole groups
@@ -161,11 +179,8 @@ def bootstrap_interval(
         rows, statistic = _sums_by_group(rows[:, 0], groups), _ratio
     statistic = statistic or _mean
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
-    random = np.random.default_rng(seed)
-    drawn = random.multinomial(len(rows), counts / len(rows), size=samples)
-    found = np.array([statistic(distinct, row) for row in drawn])
-    low, high = np.quantile(found, [0.025, 0.975])
-    return [float(low), float(high)]
+    drawn = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=samples)
+    return np.array([statistic(distinct, row) for row in drawn])
 
 
 def picture(image: np.ndarray) -> str:

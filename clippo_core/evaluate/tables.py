@@ -24,7 +24,7 @@ def table(results: Sequence[EvalResult], labels: Mapping[str, str] | None = None
     """One row a (model, metric), also for metrics that were not run and evaluations that failed. labels: weights_sha256 -> name."""
     rows = []
     for result in results:
-        shared = {
+        shared: dict[str, Any] = {
             "model": (labels or {}).get(result.weights_sha256, result.weights_sha256[:8] or "unknown"),
             "evaluation": result.name,
             "dataset": result.dataset,

@@ -1,0 +1,255 @@
+"""VQAv2: the question drawn with the photo, one of the frequent answers chosen, official accuracy.
+
+    photo + drawn question ─▶ pooled ─▶ Linear, GELU, Linear ─▶ one logit an answer;   loss: BCE with soft targets, summed over answers
+
+    vqav2/overall   vqav2/yes_no   vqav2/number   vqav2/other   vqav2/question_type/<first words>
+
+Sources: the paper, section 4.2; the vocabulary, soft targets and optimization are those of ViLT and METER, which it follows. Whether the
+question covers the photo's top rows or stands above a shrunken photo is not known, and a setting. Questions that nobody could answer
+from the vocabulary are not trained on, but are scored. What is asked and trained on is made ready in `vqa_data.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from clippo_core import storage
+from clippo_core.config import VqaConfig, require
+from clippo_core.embedder import Clippo
+from clippo_core.evaluate import results
+from clippo_core.evaluate.finetune import Sweep, join_ranks, sweep
+from clippo_core.evaluate.metrics import is_constant, vqa_accuracy
+from clippo_core.evaluate.photos import Photos
+from clippo_core.evaluate.problem import Inputs, Problem, text_inputs
+from clippo_core.evaluate.vqa_data import VqaData, read_data
+from clippo_core.evaluate.vqa_files import Question, file_digest, find_pictures, server_results
+from clippo_core.models import resize_positions
+from clippo_core.provenance import code_digest
+from clippo_core.records import EvalResult, EvaluatePlan
+from clippo_core.rendering import Renderer
+from clippo_core.rendering.compose import question_above, question_overlay
+
+SERVER_FILE = "evalai.json"
+"""Answers in the format of the benchmark's server, beside result.json."""
+
+
+def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
+    """Fine-tune on `plan.evaluate.vqa` and answer its questions; skips what exists, goes on where a killed run stopped.
+
+    Runs in one process, or in every rank of a process group. Where data or protocol don't fit (a missing picture, scoring what was
+    trained on) the result is a failure that says why.
+    """
+    config = plan.evaluate.vqa
+    require(config is not None, "plan.evaluate.vqa is None; give the evaluation its config.")
+    assert config is not None
+    folder = results.evaluation_folder(plan, "vqa")
+    known: dict[str, Any] = {"is_demo": plan.is_demo}
+    return results.guarded("vqa", config.dataset, folder, lambda: _run(checkpoint, plan, config, folder, known, progress), known)
+
+
+def _run(checkpoint: str, plan: EvaluatePlan, config: VqaConfig, folder: str, known: dict[str, Any], progress: bool) -> EvalResult:
+    model = Clippo.load(checkpoint, device=join_ranks())
+    known |= {"weights_sha256": model.weights_sha256, "render_digest": model.render_digest, "code_digest": code_digest(__name__)}
+    files = [config.train_questions, config.train_annotations, config.questions, config.annotations, *config.vocabulary_annotations]
+    digests = {k: known[k] for k in ("weights_sha256", "render_digest", "code_digest")}
+    wanted = results.inputs_digest(plan, "vqa", **digests, files=file_digest(*files))
+    finished = results.finished_result(folder, wanted)
+    if finished is not None:
+        return finished
+    started = time.monotonic()
+    data = read_data(config, plan.stage.seed)
+    image_px = config.image_px or model.image_px
+    canvas = Canvas(config, data, model, image_px)
+    prepared = time.monotonic()
+    tower = model.tower if image_px == model.image_px else resize_positions(copy.deepcopy(model.tower), image_px)
+    work = storage.join(folder, f"unfinished-{wanted[:16]}")
+    problem = _problem(data, canvas)
+    batch = plan.evaluate.batch_size
+    options = {"seed": plan.stage.seed, "folder": work, "batch_size": batch, "device": model.device, "progress": progress}
+    swept = sweep(tower, problem, config.finetune, **options)
+    chosen = swept.outputs["asked" if "asked" in problem.others else "scored"].argmax(axis=1)
+    said = [data.answers[i] for i in chosen]
+    accuracies = np.array([vqa_accuracy(a, t.answers) for a, t in zip(said, data.truth, strict=True)]) if data.truth else None
+    result = _result(plan, config, data, swept, said, accuracies, known, wanted)
+    if results.is_first_rank():
+        storage.write_text(storage.join(folder, SERVER_FILE), server_results([q.question_id for q in data.asked], said))
+        seconds = {"reading": prepared - started, "fine-tuning": time.monotonic() - prepared}
+        examples = _examples(canvas, data, said, accuracies, plan.stage.seed)
+        results.write_result(folder, result, _predictions(data, said, accuracies), examples, seconds)
+        storage.delete(work)
+    return result
+
+
+class Canvas:
+    """Photos with their questions drawn in, as the tower sees them."""
+
+    def __init__(self, config: VqaConfig, data: VqaData, model: Clippo, image_px: int) -> None:
+        self._compose = question_overlay if config.question_place == "overlay" else question_above
+        self._renderer = Renderer.from_config(replace(model.render, image_px=image_px))
+        trained = {q.image_id for q in [*data.train, *(data.dev if data.dev is not data.asked else [])]}
+        others = {q.image_id for q in data.asked} - trained
+        pictures = find_pictures(config.train_images, trained)
+        if others:
+            pictures |= find_pictures(config.images or config.train_images, others)
+        self.photos = Photos(pictures, image_px)
+
+    def inputs(self, questions: Sequence[Question]) -> Inputs:
+        """The questions as inputs of a tower."""
+        drawn = text_inputs(self._renderer.masks, [question.text for question in questions])
+
+        def batch(indices: np.ndarray) -> torch.Tensor:
+            photos = self.photos.batch(questions[i].image_id for i in indices)
+            return self._compose(photos, drawn.batch(indices))
+
+        return Inputs(len(questions), batch)
+
+
+def _problem(data: VqaData, canvas: Canvas) -> Problem:
+    n_answers = len(data.answers)
+
+    def loss(outputs: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
+        targets = torch.zeros(len(indices), n_answers)
+        for row, i in enumerate(indices):
+            for answer, value in data.targets[i].items():
+                targets[row, answer] = value
+        return binary_cross_entropy_with_logits(outputs, targets.to(outputs.device), reduction="none").sum(dim=1)
+
+    def score(outputs: np.ndarray) -> float:
+        if not data.dev_annotations:
+            return math.nan
+        said = [data.answers[i] for i in outputs.argmax(axis=1)]
+        return float(np.mean([vqa_accuracy(a, t.answers) for a, t in zip(said, data.dev_annotations, strict=True)]))
+
+    return Problem(
+        name="vqa",
+        reads="images",
+        n_outputs=n_answers,
+        activation="gelu",
+        train=canvas.inputs(data.train),
+        loss=loss,
+        scored=canvas.inputs(data.dev),
+        score=score,
+        constant=lambda outputs: is_constant(outputs.argmax(axis=1)),
+        others={} if data.dev is data.asked else {"asked": canvas.inputs(data.asked)},
+    )
+
+
+def _result(
+    plan: EvaluatePlan,
+    config: VqaConfig,
+    data: VqaData,
+    swept: Sweep,
+    said: list[str],
+    accuracies: np.ndarray | None,
+    known: dict[str, Any],
+    wanted: str,
+) -> EvalResult:
+    overall = f"{config.dataset}/overall"
+    fields: dict[str, Any] = {"not_run": {overall: f"the questions have no annotations at hand; {SERVER_FILE} is for the server"}}
+    if accuracies is not None:
+        fields = _numbers(plan, config, data, accuracies) | {"main_metrics": [overall]}
+        notes = [f"degenerate: every answer is {said[0]!r}"] if len(set(said)) == 1 else []
+        notes += [f"{swept.n_collapsed} of {len(swept.trials)} trials collapsed"] if swept.n_collapsed else []
+        fields["flags"] = {overall: "; ".join(notes)} if notes else {}
+    return EvalResult(
+        name="vqa",
+        dataset=config.dataset,
+        split=data.split,
+        protocol=_protocol(config),
+        n_examples=len(data.asked),
+        counts={
+            "questions": len(data.asked),
+            "photos": len({q.image_id for q in data.asked}),
+            "train_questions": len(data.train),
+            "train_questions_without_known_answer": data.n_unanswerable,
+            "answers": len(data.answers),
+            "trials": len(swept.trials),
+            "collapsed_trials": swept.n_collapsed,
+        },
+        **fields,
+        **known,
+        inputs_digest=wanted,
+        is_partial=len(data.asked) < config.expect_questions,
+    )
+
+
+def _numbers(plan: EvaluatePlan, config: VqaConfig, data: VqaData, accuracies: np.ndarray) -> dict[str, Any]:
+    """Values, intervals over photos, priors and counts: overall, by answer type, by question type."""
+    guesses = [data.priors.get(t.question_type, data.priors[""]) for t in data.truth]
+    guessed = np.array([vqa_accuracy(guess, t.answers) for guess, t in zip(guesses, data.truth, strict=True)])
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, annotation in enumerate(data.truth):
+        for name in ("overall", annotation.answer_type.replace("/", "_"), f"question_type/{annotation.question_type}"):
+            members[name].append(i)
+    fields: dict[str, dict[str, Any]] = {k: {} for k in ("metrics", "confidence", "chance", "n_by_metric", "not_run")}
+    for name, chosen in members.items():
+        metric = f"{config.dataset}/{name}"
+        groups = [data.truth[i].image_id for i in chosen]
+        interval = results.bootstrap_interval(accuracies[chosen], plan.evaluate.bootstrap_samples, plan.stage.seed, groups=groups)
+        fields["metrics"][metric] = 100 * float(accuracies[chosen].mean())
+        fields["confidence"][metric] = [100 * bound for bound in interval]
+        fields["chance"][metric] = 100 * float(guessed[chosen].mean())
+        fields["n_by_metric"][metric] = len(chosen)
+    absent = [f"{config.dataset}/{kind}" for kind in ("yes_no", "number", "other") if kind not in members]
+    fields["not_run"] = {metric: "no such question among the scored" for metric in absent}
+    return fields
+
+
+def _protocol(config: VqaConfig) -> str:
+    tuning = config.finetune
+    place = "over the photo's top rows" if config.question_place == "overlay" else "above the shrunken photo"
+    size = f"{config.image_px} px" if config.image_px else "the tower's resolution"
+    stop = f", stopped after {tuning.patience_epochs} epochs without gain on them" if tuning.patience_epochs else ""
+    limit = f", at most {tuning.max_steps} steps" if tuning.max_steps else ""
+    trials = (
+        f"best on the scored questions of {len(tuning.learning_rates)} trials with" if len(tuning.learning_rates) > 1 else "one trial with"
+    )
+    return (
+        f"Question drawn {place}, {size}; answers of at least {config.min_answer_count} questions; soft targets, BCE summed over answers; "
+        f"whole tower fine-tuned with a two-layer GELU head, AdamW, batch {tuning.batch_size}, {tuning.epochs} epochs{stop}{limit}, "
+        f"warm-up {tuning.warmup_share:g}, weight decay {tuning.weight_decay:g}, head rate x{tuning.head_lr_multiplier:g}; {trials} rate "
+        f"{', '.join(f'{lr:g}' for lr in tuning.learning_rates)}; official accuracy; intervals over photos; chance is the most frequent "
+        f"training answer of the question's type."
+    )
+
+
+def _predictions(data: VqaData, said: list[str], accuracies: np.ndarray | None) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "question_id": [q.question_id for q in data.asked],
+        "image_id": [q.image_id for q in data.asked],
+        "question": [q.text for q in data.asked],
+        "answer": said,
+    }
+    if accuracies is not None:
+        columns["truth"] = [t.multiple_choice_answer for t in data.truth]
+        columns["accuracy"] = accuracies.tolist()
+        columns["answer_type"] = [t.answer_type for t in data.truth]
+        columns["question_type"] = [t.question_type for t in data.truth]
+    return columns
+
+
+def _examples(canvas: Canvas, data: VqaData, said: list[str], accuracies: np.ndarray | None, seed: int) -> list[dict[str, Any]]:
+    """Six hits and six misses, with the canvas that the tower sees."""
+    if accuracies is None:
+        return []
+    inputs = canvas.inputs(data.asked)
+    return [
+        {
+            "hit": bool(accuracies[i] >= 0.5),
+            "pictures": [results.picture(inputs.batch(np.array([i]))[0].permute(1, 2, 0).numpy())],
+            "asked": data.asked[i].text,
+            "predicted": said[i],
+            "truth": data.truth[i].multiple_choice_answer,
+        }
+        for i in results.hits_and_misses(accuracies >= 0.5, seed)
+    ]
