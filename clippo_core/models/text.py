@@ -9,6 +9,7 @@ pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a text file.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ def text_encoder(model: ModelConfig, render: RenderConfig) -> Callable[[list[str
 
 
 class TokenEncoder:
-    """SentencePiece tokens of fixed length. Raises NotFoundError or ConfigError for a model file that cannot serve."""
+    """SentencePiece tokens of fixed length. `tokenizer` as in `load_tokenizer`, whose errors it raises."""
 
-    def __init__(self, tokenizer: str, text_tokens: int) -> None:
+    def __init__(self, tokenizer: str | bytes, text_tokens: int) -> None:
         self.tokenizer = tokenizer
         self.text_tokens = text_tokens
         self.processor = load_tokenizer(tokenizer)
@@ -52,27 +53,39 @@ class TokenEncoder:
             row[: len(kept)] = kept
         return tokens
 
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over everything that decides a token."""
+        facts = f"sentencepiece sticky-eos ascii-lower {self.text_tokens} ".encode()
+        return hashlib.sha256(facts + self.processor.serialized_model_proto()).hexdigest()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenEncoder, (self.tokenizer, self.text_tokens)
 
 
-def load_tokenizer(path: str) -> Any:
-    """The SentencePieceProcessor of a model file (local or s3://). Raises NotFoundError; ConfigError for another file, or one without EOS."""
+def load_tokenizer(tokenizer: str | bytes) -> Any:
+    """The SentencePieceProcessor of a model file (path, s3:// address, or its bytes).
+
+    Raises NotFoundError; ConfigError where it is no such file, or has no end-of-sentence piece.
+    """
     from sentencepiece import SentencePieceProcessor
 
+    name = tokenizer if isinstance(tokenizer, str) else "the tokenizer"
     try:
-        local = storage.fetch(path)
+        content = storage.read_bytes(tokenizer) if isinstance(tokenizer, str) else tokenizer
     except NotFoundError as error:
         raise NotFoundError(
-            f"{path}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and mT5's `spiece.model` serve), or make one "
+            f"{name}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and mT5's `spiece.model` serve), or make one "
             f"with clippo_core.models.train_tokenizer."
         ) from error
     try:
-        processor = SentencePieceProcessor(model_file=str(local))
+        if not content:
+            raise RuntimeError("it is empty")
+        processor = SentencePieceProcessor(model_proto=content)
     except (RuntimeError, OSError) as error:
-        raise ConfigError(f"{path} is not a SentencePiece model: {error}") from error
+        raise ConfigError(f"{name} is not a SentencePiece model: {error}") from error
     if processor.eos_id() < 0:
-        raise ConfigError(f"{path} has no end-of-sentence piece; train it with eos_id >= 0, as train_tokenizer does.")
+        raise ConfigError(f"{name} has no end-of-sentence piece; train it with eos_id >= 0, as train_tokenizer does.")
     return processor
 
 

@@ -1,0 +1,289 @@
+"""`Clippo`: embeddings of texts and images from any checkpoint, in two lines.
+
+    model = Clippo.load("clippo_b16_yfcc100m")            a released name, an .npz, an exported .safetensors, or a run's checkpoint
+    model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T        cosines [1, 2]
+
+Preprocessing is the reference's: images squashed to the tower's size (bilinear, without antialias, truncated to uint8), texts drawn as the
+checkpoint was trained. It is not an evaluation (`evaluate/`), and never trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from clippo_core import records, storage
+from clippo_core.config import ModelConfig, RenderConfig, replace
+from clippo_core.data.images import decode_image, fewshot_crop, squash
+from clippo_core.errors import CheckpointError, ConfigError, RenderError
+from clippo_core.models import (
+    Tower,
+    build_tower,
+    load_big_vision,
+    load_weights,
+    normalise,
+    resize_positions,
+    text_encoder,
+)
+from clippo_core.models.text import TokenEncoder
+from clippo_core.released import RELEASED, fetch_released
+from clippo_core.rendering import Renderer
+
+Preprocess = Literal["squash", "fewshot"]
+_FORMAT = 1
+_TOKENIZER = "tokenizer.model"
+
+
+class Clippo:
+    """A tower, what draws (or tokenizes) its texts, and where they run."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        render: RenderConfig,
+        *,
+        weights_sha256: str = "",
+        device: torch.device | str | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        encode_text: Callable[[list[str]], np.ndarray] | None = None,
+        warn_font: bool = False,
+    ) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision is {precision!r}; use 'float32' or 'bfloat16'.")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.tower = tower.to(self.device).eval()
+        self.render = replace(render, image_px=tower.image_px)
+        self.renderer = Renderer.from_config(self.render, warn_font=warn_font)
+        reads_tokens = tower.config.kind in ("one_tower_clip", "two_tower_clip")
+        self.encode_text = encode_text or (text_encoder(tower.config, self.render) if reads_tokens else self.renderer.masks)
+        self.weights_sha256 = weights_sha256 or weights_digest(tower)
+        self.precision = precision
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        device: torch.device | str | None = None,
+        *,
+        image_px: int = 0,
+        fonts: Sequence[str] | None = None,
+        strict_font: bool = False,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> Clippo:
+        """The model of a released name, a big_vision .npz, a single-file .safetensors, or a checkpoint folder (local or s3://).
+
+        device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one resamples the position embeddings.
+        fonts: Unifont .hex files instead of the checkpoint's; released weights saw 9.0.06. strict_font: raise where the fonts differ.
+        precision: `bfloat16` is several times faster on a GPU; embeddings then have about three digits.
+        Raises NotFoundError, CheckpointError, ConfigError, StorageError.
+        """
+        source = str(source)
+        if source in RELEASED:
+            tower, options = _from_npz(fetch_released(source))
+        elif source.endswith(".npz"):
+            tower, options = _from_npz(storage.fetch(source))
+        elif source.endswith(".safetensors"):
+            tower, options = _from_single_file(storage.fetch(source), source)
+        else:
+            tower, options = _from_checkpoint(source)
+        if image_px and image_px != tower.image_px:
+            resize_positions(tower, image_px)
+        render: RenderConfig = options.pop("render")
+        if fonts is not None:
+            render = replace(render, fonts=tuple(fonts))
+        trained_digest = options.pop("render_digest", "")
+        model = cls(tower, replace(render, strict_font=strict_font or render.strict_font), device=device, precision=precision, **options)
+        if trained_digest and not image_px and fonts is None and model.render_digest != trained_digest:
+            warnings.warn(f"{source}: texts are drawn otherwise than in training (fonts or layout rules differ).", stacklevel=2)
+        return model
+
+    @property
+    def image_px(self) -> int:
+        """Height and width of the images that the tower reads, in pixels."""
+        return self.tower.image_px
+
+    @property
+    def render_digest(self) -> str:
+        """sha256 over everything that decides how a text is drawn or tokenized."""
+        return self.encode_text.digest if isinstance(self.encode_text, TokenEncoder) else self.renderer.digest
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> np.ndarray:
+        """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no list of str.
+
+        progress: a bar on stderr; None = where there are many batches and somebody is looking.
+        """
+        return self._texts(self.tower.embed_encoded_text, self.tower.config.embed_dim, texts, batch_size, progress)
+
+    def embed_images(
+        self, images: Sequence[Any], *, preprocess: Preprocess = "squash", batch_size: int = 256, progress: bool | None = None
+    ) -> np.ndarray:
+        """Embeddings of images (PIL image, path, s3:// address, or the bytes of a file), float32 [n, embed_dim], unit rows.
+
+        preprocess: `squash` to the tower's size; `fewshot`: squash larger and cut the middle out. Raises ImageError, naming the image.
+        """
+        return self._images(self.tower.embed, self.tower.config.embed_dim, images, preprocess, batch_size, progress)
+
+    def pooled_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> np.ndarray:
+        """What the tower pools of texts, before its head, float32 [n, width]: features for probes."""
+        return self._texts(self.tower.pooled_encoded_text, self.tower.config.width, texts, batch_size, progress)
+
+    def pooled_images(
+        self, images: Sequence[Any], *, preprocess: Preprocess = "fewshot", batch_size: int = 256, progress: bool | None = None
+    ) -> np.ndarray:
+        """The same of images, float32 [n, width] (big_vision's `img/pre_logits`)."""
+        return self._images(self.tower.pooled, self.tower.config.width, images, preprocess, batch_size, progress)
+
+    def classify(
+        self, images: Sequence[Any], names: Sequence[str], templates: Sequence[str] = ("{}",), *, progress: bool | None = None
+    ) -> np.ndarray:
+        """Zero-shot probabilities, float32 [n_images, n_names]: softmax of logit_scale * cosine with each class's mean prompt.
+
+        templates: sentences with `{}` for the name, used as they are; their embeddings are averaged and made unit length again.
+        """
+        if isinstance(names, str) or not names:
+            raise ConfigError("names must be a list of at least one class name.")
+        bad = next((template for template in templates if "{}" not in template), None)
+        if bad is not None or not templates:
+            raise ConfigError(f"template {bad!r} has no {{}} where the class name goes." if bad is not None else "there is no template.")
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        classes = self.embed_texts(prompts, progress=progress).reshape(len(names), len(templates), -1).mean(axis=1)
+        classes /= np.linalg.norm(classes, axis=1, keepdims=True) + 1e-8
+        logits = self.tower.logit_scale.item() * self.embed_images(images, progress=progress) @ classes.T
+        logits = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as one .safetensors file, weights and everything needed to use them; `Clippo.load` reads it, without pickle."""
+        from safetensors.torch import save
+
+        facts = {
+            "format": _FORMAT,
+            "model": dataclasses.asdict(self.tower.config),
+            "render": dataclasses.asdict(self.render),
+            "render_digest": self.render_digest,
+            "weights_sha256": self.weights_sha256,
+            "warn_font": self.renderer.warn_font,
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tower.named_parameters()}
+        if isinstance(self.encode_text, TokenEncoder):
+            content = self.encode_text.processor.serialized_model_proto()
+            tensors[_TOKENIZER] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+        storage.write_bytes(str(path), save(tensors, {"clippo": json.dumps(facts)}))
+
+    def _texts(self, tower: Any, width: int, texts: Sequence[str], batch_size: int, progress: bool | None) -> np.ndarray:
+        if isinstance(texts, (str, bytes)):
+            raise RenderError(f"texts is one {type(texts).__name__}; pass a list of str.")
+        texts = list(texts)
+        batches = (self.encode_text(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size))
+        return self._run(tower, width, batches, len(texts), batch_size, "texts", progress)
+
+    def _images(self, tower: Any, width: int, images: Sequence[Any], preprocess: str, batch_size: int, progress: bool | None) -> np.ndarray:
+        if isinstance(images, (str, bytes, Path)):
+            raise ConfigError(f"images is one {type(images).__name__}; pass a list of images.")
+        if preprocess not in ("squash", "fewshot"):
+            raise ConfigError(f"preprocess is {preprocess!r}; use 'squash' or 'fewshot'.")
+        resize = squash if preprocess == "squash" else fewshot_crop
+
+        def prepare(numbered: tuple[int, Any]) -> np.ndarray:
+            position, image = numbered
+            name = str(image) if isinstance(image, (str, Path)) else f"image {position}"
+            return resize(decode_image(image, name), self.image_px).transpose(2, 0, 1)
+
+        def batches(pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+            numbered = list(enumerate(images))
+            ahead = [pool.submit(prepare, one) for one in numbered[:batch_size]]
+            for start in range(0, len(numbered), batch_size):
+                # The next batch is decoded while this one is embedded.
+                after = numbered[start + batch_size : start + 2 * batch_size]
+                ahead, now = [pool.submit(prepare, one) for one in after], ahead
+                yield np.stack([one.result() for one in now])
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return self._run(tower, width, batches(pool), len(images), batch_size, "images", progress)
+
+    @torch.inference_mode()
+    def _run(
+        self, tower: Any, width: int, batches: Iterator[np.ndarray], n: int, batch_size: int, what: str, progress: bool | None
+    ) -> np.ndarray:
+        from tqdm import tqdm
+
+        found = np.empty((n, width), np.float32)
+        show = progress if progress is not None else n > 4 * batch_size and sys.stderr.isatty()
+        done = 0
+        with (
+            tqdm(total=n, desc=what, unit="", disable=not show) as bar,
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
+        ):
+            for batch in batches:
+                given = torch.from_numpy(batch).to(self.device)
+                found[done : done + len(batch)] = tower(normalise(given) if what == "images" else given).float().cpu().numpy()
+                done += len(batch)
+                bar.update(len(batch))
+        return found
+
+
+def weights_digest(tower: torch.nn.Module) -> str:
+    """sha256 (hex) over names, shapes and values of a tower's parameters."""
+    total = hashlib.sha256()
+    for name, value in sorted(tower.named_parameters()):
+        total.update(f"{name} {tuple(value.shape)} ".encode())
+        total.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _from_npz(path: Path) -> tuple[Tower, dict[str, Any]]:
+    """A big_vision file holds no render config: the reference layout at its own size, with a word where the fonts differ."""
+    tower = load_big_vision(path)
+    return tower, {"render": RenderConfig(image_px=tower.image_px), "weights_sha256": storage.sha256_file(path), "warn_font": True}
+
+
+def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("clippo", "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{source} is not a safetensors file, or is cut ({error}); export it again.") from error
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{source} was not written by Clippo.save (no `clippo` in its header). A timm ViT becomes usable with "
+            f"`python -m clippo_core convert --image-only`."
+        )
+    model = records.from_dict(ModelConfig, facts["model"])
+    render = records.from_dict(RenderConfig, facts["render"])
+    options = {name: facts[name] for name in ("render_digest", "weights_sha256", "warn_font")}
+    if _TOKENIZER in weights:
+        options["encode_text"] = TokenEncoder(weights.pop(_TOKENIZER).numpy().tobytes(), model.text_tokens)
+    return _tower_of(model, render, weights, source), {"render": render, **options}
+
+
+def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
+    from clippo_core.engine.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(source)
+    tower = _tower_of(checkpoint.model, checkpoint.render, checkpoint.weights(), checkpoint.uri)
+    options = {"weights_sha256": checkpoint.info.weights_sha256, "render_digest": checkpoint.progress.render_digest}
+    return tower, {"render": checkpoint.render, **options}
+
+
+def _tower_of(model: ModelConfig, render: RenderConfig, weights: dict[str, torch.Tensor], source: str) -> Tower:
+    embedding = weights.get("token_embed.weight", weights.get("text.token_embed.weight"))
+    vocab_size = len(embedding) if embedding is not None else 0
+    # Built without drawing initial weights, and without reading those it once started from.
+    tower = build_tower(model, render.image_px, device="meta", vocab_size=vocab_size)
+    tower.to_empty(device="cpu")
+    load_weights(tower, weights, source)
+    return tower
