@@ -150,8 +150,7 @@ def plain_reason(verdict: Verdict) -> str:
     """The verdict's reason without the leading word that the page prints itself."""
     for word in ("Promoted:", "Not promoted:"):
         if verdict.reason.startswith(word):
-            rest = verdict.reason[len(word) :].strip()
-            return rest[:1].upper() + rest[1:]
+            return verdict.reason[len(word) :].strip()
     return verdict.reason
 
 

@@ -53,6 +53,8 @@ class Figure:
     svg: str
     """Markup that is safe to insert as it is."""
     caption: str = ""
+    is_wide: bool = False
+    """Takes the page's whole width."""
 
 
 def training_figures(records: list[dict[str, Any]]) -> list[Figure]:
@@ -67,6 +69,7 @@ def training_figures(records: list[dict[str, Any]]) -> list[Figure]:
             steps,
             {"positive_similarity": "matching", "negative_similarity": "others, mean"},
         ),
+        _curves("accuracy", "Own pair ranked first in its batch", "share, 0 to 1", steps, {"accuracy": ""}, from_zero=True),
         _curves("logit-scale", "Logit scale", "exp(t)", steps, {"logit_scale": ""}),
         _curves("learning-rate", "Learning rate", "learning rate", steps, {"lr": ""}, from_zero=True),
         _curves("speed", "Training speed", "pairs per second", steps, {"pairs_per_second": ""}, from_zero=True),
@@ -114,32 +117,29 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
         alt = f"{title}: {ends}, {len(languages)} languages"
         svg = _svg(figure, f"languages-{kind[:3]}", alt)
     note = f"n = {n} queries a language; whiskers: 95 % bootstrap interval." if any(bounds) else f"n = {n} queries a language."
-    return Figure(f"languages-{kind[:3]}", title, svg, note)
+    return Figure(f"languages-{kind[:3]}", title, svg, note, is_wide=many)
 
 
-def modality_gap_figure(image_features: np.ndarray, text_features: np.ndarray, gap: float) -> Figure:
-    """Two clouds of matched embeddings [n, d] on their first two principal components, a line between each pair, the gap in the title."""
-    n = len(image_features)
-    both = np.concatenate([image_features, text_features]).astype(np.float64)
-    centred = both - both.mean(0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2] * np.sign(directions[:2, np.abs(directions[:2]).argmax(1)].diagonal())[:, None]  # a sign that never flips
-    points = centred @ directions.T
-    explained = singular[:2] ** 2 / max(float((singular**2).sum()), 1e-300) * 100
+def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.ndarray, gap: float, note: str = "") -> Figure:
+    """Two clouds of matched points [n, 2] on the first two principal components, a line between each pair, the gap in the title.
+
+    explained: [2] the components' shares of the variance, 0..1 (see `gather.principal_plane`).
+    """
+    n = len(photos)
     with _style():
         from matplotlib.collections import LineCollection
 
         figure, axes = _axes(5.6, 4.2)
-        axes.add_collection(LineCollection(list(zip(points[:n], points[n:], strict=True)), colors=SOFT, linewidths=0.5, alpha=0.35))
-        axes.scatter(points[:n, 0], points[:n, 1], s=13, color=SERIES[0], marker="o", linewidths=0, label="photos")
-        axes.scatter(points[n:, 0], points[n:, 1], s=16, color=SERIES[1], marker="^", linewidths=0, label="drawn texts")
+        axes.add_collection(LineCollection(list(zip(photos, texts, strict=True)), colors=SOFT, linewidths=0.5, alpha=0.35))
+        axes.scatter(photos[:, 0], photos[:, 1], s=13, color=SERIES[0], marker="o", linewidths=0, label="photos")
+        axes.scatter(texts[:, 0], texts[:, 1], s=16, color=SERIES[1], marker="^", linewidths=0, label="drawn texts")
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set_xlabel(f"1st principal component ({explained[0]:.0f} % of the variance)")
-        axes.set_ylabel(f"2nd ({explained[1]:.0f} %)")
+        axes.set_xlabel(f"1st principal component ({100 * explained[0]:.0f} % of the variance)")
+        axes.set_ylabel(f"2nd ({100 * explained[1]:.0f} %)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
         title = f"Modality gap {digits.value(gap)}"
         svg = _svg(figure, "modality-gap", f"{title}: embeddings of {n} photos and their texts as two clouds")
-    return Figure("modality-gap", title, svg, f"n = {n} matched pairs; gap = distance of the two clouds' means, 0 to 2.")
+    return Figure("modality-gap", title, svg, f"n = {n} matched pairs; gap = distance of the two clouds' means, 0 to 2. {note}".strip())
 
 
 def comparison_figure(rows: list[Row]) -> Figure | None:
@@ -170,7 +170,7 @@ def comparison_figure(rows: list[Row]) -> Figure | None:
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
         svg = _svg(figure, "comparison", f"{len(shown)} main metrics with intervals beside chance" + (" and the paper" if paper else ""))
     note = "The paper's dot stands only where its metric and benchmark are the very same." if paper else ""
-    return Figure("comparison", "Main metrics", svg, note)
+    return Figure("comparison", "Main metrics", svg, note, is_wide=True)
 
 
 def _loss_figure(steps: list[dict[str, Any]]) -> Figure | None:

@@ -9,6 +9,7 @@ stands in `templates/`.
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,13 @@ def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
     return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
+def breakable(name: object) -> Markup:
+    """A metric's or a setting's name, escaped, that may be broken after `/`, `_` and `.`."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/_.])", r"\1<wbr>", str(escape(name))))  # noqa: S704
+
+
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -60,5 +68,6 @@ def _environment() -> Environment:
         duration=digits.duration,
         size=digits.size,
         shorten=shorten,
+        breakable=breakable,
     )
     return environment

@@ -86,4 +86,4 @@ def patch_figure(components: np.ndarray, shares: np.ndarray) -> Figure:
     caption = (
         f"{height} × {width} px × 3 colours each; under a tile its share of the variance, together {total:.1f} %. Signs are arbitrary."
     )
-    return Figure("patch-kernel", f"First {n} components of the patch kernel", svg, caption)
+    return Figure("patch-kernel", f"First {n} components of the patch kernel", svg, caption, is_wide=True)

@@ -89,22 +89,24 @@ def rows_of(result: EvalResult, config: RunConfig | None = None, published: Publ
 
 
 def differences(result: EvalResult, config: RunConfig | None, paper_metric: str = "") -> str:
-    """In what a result differs from the paper's CLIPPO B/16 on the whole benchmark, in a few words."""
+    """In what a result differs from the paper's CLIPPO B/16 on the whole benchmark, in a few words; `recipe.py` has every setting."""
     words = []
     if paper_metric:
-        words.append(f"another task ({result.dataset}, not {paper_metric.split('/')[0]})")
+        words.append(f"task ({result.dataset})")
     elif result.is_partial:
         words.append("part of the benchmark")
     words.append("training data")
     if config is not None:
         model, train = config.model, config.train
-        if model.kind != "clippo":
-            words.append(f"model ({model.kind})")
-        if (model.width, model.depth) != PAPER_WIDTH_DEPTH:
-            words.append(f"tower (width {model.width}, depth {model.depth})")
-        if config.render.image_px != 224:
-            words.append(f"{config.render.image_px} px")
-        words.append(f"{digits.count(train.steps)} steps of {digits.count(train.batch_pairs)} pairs")
+        paper_steps, paper_pairs = 250_000, 10_240
+        found = {
+            "model": model.kind != "clippo",
+            "tower": (model.width, model.depth) != PAPER_WIDTH_DEPTH,
+            f"{config.render.image_px} px": config.render.image_px != 224,
+            "steps": train.steps < paper_steps,
+            "batch": train.batch_pairs != paper_pairs,
+        }
+        words += [word for word, holds in found.items() if holds]
     return ", ".join(words)
 
 

@@ -36,7 +36,8 @@ PARTS_CSS = """
 .page *{box-sizing:border-box}
 .page h1{font-size:1.75rem;line-height:1.2;margin:0 0 .3em}
 .page h2{font-size:1.3rem;line-height:1.3;margin:2.2em 0 .5em;padding-top:.6em;border-top:1px solid var(--line)}
-.page h3{font-size:1.05rem;margin:1.6em 0 .4em}
+.page h3{font-size:1.08rem;margin:1.6em 0 .4em}
+.page h4{font-size:.95rem;margin:1.1em 0 .3em}
 .page p{margin:.5em 0}
 .soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .small{font-size:.85rem}
@@ -50,7 +51,7 @@ PARTS_CSS = """
 .figure figcaption{font-weight:600;margin-bottom:.4em}
 .figure p{font-size:.85rem;color:var(--soft);margin:.2em 0}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:4px 28px}
-.figures .figure{margin:.7em 0}
+.figures .figure{margin:.7em 0;min-width:0}.figures .figure.wide{grid-column:1/-1}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;margin:16px 0;padding:0}
 .facts div{background:var(--panel);border-radius:6px;padding:8px 12px}
 .facts dt{font-size:.8rem;color:var(--soft)}
@@ -63,6 +64,10 @@ PARTS_CSS = """
 .page thead th{font-size:.8rem;color:var(--soft);font-weight:600;vertical-align:bottom}
 .page .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-right:16px}
 .page tbody th{font-weight:400}
+.page td.num .small{white-space:normal}
+.metrics{min-width:760px;table-layout:fixed}
+.metrics th:nth-child(1){width:27%}.metrics th:nth-child(2){width:15%}.metrics th:nth-child(3){width:11%}
+.metrics th:nth-child(4){width:19%}.metrics th:nth-child(5){width:9%}
 .page tr.group th{padding-top:1.3em;font-weight:600;border-bottom-color:var(--soft)}
 .page tr.group p{font-weight:400;margin:.2em 0}
 .page code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
