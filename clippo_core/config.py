@@ -374,6 +374,9 @@ class ImagenetConfig:
     """Expected number of classes; another count is an error."""
     expect_images: int = 50_000
     """Expected number of validation images; fewer makes the result partial."""
+    multi_labels: str = ""
+    """JSON list of the right classes of each image, in the order of the file names (ReaL's real.json), or {file name: classes}; empty =
+    the any-correct accuracy is not given."""
 
 
 @dataclass(frozen=True)

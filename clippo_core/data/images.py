@@ -27,8 +27,8 @@ MAX_PIXELS = 64_000_000
 """Pictures with more pixels than this are refused on sight of their header: 192 MB once decoded."""
 MAX_BYTES = 256 * 2**20
 """Files longer than this are refused unread."""
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are opened; none of them calls another program."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats that are opened; none of them calls another program. PIL's JPEG reader opens MPO, too; asked for by name, MPO is a KeyError."""
 
 
 def decode_image(source: bytes | str | Path | Image.Image, name: str = "") -> np.ndarray:

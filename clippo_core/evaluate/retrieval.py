@@ -1,0 +1,160 @@
+"""Image-text retrieval on COCO or Flickr30k: recall@1, 5, 10 in both directions.
+
+    image to text   hit if any of the image's captions is among the first k of all captions
+    text to image   hit if the caption's image is among the first k images
+
+big_vision evaluators/proj/image_text/retrieval.py: every caption counts, not the first five; pictures squashed to the tower's size. The
+published numbers are of Karpathy's test split (5,000 and 1,000 images); another number of images is refused, or partial. Karpathy's json
+and COCO's own are read. It is not recall in the sense of "share of the five captions found".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clippo_core.config import RetrievalConfig
+from clippo_core.data.images import read_image_bytes
+from clippo_core.data.pairs import PhotoRecord
+from clippo_core.data.photo_sources import coco_records, karpathy_records
+from clippo_core.errors import DataError, EvaluationError
+from clippo_core.evaluate import metrics, results
+from clippo_core.evaluate.embed import Pictures
+from clippo_core.evaluate.prompts import load_json
+from clippo_core.evaluate.session import Session, evaluate, example_picture, score_recall
+from clippo_core.records import EvalResult, EvaluatePlan
+
+
+def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
+    """Evaluate `checkpoint` as plan.evaluate.retrieval says, and write the result below plan.stage.root; a finished one is returned.
+
+    Metrics: i2t_recall@1|5|10, t2i_recall@1|5|10, i2t_tie_share, t2i_tie_share. Data and protocol errors become a result with its
+    `failure`.
+    """
+    return evaluate("retrieval", checkpoint, plan, progress, _evaluate, lambda config: [config.annotations, config.images])
+
+
+def _evaluate(session: Session) -> None:
+    config: RetrievalConfig = session.config
+    records = _records(config)
+    session.check_size(len(records), f"split {config.split or 'all'} of {config.annotations}", limited=bool(config.limit))
+    texts = [text for record in records for text in record.texts]
+    n_texts = np.array([len(record.texts) for record in records])
+    image_of_text = np.repeat(np.arange(len(records)), n_texts)
+    session.fields |= {
+        "split": config.split,
+        "protocol": (
+            f"Every caption a query and in the gallery, any of an image's captions a hit, ties last, pictures squashed to "
+            f"{session.model.image_px} px."
+        ),
+        "n_examples": len(records),
+        "main_metrics": [f"{config.dataset}/i2t_recall@1", f"{config.dataset}/t2i_recall@1"],
+        "counts": {
+            "images": len(records),
+            "texts": len(texts),
+            "fewest_texts_an_image": int(n_texts.min()),
+            "most_texts_an_image": int(n_texts.max()),
+        },
+    }
+    with session.timed("images"):
+        images = session.store.pictures(record_pictures(records)).features
+    with session.timed("texts"):
+        text_features = session.store.texts(texts)
+    with session.timed("scoring"):
+        forward, backward = metrics.retrieval_ranks(images, text_features, image_of_text)
+        score_recall(session, "i2t", forward, len(texts), n_texts, np.arange(len(records)))
+        score_recall(session, "t2i", backward, len(records), np.ones(1), image_of_text)
+    session.predictions = predictions(records, image_of_text, texts, forward, backward)
+    session.examples = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward)
+
+
+def record_pictures(records: Sequence[PhotoRecord]) -> Pictures:
+    """The pictures of records."""
+    return Pictures([record.image for record in records], lambda i: read_image_bytes(records[i].image))
+
+
+def usable(records: Sequence[PhotoRecord], where: str, limit: int = 0) -> list[PhotoRecord]:
+    """The first `limit` (0 = all) records, as a benchmark needs them: no gaps, no key twice. Raises DataError or EvaluationError."""
+    records = list(records)[: limit or None]
+    if not records:
+        raise EvaluationError(f"{where} has no image; check the split and the languages.")
+    for record in records:
+        if record.problem:
+            raise DataError(f"{where}: {record.problem}; a benchmark with a gap is another benchmark, so restore the file.")
+        if not record.texts or not all(isinstance(text, str) for text in record.texts):
+            raise DataError(f"{where}: image {record.key} has no caption, or one that is no text.")
+    keys = [record.key for record in records]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{where}: image {twice} is listed twice; its captions would count as wrong answers for each other.")
+    return records
+
+
+def predictions(
+    records: Sequence[PhotoRecord], image_of_text: np.ndarray, texts: Sequence[str], forward: metrics.Ranking, backward: metrics.Ranking
+) -> dict[str, list[Any]]:
+    """One row a query of either direction."""
+    keys = [record.key for record in records]
+    return {
+        "direction": ["i2t"] * len(keys) + ["t2i"] * len(texts),
+        "key": keys + [keys[i] for i in image_of_text],
+        "query": keys + list(texts),
+        "rank": [*forward.ranks.tolist(), *backward.ranks.tolist()],
+        "tied": [*forward.tied.tolist(), *backward.tied.tolist()],
+        "retrieved": [texts[i] for i in forward.top] + [keys[i] for i in backward.top],
+    }
+
+
+def examples(
+    seed: int,
+    records: Sequence[PhotoRecord],
+    image_of_text: np.ndarray,
+    texts: Sequence[str],
+    forward: metrics.Ranking,
+    backward: metrics.Ranking,
+) -> list[dict[str, Any]]:
+    """Three hits and three misses of each direction. Pictures: the query's, or the retrieved one and then the right one."""
+    found = []
+    for i in results.hits_and_misses(forward.ranks == 1, seed, each=3):
+        found.append(
+            {
+                "hit": bool(forward.ranks[i] == 1),
+                "pictures": [_example(records[i])],
+                "asked": "Which of all captions describes this picture?",
+                "predicted": texts[forward.top[i]],
+                "truth": records[i].texts[0],
+            }
+        )
+    for i in results.hits_and_misses(backward.ranks == 1, seed, each=3):
+        retrieved, right = records[backward.top[i]], records[image_of_text[i]]
+        found.append(
+            {
+                "hit": bool(backward.ranks[i] == 1),
+                "pictures": [_example(record) for record in dict.fromkeys((retrieved, right))],
+                "asked": f"Which picture shows: {texts[i]}",
+                "predicted": f"picture {retrieved.key}",
+                "truth": f"picture {right.key}",
+            }
+        )
+    return sorted(found, key=lambda example: not example["hit"])
+
+
+def _example(record: PhotoRecord) -> str:
+    return example_picture(read_image_bytes(record.image))
+
+
+def _records(config: RetrievalConfig) -> list[PhotoRecord]:
+    """The split's images with all their captions, from either json."""
+    content = load_json(config.annotations)
+    if not isinstance(content, dict):
+        raise DataError(f"{config.annotations} is neither Karpathy's json nor COCO's; it holds a {type(content).__name__}.")
+    where = f"{config.annotations} (split {config.split or 'all'})"
+    if "annotations" in content:
+        return usable(list(coco_records(config.annotations, config.images)), where, config.limit)
+    found = list(karpathy_records(config.annotations, config.images, config.split))
+    if not found:
+        known = sorted({str(image.get("split")) for image in content.get("images", []) if isinstance(image, dict)})
+        raise EvaluationError(f"{config.annotations} has no split {config.split!r}; it has {', '.join(known)}.")
+    return usable(found, where, config.limit)
