@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL.Image
 import torch
 
 from clippo_core import records, storage
@@ -104,7 +105,8 @@ class Clippo:
             render = replace(render, fonts=tuple(fonts))
         trained_digest = options.pop("render_digest", "")
         model = cls(tower, replace(render, strict_font=strict_font or render.strict_font), device=device, precision=precision, **options)
-        if trained_digest and not image_px and fonts is None and model.render_digest != trained_digest:
+        draws = not isinstance(model.encode_text, TokenEncoder)
+        if draws and trained_digest and not image_px and fonts is None and model.render_digest != trained_digest:
             warnings.warn(f"{source}: texts are drawn otherwise than in training (fonts or layout rules differ).", stacklevel=2)
         return model
 
@@ -209,6 +211,7 @@ class Clippo:
                 ahead, now = [pool.submit(prepare, one) for one in after], ahead
                 yield np.stack([one.result() for one in now])
 
+        PIL.Image.init()  # Pillow's plugins are not safe to load from several threads
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return self._run(tower, width, batches(pool), len(images), batch_size, "images", progress)
 

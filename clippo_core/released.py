@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from clippo_core.errors import ConfigError, StorageError
+from clippo_core.published import Published, published_of
 from clippo_core.storage import sha256_file
 
 BASE_URL = "https://storage.googleapis.com/big_vision/clippo"
@@ -41,24 +42,45 @@ class Released:
     data: str
     """What it was trained on."""
     steps: int
-    model: str
-    """The row of the authors' table, as `published.json` names it."""
+    row: tuple[str, str]
+    """Model and data of its row in the authors' table, as `published.json` names them."""
 
     @property
     def url(self) -> str:
         """Its address."""
         return f"{BASE_URL}/{self.name}.npz"
 
+    @property
+    def results(self) -> list[Published]:
+        """What the authors published about it."""
+        return published_of(*self.row)
 
+
+_FROM_SCRATCH, _FROM_I21K = "CLIPPO B/16", "CLIPPO B/16, I21k init"
 RELEASED: dict[str, Released] = {
-    released.name: released
-    for released in (
-        Released("clippo_b16_yfcc100m", "YFCC-100M", 250_000, "CLIPPO"),
-        Released("clippo_b16_yfcc100m_i21k_init", "YFCC-100M, from ImageNet-21k weights", 250_000, "CLIPPO I21k init"),
-        Released("clippo_b16_yfcc100m_i21k_init_25c4", "75 % YFCC-100M, 25 % C4, from ImageNet-21k weights", 333_000, "CLIPPO I21k init"),
-        Released("clippo_b16_yfcc100m_i21k_init_50c4", "50 % YFCC-100M, 50 % C4, from ImageNet-21k weights", 500_000, "CLIPPO I21k init"),
-        Released("clippo_b16_yfcc100m_i21k_init_75c4", "25 % YFCC-100M, 75 % C4, from ImageNet-21k weights", 500_000, "CLIPPO I21k init"),
-        Released("clippo_b16_100c4", "C4 alone", 250_000, "CLIPPO"),
+    name: Released(name, data, steps, row)
+    for name, data, steps, row in (
+        ("clippo_b16_yfcc100m", "YFCC-100M", 250_000, (_FROM_SCRATCH, "YFCC-100M")),
+        ("clippo_b16_yfcc100m_i21k_init", "YFCC-100M, from ImageNet-21k weights", 250_000, (_FROM_I21K, "YFCC-100M")),
+        (
+            "clippo_b16_yfcc100m_i21k_init_25c4",
+            "75 % YFCC-100M and 25 % C4, from ImageNet-21k weights",
+            333_000,
+            (_FROM_I21K, "YFCC-100M + 25% C4"),
+        ),
+        (
+            "clippo_b16_yfcc100m_i21k_init_50c4",
+            "half YFCC-100M, half C4, from ImageNet-21k weights",
+            500_000,
+            (_FROM_I21K, "YFCC-100M + 50% C4"),
+        ),
+        (
+            "clippo_b16_yfcc100m_i21k_init_75c4",
+            "25 % YFCC-100M and 75 % C4, from ImageNet-21k weights",
+            500_000,
+            (_FROM_I21K, "YFCC-100M + 75% C4"),
+        ),
+        ("clippo_b16_100c4", "C4 alone", 250_000, (_FROM_SCRATCH, "C4")),
     )
 }
 """Released checkpoints by name."""

@@ -93,30 +93,21 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
     """Train a SentencePiece unigram model from `texts` into the file `path`; ids as T5's: pad 0, EOS 1, unknown 2, no BOS.
 
     A corpus too small for `vocab_size` gives fewer pieces. Rare characters become bytes, so that no text is one unknown piece (which would
-    make a tokenizer look short). Texts are lower-cased as `TokenEncoder` does. Returns `path`.
+    make a tokenizer look short). Texts are lower-cased as `TokenEncoder` does. Returns `path`. Raises ConfigError where no model comes out.
     """
     import io
 
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=(text.translate(_ASCII_LOWER) for text in texts if text.strip()),
-        model_writer=model,
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        model_type="unigram",
-        byte_fallback=True,
-        character_coverage=0.9995,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-        num_threads=1,
-        input_sentence_size=2_000_000,
-        max_sentence_length=16_384,
-    )
+    settings = {"model_type": "unigram", "byte_fallback": True, "character_coverage": 0.9995, "hard_vocab_limit": False}
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    limits = {"input_sentence_size": 2_000_000, "max_sentence_length": 16_384, "num_threads": 1, "minloglevel": 2}
+    sentences = (text.translate(_ASCII_LOWER) for text in texts if text.strip())
+    try:
+        SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, vocab_size=vocab_size, **settings, **ids, **limits)
+    except RuntimeError as error:
+        raise ConfigError(f"no tokenizer of {vocab_size} pieces comes out of this text: {error}") from error
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(model.getvalue())
