@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clippo_core.errors import RenderError
-from clippo_core.rendering.font import CELL_PX, Font
+from clippo_core.rendering.font import CELL_PX
 
 MAX_CODE_POINTS = 768
 """Code points of a text that are looked at; the rest is cut before anything else is done."""
@@ -32,7 +32,7 @@ class Metrics:
     """Where each glyph's columns lie in the font's flat cell array, and how many there are."""
 
     start: NDArray[np.int32]
-    """[slots] index of the first column in `font.cells.ravel()`."""
+    """[slots] index of the first column in the flat cells."""
     width: NDArray[np.int32]
     """[slots] columns, 1 to 16."""
 
@@ -51,12 +51,13 @@ class Placed:
     """[glyphs] row on the page, ascending within a text; at or beyond the page's rows: not drawn."""
 
 
-def measure(font: Font, monospace: bool = False, spacing: int = 1, min_width: int = 4) -> Metrics:
-    """Trimmed glyphs: `spacing` blank columns kept on the left where the cell has them, at least `min_width` columns, 16 if `monospace`."""
-    at = np.arange(len(font.cells), dtype=np.int32) * CELL_PX
+def measure(cells: NDArray[np.uint16], monospace: bool = False, spacing: int = 1, min_width: int = 4) -> Metrics:
+    """Trimmed glyphs of cells [slots, 16]: `spacing` blank columns kept on the left where the cell has them, at least `min_width` columns;
+    16 if `monospace`."""
+    at = np.arange(len(cells), dtype=np.int32) * CELL_PX
     if monospace:
         return Metrics(at, np.full(len(at), CELL_PX, np.int32))
-    ink = font.cells != 0
+    ink = cells != 0
     has_ink = ink.any(axis=1)
     first = np.where(has_ink, ink.argmax(axis=1), 0)
     last = np.where(has_ink, CELL_PX - 1 - ink[:, ::-1].argmax(axis=1), 0)

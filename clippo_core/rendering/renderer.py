@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from clippo_core.errors import RenderError
 from clippo_core.rendering import layout as reference
 from clippo_core.rendering.draw import ROW_PX, expand_numpy
 from clippo_core.rendering.font import N_CODE_POINTS, changed_code_points, load_fonts
+from clippo_core.rendering.shaping import SHAPING_VERSION, Shaper
 
 CHUNK_CODE_POINTS = 8192
 """Texts are laid out in chunks of about this many code points, so that the arrays stay in the cache."""
@@ -38,7 +40,7 @@ class Census:
     drawn_rows: NDArray[np.int64]
     """Rows of the page that it fills: rows, or the page's if it needs more."""
     cut_glyphs: NDArray[np.int64]
-    """Code points beyond the page or beyond the 768th."""
+    """Code points beyond the page or beyond the 768th; in the shaped layout a base with its marks counts once."""
     missing_glyphs: NDArray[np.int64]
     """Code points, of the first 768, for which the font has no glyph."""
 
@@ -73,14 +75,13 @@ class Renderer:
         *,
         warn_font: bool = False,
     ) -> None:
-        if layout == "shaped":
-            raise RenderError("the shaped layout is not built yet")
         self.config = RenderConfig(image_px, layout, monospace, tuple(str(path) for path in fonts or ()), strict_font)
         self.warn_font = warn_font
         self._font = load_fonts(self.config.fonts)
-        self._metrics = reference.measure(self._font, monospace)
+        self._metrics = reference.measure(self._font.cells, monospace)
         self._slots = reference.lower_ascii(self._font.slots)
         self._columns = self._font.cells.reshape(-1)
+        self._shaper = Shaper(self._font, image_px, monospace) if layout == "shaped" else None
         self._changed: NDArray[np.bool_] | None = None
         if self._font.is_shipped and (strict_font or warn_font):
             self._changed = np.zeros(N_CODE_POINTS, bool)
@@ -122,7 +123,7 @@ class Renderer:
         """sha256 (hex) over everything that decides a pixel: layout rules, fonts, page."""
         facts = {
             "layout": self.layout,
-            "version": reference.LAYOUT_VERSION,
+            "version": reference.LAYOUT_VERSION if self._shaper is None else [SHAPING_VERSION, unicodedata.unidata_version],
             "fonts": self.fonts_sha256,
             "image_px": self.image_px,
             "monospace": self.monospace,
@@ -134,7 +135,7 @@ class Renderer:
         cut = reference.cut_texts(texts)
         masks = np.zeros((len(cut), self.image_px // ROW_PX, self.image_px), np.uint16)
         for begin, end in _chunks(cut):
-            placed, columns = self._place(cut[begin:end], begin)
+            placed, columns = self._place(cut[begin:end], begin, masks.shape[1])
             reference.draw_columns(placed, columns, masks[begin:end])
         return masks
 
@@ -152,20 +153,26 @@ class Renderer:
         page_rows = self.image_px // ROW_PX
         rows, cut_glyphs, missing = (np.zeros(len(cut), np.int64) for _ in range(3))
         for begin, end in _chunks(cut):
-            placed, _ = self._place(cut[begin:end], begin)
+            placed, _ = self._place(cut[begin:end], begin, reference.MAX_CODE_POINTS)
             np.maximum.at(rows, placed.text + begin, placed.row + 1)
             cut_glyphs[begin:end] = np.bincount(placed.text[placed.row >= page_rows], minlength=end - begin)
             points, lengths = reference.code_points(cut[begin:end])
             text = np.repeat(np.arange(begin, end), lengths)
-            missing += np.bincount(text[self._slots[points] == 0], minlength=len(cut))
-        cut_glyphs += [len(text) - len(short) for text, short in zip(texts, cut, strict=True)]
+            is_missing = self._slots[points] == 0 if self._shaper is None else self._shaper.slots[points] == self._shaper.box
+            missing += np.bincount(text[is_missing], minlength=len(cut))
+        cut_glyphs += np.array([len(text) - len(short) for text, short in zip(texts, cut, strict=True)], np.int64)
         return Census(rows, np.minimum(rows, page_rows), cut_glyphs, missing)
 
-    def _place(self, cut: Sequence[str], first: int) -> tuple[reference.Placed, NDArray[np.uint16]]:
-        """Layout of a chunk, and the flat columns that it points into; `first` is its first text's position, for errors."""
+    def _place(self, cut: Sequence[str], first: int, max_rows: int) -> tuple[reference.Placed, NDArray[np.uint16]]:
+        """Layout of a chunk, and the flat columns that it points into; `first` is its first text's position, for errors.
+
+        The shaped layout stops at `max_rows`.
+        """
         points, lengths = reference.code_points(cut)
         if self._changed is not None:
             self._mind_changes(points, lengths, first)
+        if self._shaper is not None:
+            return self._shaper.place(cut, points, lengths, max_rows)
         return reference.place(self._slots[points], lengths, self._metrics, self.image_px), self._columns
 
     def _mind_changes(self, points: NDArray[np.uint32], lengths: NDArray[np.int64], first: int) -> None:

@@ -1,0 +1,226 @@
+"""The shaped layout (opt-in): texts as their readers write them, as far as a bitmap font can.
+
+    NFC · newline breaks the row, words wrap · right-to-left order (bidi.py) · Arabic forms that join (joining.py) · marks laid over their
+    base with Unifont's offsets · zero-width characters removed · a box for what the font lacks
+
+A text of plain letters goes the vectorised way: code point -> cell. Only a text with marks, right-to-left letters or controls is taken
+apart character by character. Indic vowel signs stand in their places, for Unifont's cells are made to be overlaid; conjuncts are not
+formed: the font has none, and the virama stays visible. It is not the reference layout, and never replaces it silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clippo_core.rendering import bidi, wrapping
+from clippo_core.rendering.font import CELL_PX, NO_MARK, Font
+from clippo_core.rendering.joining import join
+from clippo_core.rendering.layout import Placed, lower_ascii, measure
+
+SHAPING_VERSION = 1
+"""Raised with any change of the shaped layout's pixels; part of the render digest."""
+MAX_MARKS = 4
+"""Marks drawn over one base; more are left out."""
+COMPLEX, IGNORED = 64, 128
+"""Flags of a code point that needs more than its own cell, and of one that is never drawn; beside the flags of `wrapping`."""
+ZERO_WIDTH_SPACE = "\u200b"
+MAX_CACHED_CLUSTERS = 65_536
+
+_BOX = [0, 0x3FFC, *[0x2004] * 4, 0x3FFC, 0]
+"""Column masks of the box for missing glyphs: 8 px wide, rows 2 to 13."""
+_IGNORABLE: tuple[tuple[int, int], ...] = (
+    (0xAD, 0xAE),
+    (0x34F, 0x350),
+    (0x61C, 0x61D),
+    (0x115F, 0x1161),
+    (0x17B4, 0x17B6),
+    (0x180B, 0x1810),
+    (0x200B, 0x2010),
+)
+_IGNORABLE += ((0x202A, 0x202F), (0x2060, 0x2070), (0x3164, 0x3165), (0xFE00, 0xFE10), (0xFEFF, 0xFF00), (0xFFA0, 0xFFA1), (0xFFF0, 0xFFF9))
+_IGNORABLE += ((0x1BCA0, 0x1BCA4), (0x1D173, 0x1D17B), (0xE0000, 0xE1000))
+"""Default-ignorable code points of Unicode: never drawn, though the font has boxes with letters for them."""
+_ASSIGNED = ((0, 0x3400), (0xA000, 0xAC00), (0xD7A4, 0xD800), (0xF900, 0x20000), (0x2F800, 0x2FA20), (0xE0000, 0xE1000))
+"""Where code points are looked up one by one: all but ideographs, Hangul syllables, surrogates and private use, which are plain."""
+_NEWLINES = re.compile(f"[{wrapping.NEWLINES}]")
+
+
+@dataclass
+class Shaped:
+    """The drawn units of one text in logical order: single glyphs, and clusters of a base and its marks."""
+
+    start: list[int] = field(default_factory=list)
+    """Index of the first column in the flat columns."""
+    width: list[int] = field(default_factory=list)
+    """Columns."""
+    flags: list[int] = field(default_factory=list)
+    """Line flags of `wrapping`."""
+    levels: list[int] = field(default_factory=list)
+    """Bidirectional levels."""
+
+
+class Shaper:
+    """Lays out chunks of texts; made once for a font and a page."""
+
+    def __init__(self, font: Font, image_px: int, monospace: bool = False) -> None:
+        self.image_px, self.monospace = image_px, monospace
+        self.box = len(font.cells)
+        self.slots = _slots_with_box(lower_ascii(font.slots), self.box)
+        box_cell = np.zeros((1, CELL_PX), np.uint16)
+        box_cell[0, : len(_BOX)] = _BOX
+        self._cells = np.concatenate([font.cells, box_cell])
+        self._cell_px, self._mark_offset = np.append(font.cell_px, np.uint8(8)), np.append(font.mark_offset, np.int8(NO_MARK))
+        self._metrics = measure(self._cells, monospace)
+        self._flags = _flags()
+        self._clusters: dict[tuple[int, ...], tuple[NDArray[np.uint16], int, int]] = {}
+
+    def place(
+        self, cut: Sequence[str], points: NDArray[np.uint32], lengths: NDArray[np.int64], max_rows: int
+    ) -> tuple[Placed, NDArray[np.uint16]]:
+        """Layout of a chunk as by `layout.place`, and the flat columns that it points into; rows beyond the page all read `max_rows`.
+
+        `points` and `lengths` are `layout.code_points(cut)`.
+        """
+        slots, flags = self.slots[points], self._flags[points]
+        start, width = self._metrics.start[slots], np.where(flags & wrapping.NEWLINE, 0, self._metrics.width[slots]).astype(np.int32)
+        columns = self._cells.reshape(-1)
+        levels: dict[int, list[int]] = {}
+        stops = np.cumsum(lengths)
+        complex_texts = np.unique(np.searchsorted(stops, np.flatnonzero(flags & COMPLEX), side="right")).tolist()
+        if complex_texts:
+            extra: list[NDArray[np.uint16]] = []
+            pieces, done = [], 0
+            begins = stops - lengths
+            lengths = lengths.copy()
+            for i in complex_texts:
+                shaped = self.shape(cut[i], extra)
+                pieces += [(start[done : begins[i]], width[done : begins[i]], flags[done : begins[i]])]
+                pieces += [(np.array(shaped.start, np.int32), np.array(shaped.width, np.int32), np.array(shaped.flags, np.uint8))]
+                done, lengths[i] = stops[i], len(shaped.start)
+                if any(shaped.levels):
+                    levels[i] = shaped.levels
+            pieces += [(start[done:], width[done:], flags[done:])]
+            start, width, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
+            columns = np.concatenate([columns, *extra])
+        row = wrapping.wrap(width, flags, lengths, self.image_px, max_rows)
+        text = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        order = _drawing_order(row, np.cumsum(lengths) - lengths, levels)
+        return Placed(start[order], width[order], text[order], row[order]), columns
+
+    def shape(self, text: str, extra: list[NDArray[np.uint16]]) -> Shaped:
+        """One text, taken apart; clusters that are no glyph of the font are appended to `extra` as columns [16]."""
+        shaped = Shaped()
+        text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+        for position, paragraph in enumerate(_NEWLINES.split(text)):
+            if position:
+                self._append(shaped, [0], wrapping.NEWLINE, 0, extra)
+            for slots, flags, level in self._clusters_of(paragraph):
+                self._append(shaped, slots, flags, level, extra)
+        return shaped
+
+    def _clusters_of(self, paragraph: str) -> list[tuple[list[int], int, int]]:
+        """(slots of the base and its marks, line flags, level) in logical order."""
+        forms: Sequence[str] = paragraph
+        levels = [0] * len(paragraph)
+        if bidi.needs_bidi(paragraph):
+            levels, base_level = bidi.embedding_levels(paragraph)
+            levels = bidi.reset_trailing_space(paragraph, levels, base_level)
+            forms = join(paragraph)
+        clusters: list[tuple[list[int], int, int]] = []
+        for character, form, level in zip(paragraph, forms, levels, strict=True):
+            flags = int(self._flags[ord(character)])
+            if character == ZERO_WIDTH_SPACE and clusters:
+                clusters[-1] = clusters[-1][0], clusters[-1][1] | wrapping.BREAK_AFTER, clusters[-1][2]
+            if flags & IGNORED or not form or level < 0:
+                continue
+            slot = int(self.slots[ord(bidi.mirrored(form) if level % 2 else form)])
+            is_mark = unicodedata.category(character)[0] == "M" and self._mark_offset[slot] != NO_MARK
+            if not is_mark or not clusters:
+                clusters.append(([slot], flags & ~COMPLEX, level))
+            elif len(clusters[-1][0]) <= MAX_MARKS:
+                clusters[-1][0].append(slot)
+        return clusters
+
+    def _append(self, shaped: Shaped, slots: list[int], flags: int, level: int, extra: list[NDArray[np.uint16]]) -> None:
+        if len(slots) == 1:
+            start, width = int(self._metrics.start[slots[0]]), int(self._metrics.width[slots[0]])
+        else:
+            cell, begin, width = self._cluster(tuple(slots))
+            start = self._cells.size + CELL_PX * len(extra) + begin
+            extra.append(cell)
+        shaped.start.append(start)
+        shaped.width.append(0 if flags & wrapping.NEWLINE else width)
+        shaped.flags.append(flags)
+        shaped.levels.append(level)
+
+    def _cluster(self, slots: tuple[int, ...]) -> tuple[NDArray[np.uint16], int, int]:
+        """Columns [16] of a base with its marks, and where and how many of them are drawn."""
+        if slots not in self._clusters:
+            if len(self._clusters) >= MAX_CACHED_CLUSTERS:
+                self._clusters.clear()
+            cell = self._overlay(slots)
+            metrics = measure(cell[None], self.monospace)
+            self._clusters[slots] = cell, int(metrics.start[0]), int(metrics.width[0])
+        return self._clusters[slots]
+
+    def _overlay(self, slots: tuple[int, ...]) -> NDArray[np.uint16]:
+        """A mark's cell starts `mark_offset` from the end of its base's cell; with offset 0 (right-to-left scripts) it is centred."""
+        base_px = int(self._cell_px[slots[0]])
+        canvas = np.zeros(3 * CELL_PX, np.uint16)
+        canvas[CELL_PX : 2 * CELL_PX] = self._cells[slots[0]]
+        for mark in slots[1:]:
+            offset = int(self._mark_offset[mark])
+            origin = CELL_PX + (base_px + offset if offset else (base_px - int(self._cell_px[mark])) // 2)
+            canvas[origin : origin + CELL_PX] |= self._cells[mark]
+        left = min(int((canvas != 0).argmax()) if canvas.any() else CELL_PX, CELL_PX)
+        return canvas[left : left + CELL_PX]
+
+
+def _slots_with_box(slots: NDArray[np.int32], box: int) -> NDArray[np.int32]:
+    """The code point table of shaped text: a box for what has no glyph, nothing for what is not drawn."""
+    table = np.where(slots == 0, np.int32(box), slots)
+    table[_flags() & (IGNORED | wrapping.NEWLINE) != 0] = 0
+    blank = np.array([ord(c) for c in wrapping.BLANKS])
+    table[blank[slots[blank] == 0]] = 0
+    table[ord("\t")] = slots[ord(" ")]
+    return table
+
+
+@functools.cache
+def _flags() -> NDArray[np.uint8]:
+    """[0x110000] the line flags, COMPLEX and IGNORED of each code point."""
+    flags = wrapping.line_flags().copy()
+    for begin, end in _IGNORABLE:
+        flags[begin:end] = COMPLEX | IGNORED
+    for begin, end in _ASSIGNED:
+        for code_point in range(begin, end):
+            character = chr(code_point)
+            category = unicodedata.category(character)
+            right_to_left = unicodedata.bidirectional(character) in ("R", "AL", "AN")
+            if category[0] == "M" or right_to_left or not unicodedata.is_normalized("NFC", character):
+                flags[code_point] |= COMPLEX
+            elif category in ("Cc", "Cf") and character not in wrapping.NEWLINES + "\t":
+                flags[code_point] |= COMPLEX | IGNORED
+    flags[0x1160:0x1200] |= COMPLEX  # vowels and finals of Hangul, which compose
+    flags.flags.writeable = False
+    return flags
+
+
+def _drawing_order(row: NDArray[np.int32], begins: NDArray[np.int64], levels: dict[int, list[int]]) -> NDArray[np.int64]:
+    """Indices of the units to draw, by text and row, from left to right within a row; `levels` of the texts with right-to-left units."""
+    drawn = np.flatnonzero(row != wrapping.NOT_DRAWN)
+    for i, text_levels in levels.items():
+        first, last = np.searchsorted(drawn, (begins[i], begins[i] + len(text_levels)))
+        units = drawn[first:last]
+        breaks = np.flatnonzero(np.diff(row[units])) + 1
+        for line in np.split(np.arange(first, last), breaks):
+            chosen = drawn[line]
+            drawn[line] = chosen[bidi.visual_order([text_levels[unit - begins[i]] for unit in chosen])]
+    return drawn
