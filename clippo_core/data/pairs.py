@@ -53,9 +53,10 @@ class TextRecord:
 Record: TypeAlias = PhotoRecord | TextRecord
 
 
-def key_hash(key: str) -> int:
-    """64 bits that stand for a key or a text, the same in every process and version."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def key_hash(key: str | bytes) -> int:
+    """64 bits, never 0, that stand for a key, a text or a photo's bytes, the same in every process and version."""
+    data = key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") or 1
 
 
 def choose_text(n_texts: np.ndarray, key_hashes: np.ndarray, seed: int, epoch: np.ndarray | int) -> np.ndarray:

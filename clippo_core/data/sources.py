@@ -9,7 +9,7 @@ The table of kinds is `_read`. An entry that breaks its format comes out as a re
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data import annotation_files as files
@@ -36,9 +36,14 @@ def read_source(source: SourceConfig) -> Iterator[Record]:
     return itertools.islice(records, source.limit) if source.limit else records
 
 
-def read_records(data: DataConfig) -> Iterator[tuple[str, str, Record]]:
-    """(source name, id, record) of all sources. The id is `<source>/<key>`; a key that comes again gets `@1`, `@2`, ..."""
+def read_records(data: DataConfig, skip: Container[str] = ()) -> Iterator[tuple[str, str, Record]]:
+    """(source name, id, record) of all sources but those named in `skip`.
+
+    The id is `<source>/<key>`; a key that comes again gets `@1`, `@2`, ...
+    """
     for name, source in zip(source_names(data), data.sources, strict=True):
+        if name in skip:
+            continue
         seen: dict[str, int] = {}
         for record in read_source(source):
             times = seen.get(record.key, 0)

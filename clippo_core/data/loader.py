@@ -1,0 +1,249 @@
+"""Shards -> batches: the record of every place of every batch (`order`), read, decoded, drawn, and cut into ranks.
+
+    batches(manifest, data, image_px=224, batch_pairs=10240, seed=0, encode_text=text_encoder(...), rank=r, world_size=n, steps=250_000)
+
+The global batch of a step is a function of (seed, step): the same records, captions and pixels for 1, 2 or 4 ranks and any number of
+workers, so going on at a step needs no state. A rank gets a slice of the photos and a slice of the text pairs. An epoch of the photos
+(of the text pairs) has every record once; where its end falls inside a batch, the next epoch fills the batch up: nothing is dropped,
+padded or repeated. It holds no random state and no cache of pixels, and knows neither model nor loss.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clippo_core.config import DataConfig
+from clippo_core.data import shard_index, shards
+from clippo_core.data.images import decode_image, squash
+from clippo_core.data.order import Draw, Order, Pool
+from clippo_core.data.pairs import text_pairs_per_batch
+from clippo_core.errors import ConfigError, ShardError
+from clippo_core.records import Manifest
+
+EncodeText = Callable[[list[str]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch: `p` photos with captions, and `m` text pairs."""
+
+    photos: torch.Tensor
+    """uint8 [p, 3, image_px, image_px]."""
+    first_text: torch.Tensor
+    """[m, ...]: the text pairs' first texts, as `encode_text` gives them."""
+    second_text: torch.Tensor
+    """[p + m, ...]: the photos' captions, then the text pairs' second texts."""
+    keys: list[str]
+    """p + m ids, `<source>/<key>`, photos first."""
+    step: int
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, for an asynchronous copy to a GPU."""
+        return Batch(self.photos.pin_memory(), self.first_text.pin_memory(), self.second_text.pin_memory(), self.keys, self.step)
+
+
+def batches(
+    manifest: Manifest,
+    data: DataConfig,
+    *,
+    image_px: int,
+    batch_pairs: int,
+    seed: int,
+    encode_text: EncodeText,
+    steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """The batches of steps start_step .. steps - 1 for one rank, in order.
+
+    `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0 makes them here. Raises ConfigError
+    where batch, ranks and data cannot go together, ShardError where a shard is missing or damaged.
+    """
+    plan = BatchPlan(manifest, data, batch_pairs, seed)
+    batch_of = _RankBatches(plan, image_px, encode_text, rank, world_size)
+    if workers == 0:
+        return (batch_of[step] for step in range(start_step, steps))
+    return iter(
+        torch.utils.data.DataLoader(
+            batch_of,
+            batch_size=None,
+            sampler=range(start_step, steps),  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=2,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )
+
+
+class BatchPlan:
+    """What stands in every batch of a run, by step; reads indexes, but no photo and no text."""
+
+    def __init__(self, manifest: Manifest, data: DataConfig, batch_pairs: int, seed: int) -> None:
+        """Raises ShardError for missing or damaged shards, ConfigError where no batch of this size can be filled."""
+        self.manifest = manifest
+        self.shards = _Shards(manifest)
+        self.n_texts = text_pairs_per_batch(batch_pairs, data.text_pair_share)
+        self.n_photos = batch_pairs - self.n_texts
+        self.wants_drawings = data.store_drawings
+        index = self.shards.index
+        is_text = index.kinds == shard_index.TEXT
+        self.members = (np.flatnonzero(~is_text), np.flatnonzero(is_text))
+        """Records of the photos' pool, and of the text pairs'."""
+        groups = _groups(index)
+        starts = np.r_[0, np.cumsum(index.text_counts)]
+        pools = [_pool(index, members, groups, starts) for members in self.members]
+        self.order = Order(pools[0], pools[1], self.n_photos, self.n_texts, seed)
+
+    def draw(self, step: int) -> Draw:
+        """The global batch of a step; `records` count through all shards."""
+        draw = self.order.draw(step)
+        photos, texts = draw.records[: self.n_photos], draw.records[self.n_photos :]
+        return Draw(np.r_[self.members[0][photos], self.members[1][texts]], draw.texts, draw.epochs)
+
+    def rank_slices(self, rank: int, world_size: int) -> tuple[slice, slice]:
+        """Places of a rank's photos and text pairs in the global batch; every rank has as many pairs. Raises ConfigError."""
+        total = self.n_photos + self.n_texts
+        if total % world_size:
+            raise ConfigError(f"a batch of {total} pairs does not divide by {world_size} ranks; change train.batch_pairs.")
+        pairs = total // world_size
+        first, last = self.n_photos * rank // world_size, self.n_photos * (rank + 1) // world_size
+        start = self.n_photos + pairs * rank - first
+        return slice(first, last), slice(start, start + pairs - (last - first))
+
+
+class _Shards:
+    """All records of a manifest: one index over them, and their bytes by `read`."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        by_name = {entry.name: entry for entry in manifest.files}
+        self._paths: list[Path] = []
+        self._descriptors: dict[tuple[int, int], int] = {}
+        parts = []
+        for entry in manifest.files:
+            if not entry.name.endswith(".index"):
+                continue
+            index, about = shard_index.load(shards.local_file(manifest, entry, whole=True))
+            tar = by_name.get(about.get("name", ""))
+            if tar is None or tar.sha256 != about["sha256"]:
+                raise ShardError(f"{shards.file_uri(manifest, entry)} is the index of another shard; delete both and run `render` again.")
+            self._paths.append(shards.local_file(manifest, tar))
+            parts.append(index)
+        if not parts:
+            raise ShardError(f"{manifest.uri}: its manifest names no shard; run `render` again.")
+        self.shard_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        self.index = shard_index.concatenate(parts)
+        self.text_starts = np.r_[0, np.cumsum(self.index.text_counts)]
+
+    def read(self, record: int, span: np.ndarray) -> bytes:
+        """Bytes of a member of a record's tar. Raises ShardError."""
+        path = self._paths[self.shard_of[record]]
+        place = (os.getpid(), int(self.shard_of[record]))
+        if place not in self._descriptors:
+            self._descriptors[place] = os.open(path, os.O_RDONLY)
+        offset, size = int(span[0]), int(span[1])
+        data = os.pread(self._descriptors[place], size, offset)
+        if len(data) != size:
+            raise ShardError(f"{path} is cut short at record {self.index.key(record)}; delete it and run `render` again.")
+        return data
+
+    def texts(self, record: int) -> list[str]:
+        """All sound texts of a record."""
+        kind = self.index.kinds[record]
+        data = self.read(record, self.index.second[record])
+        if kind == shard_index.FOREIGN_TXT:
+            return [data.decode().strip()]
+        content = json.loads(data)
+        return [content["caption"].strip()] if kind == shard_index.FOREIGN_JSON else content["texts"]
+
+
+class _RankBatches(torch.utils.data.Dataset[Batch]):
+    """Step -> this rank's batch; the same object works in this process and in workers."""
+
+    def __init__(self, plan: BatchPlan, image_px: int, encode_text: EncodeText, rank: int, world_size: int) -> None:
+        self._plan, self._image_px, self._encode = plan, image_px, encode_text
+        self._photo_slice, self._text_slice = plan.rank_slices(rank, world_size)
+        renderer = getattr(encode_text, "__self__", None)
+        self._drawn = plan.wants_drawings and getattr(renderer, "digest", "") == plan.manifest.render_digest
+
+    def __getitem__(self, step: int) -> Batch:
+        draw = self._plan.draw(step)
+        source, index = self._plan.shards, self._plan.shards.index
+        places = np.r_[self._photo_slice, self._text_slice]
+        records, chosen = draw.records[places].tolist(), draw.texts[places].tolist()
+        n_photos = self._photo_slice.stop - self._photo_slice.start
+        photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
+        for place, record in enumerate(records[:n_photos]):
+            photos[place] = squash(decode_image(source.read(record, index.first[record]), index.key(record)), self._image_px)
+        firsts = [source.read(record, index.first[record]).decode() for record in records[n_photos:]]
+        return Batch(
+            photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
+            first_text=torch.from_numpy(self._encode(firsts)),
+            second_text=torch.from_numpy(self._second(records, chosen)),
+            keys=[index.key(record) for record in records],
+            step=step,
+        )
+
+    def _second(self, records: list[int], chosen: list[int]) -> np.ndarray:
+        """The encoded second texts: drawn now, or read where the shards hold them as this run draws them."""
+        source = self._plan.shards
+        spans = source.index.drawings[source.text_starts[records] + chosen]
+        if self._drawn and spans[:, 1].all():
+            return np.stack([_masks(source.read(record, span)) for record, span in zip(records, spans, strict=True)])
+        return self._encode([source.texts(record)[text] for record, text in zip(records, chosen, strict=True)])
+
+
+def _masks(drawing: bytes) -> np.ndarray:
+    """Column masks uint16 [px / 16, px] of a stored drawing."""
+    import io
+
+    from PIL import Image
+
+    ink = ~np.asarray(Image.open(io.BytesIO(drawing), formats=("PNG",)))
+    rows = ink.reshape(ink.shape[0] // 16, 16, ink.shape[1])
+    weights = (1 << np.arange(16, dtype=np.uint32))[None, :, None]
+    return (rows * weights).sum(axis=1).astype(np.uint16)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _pool(index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray, starts: np.ndarray) -> Pool:
+    """The records `members` as the order sees them."""
+    counts = index.text_counts[members]
+    places = np.arange(counts.sum()) + np.repeat(starts[members] - np.r_[0, np.cumsum(counts)[:-1]], counts) if len(members) else members
+    is_text = index.kinds[members] == shard_index.TEXT
+    return Pool(
+        groups=groups[members],
+        key_hashes=index.key_hashes[members],
+        text_starts=np.r_[0, np.cumsum(counts)],
+        text_hashes=index.text_hashes[places],
+        first_hashes=np.where(is_text, index.first_hashes[members], 0).astype(np.uint64),
+    )
+
+
+def _groups(index: shard_index.ShardIndex) -> np.ndarray:
+    """int64 [n], from 1: records get one number if they share their group, their photo or first text, or their only text."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(index)
+    starts = np.r_[0, np.cumsum(index.text_counts)][:-1]
+    grouped, single = np.flatnonzero(index.group_hashes), np.flatnonzero(index.text_counts == 1)
+    # Texts share one space of hashes, whichever side of a pair they stand on; groups and photos have their own by chance alone.
+    marks = np.concatenate([index.group_hashes[grouped], index.first_hashes, index.text_hashes[starts[single]]])
+    records = np.concatenate([grouped, np.arange(n), single])
+    names, mark = np.unique(marks, return_inverse=True)
+    graph = coo_array((np.ones(len(records), bool), (records, n + mark)), shape=(n + len(names),) * 2)
+    return connected_components(graph, directed=False)[1][:n].astype(np.int64) + 1

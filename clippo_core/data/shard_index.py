@@ -1,0 +1,167 @@
+"""What the order of batches must know about every record of a shard, and where its bytes lie: plain arrays, one safetensors file a shard.
+
+    numbers-00000.tar  ─▶  numbers-00000.index      per record: kind, bytes of photo or first text, bytes of texts, hashes, group
+
+Training reads these at its start and never lists a tar again. A foreign tar is indexed as it is, less what validation left out. An index
+holds no caption and no pixel, and says of which bytes it is the index (their sha256).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clippo_core.data import tars
+from clippo_core.data.pairs import key_hash
+from clippo_core.errors import ShardError
+
+PHOTO, TEXT, FOREIGN_TXT, FOREIGN_JSON = range(4)
+"""Kinds of records: ours with a photo; ours with a first text; a foreign photo with txt; with json."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """Arrays over the n records of one shard, and over its t texts."""
+
+    kinds: np.ndarray
+    """uint8 [n]: PHOTO, TEXT, FOREIGN_TXT or FOREIGN_JSON."""
+    first: np.ndarray
+    """int64 [n, 2]: offset and size, in bytes, of the photo or of the first text."""
+    second: np.ndarray
+    """int64 [n, 2]: offset and size of the json or txt with the text(s)."""
+    drawings: np.ndarray
+    """int64 [t, 2]: offset and size of each text's drawing; size 0 = there is none."""
+    keys: np.ndarray
+    """uint8 [all keys]: the records' ids, UTF-8, one after the other."""
+    key_ends: np.ndarray
+    """int64 [n]: where each id ends."""
+    key_hashes: np.ndarray
+    """uint64 [n]."""
+    group_hashes: np.ndarray
+    """uint64 [n]: 0 = alone."""
+    first_hashes: np.ndarray
+    """uint64 [n]: of the photo's bytes or of the first text."""
+    text_counts: np.ndarray
+    """int64 [n]: texts of each record, at least 1."""
+    text_hashes: np.ndarray
+    """uint64 [t]."""
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def key(self, record: int) -> str:
+        """Id of a record: `<source>/<key>`."""
+        start = int(self.key_ends[record - 1]) if record else 0
+        return self.keys[start : int(self.key_ends[record])].tobytes().decode()
+
+    def save(self, path: Path, about: dict[str, str]) -> None:
+        """Write the arrays and what they are about, the same bytes for the same content."""
+        from safetensors.numpy import save
+
+        arrays = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        path.write_bytes(save(arrays, metadata={"about": json.dumps(about, sort_keys=True)}))
+
+
+def load(path: Path) -> tuple[ShardIndex, dict[str, Any]]:
+    """(index, about) of an index file. Raises ShardError for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "numpy") as file:
+            arrays = {field.name: file.get_tensor(field.name) for field in dataclasses.fields(ShardIndex)}
+            return ShardIndex(**arrays), json.loads(file.metadata()["about"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path} is no shard index ({error}); delete it and run `render` again.") from error
+
+
+def index_ours(path: Path) -> ShardIndex:
+    """Index of a tar that `shards` wrote. Raises ShardError."""
+    rows = []
+    with open(path, "rb") as tar:
+        for entry in tars.entries(path):
+            try:
+                about = json.loads(os.pread(tar.fileno(), entry.members["json"][1], entry.members["json"][0]))
+                first = entry.members[entry.picture or "first.txt"]
+                rows.append(
+                    _Row(
+                        PHOTO if entry.picture else TEXT,
+                        first,
+                        entry.members["json"],
+                        about["key"],
+                        about["group"],
+                        os.pread(tar.fileno(), first[1], first[0]),
+                        tuple(about["texts"]),
+                        tuple(entry.members.get(f"text.{n}.png", (0, 0)) for n in range(len(about["texts"]))),
+                    )
+                )
+            except (KeyError, ValueError, TypeError) as error:
+                raise ShardError(f"{path}: record {entry.key} is not as `render` writes it ({error!r}); delete the tar.") from error
+    return _index(rows)
+
+
+def index_foreign(path: Path, source: str, excluded: Iterable[str]) -> ShardIndex:
+    """Index of a tar of img2dataset's kind, without the records whose id (`<source>/<tar>/<key>`) is in `excluded`."""
+    left_out = set(excluded)
+    seen: dict[str, int] = {}
+    rows = []
+    with open(path, "rb") as tar:
+        for entry in tars.entries(path):
+            key = f"{source}/{path.stem}/{entry.key}"
+            times = seen.get(key, 0)
+            seen[key] = times + 1
+            key += f"@{times}" if times else ""
+            texts, problem = tars.foreign_text(tar.fileno(), entry)
+            if key in left_out or f"{key}#0" in left_out or problem or not entry.picture:
+                continue
+            first = entry.members[entry.picture]
+            kind, extension = (FOREIGN_TXT, "txt") if "txt" in entry.members else (FOREIGN_JSON, "json")
+            photo = os.pread(tar.fileno(), first[1], first[0])
+            rows.append(_Row(kind, first, entry.members[extension], key, "", photo, texts, ((0, 0),)))
+    return _index(rows)
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: int
+    first: tuple[int, int]
+    second: tuple[int, int]
+    key: str
+    group: str
+    content: bytes
+    texts: tuple[str, ...]
+    drawings: tuple[tuple[int, int], ...]
+
+
+def _index(rows: list[_Row]) -> ShardIndex:
+    def column(values: Iterable[Any], kind: Any, width: int = 0) -> np.ndarray:
+        return np.array(list(values), kind).reshape((-1, width) if width else -1)
+
+    keys = [row.key.encode("utf-8", "replace") for row in rows]
+    return ShardIndex(
+        kinds=column((row.kind for row in rows), np.uint8),
+        first=column((row.first for row in rows), np.int64, 2),
+        second=column((row.second for row in rows), np.int64, 2),
+        drawings=column((span for row in rows for span in row.drawings), np.int64, 2),
+        keys=np.frombuffer(b"".join(keys), np.uint8),
+        key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
+        key_hashes=column((key_hash(row.key) for row in rows), np.uint64),
+        group_hashes=column((key_hash(row.group) if row.group else 0 for row in rows), np.uint64),
+        first_hashes=column((key_hash(row.content) for row in rows), np.uint64),
+        text_counts=column((len(row.texts) for row in rows), np.int64),
+        text_hashes=column((key_hash(text) for row in rows for text in row.texts), np.uint64),
+    )
+
+
+def concatenate(parts: list[ShardIndex]) -> ShardIndex:
+    """One index over the records of several, in their order."""
+    arrays = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(ShardIndex)}
+    ends = np.cumsum([0] + [len(part.keys) for part in parts[:-1]])
+    arrays["key_ends"] = np.concatenate([part.key_ends + start for part, start in zip(parts, ends, strict=True)])
+    return ShardIndex(**arrays)
