@@ -59,27 +59,8 @@ def make_folder(path: Path) -> None:
         _sync_folder(folder.parent)
 
 
-def _place(temporary: Path, path: Path, if_absent: bool, if_match: str | None) -> None:
-    """Move the finished temporary file to its name, under the condition."""
-    if if_match is not None:
-        with _locked(path.parent):
-            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing"
-            if found != if_match:
-                raise ConflictError(f"{path}: somebody else changed it (expected {if_match[:12]}, found {found[:12]}); read it again.")
-            os.replace(temporary, path)
-    elif if_absent:
-        with _locked(path.parent):
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                raise ConflictError(f"{path}: somebody else wrote it first; read it again.") from None
-            os.unlink(temporary)
-    else:
-        os.replace(temporary, path)
-
-
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: conditional writes of one folder happen one after another. Ends with the process, leaves no file."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -87,6 +68,25 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _place(temporary: Path, path: Path, if_absent: bool, if_match: str | None) -> None:
+    """Move the finished temporary file to its name, under the condition."""
+    if if_match is not None:
+        with locked(path.parent):
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing"
+            if found != if_match:
+                raise ConflictError(f"{path}: somebody else changed it (expected {if_match[:12]}, found {found[:12]}); read it again.")
+            os.replace(temporary, path)
+    elif if_absent:
+        with locked(path.parent):
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise ConflictError(f"{path}: somebody else wrote it first; read it again.") from None
+            os.unlink(temporary)
+    else:
+        os.replace(temporary, path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,6 +31,10 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 """How long connecting, and a silence within a reply, may last before a request to a bucket is made again."""
 
 
+class DamagedError(StorageError):
+    """A file is there, and its sha256 is not the one asked for."""
+
+
 @dataclass(frozen=True)
 class FileStat:
     """One file of a listing."""
@@ -131,7 +135,7 @@ def upload(path: str | Path, uri: str) -> str:
 def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = None) -> Path:
     """A local file with the content of `uri`: itself where it is local, else a copy in `cache_dir` (default ~/.cache/clippo).
 
-    A copy is found again by the object's ETag. Raises NotFoundError; StorageError where the content has not the `sha256` asked for.
+    A copy is found again by the object's ETag. Raises NotFoundError; DamagedError where the content has not the `sha256` asked for.
     """
     if is_local(uri):
         path = local_path(uri)
@@ -141,10 +145,13 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
         head = _bucket().head(uri)
         folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo")
         path = folder / hashlib.sha256(f"{uri} {head['ETag']}".encode()).hexdigest()[:16] / uri.rpartition("/")[2]
-        if not path.is_file() or path.stat().st_size != head["ContentLength"] or (sha256 and sha256_file(path) != sha256):
-            _download(uri, path, head)
+        with atomic.explained(path, "written"):
+            atomic.make_folder(path.parent)
+            with atomic.locked(path.parent):  # the processes of one machine fetch it once
+                if not path.is_file() or path.stat().st_size != head["ContentLength"] or (sha256 and sha256_file(path) != sha256):
+                    _download(uri, path, head)
     if sha256 and sha256_file(path) != sha256:
-        raise StorageError(f"{uri}: its sha256 is not {sha256[:12]}…, it was damaged or replaced; make it again.")
+        raise DamagedError(f"{uri}: its sha256 is not {sha256[:12]}…, it was cut, damaged or replaced.")
     return path
 
 
@@ -205,13 +212,11 @@ def _under(uri: str, page: int = 1000) -> Iterator[objects.Object]:
 def _download(uri: str, path: Path, head: dict[str, Any]) -> None:
     """The object as the file `path`, which appears only when it is whole."""
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-    with atomic.explained(path, "written"):
-        atomic.make_folder(path.parent)
-        try:
-            _bucket().download(uri, temporary, head)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        _bucket().download(uri, temporary, head)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _bucket() -> Objects:

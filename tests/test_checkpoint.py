@@ -1,0 +1,273 @@
+"""Checkpoints: loadable after a crash at any call, after any kill, on full disks and damaged files; never mixed, never silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faults import LOCAL_IO, FaultProxy, crash_at
+from tiny import tiny_plan
+
+from clippo_core import objects, retry, storage
+from clippo_core.engine.checkpoint import AsyncSaver, Progress, latest_checkpoint, open_checkpoint, save_checkpoint
+from clippo_core.engine.recipe import check_same_recipe
+from clippo_core.errors import CheckpointError, ConflictError, NotFoundError, StorageError
+from clippo_core.records import CheckpointInfo
+
+
+def save(root: str, step: int, size: int = 1000, keep: int = 3, **fields: Any) -> CheckpointInfo:
+    """A checkpoint whose every number is its step."""
+    weights = {"a": np.full(size, step, np.float32), "b": np.full((2, 3), step, np.float32)}
+    optimizer = {"a/momentum": np.full(1000, step, np.float32), "optimizer/step": np.array(step)}
+    progress = Progress(step=step, pairs_seen=8 * step, loss=1.0 / (step + 1), world_size=1, state={"skipped": step})
+    return save_checkpoint(root, weights, optimizer, tiny_plan("runs", train__keep_checkpoints=keep), progress, **fields)
+
+
+def assert_whole(root: str) -> int:
+    """The newest checkpoint loads, and all of it is of one step, which is returned (0 = none was ever finished)."""
+    checkpoint = latest_checkpoint(root)
+    if checkpoint is None:
+        return 0
+    weights, optimizer, step = checkpoint.weights(), checkpoint.optimizer(), checkpoint.progress.step
+    for tensor in (*weights.values(), *optimizer.values()):
+        assert bool((tensor == step).all())
+    assert checkpoint.progress.state == {"skipped": step} and set(weights) == {"a", "b"}
+    return step
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same tests on a folder and on a bucket."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return str(tmp_path / "checkpoints") if request.param == "folder" else request.getfixturevalue("s3")
+
+
+def test_round_trip_is_exact(root: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {"w": torch.randn(7, 5, generator=generator), "t": torch.tensor([2.3]), "empty": torch.zeros(0, 4)}
+    optimizer = {
+        "w/momentum": torch.randn(7, 5, generator=generator).bfloat16(),
+        "optimizer/step": torch.tensor(3),
+        "view": weights["w"].t(),
+    }
+    plan = tiny_plan("runs", model__depth=3, data__text_pair_share=0.0)
+    saved = save_checkpoint(root, weights, optimizer, plan, Progress(3, 24, 0.1 + 0.2, 2, "code", "render", "runs/journal.jsonl"))
+    for uri in (root, saved.uri):
+        checkpoint = open_checkpoint(uri)
+        for expected, found in ((weights, checkpoint.weights()), (optimizer, checkpoint.optimizer())):
+            assert expected.keys() == found.keys()
+            assert all(found[name].dtype == expected[name].dtype and torch.equal(found[name], expected[name]) for name in expected)
+        assert checkpoint.model == plan.model and checkpoint.render == plan.render and checkpoint.info == saved
+        check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
+    assert json.loads(storage.read_text(f"{root}/latest.json")) == {"name": "step-00000003", "step": 3, "finished": False}
+    assert saved.weights_sha256 == storage.sha256_file(storage.fetch(f"{saved.uri}/weights.safetensors"))
+
+
+def test_keeps_the_newest_and_drops_an_abandoned_future(root: str) -> None:
+    for step in range(1, 6):
+        save(root, step, keep=2)
+    assert {stat.name.partition("/")[0] for stat in storage.list_files(root)} == {"latest.json", "step-00000004", "step-00000005"}
+    storage.delete(f"{root}/step-00000005/weights.safetensors")  # damaged: the run goes on from 4, in smaller strides
+    assert assert_whole(root) == 4
+    save(root, 3, keep=1)
+    assert {stat.name.partition("/")[0] for stat in storage.list_files(root)} == {"latest.json", "step-00000003"}
+    assert assert_whole(root) == 3
+
+
+def test_nothing_there(root: str) -> None:
+    assert latest_checkpoint(root) is None
+    with pytest.raises(NotFoundError, match="no checkpoint"):
+        open_checkpoint(root)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
+def test_damage_is_found_and_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    root = str(tmp_path)
+    save(root, 1)
+    save(root, 2)
+    path = tmp_path / "step-00000002" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": data[: len(data) // 2], "flip": data, "empty": b""}[damage])
+    assert assert_whole(root) == 1
+    with pytest.raises((CheckpointError, NotFoundError), match="step-00000002"):
+        open_checkpoint(f"{root}/step-00000002")
+    save(root, 2)
+    assert assert_whole(root) == 2
+
+
+def test_all_damaged_is_an_error(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    (tmp_path / "step-00000001" / "weights.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="delete the folder"):
+        latest_checkpoint(str(tmp_path))
+
+
+def test_other_settings_are_named(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    checkpoint = open_checkpoint(str(tmp_path))
+    saved = checkpoint.manifest["recipe"]
+    with pytest.raises(CheckpointError, match="optim.lr is 0.001 there, 0.002 here.*train.steps is 6 there, 7 here.*resume_from"):
+        check_same_recipe(checkpoint.uri, saved, tiny_plan("runs", optim__lr=2e-3, train__steps=7))
+    allowed = {"zero_stage": 3, "memory": "cached", "loader_workers": 9, "save_every_steps": 5, "timeout_seconds": 9.0}
+    check_same_recipe(checkpoint.uri, saved, tiny_plan("elsewhere", **{f"train__{name}": value for name, value in allowed.items()}))
+
+
+def test_crash_at_every_call_of_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    for index in range(500):
+        root = str(tmp_path / f"run{index}")
+        save(root, 1, keep=1)
+        with crash_at(index, monkeypatch, LOCAL_IO) as calls:
+            save(root, 2, keep=1)
+        steps.append(assert_whole(root))
+        assert steps[-1] in (1, 2), f"crash at call {index}: {calls[-3:]}"
+        save(root, 2, keep=1)  # the same command goes on
+        assert assert_whole(root) == 2
+        if len(calls) <= index:
+            break
+    assert steps == sorted(steps) and set(steps) == {1, 2} and index > 30
+
+
+def test_crash_at_every_call_of_a_second_save_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole checkpoint of the same step is never taken apart, even when it is the only one."""
+    for index in range(500):
+        root = str(tmp_path / f"run{index}")
+        save(root, 1, keep=1)
+        with crash_at(index, monkeypatch, LOCAL_IO) as calls:
+            save(root, 1, keep=1)
+        assert assert_whole(root) == 1
+        if len(calls) <= index:
+            break
+
+
+def test_crash_at_every_request_of_a_save(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(objects, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(objects, "PARALLEL_PARTS", 1)
+    steps: list[int] = []
+    for index in range(100):
+        root = f"{s3}/run{index}"
+        save(root, 1, keep=1)
+        with crash_at(index, monkeypatch, [(storage._bucket(), "_call"), (storage._bucket(), "_list_page")]) as calls:
+            save(root, 2, size=1_400_000, keep=1)  # in two parts
+        steps.append(assert_whole(root))
+        assert steps[-1] in (1, 2), f"crash at request {index}: {calls}"
+        if len(calls) <= index:
+            break
+    assert set(steps) == {1, 2} and index > 10
+
+
+def test_disk_full_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    save(root, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="no room left"):
+            save(root, 2, size=10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert assert_whole(root) == 1
+    assert [stat.name for stat in storage.list_files(root)] == [
+        "latest.json",
+        "step-00000001/manifest.json",
+        "step-00000001/optimizer.safetensors",
+        "step-00000001/weights.safetensors",
+    ]
+
+
+def test_faults_of_the_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(storage, "READ_SECONDS", 0.5)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    proxy = FaultProxy(os.environ["AWS_ENDPOINT_URL_S3"], share=0.1, seed=1, slow_seconds=0.7)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    for step in range(1, 9):
+        save(s3, step, size=20_000, keep=2)
+        assert assert_whole(s3) == step
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.target)
+    assert assert_whole(s3) == 8 and len(storage.list_files(s3)) == 7
+    assert sum(proxy.counts[kind] for kind in proxy.KINDS) > 7
+    proxy.close()
+
+
+def test_what_stops_before_the_commit_leaves_nothing_that_counts(root: str) -> None:
+    save(root, 1)
+
+    def refuse() -> None:
+        raise ConflictError("the run belongs to somebody else now")
+
+    with pytest.raises(ConflictError):
+        save(root, 2, before_commit=refuse)
+    assert assert_whole(root) == 1
+
+
+def kill_while_saving(root: str, kills: int, seed: int) -> int:
+    """Fork a process that saves back to back, kill it at a random moment, check; `kills` times. Returns the last step."""
+    source, step = random.Random(seed), 0
+    for _ in range(kills):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    step += 1
+                    save(root, step, size=200_000, keep=2)
+            finally:
+                os._exit(1)
+        time.sleep(source.uniform(0.01, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = assert_whole(root)
+        assert found >= step, f"checkpoint {step} was there before, and {found} is the newest now"
+        step = found
+    return step
+
+
+def test_kill_during_saves(tmp_path: Path) -> None:
+    assert kill_while_saving(str(tmp_path), kills=20, seed=0) > 20
+
+
+@pytest.mark.nightly
+def test_many_kills_during_saves(tmp_path: Path) -> None:
+    assert kill_while_saving(str(tmp_path), kills=200, seed=1) > 200
+
+
+def test_async_saver_does_not_block_and_tells(tmp_path: Path) -> None:
+    saver, go = AsyncSaver(), threading.Event()
+
+    def slow() -> CheckpointInfo:
+        go.wait(10)
+        return save(str(tmp_path), 1)
+
+    saver.submit(slow)
+    assert saver.busy
+    saver.check()  # a save under way is no news
+    go.set()
+    info = saver.wait()
+    assert info is not None and info.step == 1 and not saver.busy
+
+    def fail() -> CheckpointInfo:
+        raise StorageError("the disk is full")
+
+    saver.submit(fail)
+    with pytest.raises(StorageError, match="full"):
+        saver.wait()
+    with pytest.raises(StorageError, match="full"):
+        saver.check()
+    saver.close()
