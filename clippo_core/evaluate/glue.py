@@ -237,7 +237,7 @@ def _examples(model: Clippo, config: GlueConfig, seed: int, found: _Found) -> li
     for i in chosen:
         first, second = columns["first"][i], columns["second"][i]
         text = join_pair(first, second, config.separator) if second else first
-        drawn = [results.picture(model.renderer.render([text])[0])] if model.model.kind == "clippo" else []
+        drawn = [results.picture(model.renderer.render([text])[0])] if model.tower.config.kind == "clippo" else []
         shown = {"pictures": drawn, "asked": f"{columns['task'][i]}: {text}"}
         examples.append({"hit": columns["correct"][i], **shown, "predicted": columns["prediction"][i], "truth": columns["truth"][i]})
     return examples

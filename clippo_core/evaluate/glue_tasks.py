@@ -20,7 +20,6 @@ from clippo_core.errors import ClippoError, DataError
 from clippo_core.evaluate.glue_files import TASKS, GlueTask, Rows, read_split
 from clippo_core.evaluate.metrics import glue_score, is_constant
 from clippo_core.evaluate.problem import Problem, text_inputs
-from clippo_core.models import text_encoder
 from clippo_core.rendering.compose import join_pair
 
 
@@ -60,7 +59,6 @@ def read_task(config: GlueConfig, name: str) -> TaskRows:
 
 def make_problem(model: Clippo, config: GlueConfig, task: TaskRows) -> Problem:
     """What is learnt from a task's rows, by the tower of `model`."""
-    encode = text_encoder(model.model, model.render)
     first, *others = task.dev
     labels = task.train.labels
     regression = not task.task.labels
@@ -81,12 +79,12 @@ def make_problem(model: Clippo, config: GlueConfig, task: TaskRows) -> Problem:
         reads="texts",
         n_outputs=1 if regression else len(task.task.labels),
         activation="tanh",
-        train=text_inputs(encode, texts(task.train, config)),
+        train=text_inputs(model.encode_text, texts(task.train, config)),
         loss=loss,
-        scored=text_inputs(encode, texts(task.dev[first], config)),
+        scored=text_inputs(model.encode_text, texts(task.dev[first], config)),
         score=score,
         constant=lambda outputs: is_constant(predictions(task.task, outputs)),
-        others={key: text_inputs(encode, texts(task.dev[key], config)) for key in others},
+        others={key: text_inputs(model.encode_text, texts(task.dev[key], config)) for key in others},
     )
 
 
