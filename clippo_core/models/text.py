@@ -46,9 +46,7 @@ class TokenEncoder:
                 raise RenderError(f"text {position} is {type(text).__name__}, not str; decode it first.")
         eos = self.processor.eos_id()
         tokens = np.full((len(texts), self.text_tokens), eos, np.int32)
-        # SentencePiece reads UTF-8, which has no lone surrogates.
-        lowered = [text.translate(_ASCII_LOWER).encode("utf-8", "replace").decode() for text in texts]
-        for row, ids in zip(tokens, self.processor.encode(lowered), strict=True):
+        for row, ids in zip(tokens, self.processor.encode([ascii_lower(text) for text in texts]), strict=True):
             kept = ids[: self.text_tokens - 1]
             row[: len(kept)] = kept
         return tokens
@@ -61,6 +59,11 @@ class TokenEncoder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenEncoder, (self.tokenizer, self.text_tokens)
+
+
+def ascii_lower(text: str) -> str:
+    """A to Z in lower case, as the reference does; lone surrogates, which UTF-8 and SentencePiece do not have, become `?`."""
+    return text.translate(_ASCII_LOWER).encode("utf-8", "replace").decode()
 
 
 def load_tokenizer(tokenizer: str | bytes) -> Any:
@@ -103,7 +106,7 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
     settings = {"model_type": "unigram", "byte_fallback": True, "character_coverage": 0.9995, "hard_vocab_limit": False}
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     limits = {"input_sentence_size": 2_000_000, "max_sentence_length": 16_384, "num_threads": 1, "minloglevel": 2}
-    sentences = (text.translate(_ASCII_LOWER) for text in texts if text.strip())
+    sentences = (ascii_lower(text) for text in texts if text.strip())
     try:
         SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, vocab_size=vocab_size, **settings, **ids, **limits)
     except RuntimeError as error:
