@@ -3,7 +3,8 @@
     | metric         | chance | n   | 3fa9c1d2             | 77e0b42a            |
     | glue/rte_...   | 52.7   | 277 | 58.1 [52.3, 63.9]    | not run (1)         |
 
-What was not run, failed, is partial or flagged says so in its cell. It is not where the paper's numbers stand beside ours (`compare.py`).
+What was not run, failed, is partial or flagged says so in its cell. The paper's numbers stand beside
+ours in `analysis/compare.py`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def _run(checkpoint: str, plan: EvaluatePlan, config: VqaConfig, folder: str, kn
     work = storage.join(folder, f"unfinished-{wanted[:16]}")
     problem = _problem(data, canvas)
     batch = plan.evaluate.batch_size
-    options = {"seed": plan.stage.seed, "folder": work, "batch_size": batch, "device": model.device, "progress": progress}
+    options: dict[str, Any] = {"seed": plan.stage.seed, "folder": work, "batch_size": batch, "device": model.device, "progress": progress}
     swept = sweep(tower, problem, config.finetune, **options)
     chosen = swept.outputs["asked" if "asked" in problem.others else "scored"].argmax(axis=1)
     said = [data.answers[i] for i in chosen]
