@@ -8,8 +8,6 @@ curves of the live page in `live.py`.
 
 from __future__ import annotations
 
-import html
-import io
 import math
 import re
 from dataclasses import dataclass
@@ -20,15 +18,10 @@ import numpy as np
 from clippo_core.analysis import digits
 from clippo_core.analysis.live import buckets, by_step, number_of
 from clippo_core.analysis.rows import Row
-from clippo_core.analysis.style import SERIES, series
+from clippo_core.analysis.style import SERIES
+from clippo_core.analysis.svg import INK, SOFT, canvas, house_style, to_svg
 from clippo_core.config import XM3600_LANGUAGES
 from clippo_core.records import EvalResult
-
-INK = "#010203"
-"""Placeholder for the page's own text colour; `_svg` turns it into `currentColor`."""
-
-SOFT = "#7b8590"
-"""Grey that reads on light and dark ground."""
 
 FAMILIES = ("Latin", "Greek, Cyrillic", "Arabic, Hebrew", "Brahmic", "Han, Kana, Hangul")
 """Families of scripts, in the order of the series' colours."""
@@ -87,9 +80,9 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
     values = np.array([result.metrics[found[language]] for language in languages])
     scripts = [SCRIPTS.get(language, "other") for language in languages]
     direction = "image to text" if kind.startswith("i2t") else "text to image"
-    with _style():
+    with house_style():
         many = len(languages) > 12
-        figure, axes = _axes(8.8 if many else 2.9 + 0.3 * len(languages), 3.2)
+        figure, axes = canvas(8.8 if many else 2.9 + 0.3 * len(languages), 3.2)
         across = np.arange(len(languages))
         for family in (*FAMILIES, "other"):
             where = [position for position, script in enumerate(scripts) if script == family]
@@ -115,7 +108,7 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
         title = f"Recall by language, {direction}"
         ends = f"best {languages[0]} {digits.share(values[0])}, worst {languages[-1]} {digits.share(values[-1])}"
         alt = f"{title}: {ends}, {len(languages)} languages"
-        svg = _svg(figure, f"languages-{kind[:3]}", alt)
+        svg = to_svg(figure, f"languages-{kind[:3]}", alt)
     note = f"n = {n} queries a language; whiskers: 95 % bootstrap interval." if any(bounds) else f"n = {n} queries a language."
     return Figure(f"languages-{kind[:3]}", title, svg, note, is_wide=many)
 
@@ -126,10 +119,10 @@ def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.nda
     explained: [2] the components' shares of the variance, 0..1 (see `gather.principal_plane`).
     """
     n = len(photos)
-    with _style():
+    with house_style():
         from matplotlib.collections import LineCollection
 
-        figure, axes = _axes(5.6, 4.2)
+        figure, axes = canvas(5.6, 4.2)
         axes.add_collection(LineCollection(list(zip(photos, texts, strict=True)), colors=SOFT, linewidths=0.5, alpha=0.35))
         axes.scatter(photos[:, 0], photos[:, 1], s=13, color=SERIES[0], marker="o", linewidths=0, label="photos")
         axes.scatter(texts[:, 0], texts[:, 1], s=16, color=SERIES[1], marker="^", linewidths=0, label="drawn texts")
@@ -138,7 +131,7 @@ def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.nda
         axes.set_ylabel(f"2nd ({100 * explained[1]:.0f} %)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
         title = f"Modality gap {digits.value(gap)}"
-        svg = _svg(figure, "modality-gap", f"{title}: embeddings of {n} photos and their texts as two clouds")
+        svg = to_svg(figure, "modality-gap", f"{title}: embeddings of {n} photos and their texts as two clouds")
     return Figure("modality-gap", title, svg, f"n = {n} matched pairs; gap = distance of the two clouds' means, 0 to 2. {note}".strip())
 
 
@@ -147,8 +140,8 @@ def comparison_figure(rows: list[Row]) -> Figure | None:
     shown = [row for row in rows if row.is_main and row.ours is not None and math.isfinite(row.ours)][:40]
     if not shown:
         return None
-    with _style():
-        figure, axes = _axes(8.6, 0.9 + 0.27 * len(shown))
+    with house_style():
+        figure, axes = canvas(8.6, 0.9 + 0.27 * len(shown))
         down = -np.arange(len(shown), dtype=float)
         for y, row in zip(down, shown, strict=True):
             if row.bounds:
@@ -168,7 +161,7 @@ def comparison_figure(rows: list[Row]) -> Figure | None:
         axes.grid(axis="x", color=SOFT, alpha=0.25, linewidth=0.7)
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
-        svg = _svg(figure, "comparison", f"{len(shown)} main metrics with intervals beside chance" + (" and the paper" if paper else ""))
+        svg = to_svg(figure, "comparison", f"{len(shown)} main metrics with intervals beside chance" + (" and the paper" if paper else ""))
     note = "The paper's dot stands only where its metric and benchmark are the very same." if paper else ""
     return Figure("comparison", "Main metrics", svg, note, is_wide=True)
 
@@ -201,8 +194,8 @@ def _curves(
     curves = [(label, curve) for label, curve in curves if len(curve)]
     if not curves:
         return None
-    with _style():
-        figure, axes = _axes(4.3, 2.5)
+    with house_style():
+        figure, axes = canvas(4.3, 2.5)
         for position, (label, curve) in enumerate(curves):
             colour, line = SERIES[position], ("-", "--")[position % 2]
             if has_range and (curve[:, 3] > curve[:, 2]).any():
@@ -219,7 +212,7 @@ def _curves(
         if len(curves) > 1:
             axes.legend(loc="best", frameon=False)
         ends = ", ".join(f"{label} {digits.value(curve[0, 1])} to {digits.value(curve[-1, 1])}".strip() for label, curve in curves)
-        svg = _svg(figure, name, f"{title} over {len(steps)} steps: from {ends}")
+        svg = to_svg(figure, name, f"{title} over {len(steps)} steps: from {ends}")
     return Figure(name, title, svg, note)
 
 
@@ -227,64 +220,3 @@ def _whiskers(axes: Any, across: np.ndarray, bounds: list[list[float] | None]) -
     for x, bound in zip(across, bounds, strict=True):
         if bound:
             axes.plot([x, x], bound, color=INK, linewidth=1.1)
-
-
-def _style() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    return matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],
-            "font.size": 9,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": SOFT,
-            "xtick.color": SOFT,
-            "ytick.color": SOFT,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "grid.color": SOFT,
-            "grid.alpha": 0.25,
-            "grid.linewidth": 0.7,
-            "axes.axisbelow": True,
-            "axes.facecolor": "none",
-            "figure.facecolor": "none",
-            "path.simplify": True,
-        }
-    )
-
-
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    """A figure outside pyplot's registry, so that nothing is left open; inches at 100 px."""
-    from matplotlib.figure import Figure as Canvas
-
-    figure = Canvas(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _svg(figure: Any, name: str, alt: str) -> str:
-    """The figure's <svg> element: no metadata, ids that cannot meet another figure's, colours of the page."""
-    import matplotlib
-
-    target = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
-    text = target.getvalue()
-    width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * 100 / 72  # type: ignore[index]
-    box = re.search(r'viewBox="[^"]*"', text)[0]  # type: ignore[index]
-    body = text[text.index(">", text.index("<svg")) + 1 :]
-    # A <style> inside an SVG would hold for the whole page; matplotlib's one rule moves to the element.
-    body = re.sub(r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body).replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", body).replace(INK, "currentColor")
-    for position, colour in enumerate(SERIES):
-        body = body.replace(colour, series(position))
-    look = f"width:100%;max-width:{width:.0f}px;height:auto;stroke-linejoin:round;stroke-linecap:butt"
-    return f'<svg role="img" aria-label="{html.escape(alt)}" {box} style="{look}">{body.strip()}'

@@ -25,6 +25,7 @@ from clippo_core.errors import ClippoError, NotFoundError
 from clippo_core.records import CheckpointInfo, Manifest
 
 if TYPE_CHECKING:
+    from clippo_core.data.shard_index import ShardIndex
     from clippo_core.embedder import Clippo
 
 GAP_PAIRS = 256
@@ -35,6 +36,9 @@ CONTACT_ITEMS = 12
 
 MOST_SHARDS = 4
 """Shards that are opened: from a bucket each is fetched whole."""
+
+MOST_INDEXES = 64
+"""Shards whose index is read in search of those."""
 
 _FORMAT = 1
 
@@ -126,20 +130,23 @@ def contact_items(manifest: Manifest, render: RenderConfig, n: int = CONTACT_ITE
 def read_pairs(manifest: Manifest, n: int, *, seed: int = 0, photos: bool = True) -> list[ShardPair]:
     """Up to `n` records out of at most MOST_SHARDS shards, with a photo or without, the same ones for the same seed.
 
-    Raises ShardError for a damaged shard, NotFoundError for a missing one.
+    Raises ShardError for a missing or damaged shard.
     """
-    from clippo_core.data import tars
+    from clippo_core.data import shard_index, shards
 
     random = np.random.default_rng(seed)
-    files = [file.name for file in manifest.files if file.name.endswith(".tar")]
+    tars = {file.name: file for file in manifest.files}
+    indexes = [file for file in manifest.files if file.name.endswith(".index")]
     found: list[ShardPair] = []
-    for position in random.permutation(len(files))[:MOST_SHARDS]:
-        path = storage.fetch(storage.join(manifest.uri, files[position]))
-        entries = [entry for entry in tars.entries(path) if bool(entry.picture) == photos and "json" in entry.members]
-        with open(path, "rb") as tar:
-            for place in random.permutation(len(entries))[: -(-n // min(MOST_SHARDS, len(files)))]:
-                pair = _read_pair(tar.fileno(), entries[place])
-                found += [pair] if pair.texts else []
+    opened = 0
+    for position in random.permutation(len(indexes))[:MOST_INDEXES]:
+        index, about = shard_index.load(shards.local_file(manifest, indexes[position]))
+        places = np.flatnonzero((index.kinds != shard_index.TEXT) == photos)
+        if len(places) and opened < MOST_SHARDS and len(found) < n:
+            opened += 1
+            share = n if len(indexes) == 1 else -(-n // min(MOST_SHARDS, len(indexes)))
+            with open(shards.local_file(manifest, tars[about["name"]]), "rb") as tar:
+                found += [_read_pair(tar.fileno(), index, place) for place in random.permutation(places)[:share]]
     return found[:n]
 
 
@@ -156,16 +163,21 @@ def principal_plane(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, 
     return points[: len(images)], points[len(images) :], explained
 
 
-def _read_pair(descriptor: int, entry: Any) -> ShardPair:
-    def member(extension: str) -> bytes:
-        offset, size = entry.members[extension]
-        return os.pread(descriptor, size, offset)
+def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
+    from clippo_core.data import shard_index
 
-    about = json.loads(member("json"))
+    first, second = (os.pread(descriptor, int(size), int(offset)) for offset, size in (index.first[place], index.second[place]))
+    kind = index.kinds[place]
+    if kind == shard_index.FOREIGN_TXT:
+        about = {"texts": [second.decode()]}
+    else:
+        about = json.loads(second)
+        if kind == shard_index.FOREIGN_JSON:
+            about = {"texts": [about["caption"]]}
     texts = [str(text) for text in about["texts"]]
     languages = [str(language) for language in about.get("languages", [])][-len(texts) :]
-    first = member("first.txt").decode() if "first.txt" in entry.members else ""
-    return ShardPair(entry.key, member(entry.picture) if entry.picture else None, first, texts, languages or [""] * len(texts))
+    is_text = kind == shard_index.TEXT
+    return ShardPair(index.key(place), None if is_text else first, first.decode() if is_text else "", texts, languages or [""] * len(texts))
 
 
 def _by_language(pairs: list[ShardPair], n: int) -> list[tuple[ShardPair, int]]:

@@ -53,6 +53,11 @@ def breakable(name: object) -> Markup:
     return Markup(re.sub(r"([/_.])", r"\1<wbr>", str(escape(name))))  # noqa: S704
 
 
+def language(code: str) -> str:
+    """A language's code, with a word for the one that says there is none (ISO 639-2: numbers, symbols)."""
+    return "zxx (no language)" if code == "zxx" else code
+
+
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -69,5 +74,6 @@ def _environment() -> Environment:
         size=digits.size,
         shorten=shorten,
         breakable=breakable,
+        language=language,
     )
     return environment

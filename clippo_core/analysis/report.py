@@ -23,7 +23,7 @@ from clippo_core.analysis.live import by_step, number_of
 from clippo_core.analysis.pages import fragment
 from clippo_core.analysis.pictures import patch_figure
 from clippo_core.analysis.recipe import paper_run, recipe_differences
-from clippo_core.analysis.rows import PublishedLookup, summary_table
+from clippo_core.analysis.rows import PublishedLookup, nearest, summary_table
 from clippo_core.analysis.style import PAGE_CSS
 from clippo_core.config import RunConfig, to_json
 from clippo_core.errors import NotFoundError
@@ -123,7 +123,7 @@ def report_page(run: RunRecord, published: PublishedLookup | None = None, *, wri
         "comparison_part": _figures([comparison_figure([row for group in groups for row in group["rows"]])]),
         "training_part": _figures(training_figures(run.journal)),
         "language_part": _figures([recall_by_language(r, kind) for r in run.results for kind in ("i2t_recall@1", "t2i_recall@1")]),
-        "geometry_part": _figures(_geometry_figures(run.insight)),
+        "geometry_part": _figures(_geometry_figures(run, published)),
         "examples_parts": _example_parts(run),
         "expectations_part": fragment("expectations", report=run.validation, reasons=decks.exclusions(run.validation)),
         "shards_part": fragment("facts", entries=decks.manifest_facts(run.manifest)),
@@ -131,7 +131,7 @@ def report_page(run: RunRecord, published: PublishedLookup | None = None, *, wri
         "contact_part": fragment("contact", items=run.insight.contact) if run.insight.contact else "",
         "recipe_part": fragment("recipe", differences=recipe_differences(run.config, paper), paper_name=paper_name),
     }
-    return fragment(
+    page = fragment(
         "report",
         css=PAGE_CSS,
         name=run.config.name,
@@ -139,26 +139,39 @@ def report_page(run: RunRecord, published: PublishedLookup | None = None, *, wri
         summary=_summary(run),
         cautions=_cautions(run, groups),
         insight_notes=run.insight.notes,
+        sources=_sources(groups),
         times=_times(run),
         provenance=_provenance(run),
         config_json=to_json(run.config),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if written_at is None else written_at)),
         **parts,
     )
+    return str(page)
 
 
 def _figures(figures: list[Figure | None] | list[Figure]) -> str:
     return fragment("figures", figures=[figure for figure in figures if figure is not None])
 
 
-def _geometry_figures(insight: Insight) -> list[Figure]:
+def _geometry_figures(run: RunRecord, published: PublishedLookup | None) -> list[Figure]:
+    insight = run.insight
     drawn = []
     if insight.gap is not None:
         note = f"Mean cosine of a pair {digits.value(insight.matched_cosine)}. {insight.pairs_from}"
+        paper = nearest(published("modality_gap"), run.config)[:3] if published else []
+        if paper:
+            known = "; ".join(f"{digits.value(one.value)} ({one.model}, {one.data})" for one in paper)
+            note += f" Published, on other pairs: {known}."
         drawn.append(modality_gap_figure(insight.photo_points, insight.text_points, insight.explained, insight.gap, note))
     if len(insight.components):
         drawn.append(patch_figure(insight.components, insight.shares))
     return drawn
+
+
+def _sources(groups: list[dict[str, Any]]) -> list[str]:
+    """Where the published values in the table come from, each once."""
+    shown = [row.paper[0] for group in groups for row in group["rows"] if row.paper]
+    return list(dict.fromkeys(f"{one.source} ({one.trust} source)" for one in shown))
 
 
 def _example_parts(run: RunRecord) -> list[tuple[str, str]]:

@@ -68,7 +68,7 @@ def rows_of(result: EvalResult, config: RunConfig | None = None, published: Publ
     order += sorted(name for name in result.metrics if name not in order)
     rows = []
     for metric in order:
-        paper, paper_metric = _published(result.name, metric, published)
+        paper, paper_metric = _published(result.name, metric, published, config)
         rows.append(
             Row(
                 evaluation=result.name,
@@ -85,7 +85,7 @@ def rows_of(result: EvalResult, config: RunConfig | None = None, published: Publ
                 differs=differences(result, config, paper_metric) if paper else "",
             )
         )
-    return rows + _not_run(result, marks, published)
+    return rows + _not_run(result, marks, published, config)
 
 
 def differences(result: EvalResult, config: RunConfig | None, paper_metric: str = "") -> str:
@@ -110,7 +110,7 @@ def differences(result: EvalResult, config: RunConfig | None, paper_metric: str 
     return ", ".join(words)
 
 
-def _not_run(result: EvalResult, marks: list[str], published: PublishedLookup | None) -> list[Row]:
+def _not_run(result: EvalResult, marks: list[str], published: PublishedLookup | None, config: RunConfig | None) -> list[Row]:
     """One line for each metric that was not run, or for all those of one reason where they are more than four."""
     by_reason: dict[str, list[str]] = {}
     for metric, reason in sorted(result.not_run.items()):
@@ -119,23 +119,38 @@ def _not_run(result: EvalResult, marks: list[str], published: PublishedLookup | 
     for reason, metrics in by_reason.items():
         names = metrics if len(metrics) <= 4 else [f"{len(metrics)} metrics, {metrics[0]} to {metrics[-1]}"]
         for name in names:
-            paper, paper_metric = _published(result.name, name, published)
+            paper, paper_metric = _published(result.name, name, published, config)
             missing = f"not run: {reason}"
             rows.append(Row(result.name, name, None, None, None, 0, True, marks, missing=missing, paper=paper, paper_metric=paper_metric))
     return rows
 
 
-def _published(evaluation: str, metric: str, published: PublishedLookup | None) -> tuple[list[Any], str]:
-    """Published values of `metric`; else those of the same metric on the evaluation's benchmark, with that metric's name."""
+def _published(evaluation: str, metric: str, published: PublishedLookup | None, config: RunConfig | None) -> tuple[list[Any], str]:
+    """Published values of `metric`, the nearest model first; else those on the evaluation's benchmark, with that metric's name."""
     if published is None:
         return [], ""
     exact = published(metric)
     if exact or evaluation not in BENCHMARKS:
-        return exact, ""
+        return nearest(exact, config), ""
     _, _, rest = metric.partition("/")
     other = f"{BENCHMARKS[evaluation]}/{rest}"
     found = published(other) if rest and other != metric else []
-    return found, other if found else ""
+    return nearest(found, config), other if found else ""
+
+
+def nearest(values: list[Any], config: RunConfig | None) -> list[Any]:
+    """Published values, those of our kind and size of model first, then of our share of sentence pairs; otherwise in their order."""
+    if config is None:
+        return values
+    kinds = {"clippo": "CLIPPO", "one_tower_clip": "1T-CLIP", "two_tower_clip": "CLIP*"}
+    model = f"{kinds.get(config.model.kind, '')} {'L/16' if config.model.width >= 1024 else 'B/16'}"
+    share = f"{100 * config.data.text_pair_share:.0f}% C4"
+
+    def distance(value: Any) -> tuple[bool, bool]:
+        is_same_share = share in value.data if config.data.text_pair_share else "C4" not in value.data
+        return value.model != model, not is_same_share
+
+    return sorted(values, key=distance)
 
 
 def summary_table(results: list[EvalResult], main_only: bool = True) -> str:
