@@ -156,6 +156,7 @@ def test_crash_at_every_call_of_a_second_save_of_a_step(tmp_path: Path, monkeypa
             break
 
 
+@pytest.mark.slow
 def test_crash_at_every_request_of_a_save(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(objects, "PART_BYTES", 5 << 20)

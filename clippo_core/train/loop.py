@@ -1,0 +1,275 @@
+"""Pretraining: resume? -> for every step: batch, step, journal; once in a while save -> done. Unkillable, and the same bit for bit.
+
+    <run>/checkpoints/   step-…/ and latest.json        <run>/journal.jsonl   one line a step
+    <run>/training.html  the page to watch              <run>/owner.json      whose run it is
+
+A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from train.resume_from, else it
+begins. Data order is a function of (seed, step), so the losses after a `kill -9` are those of an uninterrupted run. SIGTERM commits a
+checkpoint and raises Preempted. There are no callbacks: what happens stands here, in order. Launching processes is not its business.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clippo_core import models, storage
+from clippo_core.data.loader import batches
+from clippo_core.engine import Engine, MemoryPlan, Ranks, apply_memory, choose_memory, init_distributed, make_engine
+from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
+from clippo_core.engine.recipe import check_same_recipe
+from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
+from clippo_core.optim import rsqrt_schedule
+from clippo_core.provenance import code_digest
+from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
+from clippo_core.train.agreement import Agreement
+from clippo_core.train.lease import Lease
+from clippo_core.train.saving import Saving
+from clippo_core.train.speed import Meter
+from clippo_core.train.step import StepResult, on_device, train_step
+from clippo_core.train.watch import Watch
+
+LOSSES_IN_MEAN = 100
+"""CheckpointInfo.loss is the mean over this many last steps."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _State:
+    """Where the run is: what a checkpoint brings back beside weights and optimizer."""
+
+    step: int = 0
+    skipped: list[int] = field(default_factory=list)
+    """Steps with a non-finite loss or gradient."""
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
+
+
+def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", progress: bool = True) -> CheckpointInfo:
+    """Train the plan's tower on the shards of `manifest`; call it in every rank (torchrun's environment), or in one process.
+
+    `previous`: checkpoints of an earlier attempt, if they are elsewhere. Every rank gets the last checkpoint; a finished run is not
+    trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a rank was lost; too many non-finite
+    losses), ConflictError (another process has the run), CheckpointError, ConfigError, StorageError.
+    """
+    ranks = _join(plan)
+    agreement = Agreement(ranks, plan.train.timeout_seconds)
+    with agreement.noticing_lost_ranks(), _sigterm() as stop_asked, _owned(plan, agreement) as check_owner:
+        start = agreement.rank0(lambda: _find_start(plan, previous))
+        engine, memory = _build(plan, ranks, start)
+        state = _restore(engine, start)
+        agreement.barrier()
+        watch = Watch(plan.stage.root, state.step, plan.train.steps, progress) if ranks.rank == 0 else None
+        code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
+        encode_text = models.text_encoder(plan.model, plan.render)
+
+        def describe(finished: bool) -> Progress:
+            return _progress(plan, state, ranks.world_size, encode_text, finished)
+
+        def before_commit() -> None:
+            if watch:
+                watch.journal.flush()  # no checkpoint without the curve that leads to it
+            check_owner()
+
+        saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
+        feed = on_device(_batches(plan, manifest, ranks, encode_text, state.step), ranks.device)
+        meter = Meter(plan.model, plan.render.image_px, plan.train.precision, plan.train.batch_pairs, ranks.world_size, ranks.device)
+        try:
+            while state.step < plan.train.steps:
+                with meter.waiting():
+                    batch = next(feed)
+                multiplier = _multiplier(plan, state.step)
+                result = train_step(engine, batch, multiplier, memory)
+                line = _note(plan, state, result, multiplier) | meter.step()
+                if result.skipped:
+                    line["skipped_keys"] = sum(agreement.everyone(batch.keys), [])
+                if watch:
+                    watch.step(line)
+                _stop_if_spoilt(plan, state, line)
+                if state.step < plan.train.steps:
+                    saving.after_step(state.step)
+            return saving.save_now(finished=True)
+        finally:
+            saving.close()
+            if watch:
+                watch.close()
+
+
+def _join(plan: PretrainPlan) -> Ranks:
+    """The process group, seeds and threads of this rank."""
+    ranks = init_distributed(plan.train.timeout_seconds)
+    plan.train.pairs_per_rank(ranks.world_size)
+    torch.manual_seed(plan.stage.seed)
+    if ranks.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
+        # Elastic's default, meant for GPUs: on CPUs the ranks of a machine share its cores.
+        torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return ranks
+
+
+def _cores() -> int:
+    """Cores that this process may use: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM ends nothing; yields whether it has come. Outside the main thread signals are left as they are."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], None]]:
+    """Hold the run's lease, on rank 0; yields the check that this is still so."""
+    held: list[Lease] = []
+    agreement.rank0(lambda: held.append(Lease(plan.stage.root, plan.train.timeout_seconds)))
+    try:
+        yield held[0].check if held else lambda: None
+    finally:
+        for lease in held:
+            lease.release()
+
+
+def _find_start(plan: PretrainPlan, previous: str) -> str:
+    """Address of the checkpoint to go on from: the newest of this run, wherever it is, else train.resume_from; empty = begin."""
+    found = []
+    for root in dict.fromkeys([storage.join(plan.stage.root, "checkpoints"), *([previous] if previous else [])]):
+        checkpoint = latest_checkpoint(root)
+        if checkpoint:
+            check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
+            found.append(checkpoint)
+    if found:
+        return max(found, key=lambda checkpoint: checkpoint.progress.step).uri
+    if not plan.train.resume_from:
+        return ""
+    try:
+        chosen = open_checkpoint(plan.train.resume_from)
+    except NotFoundError as error:
+        raise ConfigError(f"train.resume_from: {error}") from error
+    if chosen.progress.step >= plan.train.steps:
+        raise ConfigError(
+            f"train.resume_from {chosen.uri} is at step {chosen.progress.step}, and the run has only {plan.train.steps} steps."
+        )
+    return chosen.uri
+
+
+def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, MemoryPlan]:
+    """The tower under its engine, fresh, and how its activations fit."""
+    # What a checkpoint will overwrite need not be read (or be there) any more.
+    model = replace(plan.model, initial_weights="") if start else plan.model
+    tower = models.build_tower(model, plan.render.image_px, seed=plan.stage.seed)
+    pairs = plan.train.pairs_per_rank(ranks.world_size)
+    memory = choose_memory(plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device)
+    if ranks.rank == 0:
+        _log.info("%s", memory.reason)
+    apply_memory(tower, memory)
+    if plan.train.compile:
+        tower.compile()
+    return make_engine(tower, plan.optim, zero_stage=plan.train.zero_stage, precision=plan.train.precision, device=ranks.device), memory
+
+
+def _restore(engine: Engine, start: str) -> _State:
+    """Load the checkpoint `start` into the engine; the state to go on from."""
+    if not start:
+        return _State()
+    checkpoint = open_checkpoint(start)
+    try:
+        engine.load_weights(checkpoint.weights())
+        engine.load_optimizer_state(checkpoint.optimizer())
+    except CheckpointError as error:
+        raise CheckpointError(f"{start} cannot be loaded: {error}") from error
+    kept = checkpoint.progress.state or {}
+    return _State(checkpoint.progress.step, kept.get("skipped", []), deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN))
+
+
+def _batches(plan: PretrainPlan, manifest: Manifest, ranks: Ranks, encode_text: Any, start_step: int) -> Iterator[Any]:
+    return batches(
+        manifest,
+        plan.data,
+        image_px=plan.render.image_px,
+        batch_pairs=plan.train.batch_pairs,
+        seed=plan.stage.seed,
+        encode_text=encode_text,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        start_step=start_step,
+        steps=plan.train.steps,
+        workers=plan.train.loader_workers,
+    )
+
+
+def _multiplier(plan: PretrainPlan, step: int) -> float:
+    optim = plan.optim
+    return rsqrt_schedule(step, plan.train.steps, optim.warmup_steps, optim.timescale_steps, optim.cooldown_steps)
+
+
+def _note(plan: PretrainPlan, state: _State, result: StepResult, multiplier: float) -> dict[str, Any]:
+    """Count the step; its line for the journal."""
+    state.step += 1
+    output = result.output
+    if math.isfinite(output.loss):
+        state.losses.append(output.loss)
+    if result.skipped:
+        state.skipped.append(state.step)
+    return {
+        "step": state.step,
+        "loss": output.loss,
+        "lr": plan.optim.lr * multiplier,
+        "multiplier": multiplier,
+        "logit_scale": output.logit_scale,
+        "positive_similarity": output.positive_similarity,
+        "negative_similarity": output.negative_similarity,
+        "accuracy": output.accuracy,
+        "grad_norm": result.grad_norm,
+        "pairs_seen": state.step * plan.train.batch_pairs,
+        "skipped": len(state.skipped),
+    }
+
+
+def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> None:
+    """Raise TrainingError, naming steps and pairs, when more steps were skipped than train.max_skipped_steps."""
+    if len(state.skipped) <= plan.train.max_skipped_steps:
+        return
+    keys = line["skipped_keys"]
+    journal = storage.join(plan.stage.root, "journal.jsonl")
+    raise TrainingError(
+        f"loss or gradient was not finite in {len(state.skipped)} steps ({', '.join(map(str, state.skipped))}), more than "
+        f"train.max_skipped_steps allows. The last of them had the pairs {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}; "
+        f"all stand in {journal} as skipped_keys. Look at these pairs, or lower optim.lr. No weight was changed by these steps."
+    )
+
+
+def _progress(plan: PretrainPlan, state: _State, world_size: int, encode_text: Any, finished: bool) -> Progress:
+    return Progress(
+        step=state.step,
+        pairs_seen=state.step * plan.train.batch_pairs,
+        loss=sum(state.losses) / max(len(state.losses), 1),
+        world_size=world_size,
+        code_digest=code_digest(__name__),
+        render_digest=getattr(getattr(encode_text, "__self__", None), "digest", ""),
+        journal=storage.join(plan.stage.root, "journal.jsonl"),
+        finished=finished,
+        state={"skipped": list(state.skipped), "losses": list(state.losses)},
+    )
