@@ -136,6 +136,9 @@ def _pixels(picture: Image.Image, name: str) -> np.ndarray:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """The picture turned as its EXIF orientation says; unreadable EXIF counts as none."""
+    notes = " ".join(str(name).lower() for name in picture.info)
+    if picture.format not in ("TIFF", "MPO") and "exif" not in notes and "xmp" not in notes:
+        return picture  # asking PIL costs more than a small picture's decoding
     try:
         return ImageOps.exif_transpose(picture) or picture
     except Exception:

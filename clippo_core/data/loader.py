@@ -5,7 +5,8 @@
 The global batch of a step is a function of (seed, step): the same records, captions and pixels for 1, 2 or 4 ranks and any number of
 workers, so going on at a step needs no state. A rank gets a slice of the photos and a slice of the text pairs. An epoch of the photos
 (of the text pairs) has every record once; where its end falls inside a batch, the next epoch fills the batch up: nothing is dropped,
-padded or repeated. It holds no random state and no cache of pixels, and knows neither model nor loss.
+padded or repeated. It holds no random state, and knows neither
+model nor loss. Photos of a set that is small as a whole are decoded once and kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +29,11 @@ from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.records import Manifest
 
+KEEP_BYTES = 128 * 2**20
+"""A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
+
 EncodeText = Callable[[list[str]], np.ndarray]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,9 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         self._plan, self._image_px, self._encode = plan, image_px, encode_text
         self._photo_slice, self._text_slice = plan.rank_slices(rank, world_size)
         renderer = getattr(encode_text, "__self__", None)
+        self._keeps = len(plan.members[0]) * 3 * image_px**2 <= KEEP_BYTES
+        self._photos: dict[int, np.ndarray] = {}
+        self._texts: dict[int, list[str]] = {}
         self._drawn = plan.wants_drawings and getattr(renderer, "digest", "") == plan.manifest.render_digest
 
     def __getitem__(self, step: int) -> Batch:
@@ -184,7 +192,7 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         n_photos = self._photo_slice.stop - self._photo_slice.start
         photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
         for place, record in enumerate(records[:n_photos]):
-            photos[place] = squash(decode_image(source.read(record, index.first[record]), index.key(record)), self._image_px)
+            photos[place] = self._kept(self._photos, record, self._photo)
         firsts = [source.read(record, index.first[record]).decode() for record in records[n_photos:]]
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
@@ -200,7 +208,20 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         spans = source.index.drawings[source.text_starts[records] + chosen]
         if self._drawn and spans[:, 1].all():
             return np.stack([_masks(source.read(record, span)) for record, span in zip(records, spans, strict=True)])
-        return self._encode([source.texts(record)[text] for record, text in zip(records, chosen, strict=True)])
+        return self._encode([self._kept(self._texts, record, source.texts)[text] for record, text in zip(records, chosen, strict=True)])
+
+    def _photo(self, record: int) -> np.ndarray:
+        source = self._plan.shards
+        return squash(decode_image(source.read(record, source.index.first[record]), source.index.key(record)), self._image_px)
+
+    def _kept(self, kept: dict[int, T], record: int, make: Callable[[int], T]) -> T:
+        """What `make` gives for a record, from memory if it is there."""
+        if record in kept:
+            return kept[record]
+        made = make(record)
+        if self._keeps:
+            kept[record] = made
+        return made
 
 
 def _masks(drawing: bytes) -> np.ndarray:

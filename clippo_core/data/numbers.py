@@ -81,11 +81,16 @@ class Scribe:
         self._digits = digits
         self._samples = [rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)]
         self._rng = rng
+        self._written: set[tuple[int, ...]] = set()
         self.n_samples = [len(samples) for samples in self._samples]
 
     def picture(self, number: int) -> np.ndarray:
-        """uint8 [64, 64] of a number, from randomly drawn samples of its digits."""
-        return place([self._digits[self._rng.choice(self._samples[int(digit)])] for digit in str(number)])
+        """uint8 [64, 64] of a number of two digits, from randomly drawn samples, never the same two again; of one digit, any sample."""
+        while True:
+            drawn = tuple(int(self._rng.choice(self._samples[int(digit)])) for digit in str(number))
+            if len(drawn) == 1 or drawn not in self._written:
+                self._written.add(drawn)
+                return place([self._digits[sample] for sample in drawn])
 
     def sample(self, digit: int, nth: int) -> np.ndarray:
         """uint8 [64, 64] of the nth sample of one digit."""
