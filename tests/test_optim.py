@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from clippo_core.optim import Adafactor, AdamW, rsqrt_schedule
+from clippo_core.errors import CheckpointError, ConfigError
+from clippo_core.optim import Adafactor, AdamW, Fragment, rsqrt_schedule
 
 SHAPES = {  # name -> (shape, view or None)
     "qkv.kernel": ((3 * 96, 80), (3, 2, 48, 80)),
@@ -120,3 +121,108 @@ def test_adafactor_in_float64_equals_the_chain_closely():
         reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5))
     for name, weight in weights.items():
         np.testing.assert_allclose(weight.detach().numpy(), reference.w[name], atol=1e-12, rtol=0)
+
+
+def test_adamw_equals_torchs():
+    ours, theirs = parameters(), parameters()
+    optimizer = AdamW(ours.items(), 1e-3, 1e-3 * 0.1, DECAYED, (0.9, 0.95), clip_norm=1.0, rates={"t": 10.0})
+    groups = [
+        {"params": [theirs[name] for name in DECAYED], "weight_decay": 0.1},
+        {"params": [w for name, w in theirs.items() if name not in DECAYED | {"t"}], "weight_decay": 0.0},
+        {"params": [theirs["t"]], "weight_decay": 0.0, "lr": 1e-2},
+    ]
+    reference = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+    rates = [group["lr"] for group in reference.param_groups]
+    run(optimizer, ours, range(20))
+    for step in range(20):
+        for name, gradient in gradients(step).items():
+            theirs[name].grad = torch.from_numpy(gradient)
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
+        for group, rate in zip(reference.param_groups, rates, strict=True):
+            group["lr"] = rate * rsqrt_schedule(step, 40, 5, 10, 5)
+        reference.step()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Adafactor, AdamW])
+def test_state_goes_on_bit_for_bit(kind):
+    options = {"views": VIEWS} if kind is Adafactor else {}
+    straight, first = parameters(), parameters()
+    run(kind(straight.items(), 1e-3, 1e-4, DECAYED, clip_norm=1.0, **options), straight, range(6))
+    optimizer = kind(first.items(), 1e-3, 1e-4, DECAYED, clip_norm=1.0, **options)
+    run(optimizer, first, range(3))
+    again = {name: torch.nn.Parameter(w.detach().clone()) for name, w in first.items()}
+    second = kind(again.items(), 1e-3, 1e-4, DECAYED, clip_norm=1.0, **options)
+    second.load_full_state(optimizer.full_state())
+    run(second, again, range(3, 6))
+    for name, weight in straight.items():
+        assert torch.equal(weight, again[name]), name
+
+
+def test_views_are_factored_as_the_reference_factors_them():
+    weights = parameters()
+    optimizer = Adafactor(weights.items(), 1e-3, 0.0, set(), views=VIEWS)
+    run(optimizer, weights, range(1))
+    state = {key: tuple(value.shape) for key, value in optimizer.full_state().items()}
+    assert state["qkv.kernel/v_row"] == (3, 2, 48) and state["qkv.kernel/v_col"] == (3, 2, 80)  # per projection and head
+    assert state["out.kernel/v_row"] == (80, 2) and state["out.kernel/v_col"] == (2, 48)
+    assert state["mlp.kernel/v_row"] == (130,) and state["mlp.kernel/v_col"] == (80,)
+    assert state["posemb/v_row"] == (1, 49) and state["posemb/v_col"] == (1, 80)
+    for name in ("narrow.kernel", "conv.kernel", "bias", "t"):  # the second largest dim is below 32
+        assert state[f"{name}/v"] == SHAPES[name][0]
+    assert optimizer.full_state()["mlp.kernel/momentum"].dtype == torch.bfloat16
+
+
+def test_a_parameter_without_gradient_decays_like_one_with_zeros():
+    ours, zeros = parameters(), parameters()
+    for weights, missing in ((ours, None), (zeros, 0.0)):
+        optimizer = Adafactor(weights.items(), 1e-3, 1e-2, DECAYED, views=VIEWS)
+        for name, w in weights.items():
+            w.grad = None if name == "mlp.kernel" and missing is None else torch.zeros_like(w)
+        optimizer.step(1.0)
+    for name, weight in ours.items():
+        assert torch.equal(weight, zeros[name])
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    weights = parameters()
+    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, views=VIEWS, clip_norm=1.0)
+    run(optimizer, weights, range(2))
+    before = {key: value.clone() for key, value in (optimizer.full_state() | weights).items()}
+    weights["bias"].grad = torch.full_like(weights["bias"], float("inf"))
+    optimizer.step(1.0)
+    assert not math.isfinite(optimizer.grad_norm)
+    for key, value in (optimizer.full_state() | weights).items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_what_does_not_fit_is_refused():
+    weights = parameters()
+    with pytest.raises(ConfigError, match="view"):
+        Adafactor(weights.items(), 1e-3, 0.0, set(), views={"bias": (81,)})
+    with pytest.raises(ConfigError, match="nonesuch"):
+        Adafactor(weights.items(), 1e-3, 0.0, {"nonesuch"})
+    with pytest.raises(ConfigError, match="positive"):
+        AdamW(weights.items(), 0.0, 0.0, set())
+    optimizer = Adafactor(weights.items(), 1e-3, 0.0, set())
+    state = optimizer.full_state()
+    with pytest.raises(CheckpointError, match="bias/momentum"):
+        optimizer.load_full_state({k: v for k, v in state.items() if k != "bias/momentum"})
+    with pytest.raises(CheckpointError, match="shape"):
+        optimizer.load_full_state(state | {"t/v": torch.zeros(2)})
+    with pytest.raises(ConfigError, match="before its first step"):
+        optimizer.place(torch.zeros(80), [Fragment("bias", 0, 80)])
+
+
+def test_schedule_equals_big_visions_values():
+    paper = [rsqrt_schedule(s, 250_000, 10_000, 10_000, 10_000) for s in (0, 5_000, 10_000, 62_500, 125_000, 240_000, 250_000)]
+    assert paper == pytest.approx([0, 0.5, 1, 0.4, 0.28284, 0.20412, 0], abs=1e-5)
+    assert rsqrt_schedule(0, 10, 0, 5, 0) == 1.0
+    for s in range(0, 400, 7):  # COCO's sanity run, by big_vision's other way to write it
+        value = 1 / math.sqrt((100 + max(s - 100, 0)) / 100) * np.clip(s / 100, 0, 1) * np.clip((400 - s) / 100, 0, 1)
+        assert rsqrt_schedule(s, 400, 100, 100, 100) == pytest.approx(value, abs=1e-12)
+    with pytest.raises(ConfigError):
+        rsqrt_schedule(-1, 10, 1, 1, 1)
+    with pytest.raises(ConfigError):
+        rsqrt_schedule(1, 10, 1, 0, 1)

@@ -46,6 +46,9 @@ class PlainEngine(Engine):
         for name, value in state.items():
             value.copy_(weights[name])
 
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return super().optimizer_state() if self.rank == 0 else {}
+
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
         if self._averager and not self._coalescing:

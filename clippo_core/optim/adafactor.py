@@ -57,7 +57,8 @@ class Adafactor(ShardedOptimizer):
             if name not in self.shapes or math.prod(view) != math.prod(self.shapes[name]):
                 raise ConfigError(f"view {view} of {name!r} does not fit its shape {self.shapes.get(name)}; it must hold as many elements.")
         self.views = {name: tuple(given.get(name, self.shapes[name])) for name in self.names}
-        self._factors = _lay_out({name: factored_dims(self.views[name], min_dim_size_to_factor) for name in self.names}, self.views)
+        self._dims = {name: factored_dims(self.views[name], min_dim_size_to_factor) for name in self.names}
+        self._factors = _lay_out(self._dims, self.views)
         self._sums_length = sum(f.length for f in self._factors)
 
     def _allocate(self, like: Tensor) -> None:
@@ -118,7 +119,9 @@ class Adafactor(ShardedOptimizer):
         for factors in self._factors:
             rows, columns = factors.split(self._state)
             for i, name in enumerate(factors.names):
-                state[f"{name}/v_row"], state[f"{name}/v_col"] = rows[i].squeeze(3), columns[i].squeeze(1)
+                view, (r, c) = self.views[name], self._dims[name] or (0, 0)
+                state[f"{name}/v_row"] = rows[i].view(view[:c] + view[c + 1 :])
+                state[f"{name}/v_col"] = columns[i].view(view[:r] + view[r + 1 :])
         return state
 
 
