@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys;
 VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION ?= $(shell git rev-parse --short HEAD)
+TRAIN_IMAGE ?= $(shell sed -n 's/^  train: //p' flyte.yaml)
+CPU_IMAGE ?= $(shell sed -n 's/^  cpu: //p' flyte.yaml)
 PYFLYTE := $(BIN)/pyflyte -c flyte.yaml
 
 .PHONY: setup demo test test-slow test-nightly check bench package images register activate deactivate clean
@@ -36,9 +38,10 @@ bench: setup ## every benchmark that runs on this machine
 	@for question in benchmarks/*.py; do echo "== $$question"; $(BIN)/python $$question || exit 1; done
 
 package: setup ## the protobufs that a cluster would get, without a cluster
-	$(PYFLYTE) --pkgs workflows package --force --output build/workflows.tgz
+	@mkdir -p build
+	$(PYFLYTE) --pkgs workflows package --force --image "train=$(TRAIN_IMAGE)" --image "cpu=$(CPU_IMAGE)" --output build/workflows.tgz
 
-images: ## build and push both images
+images: ## build and push both images, by the names in flyte.yaml
 	docker build -f containers/train.Dockerfile -t "$(TRAIN_IMAGE)" . && docker push "$(TRAIN_IMAGE)"
 	docker build -f containers/cpu.Dockerfile -t "$(CPU_IMAGE)" . && docker push "$(CPU_IMAGE)"
 

@@ -19,6 +19,7 @@ NOT_THE_RESULT = ("tasks.settings",)
 """Modules that decide where code runs, not what comes out: a pod with more memory must not retrain."""
 
 
+@functools.cache
 def module_path(name: str) -> Path | None:
     """File of a module of this project, or None for any other module."""
     if name.split(".")[0] not in PACKAGES:
@@ -29,11 +30,12 @@ def module_path(name: str) -> Path | None:
     return path / "__init__.py" if (path / "__init__.py").is_file() else None
 
 
-def imported_modules(name: str) -> set[str]:
+@functools.cache
+def imported_modules(name: str) -> frozenset[str]:
     """Names of this project's modules that the module `name` imports, directly, anywhere in its text."""
     path = module_path(name)
     if path is None:
-        return set()
+        return frozenset()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -48,7 +50,7 @@ def imported_modules(name: str) -> set[str]:
     found = {module for module in found if module_path(module)}
     # A package is executed on the way to its modules.
     parents = {".".join(parts[:n]) for parts in (m.split(".") for m in found) for n in range(1, len(parts))}
-    return (found | {p for p in parents if module_path(p)}) - {name}
+    return frozenset((found | {p for p in parents if module_path(p)}) - {name})
 
 
 def reached_modules(name: str) -> set[str]:

@@ -6,6 +6,8 @@ page is how a run is watched live; the same figures end in the deck.
 
 from __future__ import annotations
 
+import os
+
 from flytekit import Deck, current_context, task
 from flytekit.exceptions.user import FlyteRecoverableException
 
@@ -19,20 +21,26 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     from clippo_core import journal
     from clippo_core.analysis.decks import training_deck
     from clippo_core.errors import Preempted
+    from clippo_core.storage import join
     from clippo_core.train.loop import pretrain as train
 
     try:
-        checkpoint = train(plan, manifest, previous=_previous_attempt())
+        checkpoint = train(plan, manifest, previous=_previous_attempt(join(plan.stage.root, "checkpoints")))
     except Preempted as error:
         raise FlyteRecoverableException(str(error)) from error
     Deck("Training", training_deck(journal.read(checkpoint.journal)))
     return checkpoint
 
 
-def _previous_attempt() -> str:
-    """Folder of the checkpoint that an earlier attempt of this very execution left with Flyte; empty where there is none."""
+def _previous_attempt(folder: str) -> str:
+    """Checkpoints of an earlier attempt of this execution, as it noted them with Flyte; empty where there is none. Notes ours.
+
+    Flyte's own checkpoint folder is copied whole at every save, from one node only: it holds an address, not the weights.
+    """
     checkpoint = current_context().checkpoint
-    if checkpoint is None or not checkpoint.prev_exists():
+    if checkpoint is None:
         return ""
-    content = checkpoint.read()
-    return content.decode() if content else ""
+    noted = checkpoint.read() if checkpoint.prev_exists() else None
+    if os.environ.get("RANK", "0") == "0":
+        checkpoint.write(folder.encode())
+    return noted.decode() if noted else ""

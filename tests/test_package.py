@@ -1,0 +1,126 @@
+"""What a cluster would get, read out of the protobufs that `pyflyte package` writes offline: images, resources, schedule, interfaces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import PROJECT
+from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
+
+PYFLYTE = Path(sys.executable).with_name("pyflyte")
+Package = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """Tasks, workflows and launch plans by name, packaged for the eight-node cluster."""
+    out = tmp_path_factory.mktemp("package") / "workflows.tgz"
+    environment = os.environ | {"CLIPPO_CLUSTER": "h100x8x8", "HOME": str(out.parent)}
+    images = [f"--image={name}={image}" for name, image in yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"].items()]
+    command = [PYFLYTE, "-c", "flyte.yaml", "--pkgs", "workflows", "package", "--force", *images, "--output", out]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(_entities(out))
+
+
+def _entities(archive: Path) -> Iterator[tuple[str, Any]]:
+    kinds = {"1": task_pb2.TaskSpec, "2": workflow_pb2.WorkflowSpec, "3": launch_plan_pb2.LaunchPlan}
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            kind = kinds.get(member.name.removesuffix(".pb").rpartition("_")[2])
+            content = tar.extractfile(member)
+            if kind and content:
+                entity = kind.FromString(content.read())
+                name = entity.id.name if kind is launch_plan_pb2.LaunchPlan else entity.template.id.name
+                yield f"{kind.__name__}:{name}", entity
+
+
+def tasks(package: Package) -> dict[str, Any]:
+    """Task templates by name."""
+    return {name.partition(":")[2]: spec.template for name, spec in package.items() if name.startswith("TaskSpec:")}
+
+
+def test_every_box_is_there_with_its_image(package: Package) -> None:
+    found = tasks(package)
+    boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
+    boxes += ["gate.gate", "report.report", "alert.alert"]
+    boxes += [f"evaluate.{name}" for name in ("imagenet", "retrieval", "vqa", "glue", "xm3600", "open_checkpoint", "plan_evaluations")]
+    assert set(found) == {f"tasks.{box}" for box in boxes}
+    images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
+    for name, template in found.items():
+        trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(("open_checkpoint", "plan_evaluations"))
+        assert template.container.image == images["train" if trains else "cpu"], name
+        assert {"key": "CLIPPO_CLUSTER", "value": "h100x8x8"} in [{"key": e.key, "value": e.value} for e in template.container.env]
+
+
+def test_pretraining_gets_the_cluster(package: Package) -> None:
+    pretrain = tasks(package)["tasks.pretrain.pretrain"]
+    assert pretrain.type == "pytorch"
+    assert pretrain.custom["elasticConfig"]["maxReplicas"] == 8 and pretrain.custom["elasticConfig"]["nprocPerNode"] == 8
+    assert pretrain.custom["runPolicy"]["cleanPodPolicy"] == "CLEANPOD_POLICY_ALL"
+    requests = {request.name: request.value for request in pretrain.container.resources.requests}
+    assert requests[pretrain.container.resources.GPU] == "8"
+    assert pretrain.extended_resources.gpu_accelerator.device == "nvidia-h100"
+    assert pretrain.extended_resources.shared_memory.mount_path == "/dev/shm"
+    assert pretrain.metadata.retries.retries == 5
+
+
+def test_what_is_cached_is_versioned_by_its_code(package: Package) -> None:
+    found = tasks(package)
+    cached = {name for name, template in found.items() if template.metadata.discoverable}
+    evaluations = {f"tasks.evaluate.{name}" for name in ("imagenet", "retrieval", "vqa", "glue", "xm3600")}
+    assert cached == {"tasks.validate.validate", "tasks.render.render", "tasks.pretrain.pretrain"} | evaluations
+    versions = {name: found[name].metadata.discovery_version for name in cached}
+    assert all(len(version) == 16 for version in versions.values())
+    assert len(set(versions.values())) == len(versions)
+
+
+def test_decks_are_on_where_something_is_shown(package: Package) -> None:
+    shown = {name.split(".")[2] for name, template in tasks(package).items() if template.metadata.generates_deck.value}
+    assert shown == {"plan", "validate", "render", "pretrain", "imagenet", "retrieval", "vqa", "glue", "xm3600", "gate", "report"}
+
+
+def test_schedules_hand_over_their_kickoff_time(package: Package) -> None:
+    weekly, nightly = package["LaunchPlan:weekly_retraining"].spec, package["LaunchPlan:nightly_evaluation"].spec
+    assert weekly.entity_metadata.schedule.cron_schedule.schedule == "0 2 * * 0"
+    assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 4 * * *"
+    for spec in (weekly, nightly):
+        assert spec.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
+    assert weekly.workflow_id.name == "workflows.pipeline.pretrain_and_evaluate"
+    assert nightly.workflow_id.name == "workflows.evaluation.evaluate_promoted"
+    assert weekly.entity_metadata.notifications[0].email.recipients_email
+
+
+def test_workflows_fail_whole_nodes_late_and_tell_somebody(package: Package) -> None:
+    for name in ("pretrain_and_evaluate", "demo"):
+        template = package[f"WorkflowSpec:workflows.pipeline.{name}"].template
+        policy = workflow_policy(template)
+        assert policy == "FAIL_AFTER_EXECUTABLE_NODES_COMPLETE"
+        assert template.failure_node.task_node.reference_id.name == "tasks.alert.alert"
+        assert set(template.interface.outputs.variables) == {"report", "model"}
+
+
+def workflow_policy(template: Any) -> str:
+    """Name of a workflow's failure policy."""
+    field = template.metadata.DESCRIPTOR.fields_by_name["on_failure"]
+    name: str = field.enum_type.values_by_number[template.metadata.on_failure].name
+    return name
+
+
+def test_flyte_yaml_has_only_keys_that_the_client_reads() -> None:
+    from flytekit.configuration import Config
+
+    content = yaml.safe_load((PROJECT / "flyte.yaml").read_text())
+    assert set(content) <= {"admin", "console", "images", "storage"}
+    config = Config.auto(str(PROJECT / "flyte.yaml"))
+    assert config.platform.endpoint == content["admin"]["endpoint"].removeprefix("dns:///")
+    assert str(config.platform.auth_mode).lower() == content["admin"]["authType"].lower()
+    assert config.platform.console_endpoint == content["console"]["endpoint"]
