@@ -83,11 +83,11 @@ class FeatureStore:
             "code": code_digest("clippo_core.evaluate.embed"),
         }
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts, float32 [n, d] with unit rows; equal texts get equal rows. Raises EvaluationError."""
+    def texts(self, texts: Sequence[str], what: str = "texts") -> np.ndarray:
+        """Embeddings of texts, float32 [n, d] with unit rows; equal texts get equal rows. `what` names them in the progress bar."""
         distinct = list(dict.fromkeys(texts))
         place = {text: row for row, text in enumerate(distinct)}
-        chunks = [self._cached("texts", part, partial(self._text_features, part)) for part in self._chunks(distinct, CHUNK, "texts")]
+        chunks = [self._cached("texts", part, partial(self._text_features, part)) for part in self._chunks(distinct, CHUNK, what)]
         return np.concatenate(chunks)[[place[text] for text in texts]]
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:

@@ -99,7 +99,7 @@ def _language(session: Session, language: str, spoken: list[PhotoRecord], images
     n_texts = np.array([len(record.texts) for record in records])
     image_of_text = np.repeat(np.arange(len(records)), n_texts)
     with session.timed("texts"):
-        text_features = session.store.texts(texts)
+        text_features = session.store.texts(texts, f"texts in {language}")
     with session.timed("scoring"):
         forward, backward = metrics.retrieval_ranks(images[kept], text_features, image_of_text)
 

@@ -1,0 +1,244 @@
+"""Retrieval through the real tower, renderer and files: known answers, resumption, bad input, true formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from drawn import draw, evaluate_plan, phrases, tiny_checkpoint, write_karpathy
+
+from clippo_core import storage
+from clippo_core.config import RetrievalConfig
+from clippo_core.errors import ConfigError
+from clippo_core.evaluate import embed, metrics, retrieval
+
+PROJECT = Path(__file__).resolve().parent.parent
+FILES = ("result.json", "predictions.parquet", "examples.json")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_checkpoint(tmp_path_factory.mktemp("tower"))
+
+
+def config(folder: Path, n: int = 60, shuffle: bool = False, expect: int = 60, **changes) -> RetrievalConfig:
+    """n photos, each the drawing of its first caption; with `shuffle`, of another photo's."""
+    first, second = phrases(n), phrases(n, start=1000)
+    drawn = [first[i] for i in np.random.default_rng(5).permutation(n)] if shuffle else first
+    return RetrievalConfig(
+        **write_karpathy(folder, drawn, list(zip(first, second, strict=True))), dataset="drawn", expect_images=expect, **changes
+    )
+
+
+def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
+    result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "run", retrieval=config(tmp_path)), progress=False)
+    assert result.failure == "" and not result.is_partial
+    assert result.metrics["drawn/i2t_recall@1"] == 100.0
+    assert result.confidence["drawn/i2t_recall@1"] == [100.0, 100.0]
+    assert result.metrics["drawn/t2i_recall@1"] >= 50.0  # the first captions; the second ones are strangers to their photo
+    assert result.n_by_metric["drawn/i2t_recall@1"] == 60 and result.n_by_metric["drawn/t2i_recall@1"] == 120
+    assert result.counts == {"images": 60, "texts": 120, "fewest_texts_an_image": 2, "most_texts_an_image": 2}
+    assert result.chance["drawn/i2t_recall@1"] == pytest.approx(100 * 2 / 120)
+    assert result.chance["drawn/i2t_recall@5"] == pytest.approx(100 * metrics.chance_recall(120, [2], 5))
+    assert result.chance["drawn/t2i_recall@10"] == pytest.approx(100 * 10 / 60)
+
+
+def test_shuffled_pairs_are_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint):
+    shuffled = config(tmp_path, n=300, shuffle=True, expect=300)
+    result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "a", retrieval=shuffled), progress=False)
+    for metric in ("i2t_recall@1", "i2t_recall@10", "t2i_recall@1", "t2i_recall@10"):
+        chance = result.chance[f"drawn/{metric}"]
+        sigma = np.sqrt(chance * (100 - chance) / 300)
+        assert abs(result.metrics[f"drawn/{metric}"] - chance) <= 3 * sigma, metric
+    collapsed = tiny_checkpoint(tmp_path, collapse=True)
+    result = retrieval.run(collapsed, evaluate_plan(tmp_path / "b", retrieval=shuffled), progress=False)
+    for direction in ("i2t", "t2i"):
+        assert [result.metrics[f"drawn/{direction}_recall@{k}"] for k in (1, 5, 10)] == [0.0, 0.0, 0.0]
+        assert result.metrics[f"drawn/{direction}_tie_share"] == 100.0
+        assert "ties rank last" in result.flags[f"drawn/{direction}_recall@1"]
+
+
+def test_no_digit_depends_on_batch_or_chunk_and_predictions_explain_the_score(tmp_path, checkpoint, monkeypatch):
+    setting = config(tmp_path, n=150, shuffle=True, expect=200)
+    reference = retrieval.run(checkpoint, evaluate_plan(tmp_path / "0", retrieval=setting), progress=False)
+    assert reference.is_partial
+    for number, (batch, chunk) in enumerate([(1, 64), (7, 128), (1000, 512)], start=1):
+        monkeypatch.setattr(embed, "CHUNK", chunk)
+        plan = evaluate_plan(tmp_path / str(number), retrieval=setting, batch_size=batch)
+        assert retrieval.run(checkpoint, plan, progress=False) == reference
+        for name in FILES:
+            assert read(tmp_path / str(number), name) == read(tmp_path / "0", name), name
+    rows = pyarrow.parquet.read_table(folder(tmp_path / "0") / "predictions.parquet").to_pydict()
+    for direction in ("i2t", "t2i"):
+        ranks = [rank for rank, way in zip(rows["rank"], rows["direction"], strict=True) if way == direction]
+        for k in (1, 5, 10):
+            assert 100 * np.mean(np.array(ranks) <= k) == pytest.approx(reference.metrics[f"drawn/{direction}_recall@{k}"])
+
+
+def folder(root: Path) -> Path:
+    return root / "evaluations" / "retrieval"
+
+
+def read(root: Path, name: str) -> bytes:
+    return (folder(root) / name).read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for a kill that no handler sees."""
+
+
+def test_killed_at_every_write_it_resumes_to_the_same_bytes(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(embed, "CHUNK", 64)
+    setting = config(tmp_path, n=150, expect=150)
+    retrieval.run(checkpoint, evaluate_plan(tmp_path / "whole", retrieval=setting), progress=False)
+    write, left = storage.write_bytes, [0]
+
+    def dying_write(uri, data, **conditions):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return write(uri, data, **conditions)
+
+    plan = evaluate_plan(tmp_path / "killed", retrieval=setting)
+    monkeypatch.setattr(storage, "write_bytes", dying_write)
+    attempts = 0
+    while not (folder(tmp_path / "killed") / "result.json").exists():
+        left[0] = attempts // 2  # an attempt lives for a few writes; what it wrote is there for the next one
+        attempts += 1
+        try:
+            retrieval.run(checkpoint, plan, progress=False)
+        except Killed:
+            continue
+    assert attempts >= 6
+    for name in FILES:
+        assert read(tmp_path / "killed", name) == read(tmp_path / "whole", name), name
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{project!r}, {tests!r}]
+from drawn import evaluate_plan
+from clippo_core.config import RetrievalConfig
+from clippo_core.evaluate import retrieval
+config = RetrievalConfig({annotations!r}, {images!r}, dataset="drawn", expect_images=600)
+print("ready", flush=True)
+retrieval.run({checkpoint!r}, evaluate_plan({root!r}, retrieval=config), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_five_times_the_result_is_byte_identical(tmp_path, checkpoint):
+    setting = config(tmp_path, n=600, shuffle=True, expect=600)
+    retrieval.run(checkpoint, evaluate_plan(tmp_path / "whole", retrieval=setting), progress=False)
+    fields = {"annotations": setting.annotations, "images": setting.images, "checkpoint": checkpoint, "root": str(tmp_path / "killed")}
+    code = CHILD.format(project=str(PROJECT), tests=str(PROJECT / "tests"), **fields)
+    generator = random.Random(0)
+    for _ in range(5):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        time.sleep(generator.uniform(0, 1.5))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, stdout=subprocess.DEVNULL)
+    for name in FILES:
+        assert read(tmp_path / "killed", name) == read(tmp_path / "whole", name), name
+
+
+def test_a_finished_result_is_not_computed_again_and_another_input_is(tmp_path, checkpoint):
+    setting = config(tmp_path)
+    plan = evaluate_plan(tmp_path / "run", retrieval=setting)
+    first = retrieval.run(checkpoint, plan, progress=False)
+    stamp = (folder(tmp_path / "run") / "result.json").stat().st_mtime_ns
+    assert retrieval.run(checkpoint, plan, progress=False) == first
+    assert (folder(tmp_path / "run") / "result.json").stat().st_mtime_ns == stamp
+    content = json.loads(Path(setting.annotations).read_text())
+    content["images"][0]["sentences"][0]["raw"] = "something else"
+    Path(setting.annotations).write_text(json.dumps(content))
+    second = retrieval.run(checkpoint, plan, progress=False)
+    assert second.inputs_digest != first.inputs_digest
+    assert second.metrics["drawn/i2t_recall@1"] < 100
+
+
+def test_wrong_splits_and_broken_files_become_results_that_say_why(tmp_path, checkpoint):
+    setting = config(tmp_path, n=10, expect=10)
+
+    def failure(**changes) -> str:
+        fields = {"annotations": setting.annotations, "images": setting.images, "dataset": "drawn", "expect_images": 10} | changes
+        result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "run", retrieval=RetrievalConfig(**fields)), progress=False)
+        assert not result.metrics
+        written = json.loads(read(tmp_path / "run", "result.json"))
+        assert written["failure"] == result.failure
+        return result.failure
+
+    assert "holds 10 images, but drawn has 5: another split" in failure(expect_images=5)
+    assert "has no split 'val'; it has test" in failure(split="val")
+    assert "missing.json" in failure(annotations=str(tmp_path / "missing.json"))
+    (tmp_path / "images" / "0003.png").write_bytes(b"not a picture")
+    assert "0003.png" in failure()
+    (tmp_path / "images" / "0003.png").unlink()
+    assert "0003.png" in failure()
+    draw("again", tmp_path / "images" / "0003.png")
+    content = json.loads(Path(setting.annotations).read_text())
+    content["images"].append(content["images"][0])
+    Path(setting.annotations).write_text(json.dumps(content))
+    assert "0000 is listed twice" in failure(expect_images=11)
+    content["images"][-1] = {"filename": "0009.png", "split": "test", "sentences": []}
+    content["images"].pop(9)
+    Path(setting.annotations).write_text(json.dumps(content))
+    assert "has no caption" in failure()
+    Path(setting.annotations).write_text("[1, 2]")
+    assert "neither Karpathy's json nor COCO's" in failure()
+    with pytest.raises(ConfigError, match="evaluate.retrieval is not set"):
+        retrieval.run(checkpoint, evaluate_plan(tmp_path / "run"), progress=False)
+
+
+def test_a_diverged_tower_is_refused(tmp_path):
+    poisoned = tiny_checkpoint(tmp_path, poison=True)
+    result = retrieval.run(poisoned, evaluate_plan(tmp_path / "run", retrieval=config(tmp_path, n=10, expect=10)), progress=False)
+    assert "non-finite features" in result.failure and result.weights_sha256
+
+
+def test_a_limit_makes_the_result_partial(tmp_path, checkpoint):
+    plan = evaluate_plan(tmp_path / "run", retrieval=config(tmp_path, n=10, expect=10, limit=10))
+    assert retrieval.run(checkpoint, plan, progress=False).is_partial
+
+
+def test_examples_show_hits_first_with_pictures(tmp_path, checkpoint):
+    plan = evaluate_plan(tmp_path / "run", retrieval=config(tmp_path))
+    retrieval.run(checkpoint, plan, progress=False)
+    examples = json.loads(read(tmp_path / "run", "examples.json"))
+    assert 6 <= len(examples) <= 12
+    assert [example["hit"] for example in examples] == sorted((example["hit"] for example in examples), reverse=True)
+    for example in examples:
+        assert set(example) == {"hit", "pictures", "asked", "predicted", "truth"}
+        assert all(picture.startswith("data:image/png;base64,") for picture in example["pictures"])
+        if example["asked"].startswith("Which picture"):
+            assert len(example["pictures"]) == (1 if example["hit"] else 2)
+
+
+def test_cocos_own_json_is_read(tmp_path, checkpoint, slices):
+    setting = RetrievalConfig(
+        str(slices / "coco_captions/annotations/captions_val2017.json"), str(slices / "coco_captions/val2017"), expect_images=5000
+    )
+    result = retrieval.run(checkpoint, evaluate_plan(tmp_path, retrieval=setting), progress=False)
+    assert result.failure == "" and result.is_partial
+    assert result.counts["images"] == 63 and result.counts["texts"] >= 63 * 5
+
+
+def test_flickr30k_in_karpathys_json(tmp_path, checkpoint, slices):
+    pack = slices / "flickr30k_multi30k"
+    setting = RetrievalConfig(str(pack / "dataset_flickr30k.json"), str(pack / "flickr30k-images"), "flickr30k", expect_images=1000)
+    result = retrieval.run(checkpoint, evaluate_plan(tmp_path, retrieval=setting), progress=False)
+    assert result.failure == "" and result.is_partial
+    assert result.counts == {"images": 163, "texts": 815, "fewest_texts_an_image": 5, "most_texts_an_image": 5}
+    assert set(result.metrics) == set(result.n_by_metric) and set(result.confidence) == set(result.chance)
