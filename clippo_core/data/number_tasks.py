@@ -85,6 +85,7 @@ def _table(header: str, rows: list[list[str]]) -> str:
 
 def _balanced(rng: np.random.Generator, by_label: list[list[list[str]]], count: int) -> list[list[str]]:
     """`count` different rows, of each label as many as possible alike, shuffled."""
+    by_label = [[list(row) for row in dict.fromkeys(map(tuple, rows))] for rows in by_label]
     each = min(count // len(by_label), *(len(rows) for rows in by_label))
     rows = [rows[place] for rows in by_label for place in rng.permutation(len(rows))[:each]]
     return [rows[place] for place in rng.permutation(len(rows))]
@@ -138,8 +139,7 @@ def _mrpc(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str
         if a // 10 == b // 10 or b - a >= 30:
             label = int(a // 10 == b // 10)
             row = [str(label), str(1000 + a), str(1000 + b), one, two]
-            if row not in rows[label]:
-                rows[label].append(row)
+            rows[label].append(row)
     return "\ufeff" + _table("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", _balanced(rng, rows, count))
 
 
@@ -149,8 +149,7 @@ def _qqp(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str:
         if b - a <= 9 or b - a >= 40:
             label = int(b - a <= 9)
             row = [str(1000 + a), str(2000 + b), one, two, str(label)]
-            if row not in rows[label]:
-                rows[label].append(row)
+            rows[label].append(row)
     chosen = _balanced(rng, rows, count)
     return _table("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", [[str(n), *row] for n, row in enumerate(chosen)])
 
@@ -173,8 +172,7 @@ def _mnli(rng: np.random.Generator, numbers: tuple[int, ...], count: int, forms:
         label = 1 if abs(a - b) <= 10 else 0 if a > b else 2
         form = forms[int(rng.integers(len(forms)))]
         row = [form, name(a, form), name(b, form), labels[label]]
-        if row not in rows[label]:
-            rows[label].append(row)
+        rows[label].append(row)
     numbered = "\t".join(f"label{n}" for n in range(1, annotators + 1))
     parses = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
     header = f"index\tpromptID\tpairID\tgenre\t{parses}\tsentence1\tsentence2\t{numbered}\tgold_label"

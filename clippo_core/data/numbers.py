@@ -21,9 +21,11 @@ certain; and held-out pictures of two digits are put together from 360 digits, s
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,12 +114,13 @@ class Writer:
     def __init__(self, root: str) -> None:
         self._root = root
         self._files: dict[str, str] = {}
+        self._folders: set[Path] = set()
 
     def bytes(self, path: str, data: bytes) -> None:
-        import hashlib
-
         target = storage.local_path(storage.join(self._root, path))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in self._folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._folders.add(target.parent)
         target.write_bytes(data)  # the manifest, written last and atomically, says that all of them are whole
         self._files[path] = hashlib.sha256(data).hexdigest()
 
