@@ -111,6 +111,11 @@ class Clippo:
         return model
 
     @property
+    def model(self) -> ModelConfig:
+        """The tower's configuration."""
+        return self.tower.config
+
+    @property
     def image_px(self) -> int:
         """Height and width of the images that the tower reads, in pixels."""
         return self.tower.image_px

@@ -48,7 +48,7 @@ def test_separability_is_a_held_out_linear_classifiers_accuracy():
             fitted = RidgeClassifier(alpha=1e-3).fit(np.concatenate([a[~held], b[~held]]), np.repeat([1, 0], (~held).sum()))
             right += (fitted.predict(a[held]) == 1).sum() + (fitted.predict(b[held]) == 0).sum()
         assert geometry.linear_separability(a, b) == pytest.approx(right / 400)
-    assert geometry.linear_separability(*clouds(shift=9.0)) == 1
+    assert geometry.linear_separability(*clouds(shift=9.0)) > 0.98
     assert 0.3 < geometry.linear_separability(*clouds()) < 0.6
 
 

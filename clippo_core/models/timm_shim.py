@@ -43,5 +43,7 @@ def load_torchvision() -> ModuleType:
 def load_timm() -> ModuleType:
     """timm, ready for `timm.layers` and `timm.models.vision_transformer`."""
     load_torchvision()
-    importlib.import_module("timm.models.vision_transformer")
-    return importlib.import_module("timm")
+    import timm
+    import timm.models.vision_transformer
+
+    return timm

@@ -1,0 +1,198 @@
+"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer` and `analysis/`.
+
+Every function takes the parsed arguments (`__main__.py` names and explains them), prints, and writes the file that was asked for.
+Errors are the package's own, which `__main__` turns into one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clippo_core.errors import ConfigError, NotFoundError
+
+
+def embed(chosen: argparse.Namespace) -> None:
+    """Embeddings of texts and images into an .npz."""
+    import numpy as np
+
+    if chosen.texts is None and not chosen.images:
+        raise ConfigError("there is nothing to embed; give --texts FILE (or -) or --images FILE…")
+    model = _load(chosen)
+    arrays: dict[str, Any] = {}
+    if chosen.texts is not None:
+        texts = _lines(chosen.texts)
+        arrays |= {"texts": model.embed_texts(texts, batch_size=chosen.batch_size), "text_names": np.array(texts)}
+    if chosen.images:
+        images = model.embed_images(chosen.images, preprocess=chosen.preprocess, batch_size=chosen.batch_size)
+        arrays |= {"images": images, "image_names": np.array(chosen.images)}
+    np.savez(chosen.out, **arrays)
+    sizes = ", ".join(f"{len(arrays[what])} {what}" for what in ("texts", "images") if what in arrays)
+    print(f"{chosen.out}: {sizes}, {model.tower.config.embed_dim} numbers each")
+
+
+def classify(chosen: argparse.Namespace) -> None:
+    """The likeliest names of each image, one line each."""
+    names = [*chosen.names, *(_lines(chosen.names_file) if chosen.names_file else [])]
+    model = _load(chosen)
+    shares = model.classify(chosen.image, names, chosen.template or ["{}"])
+    for image, row in zip(chosen.image, shares, strict=True):
+        best = row.argsort()[::-1][: chosen.top]
+        if chosen.json:
+            print(json.dumps({"image": image, "classes": {names[i]: round(float(row[i]), 6) for i in best}}, ensure_ascii=False))
+        else:
+            print(f"{image}\t" + "\t".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best))
+
+
+def render(chosen: argparse.Namespace) -> None:
+    """Pages as a picture, or a census of texts."""
+    from clippo_core.rendering import Renderer
+
+    texts = [*chosen.text, *(_lines(chosen.file) if chosen.file else [])]
+    if not texts:
+        raise ConfigError("there is nothing to draw; give texts, or --file FILE (or -).")
+    renderer = Renderer(chosen.image_px, chosen.font or None, chosen.layout, chosen.monospace)
+    if chosen.census:
+        census = renderer.census(texts)
+        print("rows\tcut\tmissing\ttext")
+        for text, rows, cut, missing in zip(texts, census.rows, census.cut_glyphs, census.missing_glyphs, strict=True):
+            print(f"{rows}\t{cut}\t{missing}\t{text[:80]!r}")
+    if chosen.out:
+        from PIL import Image
+
+        pages = renderer.render(texts)
+        Image.fromarray(pages.reshape(-1, chosen.image_px)).save(chosen.out)
+        print(f"{chosen.out}: {len(texts)} pages of {chosen.image_px} px")
+    elif not chosen.census:
+        raise ConfigError("give --out FILE.png for a picture, or --census for numbers.")
+
+
+def convert(chosen: argparse.Namespace) -> None:
+    """A checkpoint in another form."""
+    from clippo_core.config import RenderConfig
+    from clippo_core.embedder import Clippo
+    from clippo_core.models import load_image_only, save_big_vision
+
+    if not chosen.target.endswith((".npz", ".safetensors")):
+        raise ConfigError(f"{chosen.target} ends neither in .npz (for big_vision) nor in .safetensors (one file for Clippo.load).")
+    if chosen.image_only:
+        tower = load_image_only(chosen.source, chosen.image_px or 224)
+        model = Clippo(tower, RenderConfig(image_px=tower.image_px), device="cpu")
+    else:
+        model = Clippo.load(chosen.source, "cpu", image_px=chosen.image_px)
+    if chosen.target.endswith(".npz"):
+        save_big_vision(model.tower, chosen.target)
+    else:
+        model.save(chosen.target)
+    config, count = model.tower.config, sum(parameter.numel() for parameter in model.tower.parameters())
+    print(f"{chosen.target}: {config.kind}, width {config.width}, depth {config.depth}, {model.image_px} px, {count:,} parameters")
+
+
+def gap(chosen: argparse.Namespace) -> None:
+    """Modality gap and its companions, as JSON."""
+    from dataclasses import asdict
+
+    from clippo_core.analysis.geometry import measure
+
+    pairs = [line.split("\t", 1) for line in _lines(chosen.captions)]
+    bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
+    if bad:
+        raise ConfigError(f"{chosen.captions}, line {bad}: expected a file name, a tab and a text.")
+    images = [str(Path(chosen.images) / name) for name, _ in pairs]
+    print(json.dumps(asdict(measure(_load(chosen), images, [text for _, text in pairs])), indent=1))
+
+
+def patches(chosen: argparse.Namespace) -> None:
+    """Principal components of the patch kernel."""
+    from clippo_core.analysis.geometry import patch_components
+    from clippo_core.analysis.pictures import patch_figure
+
+    kernel = _load(chosen).tower.state_dict()["patch_embed.proj.weight"].cpu().numpy()
+    components, shares = patch_components(kernel, chosen.n)
+    print(f"{len(shares)} components hold {100 * shares.sum():.1f} % of the kernel's variance, the first {100 * shares[0]:.1f} %")
+    _write_figure(patch_figure(components, shares), chosen.out)
+
+
+def lengths(chosen: argparse.Namespace) -> None:
+    """Patches against tokens, by language."""
+    from clippo_core.analysis.lengths import lengths_figure, lengths_table, measure_lengths
+    from clippo_core.rendering import Renderer
+
+    texts = {name: _lines(path) for name, path in _named(chosen.texts, "--texts").items()}
+    lengths = measure_lengths(texts, _named(chosen.tokenizer, "--tokenizer"), Renderer(chosen.image_px))
+    print(lengths_table(lengths))
+    _write_figure(lengths_figure(lengths), chosen.out)
+
+
+def released(chosen: argparse.Namespace) -> None:
+    """The authors' six checkpoints."""
+    from clippo_core.released import RELEASED
+
+    for released in RELEASED.values():
+        print(f"{released.name}\n    trained on {released.data}, {released.steps:,} steps; {released.url}")
+        print("    " + ", ".join(f"{number.metric} {number.value:g}" for number in released.results))
+
+
+def preset(chosen: argparse.Namespace) -> None:
+    """A preset as JSON, or their list."""
+    from clippo_core import config, presets
+
+    functions = presets.by_name()
+    if not chosen.name:
+        for name, function in functions.items():
+            print(f"{name:<18}{(function.__doc__ or '').splitlines()[0]}")
+        return
+    if chosen.name not in functions:
+        raise ConfigError(f"there is no preset {chosen.name}; there are {', '.join(functions)}.")
+    function = functions[chosen.name]
+    settings = {name: _value(text) for name, text in _named(chosen.set, "--set").items()}
+    settings |= {name: value for name, value in (("data", chosen.data), ("root", chosen.root)) if value}
+    own = {name: settings.pop(name) for name in list(settings) if name in inspect.signature(function).parameters}
+    try:
+        print(config.to_json(config.replace(function(**own), **settings)))
+    except TypeError as error:  # a field that is not there, or an argument that is missing
+        raise ConfigError(f"preset {chosen.name} does not take this: {error}") from error
+
+
+def _value(text: str) -> Any:
+    """A setting's value: JSON where it is some, else the words themselves."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _load(chosen: argparse.Namespace) -> Any:
+    from clippo_core.embedder import Clippo
+
+    return Clippo.load(chosen.model, chosen.device, fonts=chosen.font, precision=chosen.precision)
+
+
+def _lines(path: str) -> list[str]:
+    if path == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: no such file.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first.") from error
+
+
+def _named(pairs: Sequence[str], option: str) -> dict[str, str]:
+    bad = next((pair for pair in pairs if "=" not in pair), None)
+    if bad is not None:
+        raise ConfigError(f"{option} {bad}: expected NAME=FILE.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _write_figure(figure: Any, path: str | None) -> None:
+    if path:
+        page = f"<!doctype html><meta charset=utf-8><title>{figure.title}</title><h1>{figure.title}</h1>{figure.svg}<p>{figure.caption}</p>"
+        Path(path).write_text(page, encoding="utf-8")
+        print(path)

@@ -1,0 +1,145 @@
+"""The commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tower_reference import SMALL, perturbed
+
+from clippo_core import __main__ as command_line
+from clippo_core import models
+from clippo_core.config import ModelConfig
+from clippo_core.embedder import Clippo
+from clippo_core.rendering import Renderer
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models.save_big_vision(perturbed(models.build_tower(ModelConfig(**SMALL), 32)), "model.npz")
+    for n in range(12):
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(f"{n}.png")
+    (tmp_path / "texts.txt").write_text("a dog\nzwei Hunde\n", encoding="utf-8")
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    code = command_line.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_embed(folder, capsys):
+    code, out, _ = run(
+        capsys, "embed", "model.npz", "--texts", "texts.txt", "--images", "0.png", "1.png", "--out", "all.npz", "--device", "cpu"
+    )
+    assert code == 0 and "2 texts, 2 images, 16 numbers each" in out
+    model = Clippo.load("model.npz", "cpu")
+    with np.load("all.npz") as found:
+        np.testing.assert_array_equal(found["texts"], model.embed_texts(["a dog", "zwei Hunde"]))
+        np.testing.assert_array_equal(found["images"], model.embed_images(["0.png", "1.png"]))
+        assert list(found["text_names"]) == ["a dog", "zwei Hunde"] and list(found["image_names"]) == ["0.png", "1.png"]
+
+
+def test_classify(folder, capsys):
+    expected = Clippo.load("model.npz", "cpu").classify(["0.png"], ["dog", "cat"], ["a {}"])[0]
+    code, out, _ = run(capsys, "classify", "model.npz", "0.png", "--names", "dog", "cat", "--template", "a {}", "--json", "--device", "cpu")
+    assert code == 0
+    assert json.loads(out) == {
+        "image": "0.png",
+        "classes": pytest.approx(dict(zip(("dog", "cat"), expected.tolist(), strict=True)), abs=1e-5),
+    }
+    code, out, _ = run(capsys, "classify", "model.npz", "0.png", "--names-file", "texts.txt", "--top", "1")
+    assert code == 0 and out.startswith("0.png\t") and out.count("%") == 1
+
+
+def test_render(folder, capsys):
+    assert run(capsys, "render", "a dog", "--file", "texts.txt", "--image-px", "64", "--out", "pages.png")[0] == 0
+    np.testing.assert_array_equal(
+        np.asarray(Image.open("pages.png")).reshape(3, 64, 64), Renderer(64).render(["a dog", "a dog", "zwei Hunde"])
+    )
+    _, out, _ = run(capsys, "render", "a dog", "x" * 800, "--image-px", "64", "--census")
+    assert [line.split("\t")[1] for line in out.splitlines()[:2]] == ["cut", "0"]
+    assert int(out.splitlines()[2].split("\t")[1]) > 600
+    assert run(capsys, "render", "a")[0] == 2
+
+
+def test_convert(folder, capsys):
+    assert run(capsys, "convert", "model.npz", "model.safetensors")[0] == 0
+    assert run(capsys, "convert", "model.safetensors", "again.npz")[0] == 0
+    with np.load("model.npz") as before, np.load("again.npz") as after:
+        assert set(before.files) == set(after.files)
+        assert all(np.array_equal(before[name], after[name]) for name in before.files)
+    _, out, _ = run(capsys, "convert", "model.npz", "large.safetensors", "--image-px", "64")
+    assert "clippo, width 32, depth 2, 64 px" in out and Clippo.load("large.safetensors").image_px == 64
+    _, out, _ = run(capsys, "convert", "model.npz", "vit.safetensors", "--image-only", "--image-px", "32")
+    assert "image_only" in out
+    code, _, error = run(capsys, "convert", "vit.safetensors", "vit.npz")
+    assert code == 2 and error.startswith("error: ") and "plain CLIPPO" in error
+    assert run(capsys, "convert", "model.npz", "model.pt")[0] == 2
+
+
+def test_analyse(folder, capsys, tmp_path):
+    (tmp_path / "captions.tsv").write_text("".join(f"{n}.png\tnumber {n}\n" for n in range(12)), encoding="utf-8")
+    code, out, _ = run(capsys, "analyse", "gap", "model.npz", "--images", ".", "--captions", "captions.tsv")
+    assert code == 0 and json.loads(out)["n_pairs"] == 12
+    code, out, _ = run(capsys, "analyse", "patches", "model.npz", "--n", "9", "--out", "patches.html")
+    assert code == 0 and out.startswith("9 components") and "<svg" in (tmp_path / "patches.html").read_text()
+    models.train_tokenizer([f"{n} dogs and a cat" for n in range(200)], "small.model", vocab_size=290)
+    code, out, _ = run(capsys, "analyse", "lengths", "--texts", "en=texts.txt", "--tokenizer", "small=small.model", "--out", "lengths.html")
+    assert code == 0 and "small" in out.splitlines()[0] and out.splitlines()[1].startswith("en")
+    assert "<svg" in (tmp_path / "lengths.html").read_text()
+    (tmp_path / "captions.tsv").write_text("0.png no tab\n", encoding="utf-8")
+    code, _, error = run(capsys, "analyse", "gap", "model.npz", "--images", ".", "--captions", "captions.tsv")
+    assert code == 2 and "line 1" in error
+
+
+def test_preset(capsys):
+    from clippo_core import presets, records
+    from clippo_core.config import RunConfig
+
+    code, out, _ = run(
+        capsys, "preset", "slices", "--data", "DATA", "--set", "steps=900", "--set", "train__batch_pairs=32", "--set", "seed=4"
+    )
+    expected = presets.slices("DATA", steps=900)
+    found = records.from_dict(RunConfig, json.loads(out))
+    assert code == 0 and found.seed == 4 and found.train.batch_pairs == 32
+    assert (found.train.steps, found.data, found.evaluate) == (expected.train.steps, expected.data, expected.evaluate)
+    assert len(run(capsys, "preset")[1].splitlines()) == len(presets.by_name())
+    assert "no preset slice;" in run(capsys, "preset", "slice")[2]
+    assert "does not take this" in run(capsys, "preset", "demo", "--set", "train__step=3")[2]
+    assert "c4_share 0.3" in run(capsys, "preset", "paper_b16", "--set", "c4_share=0.3")[2]
+
+
+def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
+    for arguments, sentence in (
+        (("embed", "model.npz", "--out", "x.npz"), "nothing to embed"),
+        (("embed", "absent.npz", "--texts", "texts.txt", "--out", "x.npz"), "absent.npz"),
+        (("embed", "model.npz", "--texts", "absent.txt", "--out", "x.npz"), "absent.txt: no such file"),
+        (("embed", "model.npz", "--images", "texts.txt", "--out", "x.npz"), "texts.txt is no readable picture"),
+        (("classify", "model.npz", "0.png"), "at least one class name"),
+        (("analyse", "lengths", "--texts", "en", "--tokenizer", "a=b"), "expected NAME=FILE"),
+    ):
+        code, _, error = run(capsys, *arguments)
+        assert code == 2 and sentence in error and "Traceback" not in error, arguments
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    assert "latin.txt is not UTF-8" in run(capsys, "embed", "model.npz", "--texts", "latin.txt", "--out", "x.npz")[2]
+
+
+@pytest.mark.parametrize("command", ["embed", "classify", "render", "convert", "analyse", "preset"])
+def test_help_teaches_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and f"python -m clippo_core {command}" in text
+    assert command not in ("embed", "classify") or "a released name" in text
+
+
+def test_as_a_module(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "clippo_core", "released"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("trained on") == 6 and "imagenet/zero_shot_top1 43.4" in done.stdout
