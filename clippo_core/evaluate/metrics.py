@@ -91,11 +91,15 @@ def few_shot_predict(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, l2: float
     """
     finite("few-shot features", x, ndim=2)
     finite("test features", x_test, ndim=2)
-    x, x_test, y = np.asarray(x, np.float64), np.asarray(x_test, np.float64), np.asarray(y)
+    x, x_test, y = np.asarray(x, np.float64), np.asarray(x_test), np.asarray(y)
     if y.shape != (len(x),) or y.dtype.kind not in "iu":
         raise EvaluationError(f"{len(x)} few-shot rows have labels of shape {y.shape} and type {y.dtype}; give one integer a row.")
     mean, std = x.mean(axis=0), x.std(axis=0) + WHITEN_EPSILON
-    design, test = ((np.pad((values - mean) / std, ((0, 0), (0, 1)), constant_values=bias)) for values in (x, x_test))
+
+    def designed(values: np.ndarray) -> np.ndarray:
+        return np.pad((values - mean) / std, ((0, 0), (0, 1)), constant_values=bias)
+
+    design = designed(x)
     classes, index = np.unique(y, return_inverse=True)
     targets = 2.0 * np.eye(len(classes))[index] - 1.0
     n, d = design.shape
@@ -103,7 +107,8 @@ def few_shot_predict(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, l2: float
         weights = np.linalg.solve(design.T @ design + l2 * np.eye(d), design.T @ targets)
     else:
         weights = design.T @ np.linalg.solve(design @ design.T + l2 * np.eye(n), targets)
-    return classes[(test @ weights).argmax(axis=1)]
+    best = [(designed(x_test[i : i + _ROWS].astype(np.float64)) @ weights).argmax(axis=1) for i in range(0, len(x_test), _ROWS)]
+    return classes[np.concatenate(best)]
 
 
 def glue_score(task: str, predictions: np.ndarray | Sequence[Any], labels: np.ndarray | Sequence[Any]) -> float:

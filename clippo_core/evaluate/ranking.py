@@ -142,11 +142,12 @@ class _Counter:
         return Ranking(ranks=1 + self.above + self.equal, tied=self.equal > 0, top=self.top)
 
 
-def _rank(row: np.ndarray, right: set[int], query: int) -> int:
-    if not right or min(right) < 0 or max(right) >= len(row):
-        raise EvaluationError(f"query {query} has the right items {sorted(right)}; it needs at least one within 0..{len(row) - 1}.")
-    best = max(row[item] for item in right)
-    return 1 + sum(1 for item, score in enumerate(row) if item not in right and score >= best)
+def _rank(row: np.ndarray, right: Iterable[int], query: int) -> int:
+    items = np.array(sorted(set(right)), dtype=np.int64)
+    if not len(items) or items[0] < 0 or items[-1] >= len(row):
+        raise EvaluationError(f"query {query} has the right items {items.tolist()}; it needs at least one within 0..{len(row) - 1}.")
+    best = row[items].max()
+    return 1 + np.count_nonzero(row >= best) - np.count_nonzero(row[items] == best)
 
 
 def _own_scores(image_features: np.ndarray, text_features: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
