@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_renderer import NaiveRenderer, hex_font
-from rendering_texts import TRICKY, generated
+from rendering_texts import generated
 
 from clippo_core.config import RenderConfig
 from clippo_core.errors import ConfigError, RenderError
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.draw import expand, expand_numpy, expand_patches, rows_used
 from clippo_core.rendering.font import load_fonts
+from clippo_core.rendering.specimen import TRICKY
 
 FONTS = Path(__file__).resolve().parent.parent.parent / "shared" / "fonts" / "unifont-9.0.06"
 SMALL = Renderer(64)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendering_texts import TRICKY, generated
+from rendering_texts import generated
 
 from clippo_core.errors import RenderError
 from clippo_core.rendering import Renderer, bidi, shaping, wrapping
 from clippo_core.rendering.joining import join
+from clippo_core.rendering.specimen import TRICKY
 
 SHAPED, REFERENCE, SMALL = Renderer(224, layout="shaped"), Renderer(224), Renderer(64, layout="shaped")
 BIDI_POOL = "abc אבגש١٢12 +-$,.:()[]<>ابتة %/\u0301\u05b8!\t"

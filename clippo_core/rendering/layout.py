@@ -23,6 +23,8 @@ from clippo_core.rendering.font import CELL_PX
 
 MAX_CODE_POINTS = 768
 """Code points of a text that are looked at; the rest is cut before anything else is done."""
+SPACING_PX, MIN_WIDTH_PX = 1, 4
+"""Blank columns left of a glyph's ink, and the fewest columns of a glyph."""
 LAYOUT_VERSION = 1
 """Raised with any change of the reference layout's pixels; part of the render digest."""
 
@@ -51,9 +53,8 @@ class Placed:
     """[glyphs] row on the page, ascending within a text; at or beyond the page's rows: not drawn."""
 
 
-def measure(cells: NDArray[np.uint16], monospace: bool = False, spacing: int = 1, min_width: int = 4) -> Metrics:
-    """Trimmed glyphs of cells [slots, 16]: `spacing` blank columns kept on the left where the cell has them, at least `min_width` columns;
-    16 if `monospace`."""
+def measure(cells: NDArray[np.uint16], monospace: bool = False, extra_px: int = 0) -> Metrics:
+    """Trimmed glyphs of cells [slots, 16], whole ones if `monospace`; `extra_px`: blank columns kept on the right where the cell has them."""
     at = np.arange(len(cells), dtype=np.int32) * CELL_PX
     if monospace:
         return Metrics(at, np.full(len(at), CELL_PX, np.int32))
@@ -61,8 +62,8 @@ def measure(cells: NDArray[np.uint16], monospace: bool = False, spacing: int = 1
     has_ink = ink.any(axis=1)
     first = np.where(has_ink, ink.argmax(axis=1), 0)
     last = np.where(has_ink, CELL_PX - 1 - ink[:, ::-1].argmax(axis=1), 0)
-    begin = np.maximum(first - spacing, 0)
-    stop = np.minimum(np.maximum(last + 1, begin + min_width), CELL_PX)
+    begin = np.maximum(first - SPACING_PX, 0)
+    stop = np.minimum(np.maximum(last + 1, begin + MIN_WIDTH_PX) + extra_px, CELL_PX)
     return Metrics((at + begin).astype(np.int32), (stop - begin).astype(np.int32))
 
 

@@ -8,7 +8,6 @@ It pickles to its arguments, so that worker processes may have it. It is not a t
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import unicodedata
@@ -23,36 +22,13 @@ from numpy.typing import NDArray
 from clippo_core.config import RenderConfig
 from clippo_core.errors import RenderError
 from clippo_core.rendering import layout as reference
+from clippo_core.rendering.census import Census
 from clippo_core.rendering.draw import ROW_PX, expand_numpy
 from clippo_core.rendering.font import N_CODE_POINTS, changed_code_points, load_fonts
 from clippo_core.rendering.shaping import SHAPING_VERSION, Shaper
 
-CHUNK_CODE_POINTS = 8192
+CHUNK_CODE_POINTS = 32_768
 """Texts are laid out in chunks of about this many code points, so that the arrays stay in the cache."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Census:
-    """What became of each text: arrays [n]."""
-
-    rows: NDArray[np.int64]
-    """Rows that the text needs; only its first 768 code points are laid out."""
-    drawn_rows: NDArray[np.int64]
-    """Rows of the page that it fills: rows, or the page's if it needs more."""
-    cut_glyphs: NDArray[np.int64]
-    """Code points beyond the page or beyond the 768th; in the shaped layout a base with its marks counts once."""
-    missing_glyphs: NDArray[np.int64]
-    """Code points, of the first 768, for which the font has no glyph."""
-
-    @property
-    def cut(self) -> NDArray[np.bool_]:
-        """Whether a part of the text is not on the page."""
-        return self.cut_glyphs > 0
-
-    @property
-    def missing(self) -> NDArray[np.bool_]:
-        """Whether the font lacks a glyph of the text."""
-        return self.missing_glyphs > 0
 
 
 class Renderer:
@@ -63,6 +39,7 @@ class Renderer:
     layout: `reference` is big_vision's bit for bit.  monospace: 16 px for every glyph.
     strict_font: raise RenderError at a text that the shipped font draws otherwise than 9.0.06, the font of the released weights;
     warn_font: warn once instead. Both mind the shipped font only.
+    extra_px: blank columns after each glyph, where its cell has room for them; for augmentation (`augment.py`).
     """
 
     def __init__(
@@ -74,26 +51,28 @@ class Renderer:
         strict_font: bool = False,
         *,
         warn_font: bool = False,
+        extra_px: int = 0,
     ) -> None:
         self.config = RenderConfig(image_px, layout, monospace, tuple(str(path) for path in fonts or ()), strict_font)
-        self.warn_font = warn_font
+        self.warn_font, self.extra_px = warn_font, extra_px
         self._font = load_fonts(self.config.fonts)
-        self._metrics = reference.measure(self._font.cells, monospace)
+        self._metrics = reference.measure(self._font.cells, monospace, extra_px)
         self._slots = reference.lower_ascii(self._font.slots)
         self._columns = self._font.cells.reshape(-1)
-        self._shaper = Shaper(self._font, image_px, monospace) if layout == "shaped" else None
+        self._shaper = Shaper(self._font, image_px, monospace, extra_px) if layout == "shaped" else None
         self._changed: NDArray[np.bool_] | None = None
         if self._font.is_shipped and (strict_font or warn_font):
             self._changed = np.zeros(N_CODE_POINTS, bool)
             self._changed[changed_code_points()] = True
 
     @classmethod
-    def from_config(cls, config: RenderConfig, *, warn_font: bool = False) -> Renderer:
+    def from_config(cls, config: RenderConfig, *, warn_font: bool = False, extra_px: int = 0) -> Renderer:
         """The renderer of a RenderConfig."""
-        return cls(config.image_px, config.fonts, config.layout, config.monospace, config.strict_font, warn_font=warn_font)
+        settings = (config.image_px, config.fonts, config.layout, config.monospace, config.strict_font)
+        return cls(*settings, warn_font=warn_font, extra_px=extra_px)
 
     def __reduce__(self) -> tuple:
-        return _rebuild, (self.config, self.warn_font)
+        return _rebuild, (self.config, self.warn_font, self.extra_px)
 
     def __repr__(self) -> str:
         return f"Renderer({self.config})"
@@ -127,6 +106,7 @@ class Renderer:
             "fonts": self.fonts_sha256,
             "image_px": self.image_px,
             "monospace": self.monospace,
+            **({"extra_px": self.extra_px} if self.extra_px else {}),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -139,12 +119,17 @@ class Renderer:
             reference.draw_columns(placed, columns, masks[begin:end])
         return masks
 
-    def render(self, texts: Sequence[str]) -> NDArray[np.uint8]:
-        """Pixels uint8 [n, image_px, image_px]: ink 0 on 127. Raises RenderError for what is no `str`."""
+    def render(self, texts: Sequence[str], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Pixels uint8 [n, image_px, image_px], into `out` if it is given: ink 0 on 127. Raises RenderError for what is no `str`."""
         cut = reference.cut_texts(texts)
-        image = np.empty((len(cut), self.image_px, self.image_px), np.uint8)
+        image = np.empty((len(cut), self.image_px, self.image_px), np.uint8) if out is None else out
+        if len(image) != len(cut):
+            raise RenderError(f"out has room for {len(image)} pages, but there are {len(cut)} texts.")
         for begin, end in _chunks(cut):
-            image[begin:end] = expand_numpy(self.masks(cut[begin:end]))
+            masks = np.zeros((end - begin, self.image_px // ROW_PX, self.image_px), np.uint16)
+            placed, columns = self._place(cut[begin:end], begin, masks.shape[1])
+            reference.draw_columns(placed, columns, masks)
+            expand_numpy(masks, image[begin:end])
         return image
 
     def census(self, texts: Sequence[str]) -> Census:
@@ -191,8 +176,8 @@ class Renderer:
         self._changed = None
 
 
-def _rebuild(config: RenderConfig, warn_font: bool) -> Renderer:
-    return Renderer.from_config(config, warn_font=warn_font)
+def _rebuild(config: RenderConfig, warn_font: bool, extra_px: int) -> Renderer:
+    return Renderer.from_config(config, warn_font=warn_font, extra_px=extra_px)
 
 
 def _chunks(cut: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -69,15 +69,15 @@ class Shaped:
 class Shaper:
     """Lays out chunks of texts; made once for a font and a page."""
 
-    def __init__(self, font: Font, image_px: int, monospace: bool = False) -> None:
-        self.image_px, self.monospace = image_px, monospace
+    def __init__(self, font: Font, image_px: int, monospace: bool = False, extra_px: int = 0) -> None:
+        self.image_px, self.monospace, self.extra_px = image_px, monospace, extra_px
         self.box = len(font.cells)
         self.slots = _slots_with_box(lower_ascii(font.slots), self.box)
         box_cell = np.zeros((1, CELL_PX), np.uint16)
         box_cell[0, : len(_BOX)] = _BOX
         self._cells = np.concatenate([font.cells, box_cell])
         self._cell_px, self._mark_offset = np.append(font.cell_px, np.uint8(8)), np.append(font.mark_offset, np.int8(NO_MARK))
-        self._metrics = measure(self._cells, monospace)
+        self._metrics = measure(self._cells, monospace, extra_px)
         self._flags = _flags()
         self._clusters: dict[tuple[int, ...], tuple[NDArray[np.uint16], int, int]] = {}
 
@@ -166,7 +166,7 @@ class Shaper:
             if len(self._clusters) >= MAX_CACHED_CLUSTERS:
                 self._clusters.clear()
             cell = self._overlay(slots)
-            metrics = measure(cell[None], self.monospace)
+            metrics = measure(cell[None], self.monospace, self.extra_px)
             self._clusters[slots] = cell, int(metrics.start[0]), int(metrics.width[0])
         return self._clusters[slots]
 

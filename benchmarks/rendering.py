@@ -1,0 +1,161 @@
+"""How fast is text drawn, on one core, beside Pillow with the same font and beside the time that merely writing the bytes takes?
+
+    python benchmarks/rendering.py [--otf unifont.otf] [--out benchmarks/rendering.json]
+
+Three corpora: captions of about 60 characters, texts of 700, sentences in 16 languages. To masks (6,272 bytes a text at 224 px), to pixels
+(50,176), in both layouts. With a CUDA device also the expansion there, beside a B/16 training step on as many images. It checks no pixel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from clippo_core.rendering import Renderer
+from clippo_core.rendering.specimen import SENTENCES
+
+BATCH = 256
+REPEATS = 9
+WORDS = "a brown dog runs along the beach with stick in its mouth while two children play near water under cloudy sky".split()
+LANGUAGES = ("en", "de", "vi", "el", "ru", "he", "ar", "fa", "hi", "bn", "te", "th", "ja", "ko", "zh", "tr")
+OTF = Path("/usr/share/fonts/opentype/unifont/unifont.otf")
+REFERENCE_RATES = {"captions": 235, "long": 38, "mixed": 249}
+"""texts/s of big_vision's render_unifont in tf.data, one thread, measured on an EPYC Zen 4 core (TensorFlow is no dependency here)."""
+
+
+def corpora(n: int = 2048) -> dict[str, list[str]]:
+    """The three corpora, seeded."""
+    rng = random.Random(0)
+
+    def text(characters: int) -> str:
+        words = ""
+        while len(words) < characters:
+            words += rng.choice(WORDS) + " "
+        return words[:characters]
+
+    mixed = [SENTENCES[LANGUAGES[i % len(LANGUAGES)]] for i in range(n)]
+    return {"captions": [text(rng.randrange(45, 78)) for _ in range(n)], "long": [text(700) for _ in range(n // 4)], "mixed": mixed}
+
+
+def rate(draw: Callable[[list[str]], object], texts: list[str], repeats: int = REPEATS) -> float:
+    """Best texts a second of CPU time, in batches of 256."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.process_time()
+        for begin in range(0, len(texts), BATCH):
+            draw(texts[begin : begin + BATCH])
+        best = min(best, time.process_time() - start)
+    return len(texts) / best
+
+
+def pillow_draw(otf: Path) -> Callable[[list[str]], object]:
+    """Pillow's ImageDraw with the same font, basic layout, wrapped at 28 characters."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(str(otf), 16, layout_engine=ImageFont.Layout.BASIC)
+
+    def draw(texts: list[str]) -> None:
+        for text in texts:
+            page = Image.new("L", (224, 224), 127)
+            pen = ImageDraw.Draw(page)
+            for row in range(min(14, (len(text) + 27) // 28)):
+                pen.text((0, 16 * row), text[28 * row : 28 * row + 28], font=font, fill=0)
+
+    return draw
+
+
+def host(otf: Path) -> dict[str, dict[str, float | str]]:
+    """Texts a second of everything that runs on this core."""
+    texts = corpora()
+    reference, shaped = Renderer(224), Renderer(224, layout="shaped")
+    pages = np.empty((BATCH, 224, 224), np.uint8)
+    draws: dict[str, Callable[[list[str]], object]] = {
+        "masks": reference.masks,
+        "pixels": lambda batch: reference.render(batch, pages[: len(batch)]),
+        "shaped masks": shaped.masks,
+        "census": reference.census,
+        "limit: memset of the pixels": lambda batch: pages[: len(batch)].fill(127),
+    }
+    results: dict[str, dict[str, float | str]] = {}
+    for name, draw in draws.items():
+        results[name] = {corpus: round(rate(draw, batch)) for corpus, batch in texts.items()}
+    if otf.exists():
+        results["Pillow ImageDraw"] = {corpus: round(rate(pillow_draw(otf), batch[:BATCH], 3)) for corpus, batch in texts.items()}
+    else:
+        results["Pillow ImageDraw"] = {corpus: f"not run: no {otf}" for corpus in texts}
+    results["big_vision (not run here)"] = dict(REFERENCE_RATES)
+    return results
+
+
+def device() -> dict[str, float | str]:
+    """Milliseconds of expansion to bf16 RGB and of a B/16 step, forward and backward, on the same images."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"expansion": "not run: no CUDA device"}
+    from clippo_core.config import ModelConfig
+    from clippo_core.models import build_tower
+    from clippo_core.rendering.draw import expand
+
+    n = 512
+    masks = torch.from_numpy(Renderer(224).masks(corpora(n)["captions"])).cuda()
+    tower = build_tower(ModelConfig(), 224).cuda()
+    compiled = torch.compile(expand, dynamic=True)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            tower.embed_encoded_text(masks).float().sum().backward()
+        tower.zero_grad()
+
+    def milliseconds(work: Callable[[], object]) -> float:
+        for _ in range(3):
+            work()
+        times = []
+        for _ in range(20):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(begin.elapsed_time(end))
+        return min(times)
+
+    results: dict[str, float | str] = {"device": torch.cuda.get_device_name(), "images": n}
+    results["eager expansion ms"] = milliseconds(lambda: expand(masks, torch.bfloat16).contiguous())
+    results["compiled expansion ms"] = milliseconds(lambda: compiled(masks, torch.bfloat16).contiguous())
+    results["B/16 step ms"] = milliseconds(step)
+    results["compiled expansion / step"] = results["compiled expansion ms"] / results["B/16 step ms"]
+    return results
+
+
+def main() -> None:
+    """Runs both, prints the table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--otf", type=Path, default=OTF, help="unifont.otf for Pillow")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/rendering.json"))
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    load = os.getloadavg()[0]
+    results = {"machine": platform.processor() or platform.machine(), "load_before": load, "texts_per_second": host(options.otf)}
+    print(f"texts/s of one core's CPU time, best of {REPEATS}; load before the run {load:.1f}")
+    print(f"{'':30}{'captions':>12}{'long':>12}{'mixed':>12}")
+    for name, row in results["texts_per_second"].items():
+        print(f"{name:30}" + "".join(f"{value:>12,}" if not isinstance(value, str) else f"{'not run':>12}" for value in row.values()))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    results["device"] = device()
+    print(results["device"])
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Compositions, augmentations, the census by language, and compiled expansion."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from rendering_texts import generated
+
+from clippo_core.config import RenderConfig
+from clippo_core.errors import ConfigError, RenderError
+from clippo_core.rendering import Renderer, compose
+from clippo_core.rendering.__main__ import main
+from clippo_core.rendering.augment import AugmentedRenderer, LayoutAugmentation, PixelAugmentation, augmented_pixels, double, shift
+from clippo_core.rendering.census import by_language
+from clippo_core.rendering.draw import expand, expand_numpy, rows_used
+
+TEXTS = generated(200, seed=11) + [""]
+PLAIN = Renderer(64)
+
+
+def test_a_pair_is_one_text_with_the_separator_between():
+    assert (
+        compose.join_pair("a", "b") == "a [SEP] b"
+        and compose.join_pair("a", "b", "") == "a b"
+        and compose.join_pair("a", "b", "|") == "a | b"
+    )
+
+
+@pytest.fixture(scope="module")
+def questions():
+    photos = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["what is it?", "", "m" * 100, "is it\ueeee?", "m" * 12]
+    return photos, torch.from_numpy(PLAIN.masks(texts)), rows_used(PLAIN.masks(texts))
+
+
+def test_overlay_replaces_the_used_rows_and_nothing_else(questions):
+    photos, masks, used = questions
+    assert used.tolist() == [2, 0, 4, 1, 2]
+    pages = expand(masks, torch.uint8)
+    out = compose.question_overlay(photos, masks)
+    assert out.dtype == torch.uint8
+    for i, rows in enumerate(used):
+        assert torch.equal(out[i, :, : 16 * rows], pages[i, :, : 16 * rows]) and torch.equal(
+            out[i, :, 16 * rows :], photos[i, :, 16 * rows :]
+        )
+
+
+def test_above_squashes_the_photo_below_the_question(questions):
+    photos, masks, used = questions
+    pages = expand(masks, torch.uint8)
+    out = compose.question_above(photos, masks)
+    for i, rows in enumerate(used.tolist()):
+        assert torch.equal(out[i, :, : 16 * rows], pages[i, :, : 16 * rows])
+        height = 64 - 16 * rows
+        if not height:
+            continue
+        # Bilinear by hand: half-pixel centres, no antialias, truncated to uint8.
+        y = np.clip((np.arange(height) + 0.5) * 64 / height - 0.5, 0, 63)
+        low, weight = np.floor(y).astype(int), y - np.floor(y)
+        photo = photos[i].numpy().astype(np.float64)
+        expected = photo[:, low] * (1 - weight[:, None]) + photo[:, np.minimum(low + 1, 63)] * weight[:, None]
+        excess = expected - out[i, :, 16 * rows :].numpy()
+        assert excess.min() > -1e-3 and excess.max() < 1 + 1e-3
+    assert torch.equal(out[1], photos[1]), "no question: the photo as it is"
+
+
+def test_photos_and_masks_that_do_not_belong_together(questions):
+    photos, masks, _ = questions
+    for wrong in ((photos[:2], masks), (photos.float(), masks), (photos[:, :, :32], masks)):
+        with pytest.raises(RenderError, match="do not belong together"):
+            compose.question_overlay(*wrong)
+    with pytest.raises(RenderError, match="takes uint16"):
+        expand(masks.to(torch.int32))
+
+
+def test_augmentations_are_off_by_default():
+    rng = np.random.default_rng(0)
+    assert np.array_equal(AugmentedRenderer(RenderConfig(64), LayoutAugmentation()).masks(TEXTS, rng), PLAIN.masks(TEXTS))
+    masks = torch.from_numpy(PLAIN.masks(TEXTS))
+    plain = augmented_pixels(masks, PixelAugmentation(), torch.Generator())
+    assert torch.equal(plain, expand(masks))
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (3, 0), (0, 5), (7, 16), (63, 63), (64, 64), (100, 100), (1, 33)])
+def test_shift_moves_pixels(right, down):
+    for masks in PLAIN.masks(TEXTS[:20]):
+        page = expand_numpy(masks[None])[0]
+        expected = np.full_like(page, 127)
+        expected[down:, right:] = page[: max(64 - down, 0), : max(64 - right, 0)]
+        assert np.array_equal(expand_numpy(shift(masks, right, down)[None])[0], expected)
+
+
+def test_double_doubles_pixels():
+    masks = PLAIN.masks(TEXTS[:20])
+    assert np.array_equal(expand_numpy(double(masks)), expand_numpy(masks).repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_layout_augmentation_is_a_function_of_its_generator():
+    renderer = AugmentedRenderer(RenderConfig(80), LayoutAugmentation(max_extra_px=2, max_offset_px=9, double_share=0.3))
+    one, two = (renderer.masks(TEXTS, np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(one, two) and one.shape == (len(TEXTS), 5, 80)
+    assert not np.array_equal(one, renderer.masks(TEXTS, np.random.default_rng(6)))
+    with pytest.raises(ConfigError, match="at least 64"):
+        AugmentedRenderer(RenderConfig(48), LayoutAugmentation(double_share=0.5))
+
+
+def test_extra_spacing_moves_glyphs_apart():
+    plain, wide = Renderer(64).masks(["ab"])[0, 0], Renderer(64, extra_px=2).masks(["ab"])[0, 0]
+    ink_plain, ink_wide = np.flatnonzero(plain), np.flatnonzero(wide)
+    assert len(ink_plain) == len(ink_wide) and ink_wide[-1] == ink_plain[-1] + 2 and ink_wide[0] == ink_plain[0]
+    assert Renderer(64, extra_px=2).digest != Renderer(64).digest
+
+
+def test_pixel_augmentations():
+    masks = torch.from_numpy(PLAIN.masks(["a dog"] * 64))
+    plain = expand(masks, channels=1)
+
+    def draw(**settings):
+        return augmented_pixels(masks, PixelAugmentation(**settings), torch.Generator().manual_seed(1), channels=1)
+
+    bold = draw(stroke_share=1.0)
+    assert torch.equal(bold[:, :, :, 1:] == -1, (plain[:, :, :, 1:] == -1) | (plain[:, :, :, :-1] == -1))
+    inverted = draw(inversion_share=1.0)
+    assert torch.equal(inverted == -1, plain != -1) and len(inverted.unique()) == 2
+    faint = draw(contrast=1.0)
+    ink = faint.amin(dim=(1, 2, 3))
+    assert torch.equal(faint[:, 0, -1, -1], plain[:, 0, -1, -1]) and ink.std() > 0.1 and (ink >= -1).all()
+    noisy = draw(noise=0.1)
+    assert 0.08 < (noisy - plain)[plain > -0.5].std() < 0.12 and noisy.min() >= -1 and torch.equal(noisy, draw(noise=0.1))
+    some = draw(inversion_share=0.5)
+    assert 10 < (some[:, 0, -1, -1] == -1).sum() < 54
+
+
+@pytest.mark.parametrize("settings", [{"contrast": 2.0}, {"noise": -1.0}, {"stroke_share": -0.1}])
+def test_wrong_augmentations_are_refused(settings):
+    with pytest.raises(ConfigError):
+        PixelAugmentation(**settings)
+
+
+def test_census_by_language():
+    languages = ["en", "ja", "en", "xx"]
+    rows = by_language(PLAIN.census(["a dog", "猫", "w" * 1000, "\ue000"]), languages)
+    assert [(r.language, r.texts, r.mean_rows, r.cut_share, r.missing_share) for r in rows] == [
+        ("en", 2, 2.5, 0.5, 0.0),
+        ("ja", 1, 1.0, 0.0, 0.0),
+        ("xx", 1, 1.0, 0.0, 1.0),
+    ]
+    assert by_language(PLAIN.census([]), []) == []
+
+
+def test_census_from_the_command_line(tmp_path, capsys):
+    (tmp_path / "texts.tsv").write_text("en\ta dog\nja\t猫\nen\t" + "w" * 1000 + "\n", encoding="utf-8")
+    main([str(tmp_path / "texts.tsv"), "--tagged", "--image-px", "64"])
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[1].split() == ["en", "2", "2.50", "50.0%", "0.0%"] and lines[2].split() == ["ja", "1", "1.00", "0.0%", "0.0%"]
+
+
+def test_drawing_on_the_host_does_not_import_torch():
+    code = "import sys; from clippo_core.rendering import Renderer; Renderer(32).render(['a']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_compiled_expansion_does_not_recompile_for_another_batch():
+    import torch._dynamo.testing as testing
+
+    counter = testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(expand, dynamic=True, fullgraph=True, backend=counter)
+    for px, n in ((64, 2), (64, 5), (224, 3), (32, 64)):
+        masks = torch.from_numpy(Renderer(px).masks(generated(n, seed=n)))
+        assert torch.equal(compiled(masks), expand(masks))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_compiled_expansion_has_the_same_bits(dtype):
+    compiled = torch.compile(expand, dynamic=True, fullgraph=True)
+    for px, n in ((64, 300), (224, 40)):
+        masks = torch.from_numpy(Renderer(px).masks(generated(n, seed=n)))
+        assert torch.equal(compiled(masks, dtype), expand(masks, dtype))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_expansion_on_cuda_has_the_same_bits(dtype):
+    compiled = torch.compile(expand, dynamic=True, fullgraph=True)
+    for px in (64, 224, 384):
+        masks = torch.from_numpy(Renderer(px).masks(generated(2000, seed=px)))
+        expected = expand(masks, dtype)
+        assert torch.equal(expand(masks.cuda(), dtype).cpu(), expected) and torch.equal(compiled(masks.cuda(), dtype).cpu(), expected)
