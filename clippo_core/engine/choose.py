@@ -5,9 +5,9 @@
     cached       cached gradients, in chunks that fit                  1.33, one more forward pass
     checkpoint   keep only the blocks' inputs, compute blocks again    1.33
 
-The estimate counts bytes a token and layer, in units of the width d, as measured on a block (tests compare it with what autograd
-saves). It is an estimate: what a device allocates beside is covered by using only `USABLE` of it. Plain accumulation is no fifth
-way: a contrastive loss summed over micro-batches is another loss.
+The estimate counts what a block keeps for its backward pass: 36 d bytes a token under bfloat16 autocast with an MLP of 4 d (64 d in
+float32), 24 d under recompute, 4 d under checkpoint; a test compares it with what torch allocates. What a device needs beside is
+covered by planning with `USABLE` of it. Plain accumulation is no fifth way: a loss summed over micro-batches is another loss.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from clippo_core.errors import ConfigError
 
 USABLE = 0.92
 """Share of a device's memory that is planned with."""
-STATE_BYTES_PER_PARAMETER = 16
-"""Weights, gradients, one optimizer moment and a transient flat gradient, in float32; an upper bound for every stage."""
+STATE_BYTES_PER_PARAMETER = 24
+"""Weights, gradients, momentum, the optimizer's flat gradient and its squares in float32, autocast's copies: no stage needs more."""
 SMALLEST_CHUNK_PAIRS = 32
 """Cached chunks below this leave a GPU idle; then recomputing whole blocks in one pass is cheaper."""
 GIB = 1 << 30
@@ -54,7 +54,7 @@ def choose_memory(
     per_pair = {mode: activation_bytes_per_pair(model, image_px, mode, train.precision) for mode in modes}
     room = limit - STATE_BYTES_PER_PARAMETER * _parameter_count(model, image_px)
     fits = int(room // per_pair["plain"]) if limit else pairs_per_rank
-    chunk = train.chunk_pairs or min(max(fits, 0), pairs_per_rank)
+    chunk = min(train.chunk_pairs, pairs_per_rank) or _even_chunk(pairs_per_rank, fits)
     has = f"{room / GIB:.1f} GiB for activations of {pairs_per_rank} pairs a rank" if limit else "no memory limit"
 
     def need(mode: str) -> float:
@@ -77,22 +77,27 @@ def choose_memory(
     raise ConfigError(f"not one pair fits: {refused}. Raise train.memory_gib, use more ranks or a smaller tower.")
 
 
+def _even_chunk(pairs: int, fits: int) -> int:
+    """The largest chunk of at most `fits` pairs that divides `pairs`, so that all chunks have one shape; or nearly, where none is near."""
+    if fits < 1:
+        return 0
+    fewest = -(-pairs // fits)
+    parts = next((n for n in range(fewest, 2 * fewest) if pairs % n == 0), fewest)
+    return -(-pairs // parts)
+
+
 def activation_bytes_per_pair(model: ModelConfig, image_px: int, mode: str, precision: str) -> float:
-    """Bytes that a backward pass over one pair (two images) needs at its peak, by estimate."""
+    """Bytes that are alive at the peak of a backward pass, for each pair (two images), by estimate; `mode` but `cached`."""
     size = 2 if precision == "bfloat16" else 4
-    tokens, d, mlp = (image_px // model.PATCH_PX) ** 2, model.width, model.mlp_dim
-    # Of one token in one layer, in elements. Inputs of products: q, k, v, attention out, MLP's two (and autocast's copies of them).
-    products = 5 * d + 2 * mlp
-    pointwise = 4 * d + mlp
-    wide = 4 if precision == "bfloat16" else size  # the residual stream and LayerNorm's inputs stay float32 under autocast
-    if mode == "plain":
-        layer = products * size + pointwise * wide
-    elif mode == "recompute":
-        layer = products * size + 2 * d * wide
-    else:
-        layer = d * wide
-    once = products * size + pointwise * wide if mode == "checkpoint" else 0
-    return 2 * tokens * (model.depth * layer + once)
+    tokens, d, mlp, patch = (image_px // model.PATCH_PX) ** 2, model.width, model.mlp_dim, 3 * model.PATCH_PX**2
+    # Of one token. A block keeps the residual stream twice, in float32 (under autocast too), and the inputs of its matrix products.
+    inputs = size * (6 * d + 2 * mlp)  # both LayerNorms' results, q, k, v, attention's; before and behind GELU
+    outputs = size * (6 * d + mlp)  # what "recompute" keeps instead: results of the products
+    block = {"plain": inputs + 8 * d, "recompute": outputs + 4 * d, "checkpoint": 4 * d}[mode]
+    # While a block runs backward, what it had dropped is there again.
+    again = inputs + 8 * d - block
+    around = size * (3 * d + patch) + 4 * (patch + d)  # pixels, patches, last LayerNorm, the MAP head's keys and values
+    return 2 * tokens * (model.depth * block + again + around)
 
 
 def apply_memory(module: nn.Module, plan: MemoryPlan) -> None:
@@ -110,4 +115,5 @@ def _parameter_count(model: ModelConfig, image_px: int) -> int:
     d, mlp, patch = model.width, model.mlp_dim, 3 * model.PATCH_PX**2
     block = 4 * d * d + 2 * d * mlp + 9 * d + mlp
     tokens = math.prod(2 * [image_px // model.PATCH_PX])
-    return (model.depth + 1) * block + patch * d + d + tokens * d + 2 * d + d + d * model.embed_dim + model.embed_dim + 1
+    # MAP head: a block with one LayerNorm less, and a probe.
+    return (model.depth + 1) * block - d + patch * d + d + tokens * d + 2 * d + (d + 1) * model.embed_dim + 1

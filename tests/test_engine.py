@@ -1,0 +1,214 @@
+"""The engine in one process: what a step reports, what is refused, how memory is chosen. Several ranks: test_engine_ranks.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from engine_ranks import IMAGE_PX, MODEL, OPTIM, PAIRS, batch, tower
+
+from clippo_core.config import ModelConfig, OptimConfig, TrainConfig
+from clippo_core.engine import MemoryPlan, apply_memory, choose_memory, contrastive_step, init_distributed, make_engine
+from clippo_core.engine.choose import STATE_BYTES_PER_PARAMETER, activation_bytes_per_pair
+from clippo_core.errors import CheckpointError, ConfigError
+from clippo_core.losses import contrastive_loss
+from clippo_core.models import build_tower
+
+B16 = ModelConfig()
+L16 = ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096)
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 3, 5, 16, 99])
+def test_a_step_reports_the_whole_batch(chunk):
+    engine = make_engine(tower(), OPTIM)
+    output = contrastive_step(engine, *batch(1), memory=MemoryPlan("cached", chunk, "test"))
+    with torch.no_grad():
+        first, second, scale = engine.module(*batch(1))
+    similarity = first @ second.T
+    others = similarity[~torch.eye(PAIRS, dtype=torch.bool)]
+    assert output.loss == pytest.approx(contrastive_loss(first, second, scale).item(), rel=1e-6)
+    assert output.logit_scale == pytest.approx(10.0, rel=1e-6)
+    assert output.positive_similarity == pytest.approx(similarity.diagonal().mean().item(), abs=1e-6)
+    assert output.negative_similarity == pytest.approx(others.mean().item(), abs=1e-6)
+    assert output.accuracy == (similarity.argmax(1) == torch.arange(PAIRS)).float().mean().item()
+    assert output.finite
+    norm = engine.update(1.0)
+    module = tower()
+    gradients = torch.autograd.grad(contrastive_loss(*module(*batch(1))), list(module.parameters()))
+    assert norm == pytest.approx(math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients)), rel=1e-5)
+
+
+def test_pairs_that_are_none_are_refused():
+    photos, first, second = batch(0)
+    with pytest.raises(ValueError, match="pairs"):
+        contrastive_step(make_engine(tower(), OPTIM), photos, first, second[1:])
+
+
+def test_plain_accumulation_is_refused_with_the_reason():
+    engine = make_engine(tower(), OPTIM)
+    contrastive_step(engine, *batch(0))
+    with pytest.raises(ConfigError, match="negatives between them"):
+        contrastive_step(engine, *batch(1))
+    with pytest.raises(ConfigError, match="begins a step"), engine.coalesced():
+        pass
+    engine.update(1.0)
+    with pytest.raises(ConfigError, match="without a backward"):
+        engine.update(1.0)
+
+
+def test_a_sum_over_examples_may_be_coalesced():
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    weights = {}
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        engine = make_engine(torch.nn.Linear(4, 1), OptimConfig(name="adamw", weight_decay=0.1), decayed={"weight"})
+        with engine.coalesced():
+            for xs, ys in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                engine.backward((engine(xs) - ys).square().sum())
+        engine.update(0.7)
+        weights[parts] = engine.weights()
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[4][name], value)
+
+
+def test_a_group_has_its_own_rate_and_frozen_parameters_stay():
+    module = torch.nn.ModuleDict({"tower": torch.nn.Linear(4, 4), "head": torch.nn.Linear(4, 2), "frozen": torch.nn.Linear(2, 2)})
+    module["frozen"].requires_grad_(False)
+    module.forward = lambda x: module["frozen"](module["head"](module["tower"](x)))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    engine = make_engine(module, OptimConfig(name="adamw", lr=1e-3, weight_decay=0.0), decayed=set(), lr_groups={"head.": 10.0})
+    engine.backward(engine(torch.ones(3, 4)).square().sum())
+    engine.update(1.0)
+    moved = {k: (v - before[k]).abs().max().item() for k, v in engine.weights().items()}
+    assert moved["tower.weight"] == pytest.approx(1e-3, rel=1e-3)  # Adam's first step is lr times the sign
+    assert moved["head.weight"] == pytest.approx(1e-2, rel=1e-3)
+    assert moved["frozen.weight"] == moved["frozen.bias"] == 0
+    with pytest.raises(ConfigError, match="hat."):
+        make_engine(module, OptimConfig(), decayed=set(), lr_groups={"hat.": 2.0})
+
+
+def test_weights_come_and_go_whole():
+    engine, other = make_engine(tower(), OPTIM), make_engine(build_tower(MODEL, IMAGE_PX, seed=5), OPTIM)
+    weights = engine.weights()
+    other.load_weights(weights)
+    assert all(torch.equal(v, weights[k]) for k, v in other.weights().items())
+    with pytest.raises(CheckpointError, match="lacks 't'"):
+        other.load_weights({k: v for k, v in weights.items() if k != "t"})
+    with pytest.raises(CheckpointError, match="unknown 'u'"):
+        other.load_weights(weights | {"u": weights["t"]})
+    with pytest.raises(CheckpointError, match="shape"):
+        other.load_weights(weights | {"t": torch.zeros(2)})
+
+
+def test_a_module_must_say_what_decays():
+    with pytest.raises(ConfigError, match="decay"):
+        make_engine(torch.nn.Linear(2, 2), OptimConfig())
+    with pytest.raises(ConfigError, match="precision"):
+        make_engine(tower(), OPTIM, precision="float16")
+    with pytest.raises(ConfigError, match="zero_stage"):
+        make_engine(tower(), OPTIM, zero_stage=4)
+
+
+def test_bfloat16_is_the_towers_alone():
+    seen = []
+    module = tower()
+    module.blocks[0].mlp.fc1.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    engine = make_engine(module, OPTIM, precision="bfloat16")
+    names = [name for name, _ in module.named_parameters()]
+    output = contrastive_step(engine, *batch(0))
+    assert seen == [torch.bfloat16]
+    assert {p.dtype for p in module.parameters()} == {p.grad.dtype for p in module.parameters()} == {torch.float32}
+    assert [name for name, _ in module.named_parameters()] == names == [name for name, _ in tower().named_parameters()]
+    assert output.loss == pytest.approx(contrastive_loss(*tower()(*batch(0))).item(), abs=0.05)
+
+
+def test_an_incomplete_launchers_environment_is_refused(monkeypatch):
+    if torch.distributed.is_initialized():
+        pytest.skip("another test of this process has joined a process group")
+    monkeypatch.setenv("RANK", "0")
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="MASTER_ADDR"):
+        init_distributed()
+
+
+def live_bytes(model: ModelConfig, mode: str, precision: str, pairs: int) -> int:
+    """What stays allocated after a forward pass of `pairs`, as torch's profiler adds it up."""
+    module = build_tower(model, 64)
+    apply_memory(module, MemoryPlan(mode, 0, "test"))
+    photos = torch.zeros(pairs, 3, 64, 64, dtype=torch.uint8)
+    texts = torch.zeros(pairs, 4, 64, dtype=torch.uint16)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile, autocast:
+        outputs = module(photos, texts[:0], texts)
+    assert outputs[0].requires_grad
+    return sum(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["plain", "recompute", "checkpoint"])
+def test_estimated_activations_are_what_torch_allocates(mode, precision):
+    shallow = ModelConfig(width=128, depth=1, num_heads=2, mlp_dim=512, embed_dim=32)
+    deep = replace(shallow, depth=3)
+    per_pair = {m: (live_bytes(m, mode, precision, 24) - live_bytes(m, mode, precision, 8)) / 16 for m in (shallow, deep)}
+    estimate = {m: activation_bytes_per_pair(m, 64, mode, precision) for m in (shallow, deep)}
+    assert per_pair[deep] - per_pair[shallow] == pytest.approx(estimate[deep] - estimate[shallow], rel=0.03)
+    # All of a step: the estimate also holds what comes back while one block runs backward.
+    assert per_pair[shallow] < estimate[shallow] < per_pair[shallow] + 2 * 16 * 128 * 100
+
+
+@pytest.mark.parametrize("mode", ["recompute", "checkpoint"])
+def test_recomputing_changes_no_gradient(mode):
+    gradients = {}
+    for how in ("plain", mode):
+        module = tower()
+        apply_memory(module, MemoryPlan(how, 0, "test"))
+        contrastive_step(make_engine(module, OPTIM), *batch(0))
+        gradients[how] = [p.grad for p in module.parameters()]
+    for found, expected in zip(gradients[mode], gradients["plain"], strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(ConfigError, match="set_recompute"):
+        apply_memory(torch.nn.Linear(2, 2), MemoryPlan(mode, 0, "test"))
+
+
+@pytest.mark.parametrize(
+    "model, ranks, mode, chunk",
+    [(B16, 1, "cached", 640), (B16, 8, "recompute", 0), (B16, 16, "plain", 0), (L16, 8, "cached", 320), (L16, 64, "plain", 0)],
+)
+def test_the_papers_batch_on_h200s(model, ranks, mode, chunk):
+    plan = choose_memory(TrainConfig(memory_gib=139 * 0.92), model, 224, 10_240 // ranks, ranks)
+    assert (plan.mode, plan.chunk_pairs) == (mode, chunk), plan.reason
+    assert mode in plan.reason and "GiB" in plan.reason
+
+
+def test_memory_is_chosen_by_what_fits():
+    def plan(gib: float, pairs: int = 256, **train) -> MemoryPlan:
+        return choose_memory(TrainConfig(memory_gib=gib, **train), B16, 224, pairs)
+
+    states = STATE_BYTES_PER_PARAMETER * 93_474_817 / 2**30
+    assert plan(0.0).mode == "plain" and "no memory limit" in plan(0.0).reason
+    assert [plan(states + gib).mode for gib in (33, 24, 16)] == ["plain", "recompute", "cached"]
+    assert [plan(states + gib).chunk_pairs for gib in (16, 17)] == [64, 128]  # equal chunks before larger ones
+    assert plan(states + 2, pairs=64).mode == "checkpoint"  # where only chunks of 15 pairs would fit
+    assert plan(states + 0.5).mode == "cached"
+    with pytest.raises(ConfigError, match="not one pair fits"):
+        plan(states)
+    assert plan(0.0, memory="checkpoint").mode == "checkpoint"
+    assert plan(0.0, memory="cached", chunk_pairs=100).chunk_pairs == 100
+    with pytest.raises(ConfigError, match="not one pair"):
+        plan(states, memory="cached")
+
+
+@pytest.mark.slow
+def test_a_compiled_tower_gives_the_same_step():
+    losses = []
+    for compiled in (False, True):
+        module = tower()
+        if compiled:
+            module.compile()
+        engine = make_engine(module, OPTIM)
+        output = contrastive_step(engine, *batch(0), memory=MemoryPlan("cached", 8, "test"))
+        losses.append([output.loss, engine.update(1.0), contrastive_step(engine, *batch(1)).loss])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
