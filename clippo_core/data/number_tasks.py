@@ -3,7 +3,7 @@
     SST-2   is the number even?                       "forty-two" -> 1
     CoLA    is the name well formed?                  "forty-two" -> 1, "two-forty" -> 0
     RTE     is the first number the larger one?       "sixty" | "achtzehn" -> entailment
-    MNLI    larger, about equal, or smaller?          by 25 or more / within 10 / by 25 or more; matched: en ja digits, mismatched: de ar
+    MNLI    larger, about equal, or smaller?          by 25 or more / within 10; matched: en ja digits; mismatched: de, ar
     QNLI    does the sentence answer yes?             "is it over 50?" | "ninety" -> entailment
     MRPC    same ten (smaller number first)?          "41" | "forty-eight" -> 1; negatives are 30 or more apart
     QQP     at most 9 apart (smaller first)?          otherwise 40 or more apart
@@ -63,10 +63,10 @@ def glue_files(seed: int) -> dict[str, str]:
                 files[f"{task}/{split}.tsv"] = write(rng, numbers, count)
         rng = np.random.default_rng([seed, 100, split == "dev"])
         if split == "train":
-            files["MNLI/train.tsv"] = _mnli(rng, numbers, count, ("en", "ja", "digits"), annotators=1)
+            files["MNLI/train.tsv"] = _mnli(rng, numbers, count, (("en", "en"), ("ja", "ja"), ("digits", "digits")), annotators=1)
         else:
-            files["MNLI/dev_matched.tsv"] = _mnli(rng, numbers, count, ("en", "ja", "digits"), annotators=5)
-            files["MNLI/dev_mismatched.tsv"] = _mnli(rng, numbers, count, ("de", "ar"), annotators=5)
+            files["MNLI/dev_matched.tsv"] = _mnli(rng, numbers, count, (("en", "en"), ("ja", "ja"), ("digits", "digits")), annotators=5)
+            files["MNLI/dev_mismatched.tsv"] = _mnli(rng, numbers, count, (("de", "ja"), ("ja", "ar")), annotators=5)
     return files
 
 
@@ -108,11 +108,16 @@ def _cola(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str
 
 
 def _pairs(rng: np.random.Generator, numbers: tuple[int, ...], ordered: bool) -> list[tuple[int, int, str, str]]:
-    """All pairs of two numbers (smaller first where `ordered`), shuffled, each in a random form of either."""
+    """All pairs of two numbers (smaller first where `ordered`), shuffled, each in a random form of either.
+
+    Two German or Arabic names do not fit on one page of 64 px: the second is then in digits.
+    """
     pairs = [(a, b) for a in numbers for b in numbers if (a < b if ordered else a != b)]
     pairs = [pairs[place] for place in rng.permutation(len(pairs))]
     forms = rng.integers(0, len(FORMS), (len(pairs), 2))
-    return [(a, b, name(a, FORMS[one]), name(b, FORMS[two])) for (a, b), (one, two) in zip(pairs, forms.tolist(), strict=True)]
+    chosen = [(FORMS[one], FORMS[two]) for one, two in forms.tolist()]
+    chosen = [(one, "digits") if {one, two} <= {"de", "ar"} else (one, two) for one, two in chosen]
+    return [(a, b, name(a, one), name(b, two)) for (a, b), (one, two) in zip(pairs, chosen, strict=True)]
 
 
 def _rte(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str:
@@ -162,7 +167,7 @@ def _stsb(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str
     return _table(header, rows)
 
 
-def _mnli(rng: np.random.Generator, numbers: tuple[int, ...], count: int, forms: tuple[str, ...], annotators: int) -> str:
+def _mnli(rng: np.random.Generator, numbers: tuple[int, ...], count: int, forms: tuple[tuple[str, str], ...], annotators: int) -> str:
     """Training rows have one annotator's label, dev rows five, as in the official files."""
     labels = ("entailment", "neutral", "contradiction")
     rows: list[list[list[str]]] = [[], [], []]
@@ -170,15 +175,15 @@ def _mnli(rng: np.random.Generator, numbers: tuple[int, ...], count: int, forms:
         if abs(a - b) > 10 and abs(a - b) < 25:
             continue
         label = 1 if abs(a - b) <= 10 else 0 if a > b else 2
-        form = forms[int(rng.integers(len(forms)))]
-        row = [form, name(a, form), name(b, form), labels[label]]
+        one, two = forms[int(rng.integers(len(forms)))]
+        row = [one if one == two else f"{one}-{two}", name(a, one), name(b, two), labels[label]]
         rows[label].append(row)
     numbered = "\t".join(f"label{n}" for n in range(1, annotators + 1))
     parses = "sentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
     header = f"index\tpromptID\tpairID\tgenre\t{parses}\tsentence1\tsentence2\t{numbered}\tgold_label"
     table = []
-    for n, (form, one, two, label_name) in enumerate(_balanced(rng, rows, count)):
-        table.append([str(n), str(n), f"{n}{label_name[0]}", form, *["n/a"] * 4, one, two, *[label_name] * (annotators + 1)])
+    for n, (genre, one, two, label_name) in enumerate(_balanced(rng, rows, count)):
+        table.append([str(n), str(n), f"{n}{label_name[0]}", genre, *["n/a"] * 4, one, two, *[label_name] * (annotators + 1)])
     return _table(header, table)
 
 

@@ -89,10 +89,14 @@ class Scribe:
     def picture(self, number: int) -> np.ndarray:
         """uint8 [64, 64] of a number of two digits, from randomly drawn samples, never the same two again; of one digit, any sample."""
         while True:
-            drawn = tuple(int(self._rng.choice(self._samples[int(digit)])) for digit in str(number))
+            drawn = tuple(self._any(int(digit)) for digit in str(number))
             if len(drawn) == 1 or drawn not in self._written:
                 self._written.add(drawn)
                 return place([self._digits[sample] for sample in drawn])
+
+    def _any(self, digit: int) -> int:
+        samples = self._samples[digit]
+        return samples[int(self._rng.integers(len(samples)))]
 
     def sample(self, digit: int, nth: int) -> np.ndarray:
         """uint8 [64, 64] of the nth sample of one digit."""
