@@ -7,8 +7,7 @@
 
 A result is skipped when its folder already holds one with the same `inputs_digest`; a failed one is tried again. Intervals are
 percentile bootstraps, a function of the multiset of values and a seed alone. It is not a place for metrics; many results in one table
-stand in `tables.py`, the paper's numbers beside ours in
-`analysis/compare.py`.
+stand in `tables.py`, the paper's numbers beside ours in `analysis/compare.py`.
 """
 
 from __future__ import annotations
