@@ -2,10 +2,10 @@
 
     python benchmarks/towers.py --data DATA [--steps 1200] [--image-px 112] [--batch-pairs 128]
 
-Six runs: three towers, each on photos with captions alone, and with a quarter of sentence pairs in every batch. Same trunk, loss, optimizer,
-steps, batches and seed; the token towers read a SentencePiece model trained on the very captions and sentences. One table: parameters,
-pairs a second in training, Flickr30k retrieval, the GLUE slices, modality gap and separability. A run that is there already is not
-made again, so a stopped benchmark goes on. Writes benchmarks/out/towers/towers.json and .md.
+Six runs: three towers, each on photos with captions alone, and with a quarter of sentence pairs in every batch. Same trunk, loss,
+optimizer, steps, batches and seed; the token towers read a SentencePiece model trained on the very captions and sentences. One table:
+parameters, pairs a second in training, Flickr30k retrieval, the GLUE slices, modality gap and separability. A run that is there already
+is not made again, so a stopped benchmark goes on. Writes benchmarks/out/towers/towers.json and .md.
 
 Read it as: differences between towers at this small scale, one seed each unless --seeds says more. It reproduces no number of the paper.
 """

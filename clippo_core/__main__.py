@@ -1,4 +1,4 @@
-"""`python -m clippo_core embed | classify | render | convert | analyse | preset | released`: the model from a shell.
+"""`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset | released`: the model from a shell.
 
 Each command is a few lines over `Clippo`, `Renderer` or `analysis/`; what is wrong is said in a sentence, with exit code 2. Training and
 evaluation are Flyte workflows (`pyflyte run workflows …`), not commands here.
@@ -51,6 +51,12 @@ The endings say what is read and written.
   python -m clippo_core convert runs/demo-1a2b3c/checkpoints model.npz        what big_vision reads (plain CLIPPO only)
   python -m clippo_core convert model.npz large.safetensors --image-px 384    position embeddings resampled by the reference's rule
   python -m clippo_core convert B_16.npz vit.safetensors --image-only         a pretrained ViT (augreg .npz, timm .safetensors) for VQA
+""",
+    "tokenizer": """\
+Lower-cased, with byte fallback, ids as T5's; what model.tokenizer of 1T-CLIP and CLIP* names.
+
+  python -m clippo_core tokenizer --config run.json --out captions.model       from the sources of a run
+  python -m clippo_core tokenizer en.txt de.txt --size 8000 --out ende.model
 """,
     "preset": """\
 Prints the preset as JSON, to be edited and given to `pyflyte run workflows pretrain_and_evaluate --config run.json`.
@@ -117,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--image-px", type=int, default=0, help="resample the position embeddings for this size")
     convert.add_argument("--image-only", action="store_true", help="MODEL is a pretrained ViT; its MAP head starts fresh")
     _add_analyse(names)
+    tokenizer = _command(names, "tokenizer", commands.tokenizer, "a SentencePiece model for the baselines that read tokens")
+    tokenizer.add_argument("file", nargs="*", help="one text a line, UTF-8")
+    tokenizer.add_argument("--config", default="", metavar="RUN.json", help="take the texts of this run's sources instead")
+    tokenizer.add_argument("--size", type=int, default=32_000, help="pieces (default 32,000); fewer where the text gives no more")
+    tokenizer.add_argument("--out", required=True, metavar="FILE.model")
     preset = _command(names, "preset", commands.preset, "a complete run's configuration, as JSON")
     preset.add_argument("name", nargs="?", default="", metavar="PRESET")
     preset.add_argument("--data", default="", help="folder or bucket prefix of the data")

@@ -10,7 +10,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,20 @@ def preset(chosen: argparse.Namespace) -> None:
         print(config.to_json(config.replace(function(**own), **settings)))
     except TypeError as error:  # a field that is not there, or an argument that is missing
         raise ConfigError(f"preset {chosen.name} does not take this: {error}") from error
+
+
+def tokenizer(chosen: argparse.Namespace) -> None:
+    """A SentencePiece model for the token towers, from text files or a run's own sources."""
+    from clippo_core import models, records, storage
+    from clippo_core.config import RunConfig
+
+    if bool(chosen.file) == bool(chosen.config):
+        raise ConfigError("give text files, or --config RUN.json for the captions and sentences of a run's sources.")
+    texts: Iterable[str] = (line for path in chosen.file for line in _lines(path))
+    if chosen.config:
+        texts = models.corpus(records.loads(RunConfig, storage.read_text(chosen.config)).data)
+    models.train_tokenizer(texts, chosen.out, chosen.size)
+    print(f"{chosen.out}: {models.load_tokenizer(chosen.out).get_piece_size():,} pieces")
 
 
 def _value(text: str) -> Any:

@@ -99,6 +99,25 @@ def test_analyse(folder, capsys, tmp_path):
     assert code == 2 and "line 1" in error
 
 
+def test_tokenizer(folder, capsys, tmp_path):
+    (tmp_path / "lines.txt").write_text("".join(f"Page {n} has a dog\n" for n in range(300)), encoding="utf-8")
+    code, out, _ = run(capsys, "tokenizer", "lines.txt", "--size", "300", "--out", "a.model")
+    assert code == 0 and int(out.split()[1]) <= 300
+    data = {"sources": [{"kind": "sentences", "path": "lines.txt"}], "text_pair_share": 1.0}
+    optim = {"warmup_steps": 0, "cooldown_steps": 0}
+    (tmp_path / "run.json").write_text(json.dumps({"name": "x", "data": data, "optim": optim}), encoding="utf-8")
+    assert run(capsys, "tokenizer", "--config", "run.json", "--size", "300", "--out", "b.model")[0] == 0
+    encode = models.text.TokenEncoder("b.model", 8)
+    pieces = [encode.processor.id_to_piece(int(token)) for token in encode(["PAGE dog"])[0]]
+    assert "".join(pieces).startswith("▁page▁dog</s>") and pieces[-1] == "</s>"
+    # Longer than the row: cut, and the last token is still the end of the sentence.
+    assert encode(["dog " * 30])[0, -1] == 1 and (encode(["dog " * 30])[0, :-1] != 1).all()
+    assert (encode([""]) == 1).all()
+    assert "give text files, or --config" in run(capsys, "tokenizer", "--out", "c.model")[2]
+    (tmp_path / "tiny.txt").write_text("a\n", encoding="utf-8")
+    assert "no tokenizer of 10 pieces" in run(capsys, "tokenizer", "tiny.txt", "--size", "10", "--out", "c.model")[2]
+
+
 def test_preset(capsys):
     from clippo_core import presets, records
     from clippo_core.config import RunConfig
@@ -131,7 +150,7 @@ def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
     assert "latin.txt is not UTF-8" in run(capsys, "embed", "model.npz", "--texts", "latin.txt", "--out", "x.npz")[2]
 
 
-@pytest.mark.parametrize("command", ["embed", "classify", "render", "convert", "analyse", "preset"])
+@pytest.mark.parametrize("command", ["embed", "classify", "render", "convert", "analyse", "tokenizer", "preset"])
 def test_help_teaches_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         command_line.main([command, "--help"])

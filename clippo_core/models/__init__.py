@@ -10,7 +10,7 @@ from clippo_core.models.baselines import OneTowerClip, TwoTowerClip
 from clippo_core.models.convert import load_big_vision, load_image_only, load_initial_weights, load_weights, save_big_vision
 from clippo_core.models.initialise import initialise
 from clippo_core.models.positions import resize_positions
-from clippo_core.models.text import load_tokenizer, text_encoder, train_tokenizer
+from clippo_core.models.text import corpus, load_tokenizer, text_encoder, train_tokenizer
 from clippo_core.models.timm_shim import load_timm, load_torchvision
 from clippo_core.models.tower import Tower, normalise
 
@@ -44,6 +44,7 @@ __all__ = [
     "Tower",
     "TwoTowerClip",
     "build_tower",
+    "corpus",
     "load_big_vision",
     "load_image_only",
     "load_initial_weights",

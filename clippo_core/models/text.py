@@ -10,14 +10,15 @@ pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a text file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clippo_core import storage
-from clippo_core.config import ModelConfig, RenderConfig
+from clippo_core.config import DataConfig, ModelConfig, RenderConfig
+from clippo_core.data.sources import TextRecord, read_source
 from clippo_core.errors import ConfigError, NotFoundError, RenderError
 from clippo_core.rendering import Renderer
 
@@ -92,6 +93,14 @@ def load_tokenizer(tokenizer: str | bytes) -> Any:
     return processor
 
 
+def corpus(data: DataConfig) -> Iterator[str]:
+    """Every text of a run's sources, captions and both sides of sentence pairs: what a tokenizer for that run is trained on."""
+    for source in data.sources:
+        for record in read_source(source):
+            if not record.problem:
+                yield from (record.first, *record.texts) if isinstance(record, TextRecord) else record.texts
+
+
 def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -> str:
     """Train a SentencePiece unigram model from `texts` into the file `path`; ids as T5's: pad 0, EOS 1, unknown 2, no BOS.
 
@@ -103,9 +112,9 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    settings = {"model_type": "unigram", "byte_fallback": True, "character_coverage": 0.9995, "hard_vocab_limit": False}
-    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    limits = {"input_sentence_size": 2_000_000, "max_sentence_length": 16_384, "num_threads": 1, "minloglevel": 2}
+    settings: Any = {"model_type": "unigram", "byte_fallback": True, "character_coverage": 0.9995, "hard_vocab_limit": False}
+    ids: Any = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    limits: Any = {"input_sentence_size": 2_000_000, "max_sentence_length": 16_384, "num_threads": 1, "minloglevel": 2}
     sentences = (ascii_lower(text) for text in texts if text.strip())
     try:
         SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, vocab_size=vocab_size, **settings, **ids, **limits)
