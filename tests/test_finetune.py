@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -255,7 +256,7 @@ sys.path[:0] = [{tests!r}, {project!r}]
 import numpy as np
 import test_finetune as t
 from clippo_core.evaluate.finetune import join_ranks
-swept = t.run(sys.argv[1], a_config=t.config(batch_size=9, patience_epochs=5), batch_size=7, device=join_ranks())
+swept = t.run(sys.argv[1], a_config=t.config(batch_size=9, patience_epochs=5), batch_size=7, device=join_ranks(), save_seconds=0.0)
 np.save(sys.argv[1] + "/rank-" + os.environ["RANK"], swept.outputs["scored"])
 """
 
@@ -264,7 +265,10 @@ def test_two_ranks_give_what_one_gives(tmp_path):
     """48 examples in batches of 9 on 2 ranks: uneven shares, a last batch of 3."""
     here = Path(__file__).resolve()
     code = RANKS.format(tests=str(here.parent), project=str(here.parent.parent))
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)

@@ -7,7 +7,6 @@ to the same bytes. The number of trials belongs beside every score that was chos
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from clippo_core.config import FinetuneConfig
 from clippo_core.engine import init_distributed
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.problem import Problem
-from clippo_core.evaluate.trial import Trial, TrialRun, read_trial
+from clippo_core.evaluate.trial import Trial, TrialRun, known_score, read_trial
 from clippo_core.models import Tower
 
 RANK_TIMEOUT_SECONDS = 600.0
@@ -70,8 +69,9 @@ def sweep(
         uri = storage.join(folder, f"{name}.trial.safetensors")
         if not storage.exists(uri):
             run = TrialRun(tower, problem, config, lr, _seed(seed, problem.name, index), device, batch_size)
-            run.train(storage.join(folder, f"{name}.epoch.safetensors"), save_seconds, progress)
-            run.finish(uri)
+            state_uri = storage.join(folder, f"{name}.epoch.safetensors")
+            run.train(state_uri, save_seconds, progress)
+            run.finish(uri, state_uri)
         trial, found = read_trial(uri)
         trials.append(trial)
         outputs.append(found)
@@ -90,7 +90,7 @@ def join_ranks() -> torch.device | None:
 
 def choose(trials: list[Trial]) -> int:
     """Index of the best trial: highest score, the first among equals; an undefined score or a divergence loses to any other."""
-    rank = [(not t.diverged, -math.inf if math.isnan(t.score) else t.score) for t in trials]
+    rank = [(not t.diverged, known_score(t.score)) for t in trials]
     return max(range(len(trials)), key=lambda i: (rank[i], -i))
 
 

@@ -78,7 +78,8 @@ class FineTuned(nn.Module):
 
 def freeze_unused(module: FineTuned, problem: Problem) -> None:
     """Leave alone what the outputs do not depend on (contrastive head, logit scale, the other modality's parts): no decay, no state."""
-    module(problem.train.batch(np.zeros(1, dtype=np.int64))).sum().backward()
+    device = next(module.tower.parameters()).device
+    module.to(device)(problem.train.batch(np.zeros(1, dtype=np.int64)).to(device)).sum().backward()
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None

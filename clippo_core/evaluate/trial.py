@@ -108,16 +108,15 @@ class TrialRun:
                 self._train_epoch(bar)
                 if self.config.patience_epochs and not self.diverged:
                     self._score_epoch()
-                if time.monotonic() - saved > save_seconds and not self._is_done():
+                is_due = time.monotonic() - saved > save_seconds and not self._is_done()
+                if self._sum_over_ranks(float(is_due)):  # clocks differ, and every rank takes part in a save
                     self._save(state_uri)
                     saved = time.monotonic()
         if not self.config.patience_epochs and not self.diverged:
             self._score_epoch()
-        if self._is_first and storage.exists(state_uri):
-            storage.delete(state_uri)
 
-    def finish(self, uri: str) -> None:
-        """Write the finished trial, from the first rank; the others wait for it."""
+    def finish(self, uri: str, state_uri: str) -> None:
+        """Write the finished trial, from the first rank, and drop its saved epoch; the others wait for it."""
         outputs = self.best_outputs or {name: np.zeros((0, self.problem.n_outputs), np.float32) for name in self._sets()}
         trial = {
             "learning_rate": self.lr,
@@ -130,6 +129,7 @@ class TrialRun:
         }
         if self._is_first:
             _write_tensors(uri, {name: torch.from_numpy(array) for name, array in outputs.items()}, trial)
+            storage.delete(state_uri)
         self._barrier()
 
     @property
@@ -173,10 +173,7 @@ class TrialRun:
             self.diverged = True
             return
         score = float(self.problem.score(scored))
-        worst = -math.inf
-        if self.best_outputs and (worst if math.isnan(score) else score) <= (
-            worst if math.isnan(self.best["score"]) else self.best["score"]
-        ):
+        if self.best_outputs and known_score(score) <= known_score(self.best["score"]):
             return
         self.best = {"epoch": self.epoch, "score": score}
         self.best_outputs = {"scored": scored, **{name: self._predict(inputs) for name, inputs in self.problem.others.items()}}
@@ -239,7 +236,13 @@ class TrialRun:
         self.best_outputs = {name: value.numpy() for name, value in parts["best"].items()}
 
 
+def known_score(score: float) -> float:
+    """The score for ranking: an undefined one is below all others."""
+    return -math.inf if math.isnan(score) else score
+
+
 def read_trial(uri: str) -> tuple[Trial, dict[str, np.ndarray]]:
+    """A finished trial and its outputs, float32 [n, n_outputs] by set, as `TrialRun.finish` wrote them."""
     tensors, facts = _read_tensors(uri)
     score = math.nan if facts["score"] is None else facts["score"]
     losses = [math.nan if loss is None else loss for loss in facts["losses"]]
