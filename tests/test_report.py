@@ -298,7 +298,7 @@ def test_what_a_reader_must_know_stands_first(page):
     text = Reader(page).text
     head = text[: text.index("Numbers Training Languages") if "Numbers Training Languages" in text else 3000]
     for caution in (
-        "Not promoted.",
+        "Not promoted: vqa",
         "Training stopped at step 500 of 730.",
         "Not above chance (the interval reaches it): flickr30k/i2t_recall@1.",
         "flickr30k/i2t_recall@1: ties",
@@ -322,7 +322,16 @@ def test_report_has_every_figure_and_its_alternative_text(page):
     reader = Reader(page)
     ids = [attributes["id"] for _, attributes in reader.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    for figure in ("comparison", "loss", "similarity", "logit-scale", "learning-rate", "languages-i2t", "modality-gap", "patch-kernel"):
+    for figure in (
+        "comparison",
+        "loss",
+        "similarity",
+        "logit-scale",
+        "learning-rate",
+        "languages-xm3600-i2t",
+        "modality-gap",
+        "patch-kernel",
+    ):
         assert figure in ids
     assert "Modality gap 0.850" in reader.text
     for tag, attributes in reader.tags:
@@ -360,6 +369,17 @@ def test_many_metrics_that_were_not_run_for_one_reason_are_one_line():
     result = EvalResult("xm3600", "x", "test", "p", 5, not_run={f"x/l{place:02d}/i2t_recall@1": "no captions" for place in range(32)})
     rows = rows_of(result)
     assert len(rows) == 1 and rows[0].metric == "32 metrics, x/l00/i2t_recall@1 to x/l31/i2t_recall@1"
+
+
+def test_shares_that_are_all_zero_take_one_line():
+    run = made_run()
+    html = str(fragment("data", data=dataclasses.replace(run.manifest, cut_share_by_language={"en": 0.0, "de": 0.0})))
+    assert "by language:" in html and "none (2 looked at)" in html and html.count("<table>") == 1
+
+
+def test_a_shard_is_counted_once(finished):
+    facts = dict(decks.manifest_facts(finished.manifest))
+    assert facts["shards"] == str(sum(file.name.endswith(".tar") for file in finished.manifest.files)) == "5"
 
 
 # --- written from a run's folder ------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def gate_deck(verdict: Verdict) -> str:
     """Promoted or not, the reason, and the numbers compared."""
     return deck(
         fragment("heading", title="Verdict", marks=[], text=""),
-        fragment("verdict", verdict=verdict, reason=plain_reason(verdict)),
+        fragment("verdict", verdict=verdict, reason=split_reason(verdict)),
         fragment("facts", entries=[("model", verdict.model_uri), ("promoted before", verdict.previous_uri or "none")]),
     )
 
@@ -141,17 +141,17 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("pairs", digits.count(manifest.n_pairs)),
         ("with a photo", digits.count(manifest.n_photo_pairs)),
         ("text and text", digits.count(manifest.n_pairs - manifest.n_photo_pairs)),
-        ("shards", digits.count(len(manifest.files))),
+        ("shards", digits.count(sum(not file.name.endswith(".index") for file in manifest.files))),
         ("size", digits.size(sum(file.bytes for file in manifest.files))),
     ]
 
 
-def plain_reason(verdict: Verdict) -> str:
-    """The verdict's reason without the leading word that the page prints itself."""
+def split_reason(verdict: Verdict) -> tuple[str, str]:
+    """The verdict's sentence as (what happened, why): `Promoted:` and the rest, or `Promoted.` and the whole."""
     for word in ("Promoted:", "Not promoted:"):
         if verdict.reason.startswith(word):
-            return verdict.reason[len(word) :].strip()
-    return verdict.reason
+            return word, verdict.reason[len(word) :].strip()
+    return ("Promoted." if verdict.promoted else "Not promoted."), verdict.reason
 
 
 def read_examples(folder: str) -> list[dict[str, Any]]:

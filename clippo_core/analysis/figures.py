@@ -79,6 +79,7 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
     languages = sorted(found, key=lambda language: (-result.metrics[found[language]], language))
     values = np.array([result.metrics[found[language]] for language in languages])
     scripts = [SCRIPTS.get(language, "other") for language in languages]
+    name = f"languages-{result.name}-{kind.partition('_')[0]}"
     direction = "image to text" if kind.startswith("i2t") else "text to image"
     with house_style():
         many = len(languages) > 12
@@ -108,9 +109,9 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
         title = f"Recall by language, {direction}"
         ends = f"best {languages[0]} {digits.share(values[0])}, worst {languages[-1]} {digits.share(values[-1])}"
         alt = f"{title}: {ends}, {len(languages)} languages"
-        svg = to_svg(figure, f"languages-{kind[:3]}", alt)
+        svg = to_svg(figure, name, alt)
     note = f"n = {n} queries a language; whiskers: 95 % bootstrap interval." if any(bounds) else f"n = {n} queries a language."
-    return Figure(f"languages-{kind[:3]}", title, svg, note, is_wide=many)
+    return Figure(name, title, svg, note, is_wide=many)
 
 
 def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.ndarray, gap: float, note: str = "") -> Figure:

@@ -117,7 +117,7 @@ def report_page(run: RunRecord, published: PublishedLookup | None = None, *, wri
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
     marks = sorted({mark for result in run.results for mark in decks.marks_of(result)} - {"failed"})
     parts = {
-        "verdict_part": fragment("verdict", verdict=run.verdict, reason=decks.plain_reason(run.verdict)),
+        "verdict_part": fragment("verdict", verdict=run.verdict, reason=decks.split_reason(run.verdict)),
         "facts_part": fragment("facts", entries=decks.run_facts(run.config)),
         "metrics_part": fragment("metrics", groups=groups, show_protocol=True),
         "comparison_part": _figures([comparison_figure([row for group in groups for row in group["rows"]])]),
