@@ -95,7 +95,8 @@ PAGE_CSS = f"""
 body{{margin:0;{_TYPE}}}
 main{{max-width:1040px;margin:0 auto;padding:24px 20px 64px}}
 nav{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.9rem;margin:.8em 0}}nav a{{color:var(--series-1)}}
-@media print{{:root{{color-scheme:light;{_LIGHT}}}html{{font-size:11px}}body{{font-size:1rem}}main{{max-width:none;padding:0}}nav{{display:none}}
+@media print{{:root{{color-scheme:light;{_LIGHT}}}html{{font-size:11px}}body{{font-size:1rem}}main{{max-width:none;padding:0}}
+nav{{display:none}}
 h2,h3,h4{{break-after:avoid}}tr,.pair,.figure{{break-inside:avoid}}.page *{{print-color-adjust:exact}}.scroll{{overflow:visible}}}}
 {PARTS_CSS}"""
 """A page of its own: light or dark as the reader's system is, light on paper. Its <main> has class `page`."""
