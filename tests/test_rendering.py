@@ -1,11 +1,11 @@
 """The reference layout and its expansion: no pixel differs from the naive renderer."""
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import OLD_FONT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_renderer import NaiveRenderer, hex_font
@@ -18,9 +18,8 @@ from clippo_core.rendering.draw import expand, expand_numpy, expand_patches, row
 from clippo_core.rendering.font import load_fonts
 from clippo_core.rendering.specimen import TRICKY
 
-FONTS = Path(__file__).resolve().parent.parent.parent / "shared" / "fonts" / "unifont-9.0.06"
 SMALL = Renderer(64)
-PAPER_FONT = [FONTS / "unifont-9.0.06.hex", FONTS / "unifont_upper-9.0.06.hex"]
+PAPER_FONT = [OLD_FONT / "unifont-9.0.06.hex", OLD_FONT / "unifont_upper-9.0.06.hex"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_no_pixel_differs_from_the_naive_renderer(shipped_glyph, image_px, monos
         assert np.array_equal(ours[index], naive.render(text)), f"text {index}: {text[:40]!a}"
 
 
-@pytest.mark.skipif(not FONTS.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository")
+@pytest.mark.skipif(not OLD_FONT.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository")
 @pytest.mark.parametrize("image_px", [224, 384])
 def test_no_pixel_differs_with_the_papers_font(image_px):
     naive = NaiveRenderer(hex_font(*PAPER_FONT), image_px)

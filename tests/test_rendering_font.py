@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import OLD_FONT
 from naive_renderer import hex_font
 
 from clippo_core.errors import RenderError
 from clippo_core.rendering import Renderer, build_font, font
 
-FONTS = Path(__file__).resolve().parent.parent.parent / "shared" / "fonts" / "unifont-9.0.06"
-PAPER_FONT = [FONTS / "unifont-9.0.06.hex", FONTS / "unifont_upper-9.0.06.hex"]
+PAPER_FONT = [OLD_FONT / "unifont-9.0.06.hex", OLD_FONT / "unifont_upper-9.0.06.hex"]
 DEBIAN = Path(os.environ.get("CLIPPO_UNIFONT_ROOT", "/"))
 DEBIAN_HEX = DEBIAN / "usr/share/unifont/unifont.hex"
 DEBIAN_UPPER = DEBIAN / "usr/share/fonts/opentype/unifont/unifont_upper.otf"
 DEBIAN_COMBINING = DEBIAN / "usr/share/unifont/plane00-combining.txt"
 SHIPPED_SHA256 = "d70efb79498f3fdfa802046c2830a342a9091c2b0520e3f11fd05d5fee27a3e5"
 
-needs_paper_font = pytest.mark.skipif(not FONTS.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository")
+needs_paper_font = pytest.mark.skipif(not OLD_FONT.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository")
 needs_debian = pytest.mark.skipif(
     not (DEBIAN_HEX.exists() and DEBIAN_UPPER.exists()),
     reason="Debian's unifont and fonts-unifont 1:15.0.01-2 are not installed (CLIPPO_UNIFONT_ROOT names another root)",
@@ -65,6 +65,7 @@ def test_rebuilding_from_the_debian_packages_gives_the_same_bytes():
     assert hashlib.sha256(data).hexdigest() == SHIPPED_SHA256
 
 
+@pytest.mark.slow
 @needs_debian
 def test_outlines_give_back_the_bitmaps():
     """The basic plane is there in both forms: every outline fills the very pixels of its .hex line."""

@@ -68,10 +68,10 @@ def expand(masks: torch.Tensor, dtype: torch.dtype | None = None, channels: int 
     ink = _ink(masks)
     n, rows, height, px = ink.shape
     if dtype == torch.uint8:
-        image = torch.where(ink, INK, PAGE).to(torch.uint8)
+        image = (~ink).to(torch.uint8) * PAGE
     else:
         low, high = (torch.tensor(value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1 for value in (INK, PAGE))
-        image = torch.where(ink, low, high).to(dtype or torch.float32)
+        image = torch.where(ink, low.to(dtype or torch.float32), high.to(dtype or torch.float32))
     return image.reshape(n, 1, rows * height, px).expand(-1, channels, -1, -1)
 
 

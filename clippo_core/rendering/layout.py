@@ -54,7 +54,7 @@ class Placed:
 
 
 def measure(cells: NDArray[np.uint16], monospace: bool = False, extra_px: int = 0) -> Metrics:
-    """Trimmed glyphs of cells [slots, 16], whole ones if `monospace`; `extra_px`: blank columns kept on the right where the cell has them."""
+    """Trimmed glyphs of cells [slots, 16], whole if `monospace`; `extra_px`: blank columns kept on the right, where the cell has them."""
     at = np.arange(len(cells), dtype=np.int32) * CELL_PX
     if monospace:
         return Metrics(at, np.full(len(at), CELL_PX, np.int32))
