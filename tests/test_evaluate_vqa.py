@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clippo_core import storage
 from clippo_core.config import EvaluateConfig, FinetuneConfig, ModelConfig, RenderConfig, VqaConfig, replace
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError
@@ -140,6 +141,18 @@ def test_the_question_is_read_and_not_only_the_photo(tmp_path, data, checkpoint,
     config = config_of(data, question_place=place, finetune__epochs=12)
     result = run(checkpoint, tmp_path, config)
     assert result.metrics["vqav2/other"] > 90 and result.metrics["vqav2/yes_no"] > 90
+
+
+def test_everything_in_a_bucket(s3, data, checkpoint, tmp_path):
+    """Data, results and unfinished trials under s3://: the same bytes as in a folder."""
+    for path in data.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{s3}/vqa/{path.relative_to(data).as_posix()}", path.read_bytes())
+    run(checkpoint, f"{s3}/run", config_of(f"{s3}/vqa", finetune__epochs=1))
+    run(checkpoint, tmp_path, config_of(data, finetune__epochs=1))
+    for name in ("predictions.parquet", "evalai.json", "examples.json"):
+        assert storage.read_bytes(f"{s3}/run/evaluations/vqa/{name}") == out(tmp_path, name).read_bytes()
+    assert len(storage.list_files(f"{s3}/run")) == 5
 
 
 def test_another_resolution(tmp_path, data, checkpoint):
