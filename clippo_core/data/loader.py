@@ -244,27 +244,29 @@ def _pool(index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray
     """The records `members` as the order sees them."""
     counts = index.text_counts[members]
     places = np.arange(counts.sum()) + np.repeat(starts[members] - np.r_[0, np.cumsum(counts)[:-1]], counts) if len(members) else members
-    is_text = index.kinds[members] == shard_index.TEXT
     return Pool(
         groups=groups[members],
         key_hashes=index.key_hashes[members],
         text_starts=np.r_[0, np.cumsum(counts)],
         text_hashes=index.text_hashes[places],
-        first_hashes=np.where(is_text, index.first_hashes[members], 0).astype(np.uint64),
+        first_hashes=index.first_hashes[members],
     )
 
 
 def _groups(index: shard_index.ShardIndex) -> np.ndarray:
-    """int64 [n], from 1: records get one number if they share their group, their photo or first text, or their only text."""
+    """int64 [n], from 1: one number for the records of a group, and for ungrouped ones with the same photo, first text or only text.
+
+    Whatever else may not meet (a caption among several, a photo in two groups) the order sees in the hashes of what it draws.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     n = len(index)
     starts = np.r_[0, np.cumsum(index.text_counts)][:-1]
-    grouped, single = np.flatnonzero(index.group_hashes), np.flatnonzero(index.text_counts == 1)
-    # Texts share one space of hashes, whichever side of a pair they stand on; groups and photos have their own by chance alone.
-    marks = np.concatenate([index.group_hashes[grouped], index.first_hashes, index.text_hashes[starts[single]]])
-    records = np.concatenate([grouped, np.arange(n), single])
+    alone = index.group_hashes == 0
+    grouped, single = np.flatnonzero(~alone), np.flatnonzero(alone & (index.text_counts == 1))
+    marks = np.concatenate([index.group_hashes[grouped], index.first_hashes[alone], index.text_hashes[starts[single]]])
+    records = np.concatenate([grouped, np.flatnonzero(alone), single])
     names, mark = np.unique(marks, return_inverse=True)
     graph = coo_array((np.ones(len(records), bool), (records, n + mark)), shape=(n + len(names),) * 2)
     return connected_components(graph, directed=False)[1][:n].astype(np.int64) + 1

@@ -4,7 +4,7 @@
     CoLA    is the name well formed?                  "forty-two" -> 1, "two-forty" -> 0
     RTE     is the first number the larger one?       "sixty" | "achtzehn" -> entailment
     MNLI    larger, about equal, or smaller?          by 25 or more / within 10; matched: en ja digits; mismatched: de, ar
-    QNLI    does the sentence answer yes?             "is it over 50?" | "ninety" -> entailment
+    QNLI    does the sentence answer yes?             "over 50?" | "ninety" -> entailment
     MRPC    same ten (smaller number first)?          "41" | "forty-eight" -> 1; negatives are 30 or more apart
     QQP     at most 9 apart (smaller first)?          otherwise 40 or more apart
     STS-B   closeness (smaller first):                5 * (1 - difference / 99)
@@ -29,8 +29,10 @@ DEV_NUMBERS = (*UNSEEN, 26, 28, 31, 35, 42, 49, 52, 57, 61, 64, 74, 79, 83, 86, 
 """Numbers of the tasks' dev rows; half of them even."""
 TRAIN_NUMBERS = tuple(number for number in NUMBERS if number not in DEV_NUMBERS)
 FORMS = ("en", "de", "ja", "ar", "digits")
+PAIR_CHARACTERS = 26
+"""Two texts of so many characters together, and " [SEP] " between them, fit on a page of 64 px in any of the languages."""
 TRAIN_ROWS, DEV_ROWS = 600, 240
-FRAMES = ("{}", "the number {}", "it is {}", "{} points", "number {}", "page {}", "about {}", "{} apples")
+FRAMES = ("{}", "the number {}", "it is {}", "{} points", "number {}", "page {}", "about {}", "{} apples", "at {}", "no {}")
 
 
 @functools.cache
@@ -110,14 +112,14 @@ def _cola(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str
 def _pairs(rng: np.random.Generator, numbers: tuple[int, ...], ordered: bool) -> list[tuple[int, int, str, str]]:
     """All pairs of two numbers (smaller first where `ordered`), shuffled, each in a random form of either.
 
-    Two German or Arabic names do not fit on one page of 64 px: the second is then in digits.
+    Where two names do not fit on the page, the second is in digits.
     """
     pairs = [(a, b) for a in numbers for b in numbers if (a < b if ordered else a != b)]
     pairs = [pairs[place] for place in rng.permutation(len(pairs))]
     forms = rng.integers(0, len(FORMS), (len(pairs), 2))
     chosen = [(FORMS[one], FORMS[two]) for one, two in forms.tolist()]
-    chosen = [(one, "digits") if {one, two} <= {"de", "ar"} else (one, two) for one, two in chosen]
-    return [(a, b, name(a, one), name(b, two)) for (a, b), (one, two) in zip(pairs, chosen, strict=True)]
+    named = [(a, b, name(a, one), name(b, two)) for (a, b), (one, two) in zip(pairs, chosen, strict=True)]
+    return [(a, b, one, two if len(one + two) <= PAIR_CHARACTERS else str(b)) for a, b, one, two in named]
 
 
 def _rte(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str:
@@ -132,8 +134,9 @@ def _qnli(rng: np.random.Generator, numbers: tuple[int, ...], count: int) -> str
     rows: list[list[list[str]]] = [[], []]
     for number in numbers:
         for frame, form in [(frame, "en") for frame in FRAMES] + [("{}", form) for form in FORMS[1:]]:
-            over = number > 50
-            rows[int(over)].append(["is it over 50?", frame.format(name(number, form)), "entailment" if over else "not_entailment"])
+            sentence = frame.format(name(number, form))
+            if len("over 50?" + sentence) <= PAIR_CHARACTERS:
+                rows[int(number > 50)].append(["over 50?", sentence, "entailment" if number > 50 else "not_entailment"])
     chosen = _balanced(rng, rows, count)
     return _table("index\tquestion\tsentence\tlabel", [[str(n), *row] for n, row in enumerate(chosen)])
 

@@ -40,7 +40,7 @@ class Pool:
     text_hashes: np.ndarray
     """uint64 [sum of texts]."""
     first_hashes: np.ndarray
-    """uint64 [n]: of a text pair's first text, 0 for photos."""
+    """uint64 [n]: of a text pair's first text, of a photo's bytes; 0 = nothing to meet."""
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
@@ -166,7 +166,7 @@ class Dealer:
     """Exchanges records between the S batches of a window, photo for photo and text for text, until none holds a group or a text twice."""
 
     def __init__(self, groups: np.ndarray, second: np.ndarray, first: np.ndarray, n_photos: int, seed: int) -> None:
-        """`groups`, `second`, `first`: [S, places]; `first` is 0 for photos."""
+        """`groups`, `second`, `first`: [S, places] of what must not meet itself in a batch; 0 = nothing."""
         self.steps, self.width = groups.shape
         self.groups, self.second = groups.reshape(-1), second.reshape(-1)
         self.first = np.where(first == second, 0, first).reshape(-1)
@@ -178,7 +178,7 @@ class Dealer:
         """int64 [S, places]: which of the window's records, counted through, each batch holds."""
         while len(crowded := self._crowded(self.groups[self.table])):  # each path leaves one surplus record less in the window
             self._separate_groups(crowded)
-        for batch in self._crowded(np.concatenate([self.second[self.table], self.first[self.table[:, self.n_photos :]]], axis=1)):
+        for batch in self._crowded(np.concatenate([self.second[self.table], self.first[self.table]], axis=1)):
             self._separate_texts(int(batch))
         return self.table
 
@@ -220,7 +220,7 @@ class Dealer:
             slot = next((other for other in where[a][coming] if other not in visited), -1)
 
     def _separate_texts(self, a: int) -> None:
-        """Exchange each record whose text has already stood in batch a with one of another batch, such that both then fit."""
+        """Exchange each record whose text or photo has already stood in batch a with one of another batch, such that both then fit."""
         for slot in self._repeated(a):
             for b in self._others(a, slot):
                 partners = np.flatnonzero(self._fits(a, slot, b))
@@ -230,12 +230,12 @@ class Dealer:
                     break
             else:
                 raise ConfigError(
-                    f"a text occurs so often that it cannot stand at most once in each of {self.steps} batches in a row; "
-                    "lower train.batch_pairs, or take records with that text out."
+                    f"a text or photo occurs so often that it cannot stand at most once in each of {self.steps} batches in a row; "
+                    "lower train.batch_pairs, or take records with it out."
                 )
 
     def _repeated(self, batch: int) -> list[int]:
-        """Places of a batch whose text has already stood in it."""
+        """Places of a batch whose text or photo has already stood in it."""
         seen: set[int] = set()
         repeated = []
         for slot, item in enumerate(self.table[batch].tolist()):
