@@ -11,11 +11,12 @@ PYFLYTE := $(BIN)/pyflyte -c flyte.yaml
 
 setup: $(VENV)/.installed ## make .venv and install the lock
 
-$(VENV)/.installed: requirements.lock
+$(VENV)/.installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and neither was found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing requirements.lock into $(VENV) (some minutes, once) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup ## the whole pipeline on handwritten numbers

@@ -68,19 +68,20 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         folder, generation = _place(config.root, root, name, stages[name])
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
+    evaluations = {
+        name: EvaluatePlan(stage(name, benchmarks[name]), only_evaluation(config.evaluate, name), config.is_demo) for name in EVALUATIONS
+    }
     return RunPlan(
         root=root,
         validate=ValidatePlan(stage("validate", pairs), data, render, config.evaluate),
         render=RenderPlan(stage("render", pairs), data, render),
         pretrain=PretrainPlan(stage("pretrain", pairs), data, render, config.model, config.optim, config.train),
-        evaluations={
-            name: EvaluatePlan(stage(name, benchmarks[name]), only_evaluation(config.evaluate, name), config.is_demo)
-            for name in EVALUATIONS
-        },
+        evaluations=evaluations,
         gate=GatePlan(
             StagePlan(root, config.seed, pairs),
             name=config.name,
             promoted=storage.join(config.root, f"promoted-{config.name}.json"),
+            evaluations={name: evaluation_folder(plan, name) for name, plan in evaluations.items()},
             promote_metric=config.promote_metric,
             is_demo=config.is_demo,
         ),
@@ -116,7 +117,8 @@ def only_evaluation(evaluate: EvaluateConfig, name: str) -> EvaluateConfig:
     """`evaluate` with every evaluation but `name` left out, so that a change to one does not touch the others."""
     if name not in EVALUATIONS:
         raise ConfigError(f"there is no evaluation {name!r}; the five are {', '.join(EVALUATIONS)}.")
-    return dataclasses.replace(evaluate, **{other: None for other in EVALUATIONS if other != name})
+    others: dict[str, Any] = {other: None for other in EVALUATIONS if other != name}
+    return dataclasses.replace(evaluate, **others)
 
 
 def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:

@@ -34,6 +34,8 @@ PAPER_STEPS: dict[float, int] = {0.0: 250_000, 0.25: 333_000, 0.5: 500_000, 0.75
 
 B16 = ModelConfig()
 L16 = ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096)
+NUMBERS_FOLDER = "numbers"
+"""Folder, under a run's root, of the demo's files."""
 TINY = ModelConfig(width=128, depth=3, num_heads=4, mlp_dim=512, embed_dim=96)
 
 
@@ -98,11 +100,13 @@ def weekly(*, data: str = "s3://clippo/data", root: str = "s3://clippo/runs") ->
     return paper_b16(0.25, data=data, root=root, name="weekly")
 
 
-def demo(data: str = "runs/numbers") -> RunConfig:
+def demo(root: str = "runs") -> RunConfig:
     """The embedded default, handwritten numbers: the paper's recipe in small, about two minutes of training on two idle cores."""
+    data = f"{root}/{NUMBERS_FOLDER}"
     finetune = FinetuneConfig(batch_size=48, epochs=4, learning_rates=(5e-4,), warmup_share=0.1)
     return RunConfig(
         name="demo",
+        root=root,
         is_demo=True,
         render=RenderConfig(image_px=64),
         data=DataConfig(

@@ -94,6 +94,8 @@ class GatePlan:
     """The run's name; runs of one name compete for one promoted pointer."""
     promoted: str
     """URI of the pointer to the promoted model."""
+    evaluations: dict[str, str] = field(default_factory=dict)
+    """Evaluation -> folder of its result, predictions and examples."""
     promote_metric: str = ""
     is_demo: bool = False
 

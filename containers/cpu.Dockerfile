@@ -5,13 +5,14 @@
 # (`docker buildx imagetools inspect IMAGE`) and write IMAGE@sha256:… in its place.
 FROM python:3.12.12-slim-bookworm
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# torch without CUDA: the same version as in the lock, some gigabytes smaller. Any index that holds the CPU builds will do.
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# An index that holds torch's CPU builds makes the image some gigabytes smaller: --build-arg TORCH_INDEX_URL=https://...
+ARG TORCH_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 DS_BUILD_OPS=0
 COPY requirements.lock /tmp/requirements.lock
 RUN python -m venv /opt/venv \
  && grep -E '^torch(vision)?==' /tmp/requirements.lock > /tmp/torch.lock \
- && /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" --requirement /tmp/torch.lock \
+ && if [ -n "$TORCH_INDEX_URL" ]; then \
+      /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" --requirement /tmp/torch.lock; fi \
  && /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.lock \
  && rm /tmp/torch.lock \
  && useradd --uid 10001 --create-home clippo

@@ -23,7 +23,8 @@ WEBHOOK_SECRET = ("clippo", "webhook")
 @task(**settings.processing(cpu="1", memory="1Gi", disk="1Gi"))
 def alert(config: RunConfig, kickoff_time: datetime.datetime, err: FlyteError | None = None) -> None:
     """Tell somebody that a run failed, and where."""
-    what = f"run {config.name} of {kickoff_time:%Y-%m-%d %H:%M} failed"
+    scheduled = f" of {kickoff_time:%Y-%m-%d %H:%M}" if kickoff_time.year > 1970 else ""
+    what = f"run {config.name}{scheduled} failed"
     message = f"{what} in {err.failed_node_id}: {err.message}" if err else what
     _logger.error(message)
     try:

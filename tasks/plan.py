@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flytekit import Deck, task
 
 from clippo_core.config import RunConfig
+from clippo_core.presets import NUMBERS_FOLDER
 from clippo_core.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
 from tasks import settings
 
@@ -38,7 +39,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 @task(**settings.processing(cpu="2", memory="4Gi"))
 def numbers(config: RunConfig) -> RunConfig:
     """Write the demo's handwritten numbers in the benchmarks' file formats, unless they are there already."""
-    from clippo_core.data.numbers import NUMBERS_FOLDER, write_numbers
+    from clippo_core.data.numbers import write_numbers
     from clippo_core.storage import join
 
     write_numbers(join(config.root, NUMBERS_FOLDER))

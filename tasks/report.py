@@ -31,7 +31,7 @@ def report(
     """Write the report beside the run, show it in the console, and print the table."""
     from clippo_core.analysis.report import summary_table, write_report
 
-    page = write_report(plan.stage.root, config, validation, manifest, checkpoint, results, verdict)
+    page = write_report(plan.stage.root, config, validation, manifest, checkpoint, results, verdict, evaluation_folders=plan.evaluations)
     Deck("Report", page.html)
     print(f"\n{summary_table(results)}\n\n{verdict.reason}\nReport: {page.path}\n")
     return Reported(FlyteFile(page.path), FlyteDirectory(checkpoint.uri, remote_directory=False))

@@ -15,9 +15,9 @@ from clippo_core.provenance import code_digest, imported_modules, module_path, r
 
 FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
 LAYERS = [
-    ["errors"], ["config", "published"], ["records", "provenance"], ["atomic", "retry"], ["objects"], ["storage"], ["journal"],
+    ["errors"], ["config", "published"], ["records", "provenance", "presets"], ["atomic", "retry"], ["objects"], ["storage"], ["journal"],
     ["rendering"], ["data"], ["models"], ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["analysis"], ["train", "evaluate"],
-    ["presets", "planning", "promotion"], ["commands"], ["__main__"],
+    ["planning", "promotion"], ["commands"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another."""
 
