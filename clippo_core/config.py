@@ -210,6 +210,9 @@ class ModelConfig:
     """Length of a tokenized text, for one_tower_clip and two_tower_clip."""
     initial_weights: str = ""
     """A big_vision .npz to start from (everything but head, MAP head and class token); empty = from scratch."""
+    skip_blank_rows: bool = False
+    """Experiment, not the paper: drawn text enters the tower without its trailing blank rows (rounded up to an eighth, quarter, half or
+    the whole of the page), from the first step on; about 1.6 times as fast a step on captions."""
 
     PATCH_PX = 16
 
@@ -230,6 +233,7 @@ class ModelConfig:
             self.kind == "clippo" or not (self.separate_patch_embeddings or self.separate_heads),
             f"model.separate_patch_embeddings and separate_heads are ablations of clippo, not of {self.kind}.",
         )
+        require(self.kind == "clippo" or not self.skip_blank_rows, f"model.skip_blank_rows is about drawn text; {self.kind} reads none.")
 
 
 @dataclass(frozen=True)
@@ -487,7 +491,7 @@ class EvaluateConfig:
     xm3600: Xm3600Config | None = None
     """Multilingual retrieval."""
     batch_size: int = 256
-    """Images or texts embedded at once; no digit of a result depends on it."""
+    """Pictures decoded ahead of the tower, and examples that a fine-tuned tower predicts at once; no digit of a result depends on it."""
     bootstrap_samples: int = 1000
     """Resamples behind each 95 % interval."""
 

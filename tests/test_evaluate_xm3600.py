@@ -58,6 +58,9 @@ def test_per_language_and_unweighted_means(tmp_path, checkpoint):
     assert result.chance["xm/i2t_recall@1"] == pytest.approx(100 / N)
     assert result.chance["xm/i2t_recall@5"] == pytest.approx(100 * (metrics.chance_recall(2 * N, [2], 5) + 2 * 5 / N) / 3)
     assert result.main_metrics == ["xm/i2t_recall@1", "xm/t2i_recall@1"]
+    examples = json.loads((tmp_path / "run/evaluations/xm3600/examples.json").read_text())
+    assert {example["asked"][:4] for example in examples} == {"(en)", "(de)", "(th)"}
+    assert 3 <= len(examples) <= 6 and examples[0]["hit"] and not examples[-1]["hit"]
 
 
 def test_recalls_follow_from_the_predictions(tmp_path, checkpoint):

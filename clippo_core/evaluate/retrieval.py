@@ -114,10 +114,11 @@ def examples(
     texts: Sequence[str],
     forward: metrics.Ranking,
     backward: metrics.Ranking,
+    each: int = 3,
 ) -> list[dict[str, Any]]:
-    """Three hits and three misses of each direction. Pictures: the query's, or the retrieved one and then the right one."""
+    """`each` hits and as many misses of each direction. Pictures: the query's, or the retrieved one and then the right one."""
     found = []
-    for i in results.hits_and_misses(forward.ranks == 1, seed, each=3):
+    for i in results.hits_and_misses(forward.ranks == 1, seed, each=each):
         found.append(
             {
                 "hit": bool(forward.ranks[i] == 1),
@@ -127,7 +128,7 @@ def examples(
                 "truth": records[i].texts[0],
             }
         )
-    for i in results.hits_and_misses(backward.ranks == 1, seed, each=3):
+    for i in results.hits_and_misses(backward.ranks == 1, seed, each=each):
         retrieved, right = records[backward.top[i]], records[image_of_text[i]]
         found.append(
             {

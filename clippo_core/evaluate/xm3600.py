@@ -42,6 +42,8 @@ SCRIPTS: dict[str, str] = {
 
 DIRECTIONS = ("i2t", "t2i")
 KS = (1, 5, 10)
+EXAMPLES = 6
+"""Hits, and as many misses, that are shown."""
 
 
 class _Scored(NamedTuple):
@@ -82,6 +84,7 @@ def _evaluate(session: Session) -> None:
         raise EvaluationError(f"{config.captions} has no caption in any of {', '.join(config.languages)}.")
     _describe(session, records, scored)
     _means(session, scored)
+    session.examples.sort(key=lambda example: not example["hit"])
 
 
 def _only(record: PhotoRecord, language: str, first: bool) -> PhotoRecord:
@@ -129,12 +132,15 @@ def _remember(
     forward: metrics.Ranking,
     backward: metrics.Ranking,
 ) -> None:
-    """Rows for predictions.parquet; examples come from the first language that is scored."""
+    """Rows for predictions.parquet, and one hit and one miss a language until there are six of each."""
     rows = predictions(records, image_of_text, texts, forward, backward)
     rows = {"language": [language] * len(rows["key"]), **rows}
     session.predictions = {name: [*session.predictions.get(name, ()), *values] for name, values in rows.items()}
-    if not session.examples:
-        session.examples = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward)
+    for hit in (True, False):
+        if sum(example["hit"] == hit for example in session.examples) < EXAMPLES:
+            drawn = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward, each=1)
+            for example in [example for example in drawn if example["hit"] == hit][:1]:
+                session.examples.append({**example, "asked": f"({language}) {example['asked']}"})
 
 
 def _describe(session: Session, records: list[PhotoRecord], scored: dict[str, _Scored]) -> None:
