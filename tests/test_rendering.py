@@ -175,6 +175,27 @@ def test_pickle_config_and_digest():
     assert Renderer(64, strict_font=True).digest == Renderer(64).digest, "strict_font changes no pixel"
 
 
+def test_any_iterable_of_texts():
+    texts = ["a", "", "b" * 900]
+    for method in ("masks", "render"):
+        assert np.array_equal(getattr(SMALL, method)(iter(texts)), getattr(SMALL, method)(texts))
+    assert SMALL.census(iter(texts)).cut_glyphs.tolist() == SMALL.census(texts).cut_glyphs.tolist()
+    assert np.array_equal(SMALL.render(np.array(texts)), SMALL.render(tuple(texts)))
+
+
+def test_pixels_go_into_a_given_array():
+    pages = np.full((2, 64, 64), 9, np.uint8)
+    assert SMALL.render(["a", ""], pages) is pages and np.array_equal(pages, SMALL.render(["a", ""]))
+    for wrong in (
+        np.zeros((3, 64, 64), np.uint8),
+        np.zeros((2, 64, 64)),
+        np.zeros((2, 32, 64), np.uint8),
+        np.zeros((2, 64, 128), np.uint8)[:, :, ::2],
+    ):
+        with pytest.raises(RenderError, match="out "):
+            SMALL.render(["a", ""], wrong)
+
+
 def test_no_text_at_all():
     assert Renderer(32).render([]).shape == (0, 32, 32) and Renderer(32).masks([]).shape == (0, 2, 32)
     assert Renderer(32).census([]).rows.shape == (0,)

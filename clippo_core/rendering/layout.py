@@ -78,6 +78,7 @@ def cut_texts(texts: Sequence[str]) -> list[str]:
     """Each text's first 768 code points. Raises RenderError naming the position of what is no `str`."""
     if isinstance(texts, (str, bytes)):
         raise RenderError(f"texts is one {type(texts).__name__}, not a list of str; put it into a list.")
+    texts = list(texts)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise RenderError(f"text {position} is a {type(text).__name__}, not a str; decode or drop it.")

@@ -134,6 +134,7 @@ class Renderer:
 
     def census(self, texts: Sequence[str]) -> Census:
         """Rows, cut and missing glyphs of each text; nothing is drawn."""
+        texts = texts if isinstance(texts, str) else list(texts)
         cut = reference.cut_texts(texts)
         page_rows = self.image_px // ROW_PX
         rows, cut_glyphs, missing = (np.zeros(len(cut), np.int64) for _ in range(3))
