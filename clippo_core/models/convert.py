@@ -50,7 +50,7 @@ def load_big_vision(path: str | Path, device: torch.device | str = "cpu") -> Tow
 def save_big_vision(tower: Tower, path: str | Path) -> None:
     """Write a CLIPPO tower as the .npz that the authors' code reads (float32 under `params/`), atomically. Raises ConfigError."""
     c = tower.config
-    if c.kind != "clippo" or c.separate_heads or c.separate_patch_embeddings:
+    if c.kind != "clippo" or c.separate_heads or c.separate_patch_embeddings or c.skip_blank_rows:
         raise ConfigError(f"big_vision's one_tower is plain CLIPPO; a tower of kind {c.kind}, or an ablation, has no place in its files.")
     state = {name: value.detach().cpu().float().numpy() for name, value in tower.named_parameters()}
     arrays = {f"params/{key}": array for rule in clippo_rules(c, tower.pos_embed.shape[1]) for key, array in rule.write(state[rule.name])}

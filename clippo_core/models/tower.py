@@ -11,6 +11,7 @@ in `baselines.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from clippo_core.config import ModelConfig
 from clippo_core.errors import ConfigError, ImageError
+from clippo_core.models.blank_rows import row_groups
 from clippo_core.models.timm_shim import load_timm
 from clippo_core.rendering.draw import expand
 
@@ -90,7 +92,7 @@ class Tower(nn.Module):
 
     def pooled_encoded_text(self, encoded: Tensor) -> Tensor:
         """The same of texts as `text_encoder` gave them, [n, ...] -> [n, width]."""
-        return self._text_pool()(self._trunk(self._text_tokens(encoded)))
+        return self._over_texts(encoded, lambda tokens: self._text_pool()(self._trunk(tokens)))
 
     def set_recompute(self, mode: Recompute) -> None:
         """Which activations backward computes again: `none`; `pointwise` (LayerNorm, GELU, sums; no matrix product twice); `blocks`."""
@@ -101,6 +103,8 @@ class Tower(nn.Module):
     def _both_features(self, photos: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Unit features of photos and of texts: one pass over both, concatenated."""
         n_photos = len(photos)
+        if self.config.skip_blank_rows:
+            return self._photo_features(photos), self._over_texts(text, self._text_features)
         if self.config.separate_patch_embeddings:
             tokens = torch.cat([self._photo_tokens(photos), self._text_tokens(text)])
         else:
@@ -122,6 +126,19 @@ class Tower(nn.Module):
     def _features(self, tokens: Tensor) -> Tensor:
         return unit_rows(project(self.head, self.attn_pool(self._trunk(tokens))))
 
+    def _text_features(self, tokens: Tensor) -> Tensor:
+        return unit_rows(project(self._projection(text=True), self._text_pool()(self._trunk(tokens))))
+
+    def _over_texts(self, encoded: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """read(tokens) of drawn texts [n, ...] -> [n, ...]; under `skip_blank_rows` in groups of equal height."""
+        if not self.config.skip_blank_rows:
+            return read(self._text_tokens(encoded))
+        masks = encoded.view(torch.int16)
+        groups = row_groups(masks)
+        found = [read(self._text_tokens(masks[group.places, : group.rows]))[: group.n_texts] for group in groups]
+        place = torch.cat([group.places[: group.n_texts] for group in groups])
+        return torch.cat(found)[place.argsort()]
+
     def _photo_tokens(self, photos: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, patches, width] with positions."""
         return self._positioned(self.patch_embed, normalise(photos))
@@ -133,7 +150,8 @@ class Tower(nn.Module):
 
     def _positioned(self, embedding: nn.Module, images: Tensor) -> Tensor:
         images = images.to(self.pos_embed.dtype)
-        return at_least_one(embedding, images) + self.pos_embed
+        tokens = at_least_one(embedding, images)
+        return tokens + self.pos_embed[:, : tokens.shape[1]]
 
     def _trunk(self, tokens: Tensor) -> Tensor:
         return run_blocks(self.blocks, self.norm, tokens, self.recompute)
