@@ -89,7 +89,7 @@ def _captioned(annotations: str, images: str, split: str) -> Iterator[str]:
     content = files.load_json(annotations)
     is_coco = isinstance(content, dict) and "annotations" in content
     records = photo_sources.coco_records(annotations, images) if is_coco else photo_sources.karpathy_records(annotations, images, split)
-    return (record.image for record in records if record.image)
+    yield from (record.image for record in records if record.image)
 
 
 def _questioned(questions: str, images: str) -> Iterator[str]:

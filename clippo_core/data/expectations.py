@@ -28,7 +28,7 @@ MIN_SIDE_PX = 8
 """A photo with a shorter side is none."""
 MAX_TEXT_CHARACTERS = 10_000
 """A longer text is a file gone astray: a page holds some hundreds of characters."""
-LANGUAGE = r"^[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*$"
+LANGUAGE = r"^[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*$"
 """What a language code looks like."""
 
 
