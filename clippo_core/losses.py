@@ -1,14 +1,16 @@
 """The contrastive loss: the definition, and the same loss over a batch that is spread over ranks and too large for one matrix.
 
-    s_ij = logit_scale * a_i · b_j                                  all pairs of the global batch, N x N
-    loss = mean_i [ (lse_j s_ij + lse_i s_ij) / 2 - s_ii ]          lse = log-sum-exp; over row i, and over column i
+    s_ij = logit_scale * a_i · b_j                                             all pairs of the global batch, N x N
+    loss = mean_i [ lse_j (s_ij - s_ii) + lse_j (s_ji - s_ii) ] / 2            lse = log-sum-exp, along row i and along column i
 
-`contrastive_loss` is that, word for word. `distributed_contrastive_loss` has only this rank's n rows of `a` and `b`: it gathers `b`
-once, walks over s in tiles of rows and keeps nothing but the 2N log-sum-exps; a column's is put together from the ranks' parts.
+`contrastive_loss` is that by two cross-entropies. `distributed_contrastive_loss` has only this rank's n rows of `a` and `b`: it gathers
+`b` once, walks over s in tiles of rows and keeps nothing but the 2N log-sum-exps; a column's is put together from the ranks' parts.
 The backward pass computes each tile again, so memory is O(N) and the gradient of `b` goes home by one reduce-scatter:
 
-    forward     all-gather b [n, d] -> [N, d]        all-gather of column parts [N] -> [W, N]
+    forward     all-gather b and s_ii [n, d + 1] -> [N, d + 1]        all-gather of column parts [N] -> [W, N]
     backward    reduce-scatter of b's gradient [N, d] -> [n, d]
+
+Everything is measured from s_ii, so that a pair that is all but learnt keeps its small loss and gradient in float32.
 
 Gradients, averaged over the ranks as every data-parallel engine does, equal the definition's, the logit scale's too. It is not a
 loss over micro-batches: summing it over parts of a batch would leave out the negatives between the parts.
@@ -64,45 +66,53 @@ class _Contrast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, tile: int) -> tuple[Tensor, Tensor]:
-        b_all = _all_gather(b)
+        own = (a * b).sum(dim=1)
+        gathered = _all_gather(torch.cat([b, own[:, None]], dim=1))
+        b_all, own_all = gathered[:, :-1].contiguous(), gathered[:, -1]
         start, tile = _rank() * len(a), tile or max(1, TILE_ELEMENTS // len(b_all))
-        row_lse = a.new_empty(len(a))
-        column_lse = a.new_full((len(b_all),), -torch.inf)
-        hits = a.new_zeros(())
+        row_loss, hits = a.new_empty(len(a)), a.new_zeros(())
+        column_loss = a.new_full((len(b_all),), -torch.inf)
         for low in range(0, len(a), tile):
-            similarity = a[low : low + tile] @ b_all.T
-            own = torch.arange(start + low, start + low + len(similarity), device=a.device)
-            hits += (similarity.argmax(dim=1) == own).sum()
-            logits = similarity.mul_(scale)
-            row_lse[low : low + tile] = logits.logsumexp(dim=1)
-            column_lse = torch.logaddexp(column_lse, logits.logsumexp(dim=0))
+            rows = slice(low, low + tile)
+            similarity = _similarity(a[rows], b_all, own[rows], start + low)
+            diagonal = torch.arange(start + low, start + low + len(similarity), device=a.device)
+            hits += (similarity.argmax(dim=1) == diagonal).sum()
+            column_loss = torch.logaddexp(column_loss, (similarity - own_all).mul_(scale).logsumexp(dim=0))
+            row_loss[rows] = similarity.sub_(own[rows, None]).mul_(scale).logsumexp(dim=1)
         if _world_size() > 1:
-            column_lse = _all_gather(column_lse[None]).logsumexp(dim=0)
-        positive = (a * b).sum(dim=1)
-        loss = ((row_lse + column_lse[start : start + len(a)]) / 2 - scale * positive).mean()
-        sums = torch.stack([hits, positive.sum(), a.sum(dim=0) @ b_all.sum(dim=0)])
-        ctx.save_for_backward(a, b_all, scale, row_lse, column_lse)
+            column_loss = _all_gather(column_loss[None]).logsumexp(dim=0)
+        loss = (row_loss + column_loss[start : start + len(a)]).mean() / 2
+        sums = torch.stack([hits, own.sum(), a.sum(dim=0) @ b_all.sum(dim=0)])
+        ctx.save_for_backward(a, b_all, scale, own, own_all, row_loss, column_loss)
         ctx.start, ctx.tile = start, tile
         ctx.mark_non_differentiable(sums)
         return loss, sums
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        # The gradient of the *sum* over ranks of their losses: with `weight` below, d(sum)/ds_ij = weight (p_ij + q_ij - 2 [i = j]).
-        a, b_all, scale, row_lse, column_lse = ctx.saved_tensors
+        # Of the *sum* of the ranks' losses: d(sum)/ds_ij = weight * pull_ij, pull = p + q - 2 [i = j], softmax along row and column.
+        a, b_all, scale, own, own_all, row_loss, column_loss = ctx.saved_tensors
         weight = grad / (2 * len(a))
         grad_a, grad_b_all, grad_scale = torch.empty_like(a), torch.zeros_like(b_all), torch.zeros_like(scale)
         for low in range(0, len(a), ctx.tile):
-            rows = a[low : low + ctx.tile]
-            similarity = rows @ b_all.T
-            pull = (similarity * scale).sub_(row_lse[low : low + ctx.tile, None]).exp_()
-            pull += (similarity * scale).sub_(column_lse).exp_()
-            pull.diagonal(ctx.start + low).sub_(2)
+            rows = slice(low, low + ctx.tile)
+            similarity = _similarity(a[rows], b_all, own[rows], ctx.start + low)
+            pull = (similarity - own[rows, None]).mul_(scale).sub_(row_loss[rows, None]).exp_()
+            pull += (similarity - own_all).mul_(scale).sub_(column_loss).exp_()
+            diagonal = slice(ctx.start + low, ctx.start + low + len(pull))
+            pull.diagonal(ctx.start + low).copy_(torch.expm1(-row_loss[rows]) + torch.expm1(-column_loss[diagonal]))
             pull *= weight
             grad_scale += (pull * similarity).sum()
-            grad_a[low : low + ctx.tile] = pull @ b_all
-            grad_b_all.addmm_(pull.T, rows)
+            grad_a[rows] = pull @ b_all
+            grad_b_all.addmm_(pull.T, a[rows])
         return grad_a * scale, _reduce_scatter(grad_b_all * scale), grad_scale, None
+
+
+def _similarity(rows: Tensor, b_all: Tensor, own: Tensor, diagonal: int) -> Tensor:
+    """a_i · b_j of a tile whose first row's own pair stands in column `diagonal`; those exactly as `own` has them."""
+    similarity = rows @ b_all.T
+    similarity.diagonal(diagonal).copy_(own)
+    return similarity
 
 
 def _world_size() -> int:

@@ -51,6 +51,17 @@ def test_log_sum_exp_is_stable_where_exp_overflows():
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, (a, b, scale)))
 
 
+def test_a_learnt_pair_keeps_its_small_gradient_in_float32():
+    a = torch.nn.functional.normalize(torch.randn(24, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    inputs = [x.requires_grad_() for x in (a, a.clone(), torch.tensor(15.0))]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    loss, truth = distributed_contrastive_loss(*inputs, tile=7), contrastive_loss(*exact)
+    assert 1e-6 < truth.item() < 1e-3
+    assert loss.item() == pytest.approx(truth.item(), rel=1e-3)
+    for found, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(truth, exact), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+
+
 def test_the_sums_are_what_a_log_needs():
     a, b, scale = pairs(23)
     _, (hits, positive, everything) = contrast(a, b, scale, tile=4)
@@ -97,7 +108,7 @@ def test_memory_grows_with_the_batch_not_with_its_square(monkeypatch):
         with Largest() as seen:
             distributed_contrastive_loss(a, b, scale).backward()
         largest[n] = seen.elements
-    assert largest[1024] <= 8 * 1024 < 1024**2
+    assert largest[1024] <= 9 * 1024 < 1024**2
     assert largest[1024] <= 4 * largest[256]
 
 
