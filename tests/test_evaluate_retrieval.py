@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -125,13 +124,12 @@ def test_killed_at_every_write_it_resumes_to_the_same_bytes(tmp_path, checkpoint
 
 CHILD = """
 import sys
-from pathlib import Path
 sys.path[:0] = [{project!r}, {tests!r}]
 from drawn import evaluate_plan
 from clippo_core.config import RetrievalConfig
-from clippo_core.evaluate import retrieval
+from clippo_core.evaluate import embed, retrieval
+embed.CHUNK = 64
 config = RetrievalConfig({annotations!r}, {images!r}, dataset="drawn", expect_images=600)
-print("ready", flush=True)
 retrieval.run({checkpoint!r}, evaluate_plan({root!r}, retrieval=config), progress=False)
 """
 
@@ -143,15 +141,24 @@ def test_killed_at_random_five_times_the_result_is_byte_identical(tmp_path, chec
     fields = {"annotations": setting.annotations, "images": setting.images, "checkpoint": checkpoint, "root": str(tmp_path / "killed")}
     code = CHILD.format(project=str(PROJECT), tests=str(PROJECT / "tests"), **fields)
     generator = random.Random(0)
-    for _ in range(5):
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-        time.sleep(generator.uniform(0, 1.5))
+    seen = []
+    for kill in range(5):
+        child = subprocess.Popen([sys.executable, "-c", code])
+        wanted = 5 * kill + generator.randint(1, 5)  # of 29 files of features
+        while child.poll() is None and finished_chunks(tmp_path / "killed") < wanted:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.03))
         child.send_signal(signal.SIGKILL)
         child.wait()
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, stdout=subprocess.DEVNULL)
+        seen.append(finished_chunks(tmp_path / "killed"))
+    assert seen[0] > 0 and seen == sorted(seen) and not (folder(tmp_path / "killed") / "result.json").exists()
+    subprocess.run([sys.executable, "-c", code], check=True)
     for name in FILES:
         assert read(tmp_path / "killed", name) == read(tmp_path / "whole", name), name
+
+
+def finished_chunks(root: Path) -> int:
+    return len(list((folder(root) / "features").glob("*.rows")))
 
 
 def test_a_finished_result_is_not_computed_again_and_another_input_is(tmp_path, checkpoint):
