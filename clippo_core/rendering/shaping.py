@@ -56,10 +56,8 @@ _NEWLINES = re.compile(f"[{wrapping.NEWLINES}]")
 class Shaped:
     """The drawn units of one text in logical order: single glyphs, and clusters of a base and its marks."""
 
-    start: list[int] = field(default_factory=list)
-    """Index of the first column in the flat columns."""
-    width: list[int] = field(default_factory=list)
-    """Columns."""
+    units: list[int] = field(default_factory=list)
+    """Slot of a glyph; of a cluster, the number of slots plus its index among the chunk's clusters."""
     flags: list[int] = field(default_factory=list)
     """Line flags of `wrapping`."""
     levels: list[int] = field(default_factory=list)
@@ -72,14 +70,15 @@ class Shaper:
     def __init__(self, font: Font, image_px: int, monospace: bool = False, extra_px: int = 0) -> None:
         self.image_px, self.monospace, self.extra_px = image_px, monospace, extra_px
         self.box = len(font.cells)
-        self.slots = _slots_with_box(lower_ascii(font.slots), self.box)
+        self._flags, is_mark = _character_data()
+        self.slots = _slots_with_box(lower_ascii(font.slots), self.box, self._flags)
         box_cell = np.zeros((1, CELL_PX), np.uint16)
         box_cell[0, : len(_BOX)] = _BOX
         self._cells = np.concatenate([font.cells, box_cell])
         self._cell_px, self._mark_offset = np.append(font.cell_px, np.uint8(8)), np.append(font.mark_offset, np.int8(NO_MARK))
+        self._is_overlaid = is_mark & (self._mark_offset[self.slots] != NO_MARK)
         self._metrics = measure(self._cells, monospace, extra_px)
-        self._flags = _flags()
-        self._clusters: dict[tuple[int, ...], tuple[NDArray[np.uint16], int, int]] = {}
+        self._cells_of_clusters: dict[tuple[int, ...], NDArray[np.uint16]] = {}
 
     def place(
         self, cut: Sequence[str], points: NDArray[np.uint32], lengths: NDArray[np.int64], max_rows: int
@@ -88,41 +87,50 @@ class Shaper:
 
         `points` and `lengths` are `layout.code_points(cut)`.
         """
-        slots, flags = self.slots[points], self._flags[points]
-        start, width = self._metrics.start[slots], np.where(flags & wrapping.NEWLINE, 0, self._metrics.width[slots]).astype(np.int32)
-        columns = self._cells.reshape(-1)
+        units, flags = self.slots[points], self._flags[points]
         levels: dict[int, list[int]] = {}
+        clusters: list[NDArray[np.uint16]] = []
         stops = np.cumsum(lengths)
         complex_texts = np.unique(np.searchsorted(stops, np.flatnonzero(flags & COMPLEX), side="right")).tolist()
         if complex_texts:
-            extra: list[NDArray[np.uint16]] = []
             pieces, done = [], 0
-            begins = stops - lengths
-            lengths = lengths.copy()
+            begins, lengths = stops - lengths, lengths.copy()
             for i in complex_texts:
-                shaped = self.shape(cut[i], extra)
-                pieces += [(start[done : begins[i]], width[done : begins[i]], flags[done : begins[i]])]
-                pieces += [(np.array(shaped.start, np.int32), np.array(shaped.width, np.int32), np.array(shaped.flags, np.uint8))]
-                done, lengths[i] = stops[i], len(shaped.start)
+                shaped = self.shape(cut[i], clusters)
+                pieces += [(units[done : begins[i]], flags[done : begins[i]])]
+                pieces += [(np.array(shaped.units, np.int32), np.array(shaped.flags, np.uint8))]
+                done, lengths[i] = stops[i], len(shaped.units)
                 if any(shaped.levels):
                     levels[i] = shaped.levels
-            pieces += [(start[done:], width[done:], flags[done:])]
-            start, width, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
-            columns = np.concatenate([columns, *extra])
+            pieces += [(units[done:], flags[done:])]
+            units, flags = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        columns, start, width = self._cells.reshape(-1), self._metrics.start, self._metrics.width
+        if clusters:
+            cells = np.stack(clusters)
+            metrics = measure(cells, self.monospace, self.extra_px)
+            start, width = np.concatenate([start, columns.size + metrics.start]), np.concatenate([width, metrics.width])
+            columns = np.concatenate([columns, cells.reshape(-1)])
+        start, width = start[units], np.where(flags & wrapping.NEWLINE, np.int32(0), width[units])
         row = wrapping.wrap(width, flags, lengths, self.image_px, max_rows)
         text = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         order = _drawing_order(row, np.cumsum(lengths) - lengths, levels)
         return Placed(start[order], width[order], text[order], row[order]), columns
 
-    def shape(self, text: str, extra: list[NDArray[np.uint16]]) -> Shaped:
-        """One text, taken apart; clusters that are no glyph of the font are appended to `extra` as columns [16]."""
+    def shape(self, text: str, clusters: list[NDArray[np.uint16]]) -> Shaped:
+        """One text, taken apart; the cells [16] of its clusters are appended to `clusters`."""
         shaped = Shaped()
         text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
         for position, paragraph in enumerate(_NEWLINES.split(text)):
             if position:
-                self._append(shaped, [0], wrapping.NEWLINE, 0, extra)
+                shaped.units.append(0)
+                shaped.flags.append(wrapping.NEWLINE)
+                shaped.levels.append(0)
             for slots, flags, level in self._clusters_of(paragraph):
-                self._append(shaped, slots, flags, level, extra)
+                shaped.units.append(slots[0] if len(slots) == 1 else len(self._cells) + len(clusters))
+                shaped.flags.append(flags)
+                shaped.levels.append(level)
+                if len(slots) > 1:
+                    clusters.append(self._cell_of(tuple(slots)))
         return shaped
 
     def _clusters_of(self, paragraph: str) -> list[tuple[list[int], int, int]]:
@@ -132,43 +140,29 @@ class Shaper:
         if bidi.needs_bidi(paragraph):
             levels, base_level = bidi.embedding_levels(paragraph)
             levels = bidi.reset_trailing_space(paragraph, levels, base_level)
-            forms = join(paragraph)
+            forms = [bidi.mirrored(form) if form and level % 2 else form for form, level in zip(join(paragraph), levels, strict=True)]
+        points = np.array([ord(character) for character in paragraph], np.int64)
+        all_flags, overlaid = self._flags[points].tolist(), self._is_overlaid[points].tolist()
+        slots = self.slots[[ord(form) if form else 0 for form in forms]].tolist() if forms else []
         clusters: list[tuple[list[int], int, int]] = []
-        for character, form, level in zip(paragraph, forms, levels, strict=True):
-            flags = int(self._flags[ord(character)])
+        for character, form, slot, flags, level, is_mark in zip(paragraph, forms, slots, all_flags, levels, overlaid, strict=True):
             if character == ZERO_WIDTH_SPACE and clusters:
                 clusters[-1] = clusters[-1][0], clusters[-1][1] | wrapping.BREAK_AFTER, clusters[-1][2]
             if flags & IGNORED or not form or level < 0:
                 continue
-            slot = int(self.slots[ord(bidi.mirrored(form) if level % 2 else form)])
-            is_mark = unicodedata.category(character)[0] == "M" and self._mark_offset[slot] != NO_MARK
             if not is_mark or not clusters:
                 clusters.append(([slot], flags & ~COMPLEX, level))
             elif len(clusters[-1][0]) <= MAX_MARKS:
                 clusters[-1][0].append(slot)
         return clusters
 
-    def _append(self, shaped: Shaped, slots: list[int], flags: int, level: int, extra: list[NDArray[np.uint16]]) -> None:
-        if len(slots) == 1:
-            start, width = int(self._metrics.start[slots[0]]), int(self._metrics.width[slots[0]])
-        else:
-            cell, begin, width = self._cluster(tuple(slots))
-            start = self._cells.size + CELL_PX * len(extra) + begin
-            extra.append(cell)
-        shaped.start.append(start)
-        shaped.width.append(0 if flags & wrapping.NEWLINE else width)
-        shaped.flags.append(flags)
-        shaped.levels.append(level)
-
-    def _cluster(self, slots: tuple[int, ...]) -> tuple[NDArray[np.uint16], int, int]:
-        """Columns [16] of a base with its marks, and where and how many of them are drawn."""
-        if slots not in self._clusters:
-            if len(self._clusters) >= MAX_CACHED_CLUSTERS:
-                self._clusters.clear()
-            cell = self._overlay(slots)
-            metrics = measure(cell[None], self.monospace, self.extra_px)
-            self._clusters[slots] = cell, int(metrics.start[0]), int(metrics.width[0])
-        return self._clusters[slots]
+    def _cell_of(self, slots: tuple[int, ...]) -> NDArray[np.uint16]:
+        """Cell [16] of a base with its marks."""
+        if slots not in self._cells_of_clusters:
+            if len(self._cells_of_clusters) >= MAX_CACHED_CLUSTERS:
+                self._cells_of_clusters.clear()
+            self._cells_of_clusters[slots] = self._overlay(slots)
+        return self._cells_of_clusters[slots]
 
     def _overlay(self, slots: tuple[int, ...]) -> NDArray[np.uint16]:
         """A mark's cell starts `mark_offset` from the end of its base's cell; with offset 0 (right-to-left scripts) it is centred."""
@@ -183,10 +177,10 @@ class Shaper:
         return canvas[left : left + CELL_PX]
 
 
-def _slots_with_box(slots: NDArray[np.int32], box: int) -> NDArray[np.int32]:
+def _slots_with_box(slots: NDArray[np.int32], box: int, flags: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The code point table of shaped text: a box for what has no glyph, nothing for what is not drawn."""
     table = np.where(slots == 0, np.int32(box), slots)
-    table[_flags() & (IGNORED | wrapping.NEWLINE) != 0] = 0
+    table[flags & (IGNORED | wrapping.NEWLINE) != 0] = 0
     blank = np.array([ord(c) for c in wrapping.BLANKS])
     table[blank[slots[blank] == 0]] = 0
     table[ord("\t")] = slots[ord(" ")]
@@ -194,9 +188,10 @@ def _slots_with_box(slots: NDArray[np.int32], box: int) -> NDArray[np.int32]:
 
 
 @functools.cache
-def _flags() -> NDArray[np.uint8]:
-    """[0x110000] the line flags, COMPLEX and IGNORED of each code point."""
+def _character_data() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """[0x110000] the line flags, COMPLEX and IGNORED of each code point; and whether it is a mark."""
     flags = wrapping.line_flags().copy()
+    is_mark = np.zeros(len(flags), bool)
     for begin, end in _IGNORABLE:
         flags[begin:end] = COMPLEX | IGNORED
     for begin, end in _ASSIGNED:
@@ -204,13 +199,14 @@ def _flags() -> NDArray[np.uint8]:
             character = chr(code_point)
             category = unicodedata.category(character)
             right_to_left = unicodedata.bidirectional(character) in ("R", "AL", "AN")
-            if category[0] == "M" or right_to_left or not unicodedata.is_normalized("NFC", character):
+            is_mark[code_point] = category[0] == "M"
+            if is_mark[code_point] or right_to_left or not unicodedata.is_normalized("NFC", character):
                 flags[code_point] |= COMPLEX
             elif category in ("Cc", "Cf") and character not in wrapping.NEWLINES + "\t":
                 flags[code_point] |= COMPLEX | IGNORED
     flags[0x1160:0x1200] |= COMPLEX  # vowels and finals of Hangul, which compose
-    flags.flags.writeable = False
-    return flags
+    flags.flags.writeable = is_mark.flags.writeable = False
+    return flags, is_mark
 
 
 def _drawing_order(row: NDArray[np.int32], begins: NDArray[np.int64], levels: dict[int, list[int]]) -> NDArray[np.int64]:
