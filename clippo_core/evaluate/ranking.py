@@ -147,7 +147,7 @@ def _rank(row: np.ndarray, right: Iterable[int], query: int) -> int:
     if not len(items) or items[0] < 0 or items[-1] >= len(row):
         raise EvaluationError(f"query {query} has the right items {items.tolist()}; it needs at least one within 0..{len(row) - 1}.")
     best = row[items].max()
-    return 1 + np.count_nonzero(row >= best) - np.count_nonzero(row[items] == best)
+    return 1 + int(np.count_nonzero(row >= best)) - int(np.count_nonzero(row[items] == best))
 
 
 def _own_scores(image_features: np.ndarray, text_features: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
