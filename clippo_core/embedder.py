@@ -27,7 +27,7 @@ import torch
 from clippo_core import records, storage
 from clippo_core.config import ModelConfig, RenderConfig, replace
 from clippo_core.data.images import decode_image, fewshot_crop, squash
-from clippo_core.errors import CheckpointError, ConfigError, RenderError
+from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
 from clippo_core.models import (
     Tower,
     build_tower,
@@ -82,7 +82,7 @@ class Clippo:
         strict_font: bool = False,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> Clippo:
-        """The model of a released name, a big_vision .npz, a single-file .safetensors, or a checkpoint folder (local or s3://).
+        """The model of a released name, a big_vision .npz, a single-file .safetensors, or a checkpoint or run folder (local or s3://).
 
         device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one resamples the position embeddings.
         fonts: Unifont .hex files instead of the checkpoint's; released weights saw 9.0.06. strict_font: raise where the fonts differ.
@@ -281,7 +281,13 @@ def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
 def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
     from clippo_core.engine.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(source)
+    try:
+        checkpoint = open_checkpoint(source)
+    except NotFoundError:
+        inside = storage.join(source, "checkpoints")
+        if not storage.exists(inside):
+            raise
+        checkpoint = open_checkpoint(inside)  # a run's folder was named
     tower = _tower_of(checkpoint.model, checkpoint.render, checkpoint.weights(), checkpoint.uri)
     options = {"weights_sha256": checkpoint.info.weights_sha256, "render_digest": checkpoint.progress.render_digest}
     return tower, {"render": checkpoint.render, **options}

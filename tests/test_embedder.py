@@ -99,11 +99,11 @@ def checkpoint_of(tower, root, **render):
 
 def test_every_source_gives_the_same_embeddings(model, tower, tmp_path):
     images = [picture(70, 50), picture(48, 90)]
-    info = checkpoint_of(tower, str(tmp_path / "run"))
+    info = checkpoint_of(tower, str(tmp_path / "run" / "checkpoints"))
     models.save_big_vision(tower, tmp_path / "model.npz")
     model.save(tmp_path / "model.safetensors")
     expected = model.embed_texts(TEXTS), model.embed_images(images)
-    for source in (info.uri, str(tmp_path / "run"), tmp_path / "model.npz", tmp_path / "model.safetensors"):
+    for source in (info.uri, tmp_path / "run" / "checkpoints", tmp_path / "run", tmp_path / "model.npz", tmp_path / "model.safetensors"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             loaded = Clippo.load(source, device="cpu")
