@@ -55,6 +55,18 @@ def test_every_digit_is_equal_for_every_batch_and_chunk_size(model, tmp_path, mo
     assert np.array_equal(*classes)
 
 
+def test_every_forward_pass_has_64_rows_so_more_inputs_change_no_digit_of_the_first(model, tmp_path, monkeypatch):
+    sizes = []
+    forward = model.tower._trunk
+    monkeypatch.setattr(model.tower, "_trunk", lambda tokens: sizes.append(len(tokens)) or forward(tokens))
+    set_, texts = pictures(tmp_path / "p", 70), phrases(70)
+    few = Pictures(set_.names[:3], set_.read)
+    one = store(model, tmp_path / "f")
+    assert np.array_equal(one.texts(texts)[:3], one.texts(texts[:3]))
+    assert np.array_equal(one.pictures(set_).features[:3], one.pictures(few).features)
+    assert sizes == [embed.BLOCK] * 6
+
+
 def test_what_is_on_disk_is_not_computed_again(model, tmp_path):
     set_, texts = pictures(tmp_path / "p", 20), phrases(20)
     first = store(model, tmp_path / "f")
