@@ -165,7 +165,7 @@ def test_shards_of_adafactor_equal_the_whole(ranks, world_size, dtype):
     found = torch.cat([rank[f"adafactor {dtype}"]["shard"] for rank in ranks[world_size]])
     difference = (found - flat).abs()
     rounds = dtype == torch.bfloat16  # a momentum between two bfloat16 numbers may round either way
-    assert (difference > 1e-6).float().mean() <= (1e-4 if rounds else 0)
+    assert (difference > 1e-6).float().mean() <= (1e-3 if rounds else 0)
     assert difference.max() <= (5e-5 if rounds else 1e-6)
     state = ranks[world_size][0][f"adafactor {dtype}"]["state"]
     assert state.keys() == whole.full_state().keys()
