@@ -84,16 +84,20 @@ def squash(image: np.ndarray, image_px: int) -> np.ndarray:
         return image
     left, right, across = _taps(width, image_px)
     top, bottom, down = _taps(height, image_px)
-    rows = image.astype(np.float32)
-    first, second = rows[:, left], rows[:, right]
-    second -= first
-    second *= across[None, :, None]
-    first += second
-    upper, lower = first[top], first[bottom]
-    lower -= upper
-    lower *= down[:, None, None]
-    upper += lower
-    return upper.astype(np.uint8)
+    rows = np.take(image, left, axis=1).reshape(height, -1).astype(np.float32)
+    step = np.take(image, right, axis=1).reshape(height, -1).astype(np.float32)
+    step -= rows
+    step *= np.repeat(across, 3)
+    rows += step
+    out = np.empty((image_px, 3 * image_px), np.uint8)
+    for start in range(0, image_px, 32):  # a strip at a time stays in the cache
+        strip = slice(start, start + 32)
+        upper, lower = rows[top[strip]], rows[bottom[strip]]
+        lower -= upper
+        lower *= down[strip, None]
+        upper += lower
+        out[strip] = upper
+    return out.reshape(image_px, image_px, 3)
 
 
 def fewshot_crop(image: np.ndarray, image_px: int = 224) -> np.ndarray:
