@@ -88,10 +88,10 @@ def lengths_figure(lengths: Sequence[Lengths]) -> Figure:
         axes.set_yticks(down, [one.language for one in order])
         axes.set_xlabel("mean length of a text, patches or tokens")
         axes.set_xlim(left=0)
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
         svg = to_svg(figure, "lengths", f"Mean length of texts in {len(order)} languages, in patches and in tokens")
-    shorter = "; ".join(f"fewer patches than {name} pieces in {shorter_than(lengths, name)[0]} of {len(lengths)}" for name in names)
-    note = f"{sum(one.n_texts for one in lengths):,} texts. {shorter}. Hollow: over 10 % of the characters are unknown to that tokenizer."
+    shorter = "; ".join(f"than pieces of {name} in {shorter_than(lengths, name)[0]} of {len(lengths)} languages" for name in names)
+    note = f"{sum(one.n_texts for one in lengths):,} texts. Fewer patches with ink {shorter}. Hollow: over 10 % of the characters are unknown to that tokenizer."
     return Figure("lengths", "Length of a text by language", svg, note, is_wide=True)
 
 
