@@ -28,15 +28,7 @@ from clippo_core import records, storage
 from clippo_core.config import ModelConfig, RenderConfig, replace
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
-from clippo_core.models import (
-    Tower,
-    build_tower,
-    load_big_vision,
-    load_weights,
-    normalise,
-    resize_positions,
-    text_encoder,
-)
+from clippo_core.models import Tower, build_tower, load_big_vision, load_weights, normalise, resize_positions, text_encoder
 from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer

@@ -91,7 +91,8 @@ def lengths_figure(lengths: Sequence[Lengths]) -> Figure:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
         svg = to_svg(figure, "lengths", f"Mean length of texts in {len(order)} languages, in patches and in tokens")
     shorter = "; ".join(f"than pieces of {name} in {shorter_than(lengths, name)[0]} of {len(lengths)} languages" for name in names)
-    note = f"{sum(one.n_texts for one in lengths):,} texts. Fewer patches with ink {shorter}. Hollow: over 10 % of the characters are unknown to that tokenizer."
+    n_texts = sum(one.n_texts for one in lengths)
+    note = f"{n_texts:,} texts. Fewer patches with ink {shorter}. Hollow: a tokenizer knows less than 90 % of the characters."
     return Figure("lengths", "Length of a text by language", svg, note, is_wide=True)
 
 
