@@ -11,6 +11,7 @@ model nor loss. Photos of a set that is small as a whole are decoded once and ke
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from clippo_core.data.images import decode_image, squash
 from clippo_core.data.order import Draw, Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.errors import ConfigError, ShardError
-from clippo_core.records import Manifest
+from clippo_core.records import FileEntry, Manifest
 
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
@@ -135,14 +136,16 @@ class _Shards:
         self._paths: list[Path] = []
         self._descriptors: dict[tuple[int, int], int] = {}
         parts = []
-        for entry in manifest.files:
-            if not entry.name.endswith(".index"):
-                continue
-            index, about = shard_index.load(shards.local_file(manifest, entry, whole=True))
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # from a bucket, fetching takes longest
+            local = dict(
+                zip(by_name, pool.map(lambda entry: shards.local_file(manifest, entry, _is_index(entry)), manifest.files), strict=True)
+            )
+        for entry in filter(_is_index, manifest.files):
+            index, about = shard_index.load(local[entry.name])
             tar = by_name.get(about.get("name", ""))
             if tar is None or tar.sha256 != about["sha256"]:
                 raise ShardError(f"{shards.file_uri(manifest, entry)} is the index of another shard; delete both and run `render` again.")
-            self._paths.append(shards.local_file(manifest, tar))
+            self._paths.append(local[tar.name])
             parts.append(index)
         if not parts:
             raise ShardError(f"{manifest.uri}: its manifest names no shard; run `render` again.")
@@ -222,6 +225,10 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         if self._keeps:
             kept[record] = made
         return made
+
+
+def _is_index(entry: FileEntry) -> bool:
+    return entry.name.endswith(".index")
 
 
 def _masks(drawing: bytes) -> np.ndarray:
