@@ -156,9 +156,11 @@ def evaluation_uris(evaluate: EvaluateConfig, name: str) -> list[str]:
         "questions",
         "root",
         "captions",
+        "multi_labels",
     )
     found = [getattr(config, field, "") for field in fields]
     found += list(getattr(config, "vocabulary_annotations", ()))
+    found += [name for name in (getattr(config, "templates", ""),) if name.endswith(".json")]
     return [uri for uri in found if uri]
 
 

@@ -20,13 +20,16 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
     from clippo_core import journal
     from clippo_core.analysis.decks import training_deck
-    from clippo_core.errors import Preempted
+    from clippo_core.errors import ConflictError, NotFoundError, Preempted, StorageError, TrainingError
     from clippo_core.storage import join
     from clippo_core.train.loop import pretrain as train
 
     try:
         checkpoint = train(plan, manifest, previous=_previous_attempt(join(plan.stage.root, "checkpoints")))
-    except Preempted as error:
+    except (ConflictError, NotFoundError):
+        raise
+    # Trying again helps: the run goes on from its last checkpoint.
+    except (Preempted, TrainingError, StorageError) as error:
         raise FlyteRecoverableException(str(error)) from error
     Deck("Training", training_deck(journal.read(checkpoint.journal)))
     return checkpoint

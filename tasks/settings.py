@@ -91,6 +91,8 @@ def training() -> dict[str, Any]:
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
             "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
             "NCCL_DEBUG": "WARN",
+            # Or a rank restarted inside the pod connects to the address that its dead predecessor left in the shared store.
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         },
     }
 
