@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -203,14 +203,7 @@ def test_missing_and_odd_paths_are_image_errors(tmp_path: Path) -> None:
             decode_image(path)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    kind=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"]),
-    cuts=st.lists(st.integers(0, 10**6), max_size=6),
-    seed=st.integers(0, 2**32),
-)
-def test_damaged_pictures_either_decode_or_raise_image_error(kind: str, cuts: list[int], seed: int) -> None:
+def survives(kind: str, cuts: list[int], seed: int) -> None:
     """Bytes changed or cut anywhere: pixels, or an ImageError; no other exception, no hang."""
     data = bytearray(encoded(gradient("RGB"), kind))
     rng = np.random.default_rng(seed)
@@ -220,6 +213,28 @@ def test_damaged_pictures_either_decode_or_raise_image_error(kind: str, cuts: li
         data = data[: 1 + cuts[0] % len(data)]
     with contextlib.suppress(ImageError):
         assert decode_image(bytes(data)).dtype == np.uint8
+
+
+DAMAGE = given(
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"]),
+    cuts=st.lists(st.integers(0, 10**6), max_size=6),
+    seed=st.integers(0, 2**32),
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=200, deadline=4000)
+@DAMAGE
+def test_damaged_pictures_either_decode_or_raise_image_error(kind: str, cuts: list[int], seed: int) -> None:
+    survives(kind, cuts, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=2000, deadline=4000)
+@DAMAGE
+def test_two_thousand_damaged_pictures(kind: str, cuts: list[int], seed: int) -> None:
+    survives(kind, cuts, seed)
 
 
 # ---------------------------------------------------------------- captions and shares

@@ -61,7 +61,7 @@ def _record_row(row: tuple[str, str, Record], evaluated: Evaluated) -> Row:
         "id": key,
         "source": source,
         "problem": record.problem or None,
-        "is_repeated": "@" in key and not record.key.endswith(key.rpartition("@")[2]),
+        "is_repeated": key != f"{source}/{record.key}",
         "is_photo": isinstance(record, PhotoRecord) and not record.problem,
         "photo_problem": None,
         "short_side_px": None,
