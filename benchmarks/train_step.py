@@ -150,7 +150,7 @@ def main() -> None:
                 row = {"kind": kind, "tower": tower, "mode": mode, "compiled": compiled, "pairs": pairs}
                 row |= run(row, options, device, ceiling)
                 rows.append(row)
-    for tower in options.towers:
+    for tower in options.towers if cuda else []:
         project(tower, [row["pairs_per_second"] for row in rows if (row["kind"], row["tower"]) == ("ours", tower) and "mfu" in row])
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"torch": torch.__version__, "device": name, "ceiling": ceiling, "rows": rows}, indent=2) + "\n")
@@ -158,7 +158,7 @@ def main() -> None:
 
 def project(tower: str, rates: list[float]) -> None:
     """The paper's run at the best measured rate of a GPU."""
-    if rates and tower != "small":
+    if rates:
         days = {gpus: PAPER["batch"] * PAPER["steps"] / (max(rates) * gpus) / 86_400 for gpus in (1, 8, 64)}
         on_gpus = ", ".join(f"{d:.2f} days on {g}" for g, d in days.items())
         print(f"{tower}: {max(rates):,.0f} pairs/s; 250,000 steps of 10,240 pairs: {on_gpus}")

@@ -67,8 +67,7 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor, tile: int) -> tuple[Tensor, Tensor]:
         own = (a * b).sum(dim=1)
-        gathered = _all_gather(torch.cat([b, own[:, None]], dim=1))
-        b_all, own_all = gathered[:, :-1].contiguous(), gathered[:, -1]
+        b_all, own_all = _gather_pairs(b, own)
         start, tile = _rank() * len(a), tile or max(1, TILE_ELEMENTS // len(b_all))
         row_loss, hits = a.new_empty(len(a)), a.new_zeros(())
         column_loss = a.new_full((len(b_all),), -torch.inf)
@@ -105,7 +104,15 @@ class _Contrast(torch.autograd.Function):
             grad_scale += (pull * similarity).sum()
             grad_a[rows] = pull @ b_all
             grad_b_all.addmm_(pull.T, a[rows])
-        return grad_a * scale, _reduce_scatter(grad_b_all * scale), grad_scale, None
+        return grad_a.mul_(scale), _reduce_scatter(grad_b_all.mul_(scale)), grad_scale, None
+
+
+def _gather_pairs(b: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """`b` and `own` of all ranks, [N, d] and [N], by one collective."""
+    if _world_size() == 1:
+        return b, own
+    gathered = _all_gather(torch.cat([b, own[:, None]], dim=1))
+    return gathered[:, :-1].contiguous(), gathered[:, -1].clone()
 
 
 def _similarity(rows: Tensor, b_all: Tensor, own: Tensor, diagonal: int) -> Tensor:
@@ -125,8 +132,6 @@ def _rank() -> int:
 
 def _all_gather(local: Tensor) -> Tensor:
     """Every rank's [n, ...] as [W n, ...], in the order of ranks; no gradient of its own."""
-    if _world_size() == 1:
-        return local
     # torch 2.13 renamed the two collectives; 2.11 has only the older names.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gathered = local.new_empty((_world_size() * len(local), *local.shape[1:]))

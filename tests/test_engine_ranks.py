@@ -123,8 +123,8 @@ def test_one_exchange_a_step_whatever_the_number_of_chunks(ranks, world_size, st
         assert calls["all_reduce"].count(1 + factors) == (stage > 0)
         large = [n for n in calls["all_reduce"] if n >= parameters_]
         assert len(large) == 1 and large[0] <= parameters_ * 1.01 + 1000, calls["all_reduce"]
-        # The features of one side, and the parts of the columns' log-sum-exps.
-        assert calls["all_gather"].count(PAIRS // world_size * MODEL.embed_dim) >= 1
+        # The features of one side with their pairs' similarities, and the parts of the columns' log-sum-exps.
+        assert calls["all_gather"].count(PAIRS // world_size * (MODEL.embed_dim + 1)) >= 1
         assert calls["all_gather"].count(PAIRS) == 1 or stage == 3  # where some shard of weights is as large
     if stage < 3:  # stage 3 fetches weights for every chunk
         once, chunked = (ranks[world_size][0][f"count {stage} {parts}"] for parts in (1, 4))

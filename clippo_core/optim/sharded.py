@@ -11,6 +11,7 @@ taken back by any other division into shards. It is not where gradients are aver
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if self._is_shard() and dist.get_world_size() > 1:
             dist.all_reduce(sums)
         self.grad_norm = float(sums[0].sqrt())
-        if not torch.isfinite(sums[0]):
+        if not math.isfinite(self.grad_norm):
             return
         if 0 < self.clip_norm < self.grad_norm:
             # The sums are of squares.
