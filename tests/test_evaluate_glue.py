@@ -208,6 +208,16 @@ def test_degenerate_predictions_are_flagged(tmp_path, data, checkpoint):
     assert "glue/stsb_spearman" not in result.n_by_metric
 
 
+def test_texts_that_the_page_cuts_off_are_counted_and_flagged(tmp_path, checkpoint):
+    (tmp_path / "SST-2").mkdir()
+    for split in ("train", "dev"):
+        rows = [f"{'word ' * (40 if i < 5 else 1)}{i}\t{i % 2}" for i in range(20)]
+        (tmp_path / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    result = run(checkpoint, tmp_path / "out", tmp_path, glue__tasks=("SST-2",), glue__finetune__epochs=1)
+    assert result.counts["sst2_dev_rows_cut_by_the_page"] == 5
+    assert result.flags["glue/sst2_accuracy"].endswith("the page cuts off 25 % of its texts")
+
+
 def test_token_tower_reads_tokens(tmp_path, data):
     texts = [f"{word} {i}" for i in range(60) for word in ("red", "blue", "tin", "oak")]
     tokenizer = train_tokenizer(texts, str(tmp_path / "tokenizer.model"), vocab_size=400)

@@ -26,11 +26,14 @@ from clippo_core.errors import ClippoError, DataError, EvaluationError, Preempte
 from clippo_core.evaluate import resampled, results
 from clippo_core.evaluate.finetune import Sweep, join_ranks, sweep
 from clippo_core.evaluate.glue_files import TASKS, GlueTask, Rows
-from clippo_core.evaluate.glue_tasks import TaskRows, baseline, make_problem, number_splits, predictions, read_task
+from clippo_core.evaluate.glue_tasks import TaskRows, baseline, make_problem, number_splits, predictions, read_task, texts
 from clippo_core.evaluate.metrics import GLUE_METRICS, glue_average, glue_score, is_constant
 from clippo_core.provenance import code_digest
 from clippo_core.records import EvalResult, EvaluatePlan
 from clippo_core.rendering.compose import join_pair
+
+MAX_CUT_SHARE = 0.05
+"""Share of a dev set's texts that the page may cut off before its number is flagged: what isn't drawn can't be read."""
 
 
 @dataclass
@@ -123,6 +126,9 @@ def _run_task(model: Clippo, plan: EvaluatePlan, config: GlueConfig, task: TaskR
         return
     first = next(iter(task.dev))
     for key, rows in task.dev.items():
+        if model.tower.config.kind in ("clippo", "image_only"):
+            n_cut = int(model.renderer.census(texts(rows, config)).cut.sum())
+            found.values["counts"][f"{key}_dev_rows_cut_by_the_page"] = n_cut
         _score(plan, config, task, key, rows, swept, swept.outputs["scored" if key == first else key], found)
     counts = {
         "train_rows": len(task.train),
@@ -143,17 +149,19 @@ def _score(
     _note_predictions(task.task, key, rows, predicted, found)
     values["n_by_metric"][metric] = len(rows)
     values["chance"][metric] = 100 * baseline(kind, rows.labels, task.train.labels)
-    trials = f"{swept.n_collapsed} of {len(swept.trials)} trials collapsed" if swept.n_collapsed else ""
+    notes = []
     if is_constant(predicted):
         said = task.task.labels[int(predicted[0])] if task.task.labels else f"{predicted[0]:.3g}"
-        reason = f"degenerate: every prediction is {said!r}"
+        notes.append(f"degenerate: every prediction is {said!r}")
         if kind == "spearman":
-            values["not_run"][metric] = f"{reason}, so there is no rank correlation"
+            values["not_run"][metric] = f"{notes[0]}, so there is no rank correlation"
             del values["n_by_metric"][metric], values["chance"][metric]
             return
-        values["flags"][metric] = "; ".join(filter(None, [reason, trials]))
-    elif trials:
-        values["flags"][metric] = trials
+    notes += [f"{swept.n_collapsed} of {len(swept.trials)} trials collapsed"] if swept.n_collapsed else []
+    n_cut = values["counts"].get(f"{key}_dev_rows_cut_by_the_page", 0)
+    notes += [f"the page cuts off {100 * n_cut / len(rows):.0f} % of its texts"] if n_cut > MAX_CUT_SHARE * len(rows) else []
+    if notes:
+        values["flags"][metric] = "; ".join(notes)
     values["metrics"][metric] = 100 * glue_score(key, predicted, rows.labels)
     pairs, seed = np.stack([predicted, rows.labels], axis=1), [plan.stage.seed, list(GLUE_METRICS).index(key)]
     found.draws[key] = results.bootstrap_draws(pairs, plan.evaluate.bootstrap_samples, seed, statistic=resampled.BY_NAME[kind])
