@@ -73,9 +73,9 @@ class Lease:
                 raise ConflictError(
                     f"{self._root} is being trained by {_name(owner)}. Stop that one first, or give this run another name or root."
                 )
-            if not watched:
-                _log.warning("%s was trained by %s; it is %s.", self._root, _name(owner), "over" if state == "dead" else "being watched")
-                watched = etag
+            if not watched and not owner.get("released"):
+                _log.warning("%s was trained by %s; it is %s.", self._root, _name(owner), "gone" if state == "dead" else "being watched")
+            watched = etag
             if state == "dead" or time.monotonic() - since > self._seconds:
                 with contextlib.suppress(NotFoundError, ConflictError):  # somebody was faster: look again
                     return storage.write_text(self._uri, self._text(), if_match=etag)
