@@ -90,6 +90,12 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None])
     monkeypatch.setattr(loop, "train_step", acting)
 
 
+def wait_for_first_save(plan: PretrainPlan) -> None:
+    """Saves are written by a thread; return when the first one is whole."""
+    while not storage.exists(storage.join(plan.stage.root, "checkpoints", "latest.json")):
+        time.sleep(0.01)
+
+
 def test_equals_a_naive_loop(shards: Manifest, uninterrupted: Reference) -> None:
     plan, info = uninterrupted
     tower = models.build_tower(plan.model, 32, seed=0)
@@ -184,8 +190,13 @@ def test_disk_full_stops_with_a_message_and_goes_on_later(
     plan: PretrainPlan, shards: Manifest, uninterrupted: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk() -> None:
+        wait_for_first_save(plan)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
     with monkeypatch.context() as patch:
-        at_step(patch, 4, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1])))
+        at_step(patch, 4, fill_the_disk)
         try:
             with pytest.raises(StorageError, match="no room left.*Nothing older was touched"):
                 train(plan, shards)
@@ -206,8 +217,7 @@ def test_second_run_on_the_same_folder_is_refused(plan: PretrainPlan, shards: Ma
 
 def test_run_that_was_taken_over_commits_nothing(plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     def take_over() -> None:
-        while not storage.exists(storage.join(plan.stage.root, "checkpoints", "latest.json")):
-            time.sleep(0.01)
+        wait_for_first_save(plan)
         storage.write_text(storage.join(plan.stage.root, "owner.json"), json.dumps({"id": "other", "pid": 7, "host": "far"}))
 
     at_step(monkeypatch, 3, take_over)
