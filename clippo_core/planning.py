@@ -24,6 +24,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest
 from clippo_core.errors import ConfigError, DataError, NotFoundError
+from clippo_core.evaluate.results import evaluation_folder
 from clippo_core.provenance import code_digest
 from clippo_core.records import EVALUATIONS, CheckpointInfo, EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 
@@ -98,11 +99,6 @@ def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root:
         place, generation = _place(root, storage.join(folder, stage_digest[:12]), name, stage_digest)
         plans[name] = EvaluatePlan(StagePlan(place, 0, content, generation), only)
     return plans
-
-
-def evaluation_folder(plan: EvaluatePlan, name: str) -> str:
-    """Where the evaluation `name` leaves its result, predictions and examples."""
-    return storage.join(plan.stage.root, "evaluations", name)
 
 
 def benchmark_digest(evaluate: EvaluateConfig, name: str) -> str:

@@ -70,7 +70,7 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Run one evaluation, turn any failure into a result, draw the deck."""
     from clippo_core.analysis.decks import evaluation_deck
-    from clippo_core.planning import evaluation_folder
+    from clippo_core.evaluate.results import evaluation_folder
 
     config = getattr(plan.evaluate, name)
     if config is None:

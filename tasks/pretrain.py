@@ -40,7 +40,10 @@ def _previous_attempt(folder: str) -> str:
 
     Flyte's own checkpoint folder is copied whole at every save, from one node only: it holds an address, not the weights.
     """
-    checkpoint = current_context().checkpoint
+    try:
+        checkpoint = current_context().checkpoint
+    except NotImplementedError:  # flytekit's word for: none was set up
+        return ""
     if checkpoint is None:
         return ""
     noted = checkpoint.read() if checkpoint.prev_exists() else None
