@@ -166,3 +166,80 @@ def test_what_a_user_sees_when_ranks_and_batch_do_not_fit(tmp_path: Path, flyte_
     done = run(command("demo", config, tmp_path), CLIPPO_CLUSTER="laptop2")
     assert done.returncode != 0
     assert "does not divide by 2 ranks" in done.stdout + done.stderr
+
+
+def few(data: Path, root: Path) -> RunConfig:
+    """A few dozen real pairs at 64 px, and a few rows of each real benchmark."""
+    run_config = presets.slices(str(data), str(root), image_px=64, steps=8, batch_pairs=16)
+    sources = tuple(dataclasses.replace(source, limit=48) for source in run_config.data.sources)
+    return replace(
+        run_config,
+        data__sources=sources,
+        optim__warmup_steps=2,
+        optim__timescale_steps=2,
+        optim__cooldown_steps=2,
+        train__save_every_steps=4,
+        evaluate__bootstrap_samples=100,
+        evaluate__imagenet__templates="name",
+        evaluate__retrieval__limit=24,
+        evaluate__vqa__finetune__max_steps=2,
+        evaluate__glue__tasks=("MNLI", "CoLA", "STS-B"),
+        evaluate__glue__limit_train=32,
+        evaluate__xm3600__limit=24,
+    )
+
+
+@pytest.mark.slow
+def test_real_photos_and_real_benchmark_files(tmp_path: Path, flyte_home: Path, slices: Path) -> None:
+    config = few(slices, tmp_path / "runs")
+    done = run(command("pretrain_and_evaluate", config, tmp_path), timeout=1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    folder = next(path for path in (tmp_path / "runs").glob("slices-*") if path.is_dir())
+    found = results(folder)
+    assert {name for name, result in found.items() if not result["failure"]} == {"imagenet", "retrieval", "vqa", "glue", "xm3600"}
+    assert all(result["is_partial"] and not result["is_demo"] for result in found.values())
+    # What a slice cannot give says so, and is not averaged away.
+    assert "imagenet/10shot_top1" in found["imagenet"]["not_run"]
+    assert "glue/mnli_mm_accuracy" in found["glue"]["not_run"] and "glue/average" in found["glue"]["not_run"]
+    manifest = json.loads((folder / "shards" / "manifest.json").read_text())
+    assert set(manifest["shares_by_source"]) == {"flickr8k", "flickr30k", "c4", "multi30k"}
+    assert "not run" in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, slices: Path) -> None:
+    """The test split of Flickr30k among the sources of pairs: validation excludes exactly those photos, or refuses the run."""
+    from clippo_core.data.expectations import validate
+    from clippo_core.errors import DataError
+    from clippo_core.planning import make_plan
+    from workflows.pipeline import UNSCHEDULED
+
+    config = few(slices, tmp_path / "runs")
+    leaky = tuple(dataclasses.replace(source, split="test") if source.name == "flickr30k" else source for source in config.data.sources)
+    tolerant = replace(config, data__sources=leaky, data__max_bad_share=0.5, evaluate__retrieval__limit=0)
+    report = validate(make_plan(tolerant, UNSCHEDULED).validate, progress=False)
+    leaked = {key for key, reason in report.excluded.items() if "evaluated" in reason}
+    assert len(leaked) == 48 and all(key.startswith("flickr30k/") for key in leaked)
+    with pytest.raises(DataError, match="flickr30k"):
+        validate(make_plan(replace(tolerant, data__max_bad_share=0.05), UNSCHEDULED).validate, progress=False)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_demo_beats_chance_in_all_five_evaluations(tmp_path: Path, flyte_home: Path, seed: int) -> None:
+    config = replace(presets.demo(str(tmp_path / "runs")), seed=seed)
+    done = run(command("demo", config, tmp_path), timeout=3600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = results(run_folder(tmp_path / "runs"))
+    judged = {
+        "imagenet": ["digits/zero_shot_top1", "digits/10shot_top1"],
+        "retrieval": ["numbers/i2t_recall@1", "numbers/t2i_recall@1"],
+        "vqa": ["numbers_vqa/overall"],
+        "glue": ["numbers_glue/average"],
+        "xm3600": ["numbers_xm/i2t_recall@1", "numbers_xm/t2i_recall@1"],
+    }
+    for evaluation, metrics in judged.items():
+        for metric in metrics:
+            low, chance = found[evaluation]["confidence"][metric][0], found[evaluation]["chance"][metric]
+            print(f"seed {seed}  {metric}  {found[evaluation]['metrics'][metric]:.1f}  low {low:.1f}  chance {chance:.1f}")
+            assert low > chance, f"{metric}: {low} is not above {chance}"

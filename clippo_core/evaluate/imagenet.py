@@ -69,9 +69,10 @@ def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None
     session.fields |= {
         "split": config.images.rstrip("/").rpartition("/")[2],
         "protocol": (
-            f"Zero-shot with {n_templates} templates ({config.templates}): names and prompts canonical, each prompt normalised, mean "
-            f"renormalised, pictures squashed to {session.model.image_px} px, argmax, ties are misses. Few-shot: features before the head, "
-            f"squash and central crop, whitened, bias 100, ridge 1024 in closed form, mean of seeds 0, 1, 2."
+            f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}): names and prompts canonical, "
+            f"each prompt normalised, mean renormalised, pictures squashed to {session.model.image_px} px, argmax, ties are misses. "
+            f"Few-shot: features before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form, mean of "
+            f"seeds 0, 1, 2."
         ),
         "n_examples": len(labels),
         "main_metrics": [f"{config.dataset}/zero_shot_top1"],
