@@ -1,6 +1,7 @@
 """The gate: is the new model at least as good as the promoted one, within the noise of the evaluations?
 
-    promote  <=>  no evaluation failed, and on every main metric  now >= before - half the 95 % interval
+    promote  <=>  no evaluation failed, some main metric is above chance, and on every main metric
+                  now >= before - half the 95 % interval
 
 The promoted model is one small JSON file, replaced by compare-and-swap: of two runs that finish together, one wins and the other
 is told. It is not a statistical test of superiority: it keeps a weekly model from getting worse unnoticed.
@@ -31,6 +32,8 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
         return verdict(False, f"Not promoted: {'; '.join(failed)}.")
     if not now:
         return verdict(False, "Not promoted: no evaluation gave a main metric to judge by.")
+    if not any(_above_chance(result, name) for result in results for name in result.main_metrics if name in now):
+        return verdict(False, "Not promoted: no main metric is above chance, by the lower end of its interval.")
     if plan.promote_metric and plan.promote_metric not in now:
         return verdict(False, f"Not promoted: the metric to judge by, {plan.promote_metric}, is not among {', '.join(sorted(now))}.")
     if before.get("weights_sha256") == checkpoint.weights_sha256:
@@ -59,6 +62,11 @@ def promoted_uri(pointer: str) -> str:
     """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet."""
     uri: str = json.loads(storage.read_text(pointer))["uri"]
     return uri
+
+
+def _above_chance(result: EvalResult, name: str) -> bool:
+    """Whether the lower end of a metric's interval is above chance; a metric without a known chance counts as above."""
+    return name not in result.chance or result.confidence.get(name, [result.metrics[name]])[0] > result.chance[name]
 
 
 def _worse(compared: dict[str, list[float]], results: list[EvalResult], only: str) -> list[str]:

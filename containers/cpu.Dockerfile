@@ -9,11 +9,10 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ARG TORCH_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 DS_BUILD_OPS=0
 COPY requirements.lock /tmp/requirements.lock
-RUN python -m venv /opt/venv \
- && grep -E '^torch(vision)?==' /tmp/requirements.lock > /tmp/torch.lock \
- && if [ -n "$TORCH_INDEX_URL" ]; then \
-      /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" --requirement /tmp/torch.lock; fi \
- && /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.lock \
+RUN python -m venv /opt/venv && grep -E '^torch(vision)?==' /tmp/requirements.lock > /tmp/torch.lock
+RUN test -z "$TORCH_INDEX_URL" \
+ || /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" --requirement /tmp/torch.lock
+RUN /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.lock \
  && rm /tmp/torch.lock \
  && useradd --uid 10001 --create-home clippo
 ENV PATH=/opt/venv/bin:$PATH \

@@ -50,6 +50,12 @@ def test_a_failed_evaluation_blocks(plan: GatePlan) -> None:
     assert not storage.exists(plan.promoted)
 
 
+def test_a_model_that_only_guesses_is_not_promoted(plan: GatePlan) -> None:
+    guessing = result(1.2, (0.5, 2.0), chance={"coco/i2t_recall@1": 1.0})
+    assert "no main metric is above chance" in promotion.decide(plan, CHECKPOINT, [guessing]).reason
+    assert promotion.decide(plan, CHECKPOINT, [result(3.2, (2.0, 4.0), chance={"coco/i2t_recall@1": 1.0})]).promoted
+
+
 def test_a_metric_that_disappeared_blocks(plan: GatePlan) -> None:
     promotion.decide(plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)])
     other = EvalResult("vqa", "vqav2", "val", "p", 9, {"vqav2/overall": 50.0}, main_metrics=["vqav2/overall"])
