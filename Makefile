@@ -2,6 +2,8 @@
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+PROJECT ?= clippo
+DOMAIN ?= production
 VERSION ?= $(shell git rev-parse --short HEAD)
 TRAIN_IMAGE ?= $(shell sed -n 's/^  train: //p' flyte.yaml)
 CPU_IMAGE ?= $(shell sed -n 's/^  cpu: //p' flyte.yaml)
@@ -47,10 +49,10 @@ images: ## build and push both images, by the names in flyte.yaml
 	docker build -f containers/cpu.Dockerfile -t "$(CPU_IMAGE)" . && docker push "$(CPU_IMAGE)"
 
 register: setup ## register workflows and launch plans, inactive
-	$(PYFLYTE) register workflows --copy none --version "$(VERSION)"
+	$(PYFLYTE) register workflows --project $(PROJECT) --domain $(DOMAIN) --copy none --version "$(VERSION)"
 
 activate deactivate: setup ## switch one launch plan: make activate PLAN=weekly_retraining
-	$(PYFLYTE) launchplan --project clippo --domain production --$@ "$(PLAN)" "$(VERSION)"
+	$(PYFLYTE) launchplan --project $(PROJECT) --domain $(DOMAIN) --$@ "$(PLAN)" "$(VERSION)"
 
 clean: ## remove results of local runs and Flyte's local cache of them
 	rm -rf runs build
