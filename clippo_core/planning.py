@@ -181,7 +181,7 @@ def is_complete(stage: str, root: str) -> bool:
     """Whether the bytes that `stage` leaves under `root` are all there, by name and size."""
     try:
         if stage == "validate":
-            return storage.exists(storage.join(root, "validation.json"))
+            return True  # its result is a value: there are no bytes to lose
         if stage == "render":
             return _files_present(storage.join(root, "shards"), "manifest.json")
         if stage == "pretrain":
