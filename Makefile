@@ -23,7 +23,6 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 demo: setup ## the whole pipeline on handwritten numbers
 	$(BIN)/pyflyte run workflows demo
-	@cat runs/demo-summary.txt
 
 test: setup ## the default tests
 	$(BIN)/python -m pytest
