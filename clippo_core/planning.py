@@ -54,6 +54,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     config = fill_kickoff(config, kickoff_time)
     pairs = content_digest(source_uris(config.data))
     benchmarks = {name: benchmark_digest(config.evaluate, name) for name in EVALUATIONS}
+    only = {name: only_evaluation(config.evaluate, name) for name in EVALUATIONS}
     data, render = config.data, config.render
 
     stages: dict[str, str] = {}
@@ -61,17 +62,14 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     stages["render"] = _digest("render", config, pairs, data, render)
     stages["pretrain"] = _digest("pretrain", config, stages["render"], config.model, config.optim, config.train)
     for name in EVALUATIONS:
-        only = only_evaluation(config.evaluate, name)
-        stages[name] = _digest(name, config, stages["pretrain"], only, benchmarks[name], config.is_demo)
+        stages[name] = _digest(name, config, stages["pretrain"], only[name], benchmarks[name], config.is_demo)
     root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
 
     def stage(name: str, content: str) -> StagePlan:
         folder, generation = _place(config.root, root, name, stages[name])
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
-    evaluations = {
-        name: EvaluatePlan(stage(name, benchmarks[name]), only_evaluation(config.evaluate, name), config.is_demo) for name in EVALUATIONS
-    }
+    evaluations = {name: EvaluatePlan(stage(name, benchmarks[name]), only[name], config.is_demo) for name in EVALUATIONS}
     return RunPlan(
         root=root,
         validate=ValidatePlan(stage("validate", pairs), data, render, config.evaluate),
