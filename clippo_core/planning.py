@@ -50,17 +50,20 @@ class RunPlan:
 
 
 def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
-    """Plan a run. `{kickoff:%Y-%m-%d}` in any path becomes the kickoff time. Raises DataError naming a file or folder that is missing."""
+    """Plan a run. `{kickoff:%Y-%m-%d}` in any path becomes the kickoff time. Raises DataError naming a file or folder that is missing:
+    pairs, fonts, tokenizer, weights to start from. What `train.resume_from` names is not read: a committed checkpoint never changes."""
     config = fill_kickoff(config, kickoff_time)
     pairs = content_digest(source_uris(config.data))
     benchmarks = {name: benchmark_digest(config.evaluate, name) for name in EVALUATIONS}
     only = {name: only_evaluation(config.evaluate, name) for name in EVALUATIONS}
     data, render = config.data, config.render
+    fonts = content_digest(list(render.fonts))
+    model_files = content_digest([uri for uri in (config.model.tokenizer, config.model.initial_weights) if uri])
 
     stages: dict[str, str] = {}
-    stages["validate"] = _digest("validate", config, pairs, data, render, config.evaluate, sorted(benchmarks.items()))
-    stages["render"] = _digest("render", config, pairs, data, render)
-    stages["pretrain"] = _digest("pretrain", config, stages["render"], config.model, config.optim, config.train)
+    stages["validate"] = _digest("validate", config, pairs, data, render, fonts, config.evaluate, sorted(benchmarks.items()))
+    stages["render"] = _digest("render", config, pairs, data, render, fonts)
+    stages["pretrain"] = _digest("pretrain", config, stages["render"], config.model, model_files, config.optim, config.train)
     for name in EVALUATIONS:
         stages[name] = _digest(name, config, stages["pretrain"], only[name], benchmarks[name], config.is_demo)
     root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
@@ -168,9 +171,9 @@ def content_digest(uris: list[str]) -> str:
         try:
             files = storage.list_files(uri)
         except NotFoundError as error:
-            raise DataError(f"{uri}: not found; check the path in the run's data or evaluate config.") from error
+            raise DataError(f"{uri}: not found; check the path in the run's config.") from error
         if not files:
-            raise DataError(f"{uri}: not found, or an empty folder; check the path in the run's data or evaluate config.")
+            raise DataError(f"{uri}: not found, or an empty folder; check the path in the run's config.")
         entries.append([uri, [[file.name, file.bytes, file.etag] for file in files]])
     return digest(entries)
 

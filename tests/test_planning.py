@@ -68,6 +68,21 @@ def test_new_data_under_an_old_name_is_noticed(config: RunConfig) -> None:
     assert after.root != before.root and after.render.stage.data_digest != before.render.stage.data_digest
 
 
+def test_new_weights_or_a_new_font_under_an_old_name_are_noticed(config: RunConfig, tmp_path: Path) -> None:
+    weights, font = tmp_path / "start.npz", tmp_path / "own.hex"
+    weights.write_bytes(b"first")
+    font.write_text("0041:" + "00" * 16 + "\n")
+    config = replace(config, model__initial_weights=str(weights), render__fonts=(str(font),))
+    before = make_plan(config, SUNDAY)
+    finish_render(before)
+    weights.write_bytes(b"other")
+    after = make_plan(config, SUNDAY)
+    assert after.render == before.render  # drawn text does not depend on weights
+    assert after.pretrain.stage.root == after.root != before.root
+    font.write_text("0041:" + "FF" * 16 + "\n")
+    assert make_plan(config, SUNDAY).render.stage.root != before.render.stage.root
+
+
 def test_missing_pairs_are_named_and_missing_benchmarks_wait(config: RunConfig) -> None:
     missing = dataclasses.replace(config, data=DataConfig((SourceConfig("c4", "/nowhere/c4.json.gz"),), 1.0))
     with pytest.raises(DataError, match="/nowhere/c4.json.gz: not found"):

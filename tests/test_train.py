@@ -125,7 +125,8 @@ def test_what_a_run_leaves_behind(uninterrupted: Reference) -> None:
     for line in lines:
         assert line["lr"] == 1e-3 * line["multiplier"] == 1e-3 * rsqrt_schedule(line["step"] - 1, 6, 2, 4, 2)
         assert 0 <= line["data_wait_share"] <= 1 and line["pairs_per_second"] == pytest.approx(8 / line["seconds"])
-        assert 0 < line["mfu"] < 2 and 0 < line["peak_memory_gib"] < 100 and line["skipped"] == 0
+        assert "mfu" not in line  # a share of a CPU's ceiling says nothing
+        assert line["tflops_per_second"] > 0 and 0 < line["peak_memory_gib"] < 100 and line["skipped"] == 0
         assert -1 <= line["negative_similarity"] <= 1 and 0 <= line["accuracy"] <= 1
     assert info.loss == pytest.approx(sum(line["loss"] for line in lines) / 6)
     assert json.loads((root / "checkpoints" / "latest.json").read_text()) == {"name": "step-00000006", "step": 6, "finished": True}

@@ -35,11 +35,14 @@ def training_flops_per_pair(model: ModelConfig, image_px: int) -> int | None:
 
 
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:
-    """The best of a few square matrix products on this device, now: the ceiling that MFU is a share of."""
+    """The best of a few square matrix products on this device, now: the ceiling that MFU is a share of.
+
+    Of random numbers: products of ones switch fewer transistors, run at higher clocks and flatter the ceiling.
+    """
     size, dtype = (8192, getattr(torch, precision)) if device.type == "cuda" else (1024, torch.float32)
-    a, b = torch.ones(size, size, device=device, dtype=dtype), torch.ones(size, size, device=device, dtype=dtype)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(10):
         _finish(device)
         started = time.perf_counter()
         torch.mm(a, b)
@@ -62,7 +65,8 @@ class Meter:
         self._device, self._batch_pairs = device, batch_pairs
         per_pair = training_flops_per_pair(model, image_px)
         self._flops = per_pair * batch_pairs / world_size if per_pair else None
-        self._ceiling = matmul_flops_per_second(device, precision) if self._flops else 0.0
+        # A CPU is shared: its ceiling moves with whoever computes beside us, and a share of it says nothing.
+        self._ceiling = matmul_flops_per_second(device, precision) if self._flops and device.type == "cuda" else 0.0
         self._waited, self._last = 0.0, time.perf_counter()
 
     @contextmanager
@@ -73,7 +77,7 @@ class Meter:
         self._waited += time.perf_counter() - started
 
     def step(self) -> dict[str, float]:
-        """Fields of the journal for the time since the last call: one step."""
+        """Fields of the journal for the time since the last call: one step. `mfu` on a GPU only."""
         now = time.perf_counter()
         seconds, waited = now - self._last, self._waited
         self._last, self._waited = now, 0.0
@@ -85,7 +89,9 @@ class Meter:
         }
         if self._flops:
             per_second = self._flops / seconds
-            fields |= {"tflops_per_second": per_second / 1e12, "mfu": per_second / self._ceiling}
+            fields["tflops_per_second"] = per_second / 1e12
+            if self._ceiling:
+                fields["mfu"] = per_second / self._ceiling
         return fields
 
 
