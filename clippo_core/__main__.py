@@ -42,6 +42,7 @@ Draws texts as the tower reads them, ink on grey; the characters are those of th
 
   python -m clippo_core render 'a dog' 'ein Hund' --out dogs.png              pages below one another
   python -m clippo_core render --file captions.txt --census                   rows used, glyphs cut off or missing, one line a text
+  cut -f1,3 pairs.tsv | python -m clippo_core render --file - --tagged --census     the same by language
   python -m clippo_core render 'مرحبا' --layout shaped --image-px 384 --out hello.png
 """,
     "convert": """\
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("text", nargs="*")
     render.add_argument("--file", metavar="FILE", help="one text a line; - is standard input")
     render.add_argument("--out", metavar="FILE.png")
+    render.add_argument("--tagged", action="store_true", help="lines of --file are language, tab, text; --census then sums by language")
     render.add_argument("--census", action="store_true", help="print rows used, glyphs cut off and glyphs missing")
     _add_page(render)
     render.add_argument("--layout", choices=("reference", "shaped"), default="reference", help="shaped: bidi, joining, marks, word wrap")

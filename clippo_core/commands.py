@@ -50,14 +50,23 @@ def classify(chosen: argparse.Namespace) -> None:
 
 
 def render(chosen: argparse.Namespace) -> None:
-    """Pages as a picture, or a census of texts."""
+    """Pages as a picture, or a census of texts: line by line, or language by language."""
     from clippo_core.rendering import Renderer
+    from clippo_core.rendering.census import by_language, table
 
-    texts = [*chosen.text, *(_lines(chosen.file) if chosen.file else [])]
+    lines = _lines(chosen.file) if chosen.file else []
+    languages: list[str] = []
+    if chosen.tagged:
+        if chosen.text or not chosen.file:
+            raise ConfigError("--tagged is about the lines of --file; texts among the arguments have no language.")
+        languages, lines = _tagged(chosen.file, lines)
+    texts = [*chosen.text, *lines]
     if not texts:
         raise ConfigError("there is nothing to draw; give texts, or --file FILE (or -).")
     renderer = Renderer(chosen.image_px, chosen.font or None, chosen.layout, chosen.monospace)
-    if chosen.census:
+    if chosen.census and chosen.tagged:
+        print(table(by_language(renderer.census(texts), languages)))
+    elif chosen.census:
         census = renderer.census(texts)
         print("rows\tcut\tmissing\ttext")
         for text, rows, cut, missing in zip(texts, census.rows, census.cut_glyphs, census.missing_glyphs, strict=True):
@@ -188,14 +197,25 @@ def _load(chosen: argparse.Namespace) -> Any:
 
 
 def _lines(path: str) -> list[str]:
+    """Lines of a file, or of standard input: ended by newlines alone, for a text may hold any other separator of Unicode."""
     if path == "-":
-        return sys.stdin.read().splitlines()
+        return [line.rstrip("\r\n") for line in sys.stdin]
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8", newline="\n") as lines:
+            return [line.rstrip("\r\n") for line in lines]
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such file.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first.") from error
+
+
+def _tagged(path: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(languages, texts) of lines "language, tab, text"; further tabs belong to the text."""
+    pairs = [line.split("\t", 1) for line in lines]
+    bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
+    if bad:
+        raise ConfigError(f"{path}, line {bad}: expected a language, a tab and a text.")
+    return [language for language, _ in pairs], [text for _, text in pairs]
 
 
 def _named(pairs: Sequence[str], option: str) -> dict[str, str]:

@@ -234,6 +234,10 @@ class ModelConfig:
             f"model.separate_patch_embeddings and separate_heads are ablations of clippo, not of {self.kind}.",
         )
         require(self.kind == "clippo" or not self.skip_blank_rows, f"model.skip_blank_rows is about drawn text; {self.kind} reads none.")
+        require(
+            not (self.skip_blank_rows and self.initial_weights),
+            f"model.skip_blank_rows is for training from scratch; {self.initial_weights} was trained on whole pages. Drop one of the two.",
+        )
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,67 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """How drawn text varies in training (`rendering/augment.py`), for a tower that also reads unclean drawings. All off by default.
+
+    Each text is varied anew in each step, by (seed, step, place in the batch) alone. Evaluation and shards never see it.
+    """
+
+    max_extra_px: int = 0
+    """Layout: 0 to this many blank columns after each glyph whose cell has room for them, the same for a whole text; at most 8."""
+    max_offset_px: int = 0
+    """Layout: the text is moved right, and down, by 0 to this many pixels; what leaves the page is lost."""
+    double_share: float = 0.0
+    """Layout: share of texts with every pixel doubled in both directions, on pages from 64 px; a quarter as many glyphs fit, the rest is
+    cut."""
+    stroke_share: float = 0.0
+    """Pixels: share of texts with strokes one pixel wider."""
+    contrast: float = 0.0
+    """Pixels: the distance of ink from page is multiplied by 1 - u * contrast, u uniform in 0..1 for each text; 0 to 1."""
+    inversion_share: float = 0.0
+    """Pixels: share of texts with page and ink swapped, light on dark."""
+    noise: float = 0.0
+    """Pixels: standard deviation of Gaussian noise, in units of -1..1; the result is clamped to -1..1."""
+
+    def __post_init__(self) -> None:
+        _as_floats(self, "double_share", "stroke_share", "contrast", "inversion_share", "noise")
+        require(0 <= self.max_extra_px <= 8, f"train.augment.max_extra_px is {self.max_extra_px}; use 0 to 8.")
+        require(self.max_offset_px >= 0, f"train.augment.max_offset_px is {self.max_offset_px}; use 0 or more.")
+        for name in ("double_share", "stroke_share", "contrast", "inversion_share"):
+            require(0 <= getattr(self, name) <= 1, f"train.augment.{name} is {getattr(self, name)}; use 0 to 1.")
+        require(0 <= self.noise <= 2, f"train.augment.noise is {self.noise}; use 0 to 2, pixels lie in -1..1.")
+
+    @property
+    def varies_layout(self) -> bool:
+        """Whether where glyphs stand varies: masks are then drawn anew in each step."""
+        return bool(self.max_extra_px or self.max_offset_px or self.double_share)
+
+    @property
+    def varies_pixels(self) -> bool:
+        """Whether how glyphs look varies: masks are then expanded before the tower."""
+        return bool(self.stroke_share or self.contrast or self.inversion_share or self.noise)
+
+    def check_fits(self, render: RenderConfig, model: ModelConfig) -> None:
+        """Raise ConfigError where such a tower, or such a page, cannot be trained so."""
+        if not (self.varies_layout or self.varies_pixels):
+            return
+        require(model.kind == "clippo", f"train.augment is about drawn text; model.kind {model.kind} reads none.")
+        require(
+            self.max_offset_px < render.image_px,
+            f"train.augment.max_offset_px is {self.max_offset_px}, and the page has only {render.image_px} px.",
+        )
+        require(
+            self.double_share == 0 or render.image_px >= 64,
+            f"train.augment.double_share needs pages of at least 64 px, and render.image_px is {render.image_px}.",
+        )
+        require(
+            not (self.varies_pixels and model.skip_blank_rows),
+            "model.skip_blank_rows finds blank rows in the text's masks, which train.augment's stroke_share, contrast, inversion_share and "
+            "noise change into pixels; use one or the other.",
+        )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Length, batch, precision, memory and checkpoints of a training run."""
 
@@ -301,6 +366,8 @@ class TrainConfig:
     """A rank that does not answer for this long is taken for dead."""
     resume_from: str = ""
     """A checkpoint to go on from when the run has none of its own (weights, optimizer and step)."""
+    augment: AugmentConfig = AugmentConfig()
+    """How drawn text varies; off by default, as in the paper."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "memory_gib", "timeout_seconds")
@@ -534,6 +601,7 @@ class RunConfig:
             f"train.steps is {self.train.steps}, fewer than warm-up ({self.optim.warmup_steps}) plus cooldown "
             f"({self.optim.cooldown_steps}) steps; train longer or shorten them.",
         )
+        self.train.augment.check_fits(self.render, self.model)
 
 
 def replace(config: Any, **changes: Any) -> Any:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ from PIL import Image
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig, FinetuneConfig, ModelConfig, RenderConfig, VqaConfig, replace
 from clippo_core.embedder import Clippo
-from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError
+from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, RenderError
 from clippo_core.evaluate import photos, vqa
 from clippo_core.evaluate.metrics import vqa_accuracy
 from clippo_core.evaluate.vqa_data import read_data
 from clippo_core.evaluate.vqa_files import (
     Annotation,
+    Question,
     find_pictures,
     read_annotations,
     read_questions,
@@ -245,6 +247,23 @@ def test_soft_targets_count_raw_strings():
     assert soft_targets(["yes"] * 3 + ["Yes"] * 2 + ["no"] * 5, classes) == {0: 0.9, 1: 1.0}
     assert soft_targets(["two"] * 9 + ["2"], classes) == {2: 0.3}
     assert soft_targets(["maybe"] * 10, classes) == {}
+
+
+def test_a_question_that_the_released_weights_saw_drawn_otherwise_warns(data):
+    """As the embedder does for released weights; and raises under strict_font."""
+    made = read_data(config_of(data), 0)
+    asked = [Question(1, made.train[0].image_id, "m³?")]
+    tower = build_tower(MODEL, PX, seed=0)
+    canvas = vqa.Canvas(config_of(data), made, Clippo(tower, RenderConfig(image_px=PX), warn_font=True), 2 * PX)
+    with pytest.warns(UserWarning, match=r"U\+00B3.*9\.0\.06"):
+        canvas.inputs(asked)
+    own = vqa.Canvas(config_of(data), made, Clippo(tower, RenderConfig(image_px=PX)), PX)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own.inputs(asked)
+    strict = vqa.Canvas(config_of(data), made, Clippo(tower, RenderConfig(image_px=PX, strict_font=True)), 2 * PX)
+    with pytest.raises(RenderError, match="9.0.06"):
+        strict.inputs(asked)
 
 
 def test_loss_is_bce_summed_over_answers(data, checkpoint):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,23 @@ def test_render(folder, capsys):
     assert [line.split("\t")[1] for line in out.splitlines()[:2]] == ["cut", "0"]
     assert int(out.splitlines()[2].split("\t")[1]) > 600
     assert run(capsys, "render", "a")[0] == 2
+
+
+def test_census_by_language(folder, capsys, monkeypatch):
+    content = "en\ta dog\nja\t猫\r\nen\t" + "w" * 1000 + "\nxx\ta\u2028b\t\n"
+    Path("texts.tsv").write_bytes(content.encode())
+    code, out, _ = run(capsys, "render", "--file", "texts.tsv", "--tagged", "--census", "--image-px", "64")
+    assert code == 0 and [line.split() for line in out.splitlines()] == [
+        ["language", "texts", "rows", "cut", "missing"],
+        ["en", "2", "2.50", "50.0%", "0.0%"],
+        ["ja", "1", "1.00", "0.0%", "0.0%"],
+        ["xx", "1", "1.00", "0.0%", "0.0%"],
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(content))
+    assert run(capsys, "render", "--file", "-", "--tagged", "--census", "--image-px", "64")[1] == out
+    Path("texts.tsv").write_text("en\tone\nno tab\n")
+    assert "texts.tsv, line 2: expected a language" in run(capsys, "render", "--file", "texts.tsv", "--tagged", "--census")[2]
+    assert "--tagged is about the lines" in run(capsys, "render", "a", "--file", "texts.txt", "--tagged", "--census")[2]
 
 
 def test_convert(folder, capsys):

@@ -5,8 +5,8 @@
 The global batch of a step is a function of (seed, step): the same records, captions and pixels for 1, 2 or 4 ranks and any number of
 workers, so going on at a step needs no state. A rank gets a slice of the photos and a slice of the text pairs. An epoch of the photos
 (of the text pairs) has every record once; where its end falls inside a batch, the next epoch fills the batch up: nothing is dropped,
-padded or repeated. It holds no random state, and knows neither
-model nor loss. Photos of a set that is small as a whole are decoded once and kept.
+padded or repeated. It holds no random state, and knows neither model nor loss. Photos of a set that is small as a whole are decoded
+once and kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import concurrent.futures
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from clippo_core.data.order import Draw, Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.records import FileEntry, Manifest
+from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
 
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
@@ -49,11 +51,14 @@ class Batch:
     """[p + m, ...]: the photos' captions, then the text pairs' second texts."""
     keys: list[str]
     """p + m ids, `<source>/<key>`, photos first."""
+    places: np.ndarray
+    """int64 [p + m]: where in the global batch each pair stands, whatever the number of ranks."""
     step: int
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, for an asynchronous copy to a GPU."""
-        return Batch(self.photos.pin_memory(), self.first_text.pin_memory(), self.second_text.pin_memory(), self.keys, self.step)
+        photos, first, second = (x.pin_memory() for x in (self.photos, self.first_text, self.second_text))
+        return replace(self, photos=photos, first_text=first, second_text=second)
 
 
 def batches(
@@ -69,14 +74,16 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
+    varied: AugmentedRenderer | None = None,
 ) -> Iterator[Batch]:
     """The batches of steps start_step .. steps - 1 for one rank, in order.
 
-    `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0 makes them here. Raises ConfigError
-    where batch, ranks and data cannot go together, ShardError where a shard is missing or damaged.
+    `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0 makes them here. `varied` draws the
+    texts instead of `encode_text`, in a layout that follows from (seed, step, place). Raises ConfigError where batch, ranks and data
+    cannot go together, ShardError where a shard is missing or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
-    batch_of = _RankBatches(plan, image_px, encode_text, rank, world_size)
+    batch_of = _RankBatches(plan, image_px, encode_text, rank, world_size, varied)
     if workers == 0:
         return (batch_of[step] for step in range(start_step, steps))
     return iter(
@@ -178,14 +185,16 @@ class _Shards:
 class _RankBatches(torch.utils.data.Dataset[Batch]):
     """Step -> this rank's batch; the same object works in this process and in workers."""
 
-    def __init__(self, plan: BatchPlan, image_px: int, encode_text: EncodeText, rank: int, world_size: int) -> None:
-        self._plan, self._image_px, self._encode = plan, image_px, encode_text
+    def __init__(
+        self, plan: BatchPlan, image_px: int, encode_text: EncodeText, rank: int, world_size: int, varied: AugmentedRenderer | None
+    ) -> None:
+        self._plan, self._image_px, self._encode, self._varied = plan, image_px, encode_text, varied
         self._photo_slice, self._text_slice = plan.rank_slices(rank, world_size)
         renderer = getattr(encode_text, "__self__", None)
         self._keeps = len(plan.members[0]) * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
         self._texts: dict[int, list[str]] = {}
-        self._drawn = plan.wants_drawings and getattr(renderer, "digest", "") == plan.manifest.render_digest
+        self._drawn = plan.wants_drawings and not varied and getattr(renderer, "digest", "") == plan.manifest.render_digest
 
     def __getitem__(self, step: int) -> Batch:
         draw = self._plan.draw(step)
@@ -197,21 +206,31 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         for place, record in enumerate(records[:n_photos]):
             photos[place] = self._kept(self._photos, record, self._photo)
         firsts = [source.read(record, index.first[record]).decode() for record in records[n_photos:]]
+        encode_first, encode_second = self._encoders(step, places, n_photos)
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
-            first_text=torch.from_numpy(self._encode(firsts)),
-            second_text=torch.from_numpy(self._second(records, chosen)),
+            first_text=torch.from_numpy(encode_first(firsts)),
+            second_text=torch.from_numpy(self._second(records, chosen, encode_second)),
             keys=[index.key(record) for record in records],
+            places=places,
             step=step,
         )
 
-    def _second(self, records: list[int], chosen: list[int]) -> np.ndarray:
+    def _encoders(self, step: int, places: np.ndarray, n_photos: int) -> tuple[EncodeText, EncodeText]:
+        """What draws the first texts, and the second ones, of this rank's places of a step."""
+        if self._varied is None:
+            return self._encode, self._encode
+        draw = self._varied.masks
+        numbers = numbers_of_step(self._plan.order.seed, step, self._plan.n_photos + self._plan.n_texts)[places, :, :LAYOUT_NUMBERS]
+        return partial(draw, numbers=numbers[n_photos:, 0]), partial(draw, numbers=numbers[:, 1])
+
+    def _second(self, records: list[int], chosen: list[int], encode: EncodeText) -> np.ndarray:
         """The encoded second texts: drawn now, or read where the shards hold them as this run draws them."""
         source = self._plan.shards
         spans = source.index.drawings[source.text_starts[records] + chosen]
         if self._drawn and spans[:, 1].all():
             return np.stack([_masks(source.read(record, span)) for record, span in zip(records, spans, strict=True)])
-        return self._encode([self._kept(self._texts, record, source.texts)[text] for record, text in zip(records, chosen, strict=True)])
+        return encode([self._kept(self._texts, record, source.texts)[text] for record, text in zip(records, chosen, strict=True)])
 
     def _photo(self, record: int) -> np.ndarray:
         source = self._plan.shards

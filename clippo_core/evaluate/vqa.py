@@ -95,7 +95,7 @@ class Canvas:
 
     def __init__(self, config: VqaConfig, data: VqaData, model: Clippo, image_px: int) -> None:
         self._compose = question_overlay if config.question_place == "overlay" else question_above
-        self._renderer = Renderer.from_config(replace(model.render, image_px=image_px))
+        self._renderer = Renderer.from_config(replace(model.render, image_px=image_px), warn_font=model.renderer.warn_font)
         trained = {q.image_id for q in [*data.train, *(data.dev if data.dev is not data.asked else [])]}
         others = {q.image_id for q in data.asked} - trained
         pictures = find_pictures(config.train_images, trained)

@@ -57,7 +57,8 @@ class Tower(nn.Module):
     def forward(self, photos: Tensor, first_text: Tensor, second_text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Both sides of p photo/text pairs and m text/text pairs, photos first.
 
-        photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text: [p + m, ...] as `text_encoder` gave them.
+        photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text: [p + m, ...] as `text_encoder` gave them,
+        or as pixels in -1..1, [..., 1, H, W] (`rendering/augment.py`).
         p or m may be 0. Returns first and second features, float32 [p + m, embed_dim] with unit rows, and the logit scale exp(t), 0-d.
         """
         if self.config.kind == "image_only":
@@ -108,7 +109,7 @@ class Tower(nn.Module):
         if self.config.separate_patch_embeddings:
             tokens = torch.cat([self._photo_tokens(photos), self._text_tokens(text)])
         else:
-            tokens = self._positioned(self.patch_embed, torch.cat([normalise(photos), expand(text)]))
+            tokens = self._positioned(self.patch_embed, torch.cat([normalise(photos), _text_pixels(text)]))
         if not self.config.separate_heads:
             features = self._features(tokens)
             return features[:n_photos], features[n_photos:]
@@ -144,9 +145,9 @@ class Tower(nn.Module):
         return self._positioned(self.patch_embed, normalise(photos))
 
     def _text_tokens(self, encoded: Tensor) -> Tensor:
-        """Column masks uint16 [n, H/16, W] -> [n, patches, width] with positions."""
+        """Column masks uint16 [n, H/16, W], or pixels [n, 1, H, W] -> [n, patches, width] with positions."""
         embedding = self.text_patch_embed if self.config.separate_patch_embeddings else self.patch_embed
-        return self._positioned(embedding, expand(encoded))
+        return self._positioned(embedding, _text_pixels(encoded))
 
     def _positioned(self, embedding: nn.Module, images: Tensor) -> Tensor:
         images = images.to(self.pos_embed.dtype)
@@ -197,6 +198,11 @@ class Tower(nn.Module):
 def normalise(photos: Tensor) -> Tensor:
     """uint8 0..255 -> float32 -1..1 (x / 255 * 2 - 1, big_vision `value_range(-1, 1)`); floats pass as they are."""
     return photos if photos.is_floating_point() else photos.to(torch.float32).div_(255).mul_(2).sub_(1)
+
+
+def _text_pixels(encoded: Tensor) -> Tensor:
+    """[n, 3, H, W] in -1..1 of column masks uint16 [n, H/16, W], or of pixels that are already there, [n, 1, H, W]."""
+    return encoded.expand(-1, 3, -1, -1) if encoded.ndim == 4 else expand(encoded)
 
 
 def unit_rows(z: Tensor) -> Tensor:

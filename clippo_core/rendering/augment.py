@@ -1,97 +1,69 @@
-"""Augmentations of drawn text, all off by default: for a model that reads more than one font's cleanest rendering.
+"""Augmentations of drawn text for training (`config.AugmentConfig`), all off by default.
 
-    layout, on the host     spacing 0 to 2 px · offset of the whole text · letters twice as large          masks -> masks, the same shape
-    pixels, on the device   stroke weight · contrast · inversion · noise                                   masks -> pixels
+    layout, on the host     spacing · letters twice as large · offset of the whole text        texts -> masks, the usual shape
+    pixels, on the device   stroke weight · inversion · contrast · noise                       masks -> pixels
 
-Both are functions of their random generator alone. It is not used by evaluation, nor by any preset: a drawing that carries a render digest
-is never augmented.
+Both are functions of a text and of numbers in 0..1, and `numbers_of_step` draws those from (seed, step, place in the global batch): a run
+goes on bit for bit, on any number of ranks. Only training varies text: evaluation, shards and everything with a render digest is plain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clippo_core.config import RenderConfig, replace, require
+from clippo_core.config import AugmentConfig, RenderConfig, replace
 from clippo_core.rendering.draw import INK, PAGE, ROW_PX, expand
 from clippo_core.rendering.renderer import Renderer
 
 if TYPE_CHECKING:
     import torch
 
-
-@dataclass(frozen=True)
-class LayoutAugmentation:
-    """How the layout of each text varies."""
-
-    max_extra_px: int = 0
-    """Blank columns after each glyph: 0 to this many, drawn anew for each text; at most 8."""
-    max_offset_px: int = 0
-    """The text is moved right, and down, by 0 to this many pixels; what leaves the page is lost."""
-    double_share: float = 0.0
-    """Share of texts with every pixel doubled in both directions, on a page with half as many rows."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.max_extra_px <= 8, f"max_extra_px is {self.max_extra_px}; use 0 to 8.")
-        require(self.max_offset_px >= 0, f"max_offset_px is {self.max_offset_px}; use 0 or more.")
-        require(0 <= self.double_share <= 1, f"double_share is {self.double_share}; it is a share, 0 to 1.")
+LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 5
+"""Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke, contrast, inversion, noise's y and x)."""
 
 
-@dataclass(frozen=True)
-class PixelAugmentation:
-    """How the pixels of each drawing vary."""
+def numbers_of_step(seed: int, step: int, batch_pairs: int) -> NDArray[np.float64]:
+    """[batch_pairs, 2, 9] in 0..1: for the first and the second text of each pair of a global batch, layout numbers, then pixel numbers."""
+    rng = np.random.default_rng([seed % 2**63, step])
+    return rng.random((batch_pairs, 2, LAYOUT_NUMBERS + PIXEL_NUMBERS))
 
-    stroke_share: float = 0.0
-    """Share of drawings with strokes one pixel wider."""
-    contrast: float = 0.0
-    """The distance of ink from page is multiplied by 1 - u * contrast, u uniform in 0..1 for each drawing."""
-    inversion_share: float = 0.0
-    """Share of drawings with page and ink swapped: light on dark."""
-    noise: float = 0.0
-    """Standard deviation of Gaussian noise, in units of -1..1; the result is clamped to -1..1."""
 
-    def __post_init__(self) -> None:
-        for name in ("stroke_share", "contrast", "inversion_share"):
-            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; use 0 to 1.")
-        require(self.noise >= 0, f"noise is {self.noise}; use 0 or more.")
+def noise_of_step(seed: int, step: int, image_px: int) -> NDArray[np.float32]:
+    """[2 * image_px, 2 * image_px] standard normal; each text of a step takes a window of it."""
+    rng = np.random.default_rng([seed % 2**63, step, 1])
+    return rng.standard_normal((2 * image_px, 2 * image_px), dtype=np.float32)
 
 
 class AugmentedRenderer:
-    """Draws texts with a varying layout; masks of the same shape as the plain renderer's."""
+    """Draws texts with a varying layout; masks of the same shape as the plain renderer's. Raises ConfigError as AugmentConfig does."""
 
-    def __init__(self, config: RenderConfig, augmentation: LayoutAugmentation) -> None:
-        half_px = config.image_px // (2 * ROW_PX) * ROW_PX
-        require(
-            augmentation.double_share == 0 or half_px >= 32,
-            f"double_share needs pages of at least 64 px, and render.image_px is {config.image_px}.",
-        )
-        self.augmentation, self.image_px = augmentation, config.image_px
-        spacings = range(augmentation.max_extra_px + 1)
+    def __init__(self, config: RenderConfig, augment: AugmentConfig) -> None:
+        self.augment, self.image_px = augment, config.image_px
+        spacings = range(augment.max_extra_px + 1)
         self._plain = [Renderer.from_config(config, extra_px=extra) for extra in spacings]
-        half = replace(config, image_px=half_px) if augmentation.double_share else None
+        half = replace(config, image_px=config.image_px // (2 * ROW_PX) * ROW_PX) if augment.double_share else None
         self._half = [Renderer.from_config(half, extra_px=extra) for extra in spacings] if half else []
 
-    def masks(self, texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.uint16]:
-        """Column masks uint16 [n, image_px / 16, image_px]."""
-        n = len(texts)
-        extra = rng.integers(0, self.augmentation.max_extra_px + 1, n)
-        offset = rng.integers(0, self.augmentation.max_offset_px + 1, (n, 2))
-        is_double = rng.random(n) < self.augmentation.double_share
-        masks = np.zeros((n, self.image_px // ROW_PX, self.image_px), np.uint16)
-        for doubled in (False, True):
-            for spacing in range(len(self._plain)):
+    def masks(self, texts: Sequence[str], numbers: NDArray[np.float64]) -> NDArray[np.uint16]:
+        """Column masks uint16 [n, image_px / 16, image_px], varied by `numbers` [n, 4] in 0..1."""
+        augment = self.augment
+        extra = (numbers[:, 0] * (augment.max_extra_px + 1)).astype(int)
+        offset = (numbers[:, 1:3] * (augment.max_offset_px + 1)).astype(int).tolist()
+        is_double = numbers[:, 3] < augment.double_share
+        masks = np.zeros((len(texts), self.image_px // ROW_PX, self.image_px), np.uint16)
+        for doubled, renderers in ((False, self._plain), (True, self._half)):
+            for spacing, renderer in enumerate(renderers):
                 chosen = np.flatnonzero((extra == spacing) & (is_double == doubled)).tolist()
                 if chosen:
-                    renderer = (self._half if doubled else self._plain)[spacing]
                     drawn = renderer.masks([texts[i] for i in chosen])
                     masks[chosen] = _on_page(double(drawn), masks.shape[1:]) if doubled else drawn
-        if self.augmentation.max_offset_px:
-            for i in range(n):
-                masks[i] = shift(masks[i], int(offset[i, 0]), int(offset[i, 1]))
+        for i, (right_px, down_px) in enumerate(offset):
+            if right_px or down_px:
+                masks[i] = shift(masks[i], right_px, down_px)
         return masks
 
 
@@ -118,29 +90,33 @@ def double(masks: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def augmented_pixels(
-    masks: torch.Tensor, augmentation: PixelAugmentation, generator: torch.Generator, dtype: torch.dtype | None = None, channels: int = 3
+    masks: torch.Tensor, augment: AugmentConfig, numbers: torch.Tensor, noise: torch.Tensor | None = None, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Pixels in -1..1 as by `draw.expand`, varied; `generator` lives on the masks' device."""
+    """Pixels [n, 1, px, px] in -1..1, as `draw.expand` gives them with one channel, varied by `numbers` [n, 5] in 0..1.
+
+    `noise` as `noise_of_step` makes it, where augment.noise is not 0. All on the masks' device; `dtype` float32 if None.
+    """
     import torch
 
-    def uniform() -> torch.Tensor:
-        return torch.rand(len(masks), 1, 1, 1, generator=generator, device=masks.device)
-
-    wider = _embolden(masks)
-    chosen = (uniform() < augmentation.stroke_share)[:, :, :, 0]
-    image = expand(torch.where(chosen, wider, masks.view(torch.int16)).view(torch.uint16), channels=1)
+    stroke, contrast, inversion, top, left = numbers.to(torch.float32).unbind(1)
+    if augment.stroke_share:
+        chosen = (stroke < augment.stroke_share)[:, None, None]
+        masks = torch.where(chosen, _embolden(masks), masks.view(torch.int16)).view(torch.uint16)
+    image = expand(masks, channels=1)
     page, ink = (torch.tensor(value, dtype=torch.float32, device=masks.device) / 255 * 2 - 1 for value in (PAGE, INK))
-    is_inverted = uniform() < augmentation.inversion_share
-    image = torch.where(
-        is_inverted, torch.where(image == ink, page, ink), image
-    )  # the page as dark as ink was, the ink as grey as the page
-    if augmentation.contrast:
+    is_inverted = (inversion < augment.inversion_share)[:, None, None, None]
+    if augment.inversion_share:
+        image = torch.where(is_inverted, torch.where(image == ink, page, ink), image)  # ink-coloured page, page-coloured ink
+    if augment.contrast:
         ground = torch.where(is_inverted, ink, page)
-        image = ground + (image - ground) * (1 - uniform() * augmentation.contrast)
-    if augmentation.noise:
-        image = image + augmentation.noise * torch.randn(image.shape, generator=generator, device=masks.device)
+        image = ground + (image - ground) * (1 - contrast[:, None, None, None] * augment.contrast)
+    if augment.noise:
+        assert noise is not None, "augment.noise is on, so noise_of_step's array is needed"
+        height, width = image.shape[2:]
+        windows = noise.unfold(0, height, 1).unfold(1, width, 1)
+        image = image + augment.noise * windows[(top * height).long(), (left * width).long()][:, None]
         image = image.clamp(-1, 1)
-    return image.to(dtype or torch.float32).expand(-1, channels, -1, -1)
+    return image.to(dtype or torch.float32)
 
 
 def _embolden(masks: torch.Tensor) -> torch.Tensor:

@@ -33,11 +33,12 @@ from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, Trai
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.provenance import code_digest
 from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
+from clippo_core.rendering.augment import AugmentedRenderer
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
 from clippo_core.train.saving import Saving
 from clippo_core.train.speed import Meter
-from clippo_core.train.step import StepResult, on_device, train_step
+from clippo_core.train.step import StepResult, on_device, train_step, with_varied_text
 from clippo_core.train.watch import Watch
 
 LOSSES_IN_MEAN = 100
@@ -83,6 +84,7 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
 
         saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
         feed = on_device(_batches(plan, manifest, ranks, encode_text, state.step), ranks.device)
+        feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
         meter = Meter(plan.model, plan.render.image_px, plan.train.precision, plan.train.batch_pairs, ranks.world_size, ranks.device)
         try:
             while state.step < plan.train.steps:
@@ -109,6 +111,7 @@ def _join(plan: PretrainPlan) -> Ranks:
     """The process group, seeds and threads of this rank."""
     ranks = init_distributed(plan.train.timeout_seconds)
     plan.train.pairs_per_rank(ranks.world_size)
+    plan.train.augment.check_fits(plan.render, plan.model)
     torch.manual_seed(plan.stage.seed)
     if ranks.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
         # Elastic's default, meant for GPUs: on CPUs the ranks of a machine share its cores.
@@ -217,6 +220,7 @@ def _batches(plan: PretrainPlan, manifest: Manifest, ranks: Ranks, encode_text: 
         start_step=start_step,
         steps=plan.train.steps,
         workers=plan.train.loader_workers,
+        varied=AugmentedRenderer(plan.render, plan.train.augment) if plan.train.augment.varies_layout else None,
     )
 
 

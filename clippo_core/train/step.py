@@ -1,5 +1,7 @@
 """One step of pretraining: a batch on the device, forward and backward over the full global batch, update, or skip for good reason.
 
+    shards ─▶ batch ─▶ on_device ─▶ with_varied_text (only where train.augment asks for it) ─▶ train_step
+
     finite loss, finite gradient norm   ->  the optimizer steps
     anything else                       ->  no weight and no moment changes, on any rank; the step counts, and its keys are kept
 
@@ -10,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from clippo_core.config import AugmentConfig, TrainConfig
 from clippo_core.data.loader import Batch
 from clippo_core.engine import Engine, MemoryPlan, StepOutput, contrastive_step
+from clippo_core.rendering.augment import LAYOUT_NUMBERS, augmented_pixels, noise_of_step, numbers_of_step
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,30 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         yield _ready(ahead[1], stream, device)
 
 
+def with_varied_text(batches: Iterator[Batch], train: TrainConfig, seed: int, image_px: int) -> Iterator[Batch]:
+    """The batches with their texts as pixels [..., 1, image_px, image_px], varied as train.augment says; else as they are.
+
+    Once a batch and before it is cut into chunks, so that both passes of cached gradients read the same pixels.
+    """
+    augment: AugmentConfig = train.augment
+    if not augment.varies_pixels:
+        yield from batches
+        return
+    dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
+    for batch in batches:
+        device, n_photos = batch.second_text.device, len(batch.photos)
+        numbers = numbers_of_step(seed, batch.step, train.batch_pairs)[batch.places, :, LAYOUT_NUMBERS:]
+        noise = torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(device) if augment.noise else None
+        first, second = (
+            augmented_pixels(masks, augment, torch.from_numpy(chosen).to(device), noise, dtype)
+            for masks, chosen in ((batch.first_text, numbers[n_photos:, 0]), (batch.second_text, numbers[:, 1]))
+        )
+        yield replace(batch, first_text=first, second_text=second)
+
+
 def _copied(batch: Batch, device: torch.device) -> Batch:
     photos, first, second = (x.to(device, non_blocking=True) for x in (batch.photos, batch.first_text, batch.second_text))
-    return Batch(photos, first, second, batch.keys, batch.step)
+    return replace(batch, photos=photos, first_text=first, second_text=second)
 
 
 def _ready(batch: Batch, stream: torch.cuda.Stream, device: torch.device) -> Batch:
