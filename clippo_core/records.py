@@ -135,6 +135,8 @@ class ValidationReport:
     missing_glyph_share_by_language: dict[str, float]
     """Share of texts with a glyph that the font lacks, by language."""
     data_digest: str
+    mean_rows_by_language: dict[str, float] = field(default_factory=dict)
+    """Mean number of text rows that a text fills on the page, by language."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class Manifest:
     shares_by_source: dict[str, float]
     cut_share_by_language: dict[str, float]
     missing_glyph_share_by_language: dict[str, float]
+    mean_rows_by_language: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

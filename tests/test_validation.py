@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from clippo_core import presets
+from clippo_core.analysis.decks import validation_deck
 from clippo_core.config import (
     DataConfig,
     EvaluateConfig,
@@ -184,6 +185,9 @@ def test_shares_of_cut_and_missing_by_language(tmp_path: Path) -> None:
     assert report.cut_share_by_language == {"de": 1.0, "en": 0.0, "ja": 0.0}
     census = Renderer.from_config(RENDER).census([row[3] for row in rows[4:]])
     assert report.missing_glyph_share_by_language["ja"] == census.missing.mean() and report.missing_glyph_share_by_language["en"] == 0.0
+    english = Renderer.from_config(RENDER).census([row[2] for row in rows]).drawn_rows.mean()
+    assert report.mean_rows_by_language == {"de": RENDER.image_px / 16, "en": english, "ja": census.drawn_rows.mean()}
+    assert "mean by language" in validation_deck(report) and ">4.00<" in validation_deck(report)
     assert not report.excluded
 
 

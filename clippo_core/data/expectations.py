@@ -169,20 +169,13 @@ def _report(plan: ValidatePlan, table: facts.Facts, expectations: list[Expectati
     total = sum(sound.values())
     if not total:
         raise DataError("no record is usable; see the data sources.")
-    texts: Counter[str] = Counter()
-    cut: Counter[str] = Counter()
-    missing: Counter[str] = Counter()
-    for row in table.texts:
-        language = str(row["language"])
-        texts[language] += 1
-        cut[language] += row["is_cut"]
-        missing[language] += row["has_missing_glyph"]
     return ValidationReport(
         n_records=len(table.records),
         expectations=expectations,
         excluded=excluded,
         shares_by_source={source: count / total for source, count in sorted(sound.items())},
-        cut_share_by_language={language: cut[language] / count for language, count in sorted(texts.items())},
-        missing_glyph_share_by_language={language: missing[language] / count for language, count in sorted(texts.items())},
+        cut_share_by_language={census.language: census.cut_share for census in table.census},
+        missing_glyph_share_by_language={census.language: census.missing_share for census in table.census},
         data_digest=plan.stage.data_digest,
+        mean_rows_by_language={census.language: census.mean_rows for census in table.census},
     )

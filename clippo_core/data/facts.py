@@ -2,6 +2,7 @@
 
     records   id, source, problem, is_repeated, is_photo, photo_problem, short_side_px, sha256, n_texts, evaluated_in
     texts     id (`<record>#<n>`, or `#first`), language, is_text, is_blank, characters, is_repeated, is_cut, has_missing_glyph
+    census    rows used, share of texts cut off, share with a missing glyph, by language
 
 Every photo is read and decoded once, by as many threads as there are cores.
 """
@@ -22,6 +23,7 @@ from clippo_core.data.evaluated import Evaluated
 from clippo_core.data.images import decode_image
 from clippo_core.data.pairs import PhotoRecord, Record
 from clippo_core.errors import ClippoError
+from clippo_core.rendering.census import Census, LanguageCensus, by_language, concatenate
 
 Row = dict[str, Any]
 CHUNK = 512
@@ -30,10 +32,11 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class Facts:
-    """Both tables, row by row."""
+    """Both tables, row by row, and the census of all texts."""
 
     records: list[Row] = field(default_factory=list)
     texts: list[Row] = field(default_factory=list)
+    census: list[LanguageCensus] = field(default_factory=list)
 
 
 def collect(data: DataConfig, render: RenderConfig, evaluated: Evaluated, progress: bool = True) -> Facts:
@@ -44,15 +47,17 @@ def collect(data: DataConfig, render: RenderConfig, evaluated: Evaluated, progre
 
     renderer = Renderer.from_config(render)
     facts = Facts()
+    parts: list[Census] = []
     rows = sources.read_records(data)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(desc="validate", unit="rec", disable=not progress) as bar:
         while chunk := list(itertools.islice(rows, CHUNK)):
             facts.records.extend(pool.map(lambda row: _record_row(row, evaluated), chunk))
             texts = [row for _, key, record in chunk if not record.problem for row in _text_rows(key, record)]
-            _add_census(texts, renderer)
+            parts.append(_add_census(texts, renderer))
             facts.texts.extend(texts)
             bar.update(len(chunk))
-    return facts
+    languages = [row["language"] for row in facts.texts if row["is_text"]]
+    return Facts(facts.records, facts.texts, by_language(concatenate(parts), languages))
 
 
 def _record_row(row: tuple[str, str, Record], evaluated: Evaluated) -> Row:
@@ -116,8 +121,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _add_census(rows: list[Row], renderer: Any) -> None:
-    """What the page cuts off and the font lacks; texts themselves are not kept."""
+def _add_census(rows: list[Row], renderer: Any) -> Census:
+    """What the page cuts off and the font lacks, also as columns of the rows; texts themselves are not kept."""
     drawn = [row for row in rows if row["is_text"]]
     census = renderer.census([row["text"] for row in drawn])
     for row in rows:
@@ -125,3 +130,4 @@ def _add_census(rows: list[Row], renderer: Any) -> None:
         del row["text"]
     for row, cut, missing in zip(drawn, census.cut.tolist(), census.missing.tolist(), strict=True):
         row["is_cut"], row["has_missing_glyph"] = cut, missing
+    return census

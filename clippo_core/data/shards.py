@@ -72,6 +72,7 @@ def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = Tr
         shares_by_source=report.shares_by_source,
         cut_share_by_language=report.cut_share_by_language,
         missing_glyph_share_by_language=report.missing_glyph_share_by_language,
+        mean_rows_by_language=report.mean_rows_by_language,
     )
     storage.write_text(storage.join(folder, "manifest.json"), dumps(manifest))
     return manifest
