@@ -293,7 +293,7 @@ class AugmentConfig:
     inversion_share: float = 0.0
     """Pixels: share of texts with page and ink swapped, light on dark."""
     noise: float = 0.0
-    """Pixels: standard deviation of Gaussian noise, in units of -1..1; the result is clamped to -1..1."""
+    """Pixels: Gaussian noise of standard deviation u * noise, in units of -1..1, u uniform in 0..1 for each text; clamped to -1..1."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "double_share", "stroke_share", "contrast", "inversion_share", "noise")

@@ -27,7 +27,7 @@ from clippo_core.planning import make_plan
 from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan, from_dict
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, augmented_pixels, noise_of_step, numbers_of_step
-from clippo_core.train import loop
+from clippo_core.train import loop, step
 from clippo_core.train.step import train_step, with_varied_text
 
 LAYOUT = AugmentConfig(max_extra_px=2, max_offset_px=9)
@@ -162,6 +162,13 @@ def test_the_same_texts_for_any_number_of_ranks(shards: Manifest, augment: Augme
                 assert torch.equal(part.second_text, full.second_text[part.places])
                 firsts = part.places[part.places >= 6] - 6
                 assert torch.equal(part.first_text, full.first_text[firsts])
+
+
+def test_blocks_change_nothing(shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read(shards, ALL)
+    monkeypatch.setattr(step, "BLOCK_TEXTS", 3)
+    for one, other in zip(read(shards, ALL), whole, strict=True):
+        assert torch.equal(one.second_text, other.second_text) and torch.equal(one.first_text, other.first_text)
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"start_step": 3}])

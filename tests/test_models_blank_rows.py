@@ -76,3 +76,5 @@ def test_the_experiment_has_no_place_in_released_files(tmp_path):
         models.save_big_vision(models.build_tower(CONFIG, 32), tmp_path / "x.npz")
     with pytest.raises(ConfigError, match="skip_blank_rows"):
         ModelConfig("two_tower_clip", **SMALL, tokenizer="x", skip_blank_rows=True)
+    with pytest.raises(ConfigError, match="for training from scratch; released.npz was trained on whole pages"):
+        ModelConfig(**SMALL, initial_weights="released.npz", skip_blank_rows=True)

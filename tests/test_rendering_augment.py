@@ -161,8 +161,9 @@ def test_pixel_augmentations():
     assert torch.equal(faint[:, 0, -1, -1], plain[:, 0, -1, -1]) and ink.std() > 0.1 and (ink >= -1).all()
     pale = draw(contrast=1.0, inversion_share=1.0)
     torch.testing.assert_close(pale.amax(dim=(1, 2, 3)) + 1, plain[0, 0, -1, -1] - ink)
-    noise = (draw(noise=0.1) - plain)[:, 0, 32:]  # rows without ink, where nothing is clamped
-    assert 0.097 < noise.std() < 0.103 and abs(noise.mean()) < 0.01 and not torch.equal(noise[0], noise[1])
+    noise = (draw(noise=0.2) - plain)[:, 0, 32:]  # rows without ink, where next to nothing is clamped
+    torch.testing.assert_close(noise.std(dim=(1, 2)), 0.2 * numbers[:, 3].float(), rtol=0.1, atol=0.001)
+    assert abs(noise.mean()) < 0.01 and not torch.equal(noise[0], noise[1])
     assert draw(noise=2.0).aminmax() == (-1, 1)
     some = draw(inversion_share=0.5)
     assert 10 < (some[:, 0, -1, -1] == -1).sum() < 54

@@ -22,12 +22,12 @@ from clippo_core.rendering.renderer import Renderer
 if TYPE_CHECKING:
     import torch
 
-LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 5
-"""Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke, contrast, inversion, noise's y and x)."""
+LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 6
+"""Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke, contrast, inversion, noise, its y, its x)."""
 
 
 def numbers_of_step(seed: int, step: int, batch_pairs: int) -> NDArray[np.float64]:
-    """[batch_pairs, 2, 9] in 0..1: for the first and the second text of each pair of a global batch, layout numbers, then pixel numbers."""
+    """[batch_pairs, 2, 10] in 0..1: for the first and second text of each pair of a global batch, layout numbers, then pixel numbers."""
     rng = np.random.default_rng([seed % 2**63, step])
     return rng.random((batch_pairs, 2, LAYOUT_NUMBERS + PIXEL_NUMBERS))
 
@@ -92,13 +92,13 @@ def double(masks: NDArray[np.uint16]) -> NDArray[np.uint16]:
 def augmented_pixels(
     masks: torch.Tensor, augment: AugmentConfig, numbers: torch.Tensor, noise: torch.Tensor | None = None, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Pixels [n, 1, px, px] in -1..1, as `draw.expand` gives them with one channel, varied by `numbers` [n, 5] in 0..1.
+    """Pixels [n, 1, px, px] in -1..1, as `draw.expand` gives them with one channel, varied by `numbers` [n, 6] in 0..1.
 
     `noise` as `noise_of_step` makes it, where augment.noise is not 0. All on the masks' device; `dtype` float32 if None.
     """
     import torch
 
-    stroke, contrast, inversion, top, left = numbers.to(torch.float32).unbind(1)
+    stroke, contrast, inversion, strength, top, left = numbers.to(torch.float32).unbind(1)
     if augment.stroke_share:
         chosen = (stroke < augment.stroke_share)[:, None, None]
         masks = torch.where(chosen, _embolden(masks), masks.view(torch.int16)).view(torch.uint16)
@@ -113,9 +113,8 @@ def augmented_pixels(
     if augment.noise:
         assert noise is not None, "augment.noise is on, so noise_of_step's array is needed"
         height, width = image.shape[2:]
-        windows = noise.unfold(0, height, 1).unfold(1, width, 1)
-        image = image + augment.noise * windows[(top * height).long(), (left * width).long()][:, None]
-        image = image.clamp(-1, 1)
+        windows = noise.unfold(0, height, 1).unfold(1, width, 1)[(top * height).long(), (left * width).long()]
+        image = (image + augment.noise * strength[:, None, None, None] * windows[:, None]).clamp(-1, 1)
     return image.to(dtype or torch.float32)
 
 

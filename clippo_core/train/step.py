@@ -14,12 +14,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from clippo_core.config import AugmentConfig, TrainConfig
+from clippo_core.config import TrainConfig
 from clippo_core.data.loader import Batch
 from clippo_core.engine import Engine, MemoryPlan, StepOutput, contrastive_step
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, augmented_pixels, noise_of_step, numbers_of_step
+
+BLOCK_TEXTS = 512
+"""Texts that are varied at a time, so that what lies between masks and pixels takes little memory beside a tower's activations."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,20 @@ def with_varied_text(batches: Iterator[Batch], train: TrainConfig, seed: int, im
 
     Once a batch and before it is cut into chunks, so that both passes of cached gradients read the same pixels.
     """
-    augment: AugmentConfig = train.augment
+    augment = train.augment
     if not augment.varies_pixels:
         yield from batches
         return
     dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
     for batch in batches:
-        device, n_photos = batch.second_text.device, len(batch.photos)
+        masks, n_photos = torch.cat([batch.first_text, batch.second_text]), len(batch.photos)
         numbers = numbers_of_step(seed, batch.step, train.batch_pairs)[batch.places, :, LAYOUT_NUMBERS:]
-        noise = torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(device) if augment.noise else None
-        first, second = (
-            augmented_pixels(masks, augment, torch.from_numpy(chosen).to(device), noise, dtype)
-            for masks, chosen in ((batch.first_text, numbers[n_photos:, 0]), (batch.second_text, numbers[:, 1]))
-        )
-        yield replace(batch, first_text=first, second_text=second)
+        chosen = torch.from_numpy(np.concatenate([numbers[n_photos:, 0], numbers[:, 1]])).to(masks.device)
+        noise = torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(masks.device) if augment.noise else None
+        blocks = zip(masks.split(BLOCK_TEXTS), chosen.split(BLOCK_TEXTS), strict=True)
+        pixels = torch.cat([augmented_pixels(block, augment, mine, noise, dtype) for block, mine in blocks])
+        n_first = len(batch.first_text)
+        yield replace(batch, first_text=pixels[:n_first], second_text=pixels[n_first:])
 
 
 def _copied(batch: Batch, device: torch.device) -> Batch:
