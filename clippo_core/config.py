@@ -589,12 +589,16 @@ class RunConfig:
     """Marks every result of this run as the demo's."""
     promote_metric: str = ""
     """Metric that a new model must not lower by more than its interval to be promoted; empty = the mean of all main metrics."""
+    tokenizers: tuple[str, ...] = ()
+    """SentencePiece models, each as `name=file`, whose lengths stand beside CLIPPO's patches in the report; nothing else reads them."""
 
     def __post_init__(self) -> None:
         require(
             bool(self.name) and all(c.isascii() and (c.isalnum() or c in "-_.") for c in self.name),
             f"run name {self.name!r} must be letters, digits, '-', '_' and '.', for it names a folder.",
         )
+        for tokenizer in self.tokenizers:
+            require(all(tokenizer.partition("=")), f"tokenizers has {tokenizer!r}; each is a name, `=` and a SentencePiece file.")
         lead = self.optim.warmup_steps + self.optim.cooldown_steps
         require(
             self.train.steps >= lead,

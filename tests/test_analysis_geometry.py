@@ -57,6 +57,8 @@ def test_geometry_of_matched_pairs():
     found = geometry.geometry(a, b)
     cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
     assert found.n_pairs == 200 and found.matched_cosine == pytest.approx(np.mean(cosines))
+    others = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for i, x in enumerate(a) for j, y in enumerate(b) if i != j]
+    assert found.other_cosine == pytest.approx(np.mean(others))
     assert found.modality_gap == geometry.modality_gap(a, b)
     model = Clippo(models.build_tower(ModelConfig(**SMALL), 32), RenderConfig(), device="cpu")
     images = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (40, 30, 3), dtype=np.uint8)) for n in range(10)]
@@ -111,6 +113,8 @@ def test_lengths_by_hand(tmp_path):
     assert len(table.splitlines()) == 3 and "th" in table
     figure = lengths.lengths_figure([english, thai])
     assert figure.svg.startswith("<svg") and "in 2 of 2" in figure.caption
+    alone = lengths.lengths_figure([dataclasses.replace(one, language="$x_{$", tokens={}, unknown_share={}) for one in (english, thai)])
+    assert "pieces" not in alone.caption and "$x_{$" in alone.svg, "a label is no formula"
 
 
 def test_a_tokenizer_without_bytes_looks_short_and_is_flagged(tmp_path):

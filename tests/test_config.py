@@ -28,6 +28,7 @@ PHOTOS = SourceConfig("karpathy", "a.json", "images")
         (lambda: TrainConfig(batch_pairs=10).pairs_per_rank(4), "does not divide by 4 ranks"),
         (lambda: RunConfig("a", DataConfig((PHOTOS,)), train=TrainConfig(steps=100)), "fewer than warm-up"),
         (lambda: RunConfig("a/b", DataConfig((PHOTOS,))), "names a folder"),
+        (lambda: RunConfig("a", DataConfig((PHOTOS,)), tokenizers=("spiece.model",)), "a name, `=` and a SentencePiece file"),
         (lambda: OptimConfig(lr=0), "must be positive"),
         (lambda: presets.paper_b16(0.3), "none of the paper's"),
     ],

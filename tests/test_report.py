@@ -20,11 +20,13 @@ from PIL import Image
 
 from clippo_core import presets
 from clippo_core.analysis import decks, pictures
-from clippo_core.analysis.gather import Insight, contact_items, gather_insight, read_pairs
+from clippo_core.analysis.gather import Insight, contact_items, gather_insight
+from clippo_core.analysis.lengths import Lengths, measure_lengths
 from clippo_core.analysis.pages import TEMPLATES, fragment, shorten
 from clippo_core.analysis.recipe import paper_run, recipe_differences
 from clippo_core.analysis.report import Report, RunRecord, report_page, summary_table, write_report
 from clippo_core.analysis.rows import rows_of
+from clippo_core.analysis.shard_pairs import read_pairs
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, replace
 from clippo_core.records import (
     CheckpointInfo,
@@ -107,8 +109,14 @@ def made_run() -> RunRecord:
         pictures.contact_item(photo, drawing, "四十二" * 200, "ja"),
     ]
     insight = Insight(
-        0.85, 0.3, random.normal(size=(30, 2)), random.normal(size=(30, 2)), np.array([0.4, 0.1]), "", random.normal(size=(30, 3, 16, 16)),
-        np.full(30, 0.02), contact, {},
+        gap=0.85, matched_cosine=0.3, other_cosine=0.02, separability=0.985, photo_points=random.normal(size=(30, 2)),
+        text_points=random.normal(size=(30, 2)), explained=np.array([0.4, 0.1]), pairs_from="The pairs are training pairs.",
+        components=random.normal(size=(30, 3, 16, 16)), shares=np.full(30, 0.02), n_filters=128, contact=contact,
+        lengths=[
+            Lengths("en", 500, 3, 54.6, 20.0, 14.5, {HOSTILE: 13.0, "mT5": 15.5}, {HOSTILE: 0.0, "mT5": 0.0}),
+            Lengths(HOSTILE, 40, 0, 21.0, 12.0, 6.25, {HOSTILE: 1.0, "mT5": 19.0}, {HOSTILE: 0.97, "mT5": 0.0}),
+        ],
+        lengths_from=f"Training texts. Of {HOSTILE} none fits.",
     )  # fmt: skip
     expectations = [
         Expectation("Every key is unique.", 1200, 0, 0.0, []),
@@ -331,6 +339,7 @@ def test_report_has_every_figure_and_its_alternative_text(page):
         "languages-xm3600-i2t",
         "modality-gap",
         "patch-kernel",
+        "lengths",
     ):
         assert figure in ids
     assert "Modality gap 0.850" in reader.text
@@ -380,6 +389,30 @@ def test_shares_that_are_all_zero_take_one_line():
 def test_a_shard_is_counted_once(finished):
     facts = dict(decks.manifest_facts(finished.manifest))
     assert facts["shards"] == str(sum(file.name.endswith(".tar") for file in finished.manifest.files)) == "5"
+
+
+def test_what_the_report_measured_itself_stands_with_n_and_something_to_compare_with(page):
+    rows = {row[0]: row[1:] for row in Reader(page).rows if len(row) == 5}
+    assert rows["modality gap, 0 to 2"] == ["0.850", "0: equal means", "30 pairs", "The pairs are training pairs."]
+    assert rows["cosine of a photo and its text"][:3] == ["0.300", "0.0200: photo and another photo's text", "30 pairs"]
+    assert rows["photos told from texts, %"][:3] == ["98.5", "50.0: guessing", "60 points"] and "held out" in str(rows)
+    assert rows["variance in the patch kernel's first 30 components, %"][:3] == ["60.0", "23.6: all directions alike", "128 filters"]
+    assert rows["languages with fewer patches with ink than pieces of mT5"][:3] == ["2", "of 2", "540 texts"]
+    assert rows["languages with fewer rows × patches in a row than pieces of mT5"][:3] == ["1", "of 2", "540 texts"]
+
+
+def test_lengths_stand_by_language_with_n_cut_and_unknown_share(page):
+    table = {row[0]: row[1:] for row in Reader(page).rows if len(row) == 8}
+    assert table["en"] == ["500", "3", "54.6", "14.5", "20.0", "13.00.0 % unknown", "15.50.0 % unknown"]
+    foreign = next(cells for name, cells in table.items() if name.startswith("<script>"))
+    assert foreign == ["40", "0", "21.0", "6.2", "12.0", "1.097.0 % unknown", "19.00.0 % unknown"]
+
+
+def test_without_tokenizers_clippos_lengths_stand_alone():
+    run = made_run()
+    lengths = [dataclasses.replace(line, tokens={}, unknown_share={}) for line in run.insight.lengths]
+    html = report_page(dataclasses.replace(run, insight=dataclasses.replace(run.insight, lengths=lengths)))
+    assert "No tokenizer is configured" in assert_harmless(html).text and "languages with fewer" not in html and 'id="lengths"' in html
 
 
 # --- written from a run's folder ------------------------------------------------------------------------------------------------------
@@ -470,7 +503,8 @@ def test_written_report_is_whole_and_the_second_one_needs_no_tower(finished):
 
 def test_analysis_of_other_weights_or_shards_is_not_taken(finished):
     gathered = gather_insight(finished.root, finished.checkpoint, finished.manifest, finished.config.render)
-    assert gathered.gap is not None and 0 <= gathered.gap <= 2 and gathered.components.shape == (30, 3, 16, 16)
+    assert gathered.gap is not None and 0 <= gathered.gap <= 2 and gathered.separability is not None and gathered.n_filters == 32
+    assert gathered.components.shape == (30, 3, 16, 16)
     note = Path(finished.root) / "analysis.json"
     kept = json.loads(note.read_text())
     note.write_text(json.dumps(kept | {"gap": 1.99}))
@@ -491,7 +525,31 @@ def test_a_lost_shard_or_checkpoint_costs_only_its_figures(finished, tmp_path):
     assert not (tmp_path / "analysis.json").exists(), "what failed is tried again"
     no_shards = dataclasses.replace(finished.manifest, uri=str(tmp_path / "gone"))
     insight = gather_insight(str(tmp_path), finished.checkpoint, no_shards, finished.config.render)
-    assert set(insight.notes) == {"Contact sheet", "Modality gap"} and len(insight.components) == 30
+    assert set(insight.notes) == {"Contact sheet", "Modality gap", "Text lengths"} and len(insight.components) == 30
+
+
+def test_lengths_are_those_of_the_shards_texts_and_are_kept(finished, tmp_path):
+    from clippo_core.models import train_tokenizer
+
+    path = train_tokenizer([f"number {n} is one" for n in range(200)], str(tmp_path / "small.model"), 290)
+    known = (finished.checkpoint, finished.manifest, finished.config.render)
+    insight = gather_insight(str(tmp_path), *known, tokenizers={"small": path})
+    texts = {
+        "en": [f"number {n}" for n in range(14)] + [f"one {n}" for n in range(9)],
+        "de": [f"Zahl {n}" for n in range(14)],
+        "sv": [f"ett {n}" for n in range(9)],
+    }
+    expected = measure_lengths(texts, {"small": path}, Renderer.from_config(finished.config.render))
+    assert [line.language for line in insight.lengths] == ["en", "de", "sv"]
+    for ours, line in zip(insight.lengths, expected, strict=True):
+        assert (ours.n_texts, ours.patches, ours.rows) == (line.n_texts, pytest.approx(line.patches), pytest.approx(line.rows))
+        assert ours.tokens == pytest.approx(line.tokens) and ours.unknown_share == line.unknown_share
+    assert insight.lengths_from.endswith("Of xx none fits.") and insight.notes == {}
+    assert gather_insight(str(tmp_path), *known, tokenizers={"small": path}).lengths == insight.lengths
+    train_tokenizer(["zzz yyy xxx " * 20] * 50, path, 270)
+    assert gather_insight(str(tmp_path), *known, tokenizers={"small": path}).lengths != insight.lengths, "another file under the same name"
+    lost = gather_insight(str(tmp_path), *known, tokenizers={"small": str(tmp_path / "gone.model")})
+    assert set(lost.notes) == {"Text lengths"} and "gone.model" in lost.notes["Text lengths"] and lost.gap is not None
 
 
 # --- recipe -----------------------------------------------------------------------------------------------------------------------------

@@ -164,6 +164,15 @@ def read_examples(folder: str) -> list[dict[str, Any]]:
         return []
 
 
+def read_timings(folder: str) -> dict[str, float]:
+    """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be read."""
+    try:
+        found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
+        return {str(name): float(seconds) for name, seconds in found.items() if isinstance(seconds, (int, float))}
+    except (NotFoundError, ValueError, AttributeError):
+        return {}
+
+
 def clean_examples(examples: Any) -> list[dict[str, Any]]:
     """Only well-formed examples, and only pictures that are data URIs: the file may come from elsewhere."""
     if not isinstance(examples, list):

@@ -1,6 +1,7 @@
 """What the report looks at itself: pairs out of the shards, their embeddings, the patch kernel; everything else it is given.
 
     shards ─▶ a few hundred pairs ─▶ tower ─▶ two clouds and their gap;   patch kernel ─▶ components;   twelve pairs ─▶ contact sheet
+                                 └─▶ drawn, and cut into pieces by tokenizers ─▶ length of a text by language
 
 These are pairs that the tower was trained on; nothing here is a benchmark number. What took a tower is kept as numbers in
 <root>/analysis.json, so that a second report of the same weights and shards needs none. It neither trains nor evaluates.
@@ -10,50 +11,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clippo_core import storage
+from clippo_core.analysis.lengths import Lengths, measure_lengths
 from clippo_core.analysis.pictures import ContactItem, contact_item, safe_picture
+from clippo_core.analysis.shard_pairs import ShardPair, read_pairs
 from clippo_core.config import RenderConfig, digest
-from clippo_core.errors import ClippoError, NotFoundError
+from clippo_core.errors import ClippoError, EvaluationError, NotFoundError
 from clippo_core.records import CheckpointInfo, Manifest
 
 if TYPE_CHECKING:
-    from clippo_core.data.shard_index import ShardIndex
     from clippo_core.embedder import Clippo
 
 GAP_PAIRS = 256
-"""Pairs behind the modality gap."""
+"""Pairs behind the modality gap; lengths are those of the texts of as many photos and as many sentence pairs."""
+
+FEWEST_GAP_PAIRS = 10
+"""Fewer have no fifth to hold out."""
+
+TEXTS_A_LANGUAGE = 500
+"""Texts of one language behind its mean lengths."""
+
+MOST_LANGUAGES = 40
+"""Languages in the table of lengths, those with the most texts."""
 
 CONTACT_ITEMS = 12
 """Pairs on the contact sheet."""
 
-MOST_SHARDS = 4
-"""Shards that are opened: from a bucket each is fetched whole."""
-
-MOST_INDEXES = 64
-"""Shards whose index is read in search of those."""
-
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ShardPair:
-    """One record out of a shard, undecoded."""
-
-    key: str
-    photo: bytes | None
-    """The picture's file; None for a text/text pair."""
-    first_text: str
-    texts: list[str]
-    languages: list[str]
-    """Language of each of `texts`."""
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,10 @@ class Insight:
     """Distance of the means of the photos' and the texts' embeddings, 0..2."""
     matched_cosine: float | None = None
     """Mean cosine of a photo and its text."""
+    other_cosine: float | None = None
+    """Mean cosine of a photo and another photo's text."""
+    separability: float | None = None
+    """Share of held-out photos and texts that a linear classifier tells apart, 0..1; guessing gives 1/2."""
     photo_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     """[n, 2] photos on the first two principal components of both clouds together."""
     text_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
@@ -76,17 +72,36 @@ class Insight:
     """[k, 3, 16, 16] principal components of the patch kernel."""
     shares: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """[k] their shares of the variance, 0..1."""
+    n_filters: int = 0
+    """Filters of the patch kernel: the samples of its components."""
+    lengths: list[Lengths] = field(default_factory=list)
+    """Length of a text by language, in patches and in tokens."""
+    lengths_from: str = ""
+    """Which texts these are, in a sentence."""
     contact: list[ContactItem] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
     """Name of a figure -> why it is not there."""
 
 
-def gather_insight(root: str, checkpoint: CheckpointInfo, manifest: Manifest, render: RenderConfig, *, seed: int = 0) -> Insight:
-    """Gap, components and contact sheet of a run in folder or prefix `root`; read from <root>/analysis.json where they stand there already.
+def gather_insight(
+    root: str,
+    checkpoint: CheckpointInfo,
+    manifest: Manifest,
+    render: RenderConfig,
+    *,
+    tokenizers: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Insight:
+    """Gap, components, lengths and contact sheet of a run in folder or prefix `root`; from <root>/analysis.json where they stand there.
 
-    A missing shard or checkpoint, or a tower that does not fit into memory, costs only the figures that need it.
+    tokenizers: name -> SentencePiece model file, for the lengths. A missing shard, checkpoint or tokenizer, or a tower that does not fit
+    into memory, costs only the figures that need it.
     """
-    wanted = digest([_FORMAT, checkpoint.weights_sha256, manifest.render_digest, [file.sha256 for file in manifest.files], seed])
+    named = sorted((tokenizers or {}).items())
+    shards = [file.sha256 for file in manifest.files]
+    wanted = digest(
+        [_FORMAT, checkpoint.weights_sha256, manifest.render_digest, shards, [(name, _sha256(uri)) for name, uri in named], seed]
+    )
     note = storage.join(root, "analysis.json")
     kept = _read_insight(note, wanted)
     if kept is not None:
@@ -98,6 +113,7 @@ def gather_insight(root: str, checkpoint: CheckpointInfo, manifest: Manifest, re
         ("Contact sheet", lambda: {"contact": contact_items(manifest, render, seed=seed)}),
         ("Modality gap", lambda: _gap(model, manifest, seed)),
         ("Patch kernel", lambda: _kernel(model)),
+        ("Text lengths", lambda: _text_lengths(manifest, render, dict(named), seed)),
     ):
         try:
             parts |= look()
@@ -127,29 +143,6 @@ def contact_items(manifest: Manifest, render: RenderConfig, n: int = CONTACT_ITE
     ]
 
 
-def read_pairs(manifest: Manifest, n: int, *, seed: int = 0, photos: bool = True) -> list[ShardPair]:
-    """Up to `n` records out of at most MOST_SHARDS shards, with a photo or without, the same ones for the same seed.
-
-    Raises ShardError for a missing or damaged shard.
-    """
-    from clippo_core.data import shard_index, shards
-
-    random = np.random.default_rng(seed)
-    tars = {file.name: file for file in manifest.files}
-    indexes = [file for file in manifest.files if file.name.endswith(".index")]
-    found: list[ShardPair] = []
-    opened = 0
-    for position in random.permutation(len(indexes))[:MOST_INDEXES]:
-        index, about = shard_index.load(shards.local_file(manifest, indexes[position]))
-        places = np.flatnonzero((index.kinds != shard_index.TEXT) == photos)
-        if len(places) and opened < MOST_SHARDS and len(found) < n:
-            opened += 1
-            share = n if len(indexes) == 1 else -(-n // min(MOST_SHARDS, len(indexes)))
-            with open(shards.local_file(manifest, tars[about["name"]]), "rb") as tar:
-                found += [_read_pair(tar.fileno(), index, place) for place in random.permutation(places)[:share]]
-    return found[:n]
-
-
 def principal_plane(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matched features [n, d], [n, d] -> their points [n, 2], [n, 2] on the first two principal components of both together, and the
     components' shares of the variance [2], 0..1. Signs are fixed: the largest entry of each component is positive."""
@@ -161,23 +154,6 @@ def principal_plane(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, 
     points = centred @ directions.T
     explained = singular[:2] ** 2 / max(float((singular**2).sum()), 1e-300)
     return points[: len(images)], points[len(images) :], explained
-
-
-def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
-    from clippo_core.data import shard_index
-
-    first, second = (os.pread(descriptor, int(size), int(offset)) for offset, size in (index.first[place], index.second[place]))
-    kind = index.kinds[place]
-    if kind == shard_index.FOREIGN_TXT:
-        about = {"texts": [second.decode()]}
-    else:
-        about = json.loads(second)
-        if kind == shard_index.FOREIGN_JSON:
-            about = {"texts": [about["caption"]]}
-    texts = [str(text) for text in about["texts"]]
-    languages = [str(language) for language in about.get("languages", [])][-len(texts) :]
-    is_text = kind == shard_index.TEXT
-    return ShardPair(index.key(place), None if is_text else first, first.decode() if is_text else "", texts, languages or [""] * len(texts))
 
 
 def _by_language(pairs: list[ShardPair], n: int) -> list[tuple[ShardPair, int]]:
@@ -203,17 +179,20 @@ def _load(uri: str) -> Clippo:
 
 
 def _gap(model: Callable[[], Clippo], manifest: Manifest, seed: int) -> dict[str, Any]:
-    from clippo_core.analysis.geometry import modality_gap
+    from clippo_core.analysis.geometry import geometry
 
     pairs = read_pairs(manifest, GAP_PAIRS, seed=seed)
-    if len(pairs) < 2:
-        raise NotFoundError("the shards have no photos, and a gap is one between photos and texts.")
+    if len(pairs) < FEWEST_GAP_PAIRS:
+        raise NotFoundError(f"a gap between photos and texts needs {FEWEST_GAP_PAIRS} photos, and the shards have {len(pairs)}.")
     images = model().embed_images([pair.photo for pair in pairs], progress=False)
     texts = model().embed_texts([pair.texts[0] for pair in pairs], progress=False)
     photo_points, text_points, explained = principal_plane(images, texts)
+    found = geometry(images, texts)
     return {
-        "gap": float(modality_gap(images, texts)),
-        "matched_cosine": float((images * texts).sum(1).mean()),
+        "gap": found.modality_gap,
+        "matched_cosine": found.matched_cosine,
+        "other_cosine": found.other_cosine,
+        "separability": found.linear_separability,
         "photo_points": photo_points,
         "text_points": text_points,
         "explained": explained,
@@ -226,7 +205,38 @@ def _kernel(model: Callable[[], Clippo]) -> dict[str, Any]:
 
     kernel = model().tower.state_dict()["patch_embed.proj.weight"].cpu().numpy()
     components, shares = patch_components(kernel, 30)
-    return {"components": np.asarray(components), "shares": np.asarray(shares)}
+    return {"components": np.asarray(components), "shares": np.asarray(shares), "n_filters": len(kernel)}
+
+
+def _text_lengths(manifest: Manifest, render: RenderConfig, tokenizers: dict[str, str], seed: int) -> dict[str, Any]:
+    """Lengths of the texts of a few hundred records, both sides of sentence pairs, each text once."""
+    from clippo_core.rendering import Renderer
+
+    by_language: dict[str, dict[str, None]] = {}
+    for photos in (True, False):
+        for pair in read_pairs(manifest, GAP_PAIRS, seed=seed, photos=photos):
+            first = [(pair.first_text, pair.first_language)] if pair.photo is None else []
+            for text, language in [*first, *zip(pair.texts, pair.languages, strict=True)]:
+                by_language.setdefault(language or "unknown", {}).setdefault(text)
+    renderer = Renderer.from_config(render)
+    found: list[Lengths] = []
+    too_long = []
+    for language in sorted(by_language, key=lambda name: (-len(by_language[name]), name))[:MOST_LANGUAGES]:
+        try:
+            found += measure_lengths({language: list(by_language[language])[:TEXTS_A_LANGUAGE]}, tokenizers, renderer)
+        except EvaluationError:
+            too_long.append(language)
+    if not found:
+        raise NotFoundError(f"no text of the shards fits on a page of {render.image_px} px.")
+    which = f"Training texts, drawn at {render.image_px} px; those that the page cuts off are left out."
+    return {"lengths": found, "lengths_from": which + (f" Of {', '.join(too_long)} none fits." if too_long else "")}
+
+
+def _sha256(uri: str) -> str:
+    try:
+        return hashlib.sha256(storage.read_bytes(uri)).hexdigest()
+    except (ClippoError, OSError):
+        return ""
 
 
 def _dump_insight(insight: Insight, wanted: str) -> str:
@@ -242,8 +252,9 @@ def _read_insight(uri: str, wanted: str) -> Insight | None:
         if values.pop("inputs_digest") != wanted:
             return None
         contact = [ContactItem(**item) for item in values.pop("contact")]
+        lengths = [Lengths(**item) for item in values.pop("lengths")]
         arrays = {name: np.array(value, float) for name, value in values.items() if isinstance(value, list)}
-        insight = Insight(**{**values, **arrays, "contact": contact})
+        insight = Insight(**{**values, **arrays, "contact": contact, "lengths": lengths})
     except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     safe = all(safe_picture(item.drawing) and (not item.photo or safe_picture(item.photo)) for item in contact)

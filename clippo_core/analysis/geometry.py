@@ -30,6 +30,8 @@ class Geometry:
     """Distance of the means, 0..2."""
     matched_cosine: float
     """Mean cosine of an image and its text."""
+    other_cosine: float
+    """Mean cosine of an image and another image's text: what `matched_cosine` is to be compared with."""
     linear_separability: float
     """Share of held-out points that a linear classifier puts on the right side, 0..1."""
 
@@ -44,7 +46,11 @@ def geometry(image_features: np.ndarray, text_features: np.ndarray) -> Geometry:
     images, texts = _unit(image_features, "image"), _unit(text_features, "text")
     if images.shape != texts.shape:
         raise EvaluationError(f"{images.shape} image and {texts.shape} text features are not matched pairs.")
-    return Geometry(len(images), modality_gap(images, texts), float((images * texts).sum(1).mean()), linear_separability(images, texts))
+    n, separability = len(images), linear_separability(images, texts)
+    matched = (images * texts).sum(1)
+    # The sum over all n² cosines is the product of the sums.
+    others = (images.sum(0) @ texts.sum(0) - matched.sum()) / (n * (n - 1))
+    return Geometry(n, modality_gap(images, texts), float(matched.mean()), float(others), separability)
 
 
 def modality_gap(image_features: np.ndarray, text_features: np.ndarray) -> float:

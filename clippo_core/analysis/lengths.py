@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clippo_core.analysis.figures import Figure
+from clippo_core.analysis.pages import shorten
 from clippo_core.analysis.style import SERIES
 from clippo_core.analysis.svg import INK, canvas, house_style, to_svg
 from clippo_core.errors import EvaluationError
-from clippo_core.models import load_tokenizer
-from clippo_core.models.text import ascii_lower
-from clippo_core.rendering import Renderer
+
+if TYPE_CHECKING:
+    from clippo_core.rendering import Renderer
 
 PATCH_PX = 16
 
@@ -49,6 +50,8 @@ class Lengths:
 
 def measure_lengths(texts_by_language: Mapping[str, Sequence[str]], tokenizers: Mapping[str, str], renderer: Renderer) -> list[Lengths]:
     """Mean lengths for each language; `tokenizers`: name -> SentencePiece model file. Raises EvaluationError where no text of one fits."""
+    from clippo_core.models import load_tokenizer  # brings torch, which the page alone does without
+
     processors = {name: load_tokenizer(path) for name, path in tokenizers.items()}
     return [_measure(language, list(texts), processors, renderer) for language, texts in texts_by_language.items()]
 
@@ -71,28 +74,34 @@ def lengths_table(lengths: Sequence[Lengths]) -> str:
 
 
 def lengths_figure(lengths: Sequence[Lengths]) -> Figure:
-    """Dots by language: CLIPPO's inked patches and each tokenizer's pieces; hollow where over a tenth of the characters are unknown."""
+    """Dots by language: CLIPPO's inked patches and each tokenizer's pieces; hollow where over a tenth of the characters are unknown.
+
+    `lengths`: at least one language. Without tokenizers only CLIPPO's two lengths are drawn.
+    """
     names = list(lengths[0].tokens)
     order = sorted(lengths, key=lambda one: one.patches)
     down = -np.arange(len(order))
     with house_style():
-        figure, axes = canvas(8.6, 1.0 + 0.2 * len(order))
+        figure, axes = canvas(8.6, 1.2 + 0.2 * len(order))
         axes.plot([one.patches for one in order], down, "s", color=INK, markersize=5, label="CLIPPO, patches with ink")
         axes.plot([one.rows for one in order], down, "|", color=INK, markersize=8, label="CLIPPO, rows × patches in a row")
         for position, name in enumerate(names):
             colour = SERIES[position % len(SERIES)]
             known = np.array([one.unknown_share[name] <= 0.1 for one in order])
             values = np.array([one.tokens[name] for one in order])
-            axes.plot(values[known], down[known], "o", color=colour, markersize=5, label=name)
+            axes.plot(values[known], down[known], "o", color=colour, markersize=5, label=shorten(name, 24))
             axes.plot(values[~known], down[~known], "o", color=colour, markersize=5, fillstyle="none", label="_")
-        axes.set_yticks(down, [one.language for one in order])
-        axes.set_xlabel("mean length of a text, patches or tokens")
+        axes.set_yticks(down, [shorten(one.language, 24) for one in order])
+        axes.set_xlabel("mean length of a text, patches" + " or tokens" * bool(names))
+        axes.set_ylim(down[-1] - 0.7, 0.7)
         axes.set_xlim(left=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
-        svg = to_svg(figure, "lengths", f"Mean length of texts in {len(order)} languages, in patches and in tokens")
-    shorter = "; ".join(f"than pieces of {name} in {shorter_than(lengths, name)[0]} of {len(lengths)} languages" for name in names)
-    n_texts = sum(one.n_texts for one in lengths)
-    note = f"{n_texts:,} texts. Fewer patches with ink {shorter}. Hollow: a tokenizer knows less than 90 % of the characters."
+        svg = to_svg(figure, "lengths", f"Mean length of texts in {len(order)} languages, in patches" + " and in tokens" * bool(names))
+    note = f"{sum(one.n_texts for one in lengths):,} texts."
+    if names:
+        counts = {shorten(name, 40): shorter_than(lengths, name)[0] for name in names}
+        shorter = "; ".join(f"than pieces of {name} in {count} of {len(lengths)} languages" for name, count in counts.items())
+        note += f" Fewer patches with ink {shorter}. Hollow: a tokenizer knows less than 90 % of the characters."
     return Figure("lengths", "Length of a text by language", svg, note, is_wide=True)
 
 
@@ -121,6 +130,8 @@ def _measure(language: str, texts: list[str], processors: Mapping[str, Any], ren
 
 def _pieces(texts: list[str], processor: Any) -> tuple[float, float]:
     """Mean pieces of a text, and the share of characters inside unknown pieces."""
+    from clippo_core.models.text import ascii_lower
+
     n_pieces = n_unknown = n_characters = 0
     for text in texts:
         lowered = ascii_lower(text)

@@ -8,7 +8,6 @@ computes no metric and decides nothing.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -18,7 +17,9 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.analysis import decks, digits
 from clippo_core.analysis.figures import Figure, comparison_figure, modality_gap_figure, recall_by_language, training_figures
+from clippo_core.analysis.findings import geometry_findings, length_findings
 from clippo_core.analysis.gather import Insight
+from clippo_core.analysis.lengths import lengths_figure
 from clippo_core.analysis.live import by_step, number_of
 from clippo_core.analysis.pages import fragment
 from clippo_core.analysis.pictures import patch_figure
@@ -100,8 +101,8 @@ def write_report(
         verdict=verdict,
         journal=_read_journal(checkpoint.journal),
         examples={result.name: decks.read_examples(folders[result.name]) for result in results if not result.failure},
-        timings={result.name: _read_timings(folders[result.name]) for result in results},
-        insight=gather_insight(root, checkpoint, manifest, config.render, seed=config.seed),
+        timings={result.name: decks.read_timings(folders[result.name]) for result in results},
+        insight=gather_insight(root, checkpoint, manifest, config.render, tokenizers=_tokenizers(config), seed=config.seed),
     )
     html = report_page(run, published)
     path = storage.join(root, "report.html")
@@ -123,7 +124,8 @@ def report_page(run: RunRecord, published: PublishedLookup | None = None, *, wri
         "comparison_part": _figures([comparison_figure([row for group in groups for row in group["rows"]])]),
         "training_part": _figures(training_figures(run.journal)),
         "language_part": _figures([recall_by_language(r, kind) for r in run.results for kind in ("i2t_recall@1", "t2i_recall@1")]),
-        "geometry_part": _figures(_geometry_figures(run, published)),
+        "geometry_part": fragment("findings", findings=geometry_findings(run.insight)) + _figures(_geometry_figures(run, published)),
+        "lengths_part": _lengths_part(run.insight),
         "examples_parts": _example_parts(run),
         "expectations_part": fragment("expectations", report=run.validation, reasons=decks.exclusions(run.validation)),
         "shards_part": fragment("facts", entries=decks.manifest_facts(run.manifest)),
@@ -166,6 +168,20 @@ def _geometry_figures(run: RunRecord, published: PublishedLookup | None) -> list
     if len(insight.components):
         drawn.append(patch_figure(insight.components, insight.shares))
     return drawn
+
+
+def _lengths_part(insight: Insight) -> str:
+    """Who is shorter in how many languages, the lengths by language, and their figure; empty without any."""
+    if not insight.lengths:
+        return ""
+    table = fragment("lengths", lengths=insight.lengths, source=insight.lengths_from)
+    return fragment("findings", findings=length_findings(insight)) + table + _figures([lengths_figure(insight.lengths)])
+
+
+def _tokenizers(config: RunConfig) -> dict[str, str]:
+    """Name -> file: those that the run names for comparison, and the one that its tower reads."""
+    named = {name: path for name, _, path in (entry.partition("=") for entry in config.tokenizers)}
+    return named | ({"this run's tokenizer": config.model.tokenizer} if config.model.tokenizer else {})
 
 
 def _sources(groups: list[dict[str, Any]]) -> list[str]:
@@ -273,14 +289,6 @@ def _read_journal(uri: str) -> list[dict[str, Any]]:
         return journal.read(uri) if uri else []
     except NotFoundError:
         return []
-
-
-def _read_timings(folder: str) -> dict[str, float]:
-    try:
-        found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
-        return {str(name): float(seconds) for name, seconds in found.items() if isinstance(seconds, (int, float))}
-    except (NotFoundError, ValueError, AttributeError):
-        return {}
 
 
 __all__ = ["Report", "RunRecord", "report_page", "summary_table", "write_report"]

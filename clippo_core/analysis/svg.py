@@ -35,6 +35,8 @@ def house_style() -> Any:
             "font.family": "sans-serif",
             "font.sans-serif": ["DejaVu Sans"],
             "font.size": 9,
+            # Labels come from data files: a dollar sign is a dollar sign.
+            "text.parse_math": False,
             "text.color": INK,
             "axes.labelcolor": INK,
             "axes.edgecolor": SOFT,
