@@ -31,7 +31,7 @@ from clippo_core.train import loop, step
 from clippo_core.train.step import train_step, with_varied_text
 
 LAYOUT = AugmentConfig(max_extra_px=2, max_offset_px=9)
-ALL = replace(LAYOUT, stroke_share=0.5, contrast=0.7, inversion_share=0.3, noise=0.2)
+ALL = replace(LAYOUT, share=0.8, stroke_share=0.5, contrast=0.7, inversion_share=0.3, noise=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def losses(plan: PretrainPlan) -> list[float]:
     [
         ({"max_extra_px": 9}, "use 0 to 8"),
         ({"max_offset_px": -1}, "use 0 or more"),
+        ({"share": 0}, "share is 0.0; use a share above 0"),
         ({"double_share": 1.5}, "double_share is 1.5; use 0 to 1"),
         ({"stroke_share": -0.1}, "stroke_share is -0.1"),
         ({"contrast": float("nan")}, "contrast is nan"),
@@ -92,7 +93,7 @@ def test_what_cannot_work_is_refused_with_a_sentence(change: dict[str, Any], sen
 
 def test_it_is_off_everywhere_and_reached_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     off = AugmentConfig()
-    assert not off.varies_layout and not off.varies_pixels and not any(dataclasses.astuple(off))
+    assert not off.varies_layout and not off.varies_pixels and not any(dataclasses.astuple(replace(off, share=1))[1:])
     for name, build in presets.by_name().items():
         assert (build("data") if name == "slices" else build()).train.augment == off
     words = ["preset", "demo", "--set", "train__augment__noise=0.1", "--set", "train__augment__max_offset_px=8"]
@@ -142,7 +143,7 @@ def test_off_the_batches_are_the_loaders_own(shards: Manifest) -> None:
 def test_each_text_is_varied_by_its_own_numbers(shards: Manifest) -> None:
     """By hand, one text after the other: what a sentence pair says follows from its key."""
     for batch in read(shards, ALL):
-        numbers = numbers_of_step(3, batch.step, 8)
+        numbers = numbers_of_step(3, batch.step, 8, ALL.share)
         noise = torch.from_numpy(noise_of_step(3, batch.step, 32))
         for place in range(6, 8):
             n = int(batch.keys[place].rpartition("-")[2]) - 1

@@ -13,6 +13,7 @@ from clippo_core.errors import RenderError
 from clippo_core.rendering import Renderer, compose
 from clippo_core.rendering.augment import (
     LAYOUT_NUMBERS,
+    NEUTRAL,
     PIXEL_NUMBERS,
     AugmentedRenderer,
     augmented_pixels,
@@ -98,6 +99,9 @@ def test_the_numbers_of_a_step_belong_to_seed_step_place_and_side():
     assert numbers.shape == (16, 2, LAYOUT_NUMBERS + PIXEL_NUMBERS) and numbers.min() >= 0 and numbers.max() < 1
     assert len(np.unique(numbers)) == numbers.size
     assert np.array_equal(numbers, numbers_of_step(3, 7, 16))
+    some = numbers_of_step(3, 7, 1000, 0.3)
+    is_plain = (some == NEUTRAL).all(axis=2)
+    assert 0.67 < is_plain.mean() < 0.73 and np.array_equal(some[~is_plain], numbers_of_step(3, 7, 1000)[~is_plain])
     for other in (numbers_of_step(4, 7, 16), numbers_of_step(3, 8, 16), numbers_of_step(-3, 7, 16)):
         assert not np.isin(numbers, other).any()
     assert np.array_equal(noise_of_step(3, 7, 32), noise_of_step(3, 7, 32))
@@ -116,6 +120,16 @@ def test_shift_moves_pixels(right, down):
 def test_double_doubles_pixels():
     masks = PLAIN.masks(TEXTS[:20])
     assert np.array_equal(expand_numpy(double(masks)), expand_numpy(masks).repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_neutral_numbers_draw_plainly_whatever_is_on():
+    everything = AugmentConfig(1.0, 8, 40, 1.0, 1.0, 1.0, 1.0, 2.0)
+    numbers = np.tile(NEUTRAL, (len(TEXTS), 1))
+    masks = AugmentedRenderer(RenderConfig(64), everything).masks(TEXTS, numbers[:, :LAYOUT_NUMBERS])
+    assert np.array_equal(masks, PLAIN.masks(TEXTS))
+    noise = torch.from_numpy(noise_of_step(0, 0, 64))
+    pixels = augmented_pixels(torch.from_numpy(masks), everything, torch.from_numpy(numbers[:, LAYOUT_NUMBERS:]), noise)
+    assert torch.equal(pixels, expand(torch.from_numpy(masks), channels=1))
 
 
 def test_layout_by_hand():

@@ -221,7 +221,8 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         if self._varied is None:
             return self._encode, self._encode
         draw = self._varied.masks
-        numbers = numbers_of_step(self._plan.order.seed, step, self._plan.n_photos + self._plan.n_texts)[places, :, :LAYOUT_NUMBERS]
+        plan, share = self._plan, self._varied.augment.share
+        numbers = numbers_of_step(plan.order.seed, step, plan.n_photos + plan.n_texts, share)[places, :, :LAYOUT_NUMBERS]
         return partial(draw, numbers=numbers[n_photos:, 0]), partial(draw, numbers=numbers[:, 1])
 
     def _second(self, records: list[int], chosen: list[int], encode: EncodeText) -> np.ndarray:

@@ -26,10 +26,19 @@ LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 6
 """Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke, contrast, inversion, noise, its y, its x)."""
 
 
-def numbers_of_step(seed: int, step: int, batch_pairs: int) -> NDArray[np.float64]:
-    """[batch_pairs, 2, 10] in 0..1: for the first and second text of each pair of a global batch, layout numbers, then pixel numbers."""
+NEUTRAL = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+"""A text's numbers with which it is drawn plainly, whatever is on."""
+
+
+def numbers_of_step(seed: int, step: int, batch_pairs: int, share: float = 1.0) -> NDArray[np.float64]:
+    """[batch_pairs, 2, 10] in 0..1: for the first and second text of each pair of a global batch, layout numbers, then pixel numbers.
+
+    All but a `share` of the texts get NEUTRAL ones.
+    """
     rng = np.random.default_rng([seed % 2**63, step])
-    return rng.random((batch_pairs, 2, LAYOUT_NUMBERS + PIXEL_NUMBERS))
+    numbers = rng.random((batch_pairs, 2, LAYOUT_NUMBERS + PIXEL_NUMBERS))
+    numbers[rng.random((batch_pairs, 2)) >= share] = NEUTRAL
+    return numbers
 
 
 def noise_of_step(seed: int, step: int, image_px: int) -> NDArray[np.float32]:

@@ -75,7 +75,7 @@ def with_varied_text(batches: Iterator[Batch], train: TrainConfig, seed: int, im
     dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
     for batch in batches:
         masks, n_photos = torch.cat([batch.first_text, batch.second_text]), len(batch.photos)
-        numbers = numbers_of_step(seed, batch.step, train.batch_pairs)[batch.places, :, LAYOUT_NUMBERS:]
+        numbers = numbers_of_step(seed, batch.step, train.batch_pairs, augment.share)[batch.places, :, LAYOUT_NUMBERS:]
         chosen = torch.from_numpy(np.concatenate([numbers[n_photos:, 0], numbers[:, 1]])).to(masks.device)
         noise = torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(masks.device) if augment.noise else None
         blocks = zip(masks.split(BLOCK_TEXTS), chosen.split(BLOCK_TEXTS), strict=True)
