@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import Training
 from tiny import tiny_plan, write_tiny_data, write_tiny_shards
 
 from clippo_core import __main__ as command_line
@@ -264,3 +266,20 @@ def test_evaluation_draws_plainly(tmp_path: Path, shards: Manifest) -> None:
     with torch.inference_mode():
         expected = model.tower.embed_encoded_text(torch.from_numpy(plain.masks(texts)))
     np.testing.assert_array_equal(model.embed_texts(texts), expected.numpy())
+
+
+@pytest.mark.slow
+def test_killed_on_two_ranks_it_goes_on_with_one(tmp_path: Path, shards: Manifest) -> None:
+    """The curve is that of one rank alone, to rounding: every rank varies its texts as one would."""
+    changes = {"train__steps": 16, "train__timeout_seconds": 60.0}
+    for name in ("alone", "killed"):
+        (tmp_path / name).mkdir()
+    alone = train(varied_plan(tmp_path / "alone" / "run", **changes), shards)
+    killed = varied_plan(tmp_path / "killed" / "run", **changes)
+    training = Training(killed, shards, ranks=2)
+    training.wait_for_step(5)
+    for rank in (1, 0):
+        training.send(signal.SIGKILL, rank)
+    training.exit_codes()
+    assert 5 <= len(losses(killed)) < 16, training.log.read_text()
+    assert train(killed, shards) == pytest.approx(alone, rel=1e-3)
