@@ -70,6 +70,7 @@ Prints the preset as JSON, to be edited and given to `pyflyte run workflows pret
   python -m clippo_core analyse gap MODEL --images photos/ --captions captions.tsv      lines of file name, tab, text
   python -m clippo_core analyse patches MODEL --out patches.html
   python -m clippo_core analyse lengths --texts en=en.txt --texts th=th.txt --tokenizer t5=spiece.model --out lengths.html
+  python -m clippo_core analyse compare runs --beside 'CLIPPO B/16' 'CLIP* B/16' --out side-by-side
 """,
 }
 
@@ -140,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_analyse(names: Any) -> None:
-    analyse = _command(names, "analyse", None, "modality gap, patch components, tokenizer lengths")
-    kinds = analyse.add_subparsers(required=True, metavar="gap | patches | lengths")
+    analyse = _command(names, "analyse", None, "modality gap, patch components, tokenizer lengths, comparison with published numbers")
+    kinds = analyse.add_subparsers(required=True, metavar="gap | patches | lengths | compare")
     gap = _command(kinds, "gap", commands.gap, "distance between the clouds of images and texts, and whether a plane divides them")
     _add_model(gap)
     gap.add_argument("--images", required=True, metavar="FOLDER")
@@ -152,9 +153,13 @@ def _add_analyse(names: Any) -> None:
     patches.add_argument("--out", metavar="FILE.html")
     lengths = _command(kinds, "lengths", commands.lengths, "patches against SentencePiece tokens, by language")
     lengths.add_argument("--texts", action="append", required=True, metavar="LANGUAGE=FILE", help="one text a line; may be repeated")
-    lengths.add_argument("--tokenizer", action="append", required=True, metavar="NAME=FILE.model", help="may be repeated")
+    lengths.add_argument("--tokenizer", action="append", default=[], metavar="NAME=FILE.model", help="may be repeated")
     lengths.add_argument("--out", metavar="FILE.html")
     _add_page(lengths)
+    compare = _command(kinds, "compare", commands.compare, "results of finished runs beside published numbers and chance")
+    compare.add_argument("runs", metavar="FOLDER", help="every result below it is taken; local or s3://")
+    compare.add_argument("--beside", nargs="+", default=["CLIPPO B/16"], metavar="MODEL", help="published models (default: CLIPPO B/16)")
+    compare.add_argument("--out", metavar="FOLDER", help="also write compare.csv, compare.md and compare.svg there")
 
 
 def _command(names: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:

@@ -138,6 +138,19 @@ def lengths(chosen: argparse.Namespace) -> None:
     _write_figure(lengths_figure(lengths), chosen.out)
 
 
+def compare(chosen: argparse.Namespace) -> None:
+    """Results beside published numbers."""
+    from clippo_core.analysis import compare
+    from clippo_core.evaluate.results import read_results
+
+    results = read_results(chosen.runs)
+    if not results:
+        raise ConfigError(f"{chosen.runs} holds no result of an evaluation; name the folder of finished runs.")
+    print(compare.to_markdown(compare.compare(results, beside=chosen.beside)), end="")
+    if chosen.out:
+        compare.write_comparison(chosen.out, results, beside=chosen.beside)
+
+
 def released(chosen: argparse.Namespace) -> None:
     """The authors' six checkpoints."""
     from clippo_core.released import RELEASED

@@ -33,7 +33,7 @@ from clippo_core.evaluate.vqa_files import (
     split_by_photo,
     vocabulary,
 )
-from clippo_core.models import build_tower
+from clippo_core.models import build_tower, train_tokenizer
 from clippo_core.records import EvaluatePlan, StagePlan
 from clippo_core.rendering import Renderer
 
@@ -115,6 +115,17 @@ def test_learns_colours_on_unseen_photos(tmp_path, data, checkpoint):
     assert result.metrics["vqav2/yes_no"] == pytest.approx(100 * np.mean(only))
     server = json.loads(out(tmp_path, "evalai.json").read_text())
     assert server == [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["image_only", "one_tower_clip", "two_tower_clip"])
+def test_baseline_towers_learn_colours_on_unseen_photos(tmp_path, data, kind):
+    """The plain ViT and the image towers of 1T-CLIP and CLIP*: the question comes to them on the photo, as to CLIPPO."""
+    tokenizer = train_tokenizer([f"colour {n}?" for n in range(100)], str(tmp_path / "t.model"), 290) if kind != "image_only" else ""
+    model = replace(MODEL, kind=kind, tokenizer=tokenizer, text_tokens=9)
+    Clippo(build_tower(model, PX, seed=0), RenderConfig(image_px=PX)).save(tmp_path / "tower.safetensors")
+    result = run(str(tmp_path / "tower.safetensors"), tmp_path, config_of(data, finetune__epochs=12))
+    assert result.failure == "" and result.confidence["vqav2/overall"][0] > result.chance["vqav2/overall"] + 10
+    assert result.metrics["vqav2/overall"] > 75
 
 
 COUNTS = {"overall": 40, "other": 20, "yes_no": 20, "question_type/what": 20, "question_type/is it": 20}

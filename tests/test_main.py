@@ -17,6 +17,8 @@ from clippo_core import __main__ as command_line
 from clippo_core import models
 from clippo_core.config import ModelConfig
 from clippo_core.embedder import Clippo
+from clippo_core.evaluate.results import write_result
+from clippo_core.records import EvalResult
 from clippo_core.rendering import Renderer
 
 
@@ -88,6 +90,16 @@ def test_census_by_language(folder, capsys, monkeypatch):
     assert "--tagged is about the lines" in run(capsys, "render", "a", "--file", "texts.txt", "--tagged", "--census")[2]
 
 
+def test_results_stand_beside_published_numbers(folder, capsys, tmp_path):
+    numbers = {"metrics": {"glue/average": 75.0}, "confidence": {"glue/average": [74.0, 76.0]}, "chance": {"glue/average": 40.0}}
+    result = EvalResult("glue", "glue", "dev", "p", 277, **numbers, main_metrics=["glue/average"], weights_sha256="a" * 64)
+    write_result("runs/x/evaluations/glue", result)
+    code, out, _ = run(capsys, "analyse", "compare", "runs", "--beside", "BERT-Base", "--out", "side")
+    assert code == 0 and "| glue/average | aaaaaaaa | 75.0 [74.0, 76.0] | 40.0 | 277 | 83.1 BERT-Base" in out
+    assert sorted(path.name for path in (tmp_path / "side").iterdir()) == ["compare.csv", "compare.md", "compare.svg"]
+    assert "side holds no result" in run(capsys, "analyse", "compare", "side")[2]
+
+
 def test_convert(folder, capsys):
     assert run(capsys, "convert", "model.npz", "model.safetensors")[0] == 0
     assert run(capsys, "convert", "model.safetensors", "again.npz")[0] == 0
@@ -110,6 +122,7 @@ def test_analyse(folder, capsys, tmp_path):
     code, out, _ = run(capsys, "analyse", "patches", "model.npz", "--n", "9", "--out", "patches.html")
     assert code == 0 and out.startswith("9 components") and "<svg" in (tmp_path / "patches.html").read_text()
     models.train_tokenizer([f"{n} dogs and a cat" for n in range(200)], "small.model", vocab_size=290)
+    assert run(capsys, "analyse", "lengths", "--texts", "en=texts.txt")[0] == 0, "CLIPPO's lengths alone"
     code, out, _ = run(capsys, "analyse", "lengths", "--texts", "en=texts.txt", "--tokenizer", "small=small.model", "--out", "lengths.html")
     assert code == 0 and "small" in out.splitlines()[0] and out.splitlines()[1].startswith("en")
     assert "<svg" in (tmp_path / "lengths.html").read_text()

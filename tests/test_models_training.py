@@ -53,6 +53,8 @@ def train(tower, batch_of, steps):
 
 TOWERS = {
     "clippo": SMALL,
+    "separate patch embeddings": dataclasses.replace(SMALL, separate_patch_embeddings=True),
+    "separate heads": dataclasses.replace(SMALL, separate_heads=True),
     "separate patch embeddings and heads": dataclasses.replace(SMALL, separate_patch_embeddings=True, separate_heads=True),
     "1T-CLIP": dataclasses.replace(SMALL, kind="one_tower_clip", tokenizer="below", text_tokens=16),
     "CLIP*": dataclasses.replace(SMALL, kind="two_tower_clip", tokenizer="below", text_tokens=8),

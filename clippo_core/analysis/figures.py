@@ -126,7 +126,7 @@ def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.nda
         figure, axes = canvas(5.6, 4.2)
         axes.add_collection(LineCollection(list(zip(photos, texts, strict=True)), colors=SOFT, linewidths=0.5, alpha=0.35))
         axes.scatter(photos[:, 0], photos[:, 1], s=13, color=SERIES[0], marker="o", linewidths=0, label="photos")
-        axes.scatter(texts[:, 0], texts[:, 1], s=16, color=SERIES[1], marker="^", linewidths=0, label="drawn texts")
+        axes.scatter(texts[:, 0], texts[:, 1], s=16, color=SERIES[1], marker="^", linewidths=0, label="their texts")
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xlabel(f"1st principal component ({100 * explained[0]:.0f} % of the variance)")
         axes.set_ylabel(f"2nd ({100 * explained[1]:.0f} %)")

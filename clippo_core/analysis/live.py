@@ -88,7 +88,11 @@ def training_charts(records: list[dict[str, Any]], total_steps: int) -> str:
 def seconds_left(records: list[dict[str, Any]], total_steps: int) -> float | None:
     """Estimate of the training time left, from the median speed of the last 50 steps; None where the speed is unknown."""
     steps = by_step(records)
-    return _seconds_left(steps, total_steps) if steps else None
+    speeds = [speed for speed in (number_of(step, "pairs_per_second") for step in steps[-50:]) if math.isfinite(speed) and speed > 0]
+    done, pairs = (steps[-1]["step"], number_of(steps[-1], "pairs_seen")) if steps else (0, math.nan)
+    if not speeds or not math.isfinite(pairs) or done <= 0:
+        return None
+    return max(total_steps - done, 0) * pairs / done / float(np.median(speeds))
 
 
 def buckets(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -115,16 +119,8 @@ def by_step(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [latest[step] for step in sorted(latest)]
 
 
-def _seconds_left(steps: list[dict[str, Any]], total_steps: int) -> float | None:
-    speeds = [s for s in (number_of(step, "pairs_per_second") for step in steps[-50:]) if math.isfinite(s) and s > 0]
-    last = steps[-1]
-    pairs = number_of(last, "pairs_seen")
-    if not speeds or not math.isfinite(pairs) or last["step"] <= 0:
-        return None
-    return max(total_steps - last["step"], 0) * pairs / last["step"] / float(np.median(speeds))
-
-
 def number_of(record: dict[str, Any], name: str) -> float:
+    """A field of a journal's line; NaN where it is missing or no number."""
     number = record.get(name)
     return float(number) if isinstance(number, (int, float)) else math.nan
 
@@ -134,7 +130,7 @@ def _facts(steps: list[dict[str, Any]], total: int) -> str:
     skipped = int(last.get("skipped") or 0)
     entries = [
         ("step", f"{digits.count(int(last['step']))} of {digits.count(total)}"),
-        ("time left, about", digits.duration(_seconds_left(steps, total))),
+        ("time left, about", digits.duration(seconds_left(steps, total))),
         ("loss, nats", digits.value(number_of(last, "loss"))),
         ("learning rate", digits.value(number_of(last, "lr"))),
         ("logit scale", digits.value(number_of(last, "logit_scale"))),
