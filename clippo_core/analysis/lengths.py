@@ -64,10 +64,11 @@ def shorter_than(lengths: Sequence[Lengths], tokenizer: str, *, by: str = "patch
 def lengths_table(lengths: Sequence[Lengths]) -> str:
     """The numbers as text: one line a language, unknown shares in brackets."""
     names = list(lengths[0].tokens) if lengths else []
-    head = f"{'language':<10}{'texts':>7}{'cut':>6}{'chars':>8}{'rows':>8}{'patches':>9}" + "".join(f"{name:>22}" for name in names)
+    wide = {name: max(22, len(name) + 2) for name in names}
+    head = f"{'language':<10}{'texts':>7}{'cut':>6}{'chars':>8}{'rows':>8}{'patches':>9}" + "".join(f"{name:>{wide[name]}}" for name in names)
     lines = [head]
     for one in lengths:
-        cells = "".join(f"{one.tokens[name]:>13.1f} ({one.unknown_share[name]:5.1%})" for name in names)
+        cells = "".join(f"{f'{one.tokens[name]:.1f} ({one.unknown_share[name]:6.1%})':>{wide[name]}}" for name in names)
         numbers = f"{one.n_texts:>7}{one.cut_texts:>6}{one.characters:>8.1f}{one.rows:>8.1f}{one.patches:>9.1f}"
         lines.append(f"{one.language:<10}{numbers}{cells}")
     return "\n".join(lines)
