@@ -65,7 +65,8 @@ def lengths_table(lengths: Sequence[Lengths]) -> str:
     """The numbers as text: one line a language, unknown shares in brackets."""
     names = list(lengths[0].tokens) if lengths else []
     wide = {name: max(22, len(name) + 2) for name in names}
-    head = f"{'language':<10}{'texts':>7}{'cut':>6}{'chars':>8}{'rows':>8}{'patches':>9}" + "".join(f"{name:>{wide[name]}}" for name in names)
+    head = f"{'language':<10}{'texts':>7}{'cut':>6}{'chars':>8}{'rows':>8}{'patches':>9}"
+    head += "".join(f"{name:>{wide[name]}}" for name in names)
     lines = [head]
     for one in lengths:
         cells = "".join(f"{f'{one.tokens[name]:.1f} ({one.unknown_share[name]:6.1%})':>{wide[name]}}" for name in names)
