@@ -280,7 +280,7 @@ class AugmentConfig:
     """
 
     share: float = 1.0
-    """Share of texts that vary at all, in everything that is on below; the others are drawn plainly. A short training needs some of them."""
+    """Share of texts that vary at all, in everything that is on below; the others are drawn plainly. A short training needs those."""
     max_extra_px: int = 0
     """Layout: 0 to this many blank columns after each glyph whose cell has room for them, the same for a whole text; at most 8."""
     max_offset_px: int = 0
@@ -299,7 +299,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _as_floats(self, "share", "double_share", "stroke_share", "contrast", "inversion_share", "noise")
-        require(0 < self.share <= 1, f"train.augment.share is {self.share}; use a share above 0, to 1; with nothing else on, nothing varies.")
+        require(0 < self.share <= 1, f"train.augment.share is {self.share}; use a share above 0, to 1; it is off while all else is 0.")
         require(0 <= self.max_extra_px <= 8, f"train.augment.max_extra_px is {self.max_extra_px}; use 0 to 8.")
         require(self.max_offset_px >= 0, f"train.augment.max_offset_px is {self.max_offset_px}; use 0 or more.")
         for name in ("double_share", "stroke_share", "contrast", "inversion_share"):
