@@ -82,6 +82,8 @@ def test_photos_and_masks_that_do_not_belong_together(questions):
             compose.question_overlay(*wrong)
     with pytest.raises(RenderError, match="takes uint16"):
         expand(masks.to(torch.int32))
+    with pytest.raises(RenderError, match="dtype is torch.int32"):
+        expand(masks, torch.int32)
 
 
 def test_augmentations_are_off_by_default():

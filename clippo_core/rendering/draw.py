@@ -62,9 +62,12 @@ def expand(masks: torch.Tensor, dtype: torch.dtype | None = None, channels: int 
     """[n, channels, 16 * rows, px] of masks uint16 [n, rows, px], on their device.
 
     `dtype` float32 (default), bfloat16, float16: in -1..1; uint8: 0 and 127. The channels share one memory (stride 0).
+    Raises RenderError for what is no masks, and for other dtypes.
     """
     import torch
 
+    if dtype is not None and dtype != torch.uint8 and not dtype.is_floating_point:
+        raise RenderError(f"dtype is {dtype}; pixels are torch.uint8 (0 and 127) or a floating type (-1..1).")
     ink = _ink(masks)
     n, rows, height, px = ink.shape
     if dtype == torch.uint8:
