@@ -50,9 +50,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for seed, share in itertools.product(range(chosen.seeds), SHARES):
         base = _recipe(chosen, share, seed)
-        manifest = _shards(base)
-        tokenizer = _tokenizer(base, chosen.vocab)
-        runs = {kind: dataclasses.replace(base, model=_model(base, kind, tokenizer)) for kind in TOWERS}
+        manifest = write_run_shards(base)
+        tokenizer = train_run_tokenizer(base, chosen.vocab)
+        runs = {kind: dataclasses.replace(base, model=tower_model(base, kind, tokenizer)) for kind in TOWERS}
         speeds = _speeds(runs)
         for kind, run in runs.items():
             row = {"tower": kind, "sentence_pairs": share, "seed": seed, "pairs_per_second": speeds[kind]}
@@ -102,7 +102,7 @@ def _recipe(chosen: argparse.Namespace, share: float, seed: int) -> RunConfig:
     )
 
 
-def _shards(run: RunConfig) -> Manifest:
+def write_run_shards(run: RunConfig) -> Manifest:
     from clippo_core.data.expectations import validate
     from clippo_core.data.shards import write_shards
 
@@ -111,7 +111,7 @@ def _shards(run: RunConfig) -> Manifest:
     return write_shards(RenderPlan(stage, run.data, run.render), report)
 
 
-def _tokenizer(run: RunConfig, size: int) -> str:
+def train_run_tokenizer(run: RunConfig, size: int) -> str:
     """A SentencePiece model of all captions and sentences of the run's own sources."""
     path = Path(run.root) / "sentencepiece.model"
     if not path.is_file():
@@ -119,7 +119,7 @@ def _tokenizer(run: RunConfig, size: int) -> str:
     return str(path)
 
 
-def _model(run: RunConfig, kind: Any, tokenizer: str) -> ModelConfig:
+def tower_model(run: RunConfig, kind: Any, tokenizer: str) -> ModelConfig:
     """The tower; for tokens as many places as the image has patches, as in the paper (196 at 224 px)."""
     if kind == "clippo":
         return run.model
