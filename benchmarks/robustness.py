@@ -89,6 +89,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of the first training; 0 = the preset's")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
+    if chosen.ways[0] != next(iter(WAYS)):
+        parser.error(f"--ways must begin with {next(iter(WAYS))}: the others are compared with it, and one goes on from it.")
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in chosen.seeds:
         for way in chosen.ways:

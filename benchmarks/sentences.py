@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-pairs", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3, help="of the pretraining")
-    parser.add_argument("--tasks", nargs="+", default=["SST-2"])
+    parser.add_argument("--tasks", nargs="+", default=["SST-2"], choices=[name for name, task in TASKS.items() if task.labels])
     parser.add_argument("--towers", nargs="+", default=["clippo", "one_tower_clip"], choices=("clippo", "one_tower_clip", "two_tower_clip"))
     parser.add_argument("--vocab", type=int, default=8000, help="pieces of the SentencePiece model")
     parser.add_argument("--finetune-lr", type=float, default=1.5e-4)

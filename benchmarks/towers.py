@@ -113,7 +113,7 @@ def write_run_shards(run: RunConfig) -> Manifest:
 
 def train_run_tokenizer(run: RunConfig, size: int) -> str:
     """A SentencePiece model of all captions and sentences of the run's own sources."""
-    path = Path(run.root) / "sentencepiece.model"
+    path = Path(run.root) / f"sentencepiece-{size}.model"
     if not path.is_file():
         models.train_tokenizer(models.corpus(run.data), str(path), size)
     return str(path)

@@ -234,6 +234,9 @@ class ModelConfig:
             f"model.separate_patch_embeddings and separate_heads are ablations of clippo, not of {self.kind}.",
         )
         require(self.kind == "clippo" or not self.skip_blank_rows, f"model.skip_blank_rows is about drawn text; {self.kind} reads none.")
+
+    def check_start(self) -> None:
+        """Raise ConfigError where a training would begin from weights of another function. (A finished tower may be read all the same.)"""
         require(
             not (self.skip_blank_rows and self.initial_weights),
             f"model.skip_blank_rows is for training from scratch; {self.initial_weights} was trained on whole pages. Drop one of the two.",
@@ -300,6 +303,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _as_floats(self, "share", "double_share", "stroke_share", "contrast", "inversion_share", "noise")
         require(0 < self.share <= 1, f"train.augment.share is {self.share}; use a share above 0, to 1; it is off while all else is 0.")
+        for name in ("max_extra_px", "max_offset_px"):
+            require(isinstance(getattr(self, name), int), f"train.augment.{name} is {getattr(self, name)!r}; use a whole number of pixels.")
         require(0 <= self.max_extra_px <= 8, f"train.augment.max_extra_px is {self.max_extra_px}; use 0 to 8.")
         require(self.max_offset_px >= 0, f"train.augment.max_offset_px is {self.max_offset_px}; use 0 or more.")
         for name in ("double_share", "stroke_share", "contrast", "inversion_share"):
@@ -593,7 +598,8 @@ class RunConfig:
     promote_metric: str = ""
     """Metric that a new model must not lower by more than its interval to be promoted; empty = the mean of all main metrics."""
     tokenizers: tuple[str, ...] = ()
-    """SentencePiece models, each as `name=file`, whose lengths stand beside CLIPPO's patches in the report; nothing else reads them."""
+    """SentencePiece models, each as `name=file`, whose lengths stand beside CLIPPO's patches in the report; nothing else reads them.
+    Paths as they are: `{kickoff}` is not filled in here."""
 
     def __post_init__(self) -> None:
         require(
@@ -608,6 +614,7 @@ class RunConfig:
             f"train.steps is {self.train.steps}, fewer than warm-up ({self.optim.warmup_steps}) plus cooldown "
             f"({self.optim.cooldown_steps}) steps; train longer or shorten them.",
         )
+        self.model.check_start()
         self.train.augment.check_fits(self.render, self.model)
 
 

@@ -75,6 +75,7 @@ def losses(plan: PretrainPlan) -> list[float]:
     [
         ({"max_extra_px": 9}, "use 0 to 8"),
         ({"max_offset_px": -1}, "use 0 or more"),
+        ({"max_extra_px": 1.5}, "max_extra_px is 1.5; use a whole number"),
         ({"share": 0}, "share is 0.0; use a share above 0"),
         ({"double_share": 1.5}, "double_share is 1.5; use 0 to 1"),
         ({"stroke_share": -0.1}, "stroke_share is -0.1"),
@@ -127,6 +128,7 @@ def test_it_changes_training_and_nothing_before_it(tmp_path: Path) -> None:
     new = {name.split("-")[0] for name in noted[1] - noted[0]}
     assert "pretrain" in new and not new & {"validate", "render"}
     # A run without it goes on from checkpoints that were written before there was such a thing.
+    assert recipe(replace(plain, train__augment__share=0.5)) == recipe(plain)  # a share of nothing
     assert "augment" not in recipe(plain)["train"] and recipe(replace(plain, train__augment=ALL))["train"]["augment"]["noise"] == 0.2
 
 

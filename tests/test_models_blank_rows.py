@@ -9,8 +9,8 @@ import pytest
 import torch
 from tower_reference import SMALL, pairs_for, perturbed
 
-from clippo_core import models
-from clippo_core.config import ModelConfig
+from clippo_core import models, presets
+from clippo_core.config import ModelConfig, replace
 from clippo_core.errors import ConfigError
 from clippo_core.losses import contrastive_loss
 from clippo_core.models.blank_rows import row_groups
@@ -77,4 +77,4 @@ def test_the_experiment_has_no_place_in_released_files(tmp_path):
     with pytest.raises(ConfigError, match="skip_blank_rows"):
         ModelConfig("two_tower_clip", **SMALL, tokenizer="x", skip_blank_rows=True)
     with pytest.raises(ConfigError, match="for training from scratch; released.npz was trained on whole pages"):
-        ModelConfig(**SMALL, initial_weights="released.npz", skip_blank_rows=True)
+        replace(presets.demo(), model__initial_weights="released.npz", model__skip_blank_rows=True)

@@ -266,8 +266,10 @@ def test_three_sources_of_a_resume(
         train(moved(third, tmp_path / "fourth", model__mlp_dim=32), shards)
     with pytest.raises(ConfigError, match="at step 3.*only 3"):
         train(moved(third, tmp_path / "fifth", train__steps=3, optim__warmup_steps=1, optim__cooldown_steps=1), shards)
+    with pytest.raises(ConfigError, match="trained with model.skip_blank_rows False: another function"):
+        train(moved(third, tmp_path / "sixth", model__skip_blank_rows=True), shards)
     with pytest.raises(ConfigError, match="resume_from.*no checkpoint"):
-        train(moved(plan, tmp_path / "sixth", train__resume_from=str(tmp_path / "nothing")), shards)
+        train(moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, spoilt_steps: set[int]) -> None:

@@ -209,9 +209,17 @@ def _kernel(model: Callable[[], Clippo]) -> dict[str, Any]:
 
 
 def _text_lengths(manifest: Manifest, render: RenderConfig, tokenizers: dict[str, str], seed: int) -> dict[str, Any]:
-    """Lengths of the texts of a few hundred records, both sides of sentence pairs, each text once."""
+    """Lengths of the texts of a few hundred records, both sides of sentence pairs, each text once. Names tokenizers that can't be read."""
+    from clippo_core.models import load_tokenizer
     from clippo_core.rendering import Renderer
 
+    usable, remarks = {}, []
+    for name, path in tokenizers.items():
+        try:
+            load_tokenizer(path)
+            usable[name] = path
+        except (ClippoError, OSError, RuntimeError) as error:
+            remarks.append(f" {name} is left out: {error}")
     by_language: dict[str, dict[str, None]] = {}
     for photos in (True, False):
         for pair in read_pairs(manifest, GAP_PAIRS, seed=seed, photos=photos):
@@ -223,13 +231,14 @@ def _text_lengths(manifest: Manifest, render: RenderConfig, tokenizers: dict[str
     too_long = []
     for language in sorted(by_language, key=lambda name: (-len(by_language[name]), name))[:MOST_LANGUAGES]:
         try:
-            found += measure_lengths({language: list(by_language[language])[:TEXTS_A_LANGUAGE]}, tokenizers, renderer)
+            found += measure_lengths({language: list(by_language[language])[:TEXTS_A_LANGUAGE]}, usable, renderer)
         except EvaluationError:
             too_long.append(language)
     if not found:
         raise NotFoundError(f"no text of the shards fits on a page of {render.image_px} px.")
     which = f"Training texts, drawn at {render.image_px} px; those that the page cuts off are left out."
-    return {"lengths": found, "lengths_from": which + (f" Of {', '.join(too_long)} none fits." if too_long else "")}
+    which += f" Of {', '.join(too_long)} none fits." if too_long else ""
+    return {"lengths": found, "lengths_from": which + "".join(remarks)}
 
 
 def _sha256(uri: str) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from clippo_core.config import AugmentConfig
 from clippo_core.errors import CheckpointError
 from clippo_core.records import PretrainPlan
 
@@ -18,8 +17,9 @@ from clippo_core.records import PretrainPlan
 def recipe(plan: PretrainPlan) -> dict[str, Any]:
     """The recipe of `plan` as JSON gives it: dicts, lists, numbers and texts."""
     train = {name: getattr(plan.train, name) for name in ("steps", "batch_pairs", "precision")}
-    if plan.train.augment != AugmentConfig():
-        train["augment"] = asdict(plan.train.augment)
+    augment = plan.train.augment
+    if augment.varies_layout or augment.varies_pixels:
+        train["augment"] = asdict(augment)
     parts = {name: asdict(getattr(plan, name)) for name in ("data", "render", "model", "optim")}
     values = {"seed": plan.stage.seed, "data_digest": plan.stage.data_digest, "train": train, **parts}
     plain: dict[str, Any] = json.loads(json.dumps(values))

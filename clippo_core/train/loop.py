@@ -111,6 +111,7 @@ def _join(plan: PretrainPlan) -> Ranks:
     """The process group, seeds and threads of this rank."""
     ranks = init_distributed(plan.train.timeout_seconds)
     plan.train.pairs_per_rank(ranks.world_size)
+    plan.model.check_start()
     plan.train.augment.check_fits(plan.render, plan.model)
     torch.manual_seed(plan.stage.seed)
     if ranks.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
@@ -175,12 +176,17 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
         raise ConfigError(
             f"train.resume_from {chosen.uri} is at step {chosen.progress.step}, and the run has only {plan.train.steps} steps."
         )
+    if chosen.model.skip_blank_rows != plan.model.skip_blank_rows:
+        raise ConfigError(
+            f"train.resume_from {chosen.uri} was trained with model.skip_blank_rows {chosen.model.skip_blank_rows}: another function. "
+            "Set it alike, or begin from scratch."
+        )
     return chosen.uri
 
 
 def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, MemoryPlan]:
     """The tower under its engine, fresh, and how its activations fit."""
-    # What a checkpoint will overwrite need not be read (or be there) any more.
+    # What a checkpoint will overwrite need not be read any more.
     model = replace(plan.model, initial_weights="") if start else plan.model
     tower = models.build_tower(model, plan.render.image_px, seed=plan.stage.seed)
     pairs = plan.train.pairs_per_rank(ranks.world_size)

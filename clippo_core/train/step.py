@@ -66,7 +66,8 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 def with_varied_text(batches: Iterator[Batch], train: TrainConfig, seed: int, image_px: int) -> Iterator[Batch]:
     """The batches with their texts as pixels [..., 1, image_px, image_px], varied as train.augment says; else as they are.
 
-    Once a batch and before it is cut into chunks, so that both passes of cached gradients read the same pixels.
+    Once a batch and before it is cut into chunks, so that both passes of cached gradients read the same pixels: they lie beside the
+    memory plan, 2 or 4 bytes a pixel of every text of this rank, and their time counts as waiting for data.
     """
     augment = train.augment
     if not augment.varies_pixels:
