@@ -27,7 +27,7 @@ from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.embedder import Clippo
 
 OUT = Path(__file__).resolve().parent / "out" / "embedding.json"
-WORDS = tuple("a brown dog runs over the green field while two children watch it from an old wooden bench".split())  # noqa: SIM905
+WORDS = tuple("a brown dog runs over the green field while two children watch it from an old wooden bench".split())  # noqa: SIM905  a sentence reads better
 
 
 def main() -> None:

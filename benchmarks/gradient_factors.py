@@ -55,7 +55,7 @@ class Tower(nn.Module):
 class Gradient(ShardedOptimizer):
     """Leaves the averaged gradients in place for a look."""
 
-    def step(self, multiplier: float | None = None) -> None:  # type: ignore[override]
+    def step(self, multiplier: float | None = None) -> None:
         self.seen = {name: parameter.grad.clone() for name, parameter in self._whole.items() if parameter.grad is not None}
 
 

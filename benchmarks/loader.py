@@ -88,9 +88,9 @@ def rates(manifest: Manifest, data: DataConfig, arguments: argparse.Namespace) -
 
     runs: dict[str, Callable[[], Iterable[Any]]] = {}
     for workers in arguments.workers:
-        runs[f"ours, drawn, {workers} workers"] = lambda workers=workers: ours(workers, False)  # type: ignore[misc]
-        runs[f"ours, stored, {workers} workers"] = lambda workers=workers: ours(workers, True)  # type: ignore[misc]
-        runs[f"webdataset, {workers} workers"] = lambda workers=workers: theirs(manifest, renderer, arguments, workers)  # type: ignore[misc]
+        runs[f"ours, drawn, {workers} workers"] = lambda workers=workers: ours(workers, False)
+        runs[f"ours, stored, {workers} workers"] = lambda workers=workers: ours(workers, True)
+        runs[f"webdataset, {workers} workers"] = lambda workers=workers: theirs(manifest, renderer, arguments, workers)
     best = dict.fromkeys(runs, 0.0)
     for _ in range(arguments.rounds):
         for name, run in runs.items():

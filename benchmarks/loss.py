@@ -42,7 +42,7 @@ def features(batch: int, width: int, device: torch.device, dtype: torch.dtype = 
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.nn.functional.normalize(torch.randn(batch, width, generator=generator), dim=1) for _ in range(2))
     pair = (a, torch.nn.functional.normalize(0.2 * a + b, dim=1), torch.tensor(20.0))
-    return tuple(x.to(device, dtype).requires_grad_() for x in pair)  # type: ignore[return-value]
+    return tuple(x.to(device, dtype).requires_grad_() for x in pair)
 
 
 def extra_bytes(run: Callable[[], None], device: torch.device) -> int:

@@ -73,17 +73,18 @@ def _recipe(chosen: argparse.Namespace, seed: int) -> RunConfig:
     sources += (SourceConfig("tsv", f"{chosen.data}/wmt21_newstest/parallel.tsv", name="wmt21"),)
     tuning = FinetuneConfig(batch_size=32, epochs=chosen.epochs, learning_rates=(chosen.finetune_lr,))
     evaluate = EvaluateConfig(glue=GlueConfig(f"{chosen.data}/glue", tasks=tuple(chosen.tasks), finetune=tuning))
-    run = dataclasses.replace(
+    return config.replace(
         base,
         name=f"seed-{seed}",
         root=f"{chosen.out}/seed-{seed}",
         seed=seed,
-        data=dataclasses.replace(base.data, sources=sources, text_pair_share=1.0),
-        render=dataclasses.replace(base.render, monospace=chosen.layout == "monospace"),
-        model=dataclasses.replace(base.model, depth=chosen.depth),
+        data__sources=sources,
+        data__text_pair_share=1.0,
+        render__monospace=chosen.layout == "monospace",
+        model__depth=chosen.depth,
+        optim__lr=chosen.lr,
         evaluate=evaluate,
     )
-    return config.replace(run, optim__lr=chosen.lr)
 
 
 def _pretrain(run: RunConfig, manifest: Manifest, root: str, *, trained: bool) -> CheckpointInfo:
@@ -116,7 +117,7 @@ def _words(data: str, name: str) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
 
     task = TASKS[name]
-    train, dev = (read_split(f"{data}/glue", task, split) for split in ("train", "dev"))
+    train, dev = (read_split(f"{data}/glue", task, split) for split in ("train", next(iter(task.dev))))
     words = TfidfVectorizer(sublinear_tf=True)
     counted = words.fit_transform(_joined(train))
     model = LogisticRegression(C=10, max_iter=1000).fit(counted, train.labels)

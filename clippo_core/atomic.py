@@ -37,7 +37,7 @@ def write(path: Path, data: bytes | memoryview, *, if_absent: bool = False, if_m
             finally:
                 os.close(descriptor)
             _place(temporary, path, if_absent, if_match)
-        except Exception:
+        except Exception:  # raised again: no half-written file stays, whatever it was
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise

@@ -144,13 +144,13 @@ def compare(chosen: argparse.Namespace) -> None:
     from clippo_core.evaluate.results import read_results
     from clippo_core.published import all_published
 
+    known = sorted({number.model for number in all_published()})
+    for name in chosen.beside:
+        if name not in known:
+            raise ConfigError(f"nothing is published of {name!r}; there are: {'; '.join(known)}.")
     results = read_results(chosen.runs)
     if not results:
         raise ConfigError(f"{chosen.runs} holds no result of an evaluation; name the folder of finished runs.")
-    known = sorted({number.model for number in all_published()})
-    for name in chosen.beside or ():
-        if name not in known:
-            raise ConfigError(f"nothing is published of {name!r}; there are: {'; '.join(known)}.")
     print(compare.to_markdown(compare.compare(results, beside=chosen.beside)), end="")
     if chosen.out:
         compare.write_comparison(chosen.out, results, beside=chosen.beside)

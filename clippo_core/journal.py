@@ -43,7 +43,7 @@ class Journal:
                 self._keep(line)
         self._written = len(self._lines)
         storage.write_text(uri, "".join(self._lines))
-        self._file = open(storage.local_path(uri), "a", encoding="utf-8") if storage.is_local(uri) else None  # noqa: SIM115
+        self._file = open(storage.local_path(uri), "a", encoding="utf-8") if storage.is_local(uri) else None  # noqa: SIM115  open until close()
 
     def append(self, **fields: Any) -> None:
         """Add one line: `step` and numbers or texts. Non-finite numbers become null: JSON knows none."""

@@ -133,7 +133,7 @@ class Objects:
         def complete(number: int) -> str:
             try:
                 return str(self._call("complete_multipart_upload", uri, UploadId=opened, MultipartUpload={"Parts": parts})["ETag"])
-            except Exception:
+            except Exception:  # raised again, unless it turns out to have worked
                 if number > 1:  # the reply to an earlier attempt may have been lost
                     head = self._call("head_object", uri)
                     if head["Metadata"].get("sha256") == sha256 and head["ContentLength"] == size:
@@ -144,7 +144,7 @@ class Objects:
             with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
                 parts = list(pool.map(send, range(1, -(-size // PART_BYTES) + 1)))
             return self._tried(uri, complete)
-        except Exception:
+        except Exception:  # whatever it was: an upload left open is paid for until someone aborts it
             self._abort(uri, opened)
             raise
 

@@ -282,5 +282,5 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
             return {key: convert(args[1], item) for key, item in value.items()}
         return float(value) if hint is float and isinstance(value, int) else value
 
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # hints do not say which types are dataclasses
     return cls(**{name: convert(hints[name], value) for name, value in values.items() if name in fields})

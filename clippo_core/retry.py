@@ -32,7 +32,7 @@ def retried(call: Callable[[int], T], transient: Callable[[Exception], bool]) ->
     while True:
         try:
             return call(attempt)
-        except Exception as error:
+        except Exception as error:  # `transient` decides; what it does not know is raised
             pause = pauses.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt))
             if not transient(error) or attempt >= ATTEMPTS or time.monotonic() - started + pause > TOTAL_SECONDS:
                 raise

@@ -62,7 +62,7 @@ SHAPE = SHAPES[SHAPE_NAME]
 _literal_type = functools.cache(DataclassTransformer.get_literal_type)
 # flytekit builds a dataclass's JSON schema anew for every task that mentions it: 18 s at each start for this project's configs, which every
 # pod would pay too. Remembered, it is 4 s; a copy is handed out, for flytekit may annotate what it gets.
-DataclassTransformer.get_literal_type = lambda self, t: copy.deepcopy(_literal_type(self, t))  # type: ignore[method-assign]
+DataclassTransformer.get_literal_type = lambda self, t: copy.deepcopy(_literal_type(self, t))
 
 RENDEZVOUS_SECONDS = 900
 """How long nodes wait for each other: pods of one job can start many minutes apart."""

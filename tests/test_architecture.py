@@ -89,7 +89,7 @@ def test_no_import_circle() -> None:
     graph = {module_name(path): set() for path in FILES}
     for name in graph:
         # A package's __init__ re-exports its modules, and they pass through it on the way to each other: that is no circle of ideas.
-        graph[name] = {m for m in imported_modules(name) if m in graph and module_path(m).name != "__init__.py"}  # type: ignore[union-attr]
+        graph[name] = {m for m in imported_modules(name) if m in graph and module_path(m).name != "__init__.py"}
     for start in graph:
         seen, todo = set(), set(graph[start])
         while todo:

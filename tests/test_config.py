@@ -35,7 +35,7 @@ PHOTOS = SourceConfig("karpathy", "a.json", "images")
 )
 def test_what_cannot_work_is_refused_with_a_sentence(make: object, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        make()  # type: ignore[operator]
+        make()
 
 
 @pytest.mark.parametrize("name", sorted(presets.by_name()))

@@ -400,11 +400,11 @@ def test_large_photos_are_shrunk_and_small_ones_kept(tmp_path: Path) -> None:
     data = DataConfig((source, dataclasses.replace(small, name="small")), max_short_side_px=256)
     manifest = made(tmp_path / "run", data)
     with tarfile.open(Path(manifest.uri) / "photos-00000.tar") as tar:
-        sizes = {m.name: decode_image(tar.extractfile(m).read()).shape for m in tar if not m.name.endswith("json")}  # type: ignore[union-attr]
+        sizes = {m.name: decode_image(tar.extractfile(m).read()).shape for m in tar if not m.name.endswith("json")}
     assert sizes == {f"{n:08d}.{'jpg' if n % 2 else 'png'}": (256, 320 if n == 0 else 265, 3) for n in range(4)}
     kept = made(tmp_path / "kept", dataclasses.replace(data, max_short_side_px=0))
     with tarfile.open(Path(kept.uri) / "photos-00000.tar") as tar:
-        assert tar.extractfile("00000001.jpg").read() == (tmp_path / "photos/photo-0001.jpg").read_bytes()  # type: ignore[union-attr]
+        assert tar.extractfile("00000001.jpg").read() == (tmp_path / "photos/photo-0001.jpg").read_bytes()
 
 
 def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
     asked: list[int] = []
 
     class Counting(Renderer):
-        def masks(self, texts: list[str]) -> np.ndarray:  # type: ignore[override]
+        def masks(self, texts: list[str]) -> np.ndarray:
             asked.append(len(texts))
             return super().masks(texts)
 
@@ -433,7 +433,7 @@ def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
 
 def _member(tar: Path, name: str) -> bytes:
     with tarfile.open(tar) as file:
-        return file.extractfile(name).read()  # type: ignore[union-attr]
+        return file.extractfile(name).read()
 
 
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
@@ -544,7 +544,8 @@ def test_a_source_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_memory_stays_level(mixed: tuple[Manifest, DataConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than 1 MB more per 10,000 samples once warm, with nothing kept."""
-    psutil = pytest.importorskip("psutil")
+    import psutil
+
     monkeypatch.setattr(loader, "KEEP_BYTES", 0)
     manifest, data = mixed
     process = psutil.Process(os.getpid())

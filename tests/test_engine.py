@@ -125,8 +125,7 @@ def test_bfloat16_is_the_towers_alone():
 
 
 def test_an_incomplete_launchers_environment_is_refused(monkeypatch):
-    if torch.distributed.is_initialized():
-        pytest.skip("another test of this process has joined a process group")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # other tests of this process have joined a group
     monkeypatch.setenv("RANK", "0")
     for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -17,7 +17,7 @@ def result(value: float, interval: tuple[float, float] = (0.0, 0.0), **fields: o
     """A retrieval result with one main metric."""
     low, high = interval if any(interval) else (value - 2, value + 2)
     name = "coco/i2t_recall@1"
-    return EvalResult("retrieval", "coco", "test", "p", 100, {name: value}, {name: [low, high]}, main_metrics=[name], **fields)  # type: ignore[arg-type]
+    return EvalResult("retrieval", "coco", "test", "p", 100, {name: value}, {name: [low, high]}, main_metrics=[name], **fields)
 
 
 @pytest.fixture

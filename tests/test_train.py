@@ -302,7 +302,7 @@ def test_non_finite_step_changes_nothing_and_counts(plan: PretrainPlan, shards: 
     lines = curve(plan)
     assert [line["skipped"] for line in lines] == [0, 0, 0, 1, 1, 1] and lines[3]["loss"] is None and lines[3]["grad_norm"] is None
     assert len(lines[3]["skipped_keys"]) == 8 and "skipped_keys" not in lines[4]
-    assert math.isfinite(info.loss) and open_checkpoint(info.uri).progress.state["skipped"] == [4]  # type: ignore[index]
+    assert math.isfinite(info.loss) and open_checkpoint(info.uri).progress.state["skipped"] == [4]
 
 
 def test_too_many_non_finite_steps_stop_the_run_with_their_keys(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clippo_core import storage
-from clippo_core.analysis.lengths import Lengths, measure_lengths
+from clippo_core.analysis.lengths import Lengths, measure_language
 from clippo_core.analysis.pictures import ContactItem, contact_item, safe_picture
 from clippo_core.analysis.shard_pairs import ShardPair, read_pairs
 from clippo_core.config import RenderConfig, digest
@@ -99,21 +98,20 @@ def gather_insight(
     """
     named = sorted((tokenizers or {}).items())
     shards = [file.sha256 for file in manifest.files]
-    wanted = digest(
-        [_FORMAT, checkpoint.weights_sha256, manifest.render_digest, shards, [(name, _sha256(uri)) for name, uri in named], seed]
-    )
+    wanted = digest([_FORMAT, checkpoint.weights_sha256, manifest.render_digest, shards, [(name, _etag(uri)) for name, uri in named], seed])
     note = storage.join(root, "analysis.json")
     kept = _read_insight(note, wanted)
     if kept is not None:
         return kept
     model = functools.cache(lambda: _load(checkpoint.uri))
+    pairs = functools.cache(lambda photos: read_pairs(manifest, GAP_PAIRS, seed=seed, photos=photos))
     parts: dict[str, Any] = {}
     notes: dict[str, str] = {}
     for name, look in (
         ("Contact sheet", lambda: {"contact": contact_items(manifest, render, seed=seed)}),
-        ("Modality gap", lambda: _gap(model, manifest, seed)),
+        ("Modality gap", lambda: _gap(model, pairs)),
         ("Patch kernel", lambda: _kernel(model)),
-        ("Text lengths", lambda: _text_lengths(manifest, render, dict(named), seed)),
+        ("Text lengths", lambda: _text_lengths(pairs, render, dict(named))),
     ):
         try:
             parts |= look()
@@ -178,10 +176,10 @@ def _load(uri: str) -> Clippo:
     return Clippo.load(uri)
 
 
-def _gap(model: Callable[[], Clippo], manifest: Manifest, seed: int) -> dict[str, Any]:
+def _gap(model: Callable[[], Clippo], read: Callable[[bool], list[ShardPair]]) -> dict[str, Any]:
     from clippo_core.analysis.geometry import geometry
 
-    pairs = read_pairs(manifest, GAP_PAIRS, seed=seed)
+    pairs = read(True)
     if len(pairs) < FEWEST_GAP_PAIRS:
         raise NotFoundError(f"a gap between photos and texts needs {FEWEST_GAP_PAIRS} photos, and the shards have {len(pairs)}.")
     images = model().embed_images([pair.photo for pair in pairs], progress=False)
@@ -208,21 +206,20 @@ def _kernel(model: Callable[[], Clippo]) -> dict[str, Any]:
     return {"components": np.asarray(components), "shares": np.asarray(shares), "n_filters": len(kernel)}
 
 
-def _text_lengths(manifest: Manifest, render: RenderConfig, tokenizers: dict[str, str], seed: int) -> dict[str, Any]:
+def _text_lengths(read: Callable[[bool], list[ShardPair]], render: RenderConfig, tokenizers: dict[str, str]) -> dict[str, Any]:
     """Lengths of the texts of a few hundred records, both sides of sentence pairs, each text once. Names tokenizers that can't be read."""
     from clippo_core.models import load_tokenizer
     from clippo_core.rendering import Renderer
 
-    usable, remarks = {}, []
+    processors, remarks = {}, []
     for name, path in tokenizers.items():
         try:
-            load_tokenizer(path)
-            usable[name] = path
+            processors[name] = load_tokenizer(path)
         except (ClippoError, OSError, RuntimeError) as error:
             remarks.append(f" {name} is left out: {error}")
     by_language: dict[str, dict[str, None]] = {}
     for photos in (True, False):
-        for pair in read_pairs(manifest, GAP_PAIRS, seed=seed, photos=photos):
+        for pair in read(photos):
             first = [(pair.first_text, pair.first_language)] if pair.photo is None else []
             for text, language in [*first, *zip(pair.texts, pair.languages, strict=True)]:
                 by_language.setdefault(language or "unknown", {}).setdefault(text)
@@ -231,7 +228,7 @@ def _text_lengths(manifest: Manifest, render: RenderConfig, tokenizers: dict[str
     too_long = []
     for language in sorted(by_language, key=lambda name: (-len(by_language[name]), name))[:MOST_LANGUAGES]:
         try:
-            found += measure_lengths({language: list(by_language[language])[:TEXTS_A_LANGUAGE]}, usable, renderer)
+            found.append(measure_language(language, list(by_language[language])[:TEXTS_A_LANGUAGE], processors, renderer))
         except EvaluationError:
             too_long.append(language)
     if not found:
@@ -241,9 +238,9 @@ def _text_lengths(manifest: Manifest, render: RenderConfig, tokenizers: dict[str
     return {"lengths": found, "lengths_from": which + "".join(remarks)}
 
 
-def _sha256(uri: str) -> str:
+def _etag(uri: str) -> str:
     try:
-        return hashlib.sha256(storage.read_bytes(uri)).hexdigest()
+        return storage.etag(uri)
     except (ClippoError, OSError):
         return ""
 

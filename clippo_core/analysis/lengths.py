@@ -53,7 +53,31 @@ def measure_lengths(texts_by_language: Mapping[str, Sequence[str]], tokenizers: 
     from clippo_core.models import load_tokenizer  # brings torch, which the page alone does without
 
     processors = {name: load_tokenizer(path) for name, path in tokenizers.items()}
-    return [_measure(language, list(texts), processors, renderer) for language, texts in texts_by_language.items()]
+    return [measure_language(language, list(texts), processors, renderer) for language, texts in texts_by_language.items()]
+
+
+def measure_language(language: str, texts: list[str], processors: Mapping[str, Any], renderer: Renderer) -> Lengths:
+    """Mean lengths of the texts that the page holds; `processors`: name -> SentencePieceProcessor. Raises EvaluationError without any."""
+    cut = renderer.census(texts).cut
+    kept = [text for text, is_cut in zip(texts, cut, strict=True) if not is_cut and text.strip()]
+    if not kept:
+        raise EvaluationError(f"{language}: none of {len(texts)} texts fits on a page of {renderer.image_px} px; use shorter ones.")
+    masks = renderer.masks(kept)
+    per_row = renderer.image_px // PATCH_PX
+    inked = masks.reshape(len(kept), masks.shape[1], per_row, PATCH_PX).any(-1)
+    tokens, unknown = {}, {}
+    for name, processor in processors.items():
+        tokens[name], unknown[name] = _pieces(kept, processor)
+    return Lengths(
+        language=language,
+        n_texts=len(kept),
+        cut_texts=int(cut.sum()),
+        characters=float(np.mean([len(text) for text in kept])),
+        rows=float(renderer.census(kept).drawn_rows.mean()) * per_row,
+        patches=float(inked.sum((1, 2)).mean()),
+        tokens=tokens,
+        unknown_share=unknown,
+    )
 
 
 def shorter_than(lengths: Sequence[Lengths], tokenizer: str, *, by: str = "patches") -> tuple[int, int]:
@@ -105,29 +129,6 @@ def lengths_figure(lengths: Sequence[Lengths]) -> Figure:
         shorter = "; ".join(f"than pieces of {name} in {count} of {len(lengths)} languages" for name, count in counts.items())
         note += f" Fewer patches with ink {shorter}. Hollow: a tokenizer knows less than 90 % of the characters."
     return Figure("lengths", "Length of a text by language", svg, note, is_wide=True)
-
-
-def _measure(language: str, texts: list[str], processors: Mapping[str, Any], renderer: Renderer) -> Lengths:
-    cut = renderer.census(texts).cut
-    kept = [text for text, is_cut in zip(texts, cut, strict=True) if not is_cut and text.strip()]
-    if not kept:
-        raise EvaluationError(f"{language}: none of {len(texts)} texts fits on a page of {renderer.image_px} px; use shorter ones.")
-    masks = renderer.masks(kept)
-    per_row = renderer.image_px // PATCH_PX
-    inked = masks.reshape(len(kept), masks.shape[1], per_row, PATCH_PX).any(-1)
-    tokens, unknown = {}, {}
-    for name, processor in processors.items():
-        tokens[name], unknown[name] = _pieces(kept, processor)
-    return Lengths(
-        language=language,
-        n_texts=len(kept),
-        cut_texts=int(cut.sum()),
-        characters=float(np.mean([len(text) for text in kept])),
-        rows=float(renderer.census(kept).drawn_rows.mean()) * per_row,
-        patches=float(inked.sum((1, 2)).mean()),
-        tokens=tokens,
-        unknown_share=unknown,
-    )
 
 
 def _pieces(texts: list[str], processor: Any) -> tuple[float, float]:

@@ -75,8 +75,8 @@ def to_svg(figure: Any, name: str, alt: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
     text = target.getvalue()
-    width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * 100 / 72  # type: ignore[index]
-    box = re.search(r'viewBox="[^"]*"', text)[0]  # type: ignore[index]
+    width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * 100 / 72  # type: ignore[index]  # matplotlib always writes it
+    box = re.search(r'viewBox="[^"]*"', text)[0]  # type: ignore[index]  # matplotlib always writes it
     body = text[text.index(">", text.index("<svg")) + 1 :]
     # A <style> inside an SVG would hold for the whole page; matplotlib's one rule moves to the element.
     body = re.sub(r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)

@@ -70,7 +70,7 @@ def image_size(data: bytes, name: str = "the image") -> tuple[int, int]:
     """(width, height) from the header alone; nothing is decoded. Raises ImageError."""
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS).size
-    except Exception as error:
+    except Exception as error:  # as in decode_image
         raise ImageError(f"{name} is no readable picture ({_reason(error)}).") from error
 
 
@@ -145,7 +145,7 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture  # asking PIL costs more than a small picture's decoding
     try:
         return ImageOps.exif_transpose(picture) or picture
-    except Exception:
+    except Exception:  # broken EXIF raises as many kinds as a broken header
         return picture
 
 

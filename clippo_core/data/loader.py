@@ -90,7 +90,7 @@ def batches(
         torch.utils.data.DataLoader(
             batch_of,
             batch_size=None,
-            sampler=range(start_step, steps),  # type: ignore[arg-type]
+            sampler=range(start_step, steps),  # type: ignore[arg-type]  # any iterable serves; torch's hint wants a Sampler
             collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=2,

@@ -31,7 +31,7 @@ class Engine(abc.ABC):
         self._pending, self._coalescing = False, False
         if precision == "bfloat16":
             # Within forward, so that neither names nor DeepSpeed's own autocast settings change; gradients and weights stay float32.
-            module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)  # type: ignore[method-assign]
+            module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)  # type: ignore[method-assign]  # on purpose
 
     @abc.abstractmethod
     def __call__(self, *inputs: Any) -> Any:

@@ -144,6 +144,6 @@ def _multi_labels(uri: str, names: Sequence[str]) -> list[list[int]]:
             raise EvaluationError(f"{uri} has labels for {len(content)} pictures, but there are {len(files)}.")
         content = dict(zip(sorted(files), content, strict=True))
     try:
-        return [sorted({int(label) for label in content[file]}) for file in files]  # type: ignore[index]
+        return [sorted({int(label) for label in content[file]}) for file in files]  # type: ignore[index]  # else refused below
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(f"{uri} has no list of labels for one of the pictures ({error!r}).") from error

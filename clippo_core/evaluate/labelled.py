@@ -208,7 +208,7 @@ def _number(handle: IO[bytes] | None, name: str, known: int | None) -> int:
 def _class_index(content: object, uri: str) -> tuple[tuple[str, ...], list[str]]:
     """(folders, names) of {"0": [folder, name], "1": ...}."""
     try:
-        rows = [content[str(i)] for i in range(len(content))]  # type: ignore[arg-type,index]
+        rows = [content[str(i)] for i in range(len(content))]  # type: ignore[arg-type,index]  # else refused below
         folders, names = [str(row[0]) for row in rows], [row[1] for row in rows]
         if all(isinstance(row, list) and len(row) == 2 for row in rows) and all(isinstance(name, str) for name in names):
             return tuple(folders), names

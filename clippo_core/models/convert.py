@@ -58,7 +58,7 @@ def save_big_vision(tower: Tower, path: str | Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     with open(partial, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes **arrays for options
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)

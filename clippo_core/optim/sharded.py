@@ -83,7 +83,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._shard, self._fragments = shard, [f for f in fragments if f.length]
 
     @torch.no_grad()
-    def step(self, multiplier: float | None = None) -> None:  # type: ignore[override]
+    def step(self, multiplier: float | None = None) -> None:  # type: ignore[override]  # torch's takes a closure
         """One update. A gradient whose norm is not finite changes nothing; `grad_norm` tells."""
         multiplier = self.multiplier if multiplier is None else multiplier
         if multiplier is None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 6
 """Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke, contrast, inversion, noise, its y, its x)."""
-
-
 NEUTRAL = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 """A text's numbers with which it is drawn plainly, whatever is on."""
 

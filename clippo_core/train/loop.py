@@ -18,13 +18,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clippo_core import models, storage
+from clippo_core.config import ModelConfig
 from clippo_core.data.loader import batches
 from clippo_core.engine import Engine, MemoryPlan, Ranks, apply_memory, choose_memory, init_distributed, make_engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
@@ -43,6 +44,8 @@ from clippo_core.train.watch import Watch
 
 LOSSES_IN_MEAN = 100
 """CheckpointInfo.loss is the mean over this many last steps."""
+ONLY_AT_THE_START = ("initial_weights", "initial_logit_scale", "tokenizer")
+"""Fields of the model that a checkpoint's weights replace, or that are addresses: they may differ when a run goes on."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +71,7 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
     with agreement.noticing_lost_ranks(), _sigterm() as stop_asked, _owned(plan, agreement) as check_owner:
         start = agreement.rank0(lambda: _find_start(plan, previous))
         engine, memory = _build(plan, ranks, start)
-        state = _restore(engine, start)
+        state = _restore(engine, start, plan.model)
         agreement.barrier()
         watch = Watch(plan.stage.root, state.step, plan.train.steps, progress) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
@@ -176,11 +179,6 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
         raise ConfigError(
             f"train.resume_from {chosen.uri} is at step {chosen.progress.step}, and the run has only {plan.train.steps} steps."
         )
-    if chosen.model.skip_blank_rows != plan.model.skip_blank_rows:
-        raise ConfigError(
-            f"train.resume_from {chosen.uri} was trained with model.skip_blank_rows {chosen.model.skip_blank_rows}: another function. "
-            "Set it alike, or begin from scratch."
-        )
     return chosen.uri
 
 
@@ -199,8 +197,8 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
     return make_engine(tower, plan.optim, zero_stage=plan.train.zero_stage, precision=plan.train.precision, device=ranks.device), memory
 
 
-def _restore(engine: Engine, start: str) -> _State:
-    """Load the checkpoint `start` into the engine; the state to go on from."""
+def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
+    """Load the checkpoint `start` into the engine; the state to go on from. Weights that fit may still belong to another function."""
     if not start:
         return _State()
     checkpoint = open_checkpoint(start)
@@ -209,6 +207,12 @@ def _restore(engine: Engine, start: str) -> _State:
         engine.load_optimizer_state(checkpoint.optimizer())
     except CheckpointError as error:
         raise CheckpointError(f"{start} cannot be loaded: {error}") from error
+    there, here = asdict(checkpoint.model), asdict(model)
+    other = [f"model.{name} {value}" for name, value in there.items() if value != here[name] and name not in ONLY_AT_THE_START]
+    if other:
+        raise ConfigError(
+            f"train.resume_from {start} was trained with {', '.join(other)}: another function. Set it alike, or begin from scratch."
+        )
     kept = checkpoint.progress.state or {}
     return _State(checkpoint.progress.step, kept.get("skipped", []), deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN))
 

@@ -42,7 +42,7 @@ class Saving:
         self._due = self._due or step % self._plan.train.save_every_steps == 0
         try:
             self._saver.check()
-        except Exception:
+        except Exception:  # raised again: the other ranks must hear of it, whatever it was
             self._agreement.urgent(Signal.FAILED)
             raise
         wish = Signal.STOP if self._stop_asked() else Signal.SAVE if self._due and not self._saver.busy else Signal.GO_ON
