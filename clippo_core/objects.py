@@ -134,10 +134,9 @@ class Objects:
             try:
                 return str(self._call("complete_multipart_upload", uri, UploadId=opened, MultipartUpload={"Parts": parts})["ETag"])
             except Exception:  # raised again, unless it turns out to have worked
-                if number > 1:  # the reply to an earlier attempt may have been lost
-                    head = self._call("head_object", uri)
-                    if head["Metadata"].get("sha256") == sha256 and head["ContentLength"] == size:
-                        return str(head["ETag"])
+                # The reply to an earlier attempt may have been lost.
+                if number > 1 and (etag := self._stored(uri, size, sha256)):
+                    return etag
                 raise
 
         try:
@@ -170,6 +169,17 @@ class Objects:
         data = reply["Body"].read()
         _check(uri, reply, len(data), lambda name: hashlib.new(name, data, usedforsecurity=False).hexdigest())
         return data, reply["ETag"]
+
+    def _stored(self, uri: str, size: int, sha256: str) -> str | None:
+        """ETag of the object, if it is there and is the one that was sent."""
+        try:
+            head = self._call("head_object", uri)
+        except Exception as error:
+            if _status(error) == 404:
+                return None
+            raise
+        same = head["Metadata"].get("sha256") == sha256 and head["ContentLength"] == size
+        return str(head["ETag"]) if same else None
 
     def _abort_stale(self, uri: str) -> None:
         bucket, key = _bucket_key(uri)

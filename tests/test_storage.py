@@ -239,6 +239,24 @@ def test_multipart_appears_whole_and_is_cleaned_up(bucket: str, tmp_path: Path, 
     assert not storage.exists(f"{bucket}/second") and not client.list_multipart_uploads(Bucket=name).get("Uploads")
 
 
+def test_completing_an_upload_is_tried_again_while_the_object_is_not_there(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "PART_BYTES", 5 * MIB)
+    proxy = FaultProxy(os.environ["AWS_ENDPOINT_URL_S3"], share=0, seed=0)
+    faults = iter(["500", "503", "500"])
+
+    def choose(command: str, body: bytes) -> str:
+        return next(faults, "none") if command == "POST" and body else "none"
+
+    monkeypatch.setattr(proxy, "choose", choose)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    data = random.Random(3).randbytes(6 * MIB)
+    storage.write_bytes(f"{bucket}/big", data)
+    assert next(faults, None) is None and storage.read_bytes(f"{bucket}/big") == data
+    proxy.close()
+
+
 def test_crash_at_every_request_of_an_upload(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "PART_BYTES", 5 * MIB)
     monkeypatch.setattr(objects, "PARALLEL_PARTS", 1)
