@@ -220,20 +220,30 @@ def test_what_stops_before_the_commit_leaves_nothing_that_counts(root: str) -> N
 
 
 def kill_while_saving(root: str, kills: int, seed: int) -> int:
-    """Fork a process that saves back to back, kill it at a random moment, check; `kills` times. Returns the last step."""
+    """Fork a process that saves back to back, kill it at a random moment, check; `kills` times.
+
+    Every other process first saves three times, so that the run gets on however busy the machine
+    is; the others may die in their first save. Returns the last step.
+    """
     source, step = random.Random(seed), 0
-    for _ in range(kills):
+    for number in range(kills):
+        reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 while True:
                     step += 1
                     save(root, step, size=200_000, keep=2)
+                    os.write(writer, b"s")
             finally:
                 os._exit(1)
+        os.close(writer)
+        for _ in range(3 * (number % 2)):
+            assert os.read(reader, 1) == b"s"
         time.sleep(source.uniform(0.01, 0.15))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reader)
         found = assert_whole(root)
         assert found >= step, f"checkpoint {step} was there before, and {found} is the newest now"
         step = found

@@ -118,7 +118,8 @@ def test_damage_is_found_at_once_and_later(bucket, tmp_path):
         fetch_released(NAME, tmp_path, base_url=url, progress=False)
 
 
-def test_without_a_network_the_words_say_what_to_do(tmp_path):
+def test_without_a_network_the_words_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(released.time, "sleep", lambda seconds: None)
     with pytest.raises(StorageError) as error:
         fetch_released(NAME, tmp_path, base_url="http://127.0.0.1:1/big_vision", progress=False)
     assert "curl -C - -o clippo_b16_100c4.npz" in str(error.value) and str(tmp_path / f"{NAME}.npz") in str(error.value)
