@@ -8,16 +8,24 @@ VERSION ?= $(shell git rev-parse --short HEAD)
 TRAIN_IMAGE ?= $(shell sed -n 's/^  train: //p' flyte.yaml)
 CPU_IMAGE ?= $(shell sed -n 's/^  cpu: //p' flyte.yaml)
 PYFLYTE := $(BIN)/pyflyte -c flyte.yaml
+# One process per core, but no more than eight: each of them imports torch. The tests of a file stay in
+# one process, for many files train one model that all their tests read.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test test-slow test-nightly check bench package images register activate deactivate clean
+.PHONY: setup help demo test test-slow test-nightly check bench package images register activate \
+	deactivate clean
 
-setup: $(VENV)/.installed ## make .venv and install the lock
+setup: $(VENV)/.installed ## make .venv and install both locks
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z -]*:.*## /{printf "%-22s%s\n", $$1, $$2}' Makefile
+
+$(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and neither was found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Installing requirements.lock into $(VENV) (some minutes, once) ..."
+	@echo "Installing requirements.lock and requirements-dev.lock into $(VENV) (some minutes, once) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.lock -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -25,16 +33,18 @@ demo: setup ## the whole pipeline on handwritten numbers
 	$(BIN)/pyflyte run workflows demo
 
 test: setup ## the default tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: setup ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-nightly: setup ## soaks and many-seed runs
-	$(BIN)/python -m pytest -m nightly
+	$(PYTEST) -m nightly
 
 check: setup ## style and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # These train for up to an hour each; run them by hand, with the folder of the data.
 STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py

@@ -58,7 +58,8 @@ def contrast(a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int
         raise ValueError(f"features of shape {tuple(a_local.shape)} and {tuple(b_local.shape)} are no pairs; both must be [n, d], n >= 1.")
     dtype = torch.promote_types(a_local.dtype, torch.float32)
     with torch.autocast(a_local.device.type, enabled=False):
-        return _Contrast.apply(a_local.to(dtype), b_local.to(dtype), logit_scale.to(dtype), tile)
+        a_local, b_local, logit_scale = a_local.to(dtype), b_local.to(dtype), logit_scale.to(dtype)
+        return _Contrast.apply(a_local, b_local, logit_scale, tile)  # type: ignore[no-untyped-call]
 
 
 class _Contrast(torch.autograd.Function):

@@ -13,11 +13,20 @@ from typing import NamedTuple
 from flytekit import Deck, task
 
 from clippo_core.config import EvaluateConfig
-from clippo_core.records import EVALUATIONS, CheckpointInfo, EvalResult, EvaluatePlan
+from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
 
-Plans = NamedTuple("Plans", [(name, EvaluatePlan) for name in EVALUATIONS])
 _logger = logging.getLogger(__name__)
+
+
+class Plans(NamedTuple):
+    """A plan for each evaluation, under the evaluation's name."""
+
+    imagenet: EvaluatePlan
+    retrieval: EvaluatePlan
+    vqa: EvaluatePlan
+    glue: EvaluatePlan
+    xm3600: EvaluatePlan
 
 
 @task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.imagenet"), enable_deck=True, deck_fields=())

@@ -6,9 +6,11 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import PROJECT
 
 from clippo_core.provenance import code_digest, imported_modules, module_path, reached_modules
@@ -162,6 +164,23 @@ def test_readme_commands_exist() -> None:
             name = words[words.index("clippo_core") + 1]
             done = subprocess.run([sys.executable, "-m", "clippo_core", name, "--help"], cwd=PROJECT, capture_output=True, timeout=60)
             assert done.returncode == 0, f"README shows `{command}`, and there is no command {name}"
+
+
+def test_make_help_tells_every_target() -> None:
+    listed = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), re.M)
+    assert listed is not None
+    done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    lines = [re.split(r"  +", line, maxsplit=1) for line in done.stdout.splitlines()]
+    told = {target: meaning for targets, meaning in lines for target in targets.split()}
+    assert told.keys() == set(listed[1].replace("\\", " ").split()) and all(told.values())
+
+
+def test_version_is_said_alike() -> None:
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
+    assert {image.rpartition(":")[2] for image in images.values()} == {version}
+    parts = re.findall(r"^## (\S+)", (PROJECT / "CHANGELOG.md").read_text(), re.M)
+    assert parts[:2] == ["Unreleased", version]
 
 
 def test_readme_is_one_page() -> None:
