@@ -1,4 +1,4 @@
-"""What an evaluation found, looked at from outside: its numbers, its reasons, and the scores in its file."""
+"""What an evaluation found, from outside: its numbers, its reasons, the scores in its file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def flags(result: EvalResult) -> dict[str, str]:
 
 
 def score_rows(result: EvalResult, root: Path | str) -> dict[str, list[dict[str, Any]]]:
-    """Metric -> rows of the file of per-example scores, whose sha256 is the result's; no example stands twice."""
+    """Metric -> rows of the file of scores, of which the result knows the sha256.
+
+    No example stands twice.
+    """
     path = Path(root) / "evaluations" / result.name / result.scores
     assert hashlib.sha256(path.read_bytes()).hexdigest() == result.scores_sha256
     found: dict[str, list[dict[str, Any]]] = {}
@@ -45,7 +48,7 @@ def score_rows(result: EvalResult, root: Path | str) -> dict[str, list[dict[str,
 
 
 def recomputed(result: EvalResult, root: Path | str) -> dict[str, float]:
-    """Metric -> its value from the per-example scores alone, as somebody who compares two models computes it."""
+    """Metric -> its value from the scores alone, as a comparison of two models computes it."""
     found = {}
     for metric, rows in score_rows(result, root).items():
         scores = np.array([row["score"] for row in rows], float)

@@ -1,4 +1,4 @@
-"""Results and verdicts cross tasks as Flyte literals: what goes in comes out, in both formats that flytekit writes."""
+"""Results and verdicts cross tasks as Flyte literals: what goes in comes out, in both formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VERDICT = Verdict(True, "Promoted.", "runs/a", "", {"coco/i2t_recall@1": [39.0, 
 
 @pytest.mark.parametrize(("is_old", "kind"), [("false", "binary"), ("true", "generic")])
 def test_each_value_comes_back_in_both_formats(is_old: str, kind: str, monkeypatch) -> None:
-    """binary: MessagePack; generic: Struct, which the console writes, and in which every number is a double."""
+    """binary: MessagePack; generic: Struct, which knows no integers."""
     monkeypatch.setenv("FLYTE_USE_OLD_DC_FORMAT", is_old)
     context = FlyteContextManager.current_context()
     for value in (*RESULTS, VERDICT):

@@ -2,9 +2,10 @@
 
     metric | model | ours [95 % interval] | chance | n | published | difference | verdict | whose number, and where it was read
 
-A difference is judged (`within the interval`, `higher`, `lower`) only where the whole benchmark was scored: a partial or a demo's result
-stands beside a published number, but is said not to be comparable. Numbers are never matched across datasets. Results to compare come
-from `evaluate.results.read_results("runs")`.
+A difference is judged (`within the interval`, `higher`, `lower`) only where the whole benchmark was
+scored: a partial or a demo's result stands beside a published number, but is said not to be
+comparable. Numbers are never matched across datasets. Results to compare come from
+`evaluate.results.read_results("runs")`.
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ COLUMNS = (
     "against_chance",
     "status",
 )
-"""Columns of the CSV. trust: primary, the authors' own file, or secondary, a copy by somebody else.
-difference: ours minus the published number. verdict: `within the interval`, `higher`, `lower`,
-`not comparable: reason`, `not judged: no interval`. against_chance: `above chance` if the interval's
-lower end is, `not above chance`. status: demo, partial, flags, not run, failed."""
+"""Columns of the CSV.
+
+trust: primary, the authors' own file, or secondary, a copy by somebody else. difference: ours minus
+the published number. verdict: `within the interval`, `higher`, `lower`, `not comparable: reason`,
+`not judged: no interval`. against_chance: `above chance` if the interval's lower end is,
+`not above chance`. status: demo, partial, flags, not run, failed.
+"""
 
 
 def compare(
@@ -55,9 +59,10 @@ def compare(
     lookup: Callable[[str], list[Published]] = published,
     only_main: bool = True,
 ) -> list[Row]:
-    """Every main or published metric of every result, with the published numbers of the models `beside` (empty = of all).
+    """Every main or published metric of every result, with the published numbers.
 
-    labels: weights_sha256 -> name. only_main: leave out metrics that neither stand for their evaluation nor were published.
+    labels: weights_sha256 -> name. beside: the models whose published numbers are taken; empty =
+    all. only_main: leave out metrics that neither stand for their evaluation nor were published.
     """
     found = []
     for result in results:
@@ -115,7 +120,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def figure(rows: Sequence[Row]) -> str:
-    """An <svg>: a line per metric, each model's number with its interval, chance, and the published numbers. Empty without a number."""
+    """The comparison as an <svg> (`figures.comparison_figure`); empty without a number."""
     drawn = comparison_figure(rows)
     return "" if drawn is None else drawn.svg
 

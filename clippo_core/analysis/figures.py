@@ -2,8 +2,8 @@
 
     recall_by_language(result) · modality_gap_figure(images, texts) · comparison_figure(rows)
 
-Every axis has its unit and every sample its n. Pictures made of pixels (contact sheet, patch kernel)
-stand in `pictures.py`, the curves of training in `live.py`.
+Every axis has its unit and every sample its n. Pictures made of pixels (contact sheet, patch
+kernel) stand in `pictures.py`, the curves of training in `live.py`.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.nda
 
 
 def comparison_figure(rows: Sequence[Row]) -> Figure | None:
-    """Metrics as dots with 95 % intervals, a colour per model, beside chance and the published values; None without any.
+    """Metrics as dots with 95 % intervals, a colour per model; None without any.
 
-    Published values stand only where their metric and benchmark are the very same.
+    Beside them stand chance and the published values, these only where their metric and benchmark
+    are the very same.
     """
     shown = [row for row in rows if row.found.value is not None]
     metrics = list(dict.fromkeys(row.metric for row in shown))
@@ -154,7 +155,7 @@ def comparison_figure(rows: Sequence[Row]) -> Figure | None:
 
 
 def _dots(axes: Any, rows: list[Row], down: list[float], position: int) -> None:
-    """One model's numbers at heights `down`, with their intervals, in the colour of its position."""
+    """One model's numbers with their intervals, at heights `down`."""
     # The second colour is that of published values.
     colour = SERIES[(0, 2, 3, 4)[position % 4]]
     for row, y in zip(rows, down, strict=True):
@@ -166,13 +167,13 @@ def _dots(axes: Any, rows: list[Row], down: list[float], position: int) -> None:
 
 
 def _family(language: str) -> str:
-    """The family of scripts that a language of XM3600 is written in; `other` for any other language."""
+    """The family of a language's script; `other` for a language that XM3600 does not have."""
     script = SCRIPTS.get(language)
     return next((name for name, scripts in FAMILIES.items() if script in scripts), "other")
 
 
 def _top(values: Sequence[float], chance: Sequence[float]) -> float:
-    """Upper end of an axis of percentages: a little above all that is drawn; 100 where every value is 0."""
+    """Upper end of an axis of percentages: above all that is drawn; 100 if all values are 0."""
     return min(100.0, 1.08 * max(*values, *chance)) if max(values) > 0 else 100.0
 
 

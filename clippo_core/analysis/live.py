@@ -197,7 +197,7 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
 
 
 def _chance(steps: list[dict[str, Any]]) -> float | None:
-    """Loss of guessing in a batch of as many pairs as the steps have on average, nats; None where that is unknown."""
+    """Loss of guessing in a batch of the steps' mean size, nats; None where that is unknown."""
     pairs = [number_of(step, "pairs_seen") / step["step"] for step in steps if step["step"] > 0]
     return math.log(pairs[-1]) if pairs and math.isfinite(pairs[-1]) and pairs[-1] > 1 else None
 

@@ -120,15 +120,18 @@ def write_report(
 
 def report_page(run: RunRecord, published: PublishedLookup | None = None, *, written_at: float | None = None) -> str:
     """The whole page. `published` gives the paper's values of a metric; `written_at` is seconds since 1970 (None: now)."""
+    from markupsafe import Markup
+
     paper_name, paper = paper_run(run.config)
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
+    charts = Markup(training_charts(run.journal, run.config.train.steps))
     marks = sorted({mark for result in run.results for mark in decks.badges_of(result)} - {"failed"})
     parts = {
         "verdict_part": fragment("verdict", verdict=run.verdict, reason=decks.split_reason(run.verdict)),
         "facts_part": fragment("facts", entries=decks.run_facts(run.config)),
         "metrics_part": fragment("metrics", groups=groups, show_protocol=True),
         "comparison_part": _figures([comparison_figure(_main_rows(groups))]),
-        "training_part": _training_part(run),
+        "training_part": charts if by_step(run.journal) else "",
         "language_part": _figures([recall_by_language(r, kind) for r in run.results for kind in ("i2t_recall@1", "t2i_recall@1")]),
         "geometry_part": fragment("findings", findings=geometry_findings(run.insight)) + _figures(_geometry_figures(run, published)),
         "lengths_part": _lengths_part(run.insight),
@@ -165,15 +168,6 @@ def _main_rows(groups: list[dict[str, Any]]) -> list[Row]:
     """The rows of main metrics, each with the nearest published number."""
     rows = [row for group in groups for row in group["rows"] if row.is_main]
     return [dataclasses.replace(row, paper=row.paper[:1]) for row in rows]
-
-
-def _training_part(run: RunRecord) -> str:
-    """The live page's curves; empty without a step."""
-    from markupsafe import Markup
-
-    if not by_step(run.journal):
-        return ""
-    return Markup(training_charts(run.journal, run.config.train.steps))
 
 
 def _geometry_figures(run: RunRecord, published: PublishedLookup | None) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Small pictures for pages and examples: pixels as a data URI, which a page shows without loading anything.
+"""Small pictures for pages and examples: pixels as a data URI, shown without loading a file.
 
 uint8 [h, w, 3] ─▶ shrunk to THUMB_PX ─▶ "data:image/png;base64,…"
 """

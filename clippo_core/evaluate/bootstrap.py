@@ -16,7 +16,7 @@ import numpy as np
 from clippo_core.errors import EvaluationError
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
-"""(rows float64 [k, m], counts int64 [k]) -> the statistic of the sample that holds row i counts[i] times."""
+"""(rows float64 [k, m], counts int64 [k]) -> its value for the sample with row i counts[i] times."""
 
 
 def bootstrap_interval(
@@ -27,7 +27,10 @@ def bootstrap_interval(
     groups: Sequence[Any] | None = None,
     statistic: Statistic | None = None,
 ) -> list[float]:
-    """The 95 % percentile bootstrap interval [low, high] of a statistic of `values` [n] or [n, m]; the mean of [n] by default."""
+    """The 95 % percentile bootstrap interval [low, high] of a statistic of `values` [n] or [n, m].
+
+    The statistic is by default the mean of [n].
+    """
     return interval(bootstrap_draws(values, samples, seed, groups=groups, statistic=statistic))
 
 
@@ -47,9 +50,10 @@ def bootstrap_draws(
 ) -> np.ndarray:
     """The statistic of each of `samples` resamples, float64 [samples].
 
-    Resampling n of n rows is the same as drawing how often each distinct row occurs (a multinomial), so it costs
-    samples x distinct rows and does not depend on the order of the examples. With `groups` (one label an example), whole groups
-    are drawn: questions about one photo stand or fall together. Raises EvaluationError for no or non-finite values.
+    Resampling n of n rows is the same as drawing how often each distinct row occurs (a
+    multinomial), so it costs samples x distinct rows and does not depend on the order of the examples. With
+    `groups` (one label per example), whole groups are drawn: questions about one photo stand or fall
+    together. Raises EvaluationError for no or non-finite values.
     """
     rows = np.asarray(values, dtype=np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows

@@ -91,7 +91,7 @@ def sweep(
 
 
 def fine_tune(session: Session, problem: Problem, tower: Tower | None = None) -> Sweep:
-    """The `sweep` of an evaluation: its config, seed and unfinished folder; by default, its model's tower."""
+    """The `sweep` of an evaluation; tower: None = that of its model."""
     return sweep(
         tower or session.model.tower,
         problem,

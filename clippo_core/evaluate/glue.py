@@ -99,7 +99,10 @@ def _read_tasks(session: Session) -> list[TaskRows]:
 
 
 def _run_task(session: Session, task: TaskRows) -> dict[str, np.ndarray]:
-    """Fine-tune one task and note its numbers: number's key -> bootstrap draws. A failure is noted as `not_run`."""
+    """Fine-tune one task and note its numbers; a failure is noted as `not_run`.
+
+    Returns the bootstrap draws of each number, by its key.
+    """
     try:
         swept = fine_tune(session, make_problem(session.model, session.config, task))
     except Preempted:
@@ -124,7 +127,10 @@ def _run_task(session: Session, task: TaskRows) -> dict[str, np.ndarray]:
 
 
 def _score(session: Session, task: TaskRows, key: str, swept: Sweep, outputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Note one of the nine numbers with its interval, baseline, count, flags and predictions: its key -> bootstrap draws."""
+    """Note one of the nine numbers with interval, baseline, count, flags and predictions.
+
+    Returns its bootstrap draws, by its key; nothing where there is no number.
+    """
     rows, metric, kind = task.dev[key], _metric(key), GLUE_METRICS[key]
     predicted = predictions(task.task, outputs)
     _add_scores(session, task, key, predicted)

@@ -128,7 +128,7 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
 
 
 def split_digests(root: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """`<task>/<split>` -> sha256 of each of its files, of the tasks `names`; empty where a split is missing."""
+    """`<task>/<split>` -> sha256 of each of its files; none where a split is missing."""
     return {
         f"{name}/{split}": [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
         for name in names

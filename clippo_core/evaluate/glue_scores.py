@@ -1,6 +1,7 @@
 """GLUE's metrics: accuracy, F1, Matthews, Spearman; and the mean of the nine numbers.
 
-    rows float64 [k, 2] = (prediction, label), counts [k]  ->  the metric of the sample that repeats row i counts[i] times
+    rows float64 [k, 2] = (prediction, label), counts int64 [k]
+        ->  the metric of the sample that repeats row i counts[i] times
 
 With counts of 1 that is the metric itself; with the counts of a bootstrap it is a resample's, for a
 few sums instead of a pass over the data. So each metric is defined once. The choice of metrics is
@@ -30,7 +31,7 @@ GLUE_METRICS: dict[str, str] = {
     "mrpc": "f1",
     "rte": "accuracy",
 }
-"""The nine numbers of CLIPPO's GLUE tables and their metrics; metric names are `<task>_<metric>`."""
+"""The nine numbers of CLIPPO's GLUE tables and their metrics, named `<task>_<metric>`."""
 
 
 def accuracy(rows: np.ndarray, counts: np.ndarray) -> float:
@@ -71,11 +72,11 @@ STATISTICS: dict[str, Statistic] = {
 
 
 def glue_score(task: str, predictions: np.ndarray | Sequence[Any], labels: np.ndarray | Sequence[Any]) -> float:
-    """The task's own metric: accuracy, F1 of class 1 (QQP, MRPC), Matthews (CoLA) or Spearman (STS-B); 0..1 or -1..1.
+    """The task's own metric: accuracy, F1 of class 1, Matthews or Spearman; 0..1 or -1..1.
 
-    task: one of GLUE_METRICS, or `mnli`, in any spelling ("SST-2", "MNLI-mm"). A constant prediction
-    has Matthews 0 and no Spearman at all: EvaluationError, since a correlation that does not exist
-    must not become a number.
+    task: one of GLUE_METRICS, or `mnli`, in any spelling ("SST-2", "MNLI-mm"). A constant
+    prediction has Matthews 0 and no Spearman at all: EvaluationError, since a correlation that does
+    not exist must not become a number.
     """
     metric = "accuracy" if _squeezed(task) == "mnli" else GLUE_METRICS[_glue_task(task)]
     predicted, truth = np.asarray(predictions), np.asarray(labels)
@@ -94,9 +95,9 @@ def glue_score(task: str, predictions: np.ndarray | Sequence[Any], labels: np.nd
 
 
 def glue_average(scores: Mapping[str, float]) -> float:
-    """The plain mean of the nine numbers, MNLI matched and mismatched both counted, in the scores' own unit.
+    """The plain mean of the nine numbers, in the scores' own unit; both MNLI sets count.
 
-    Keys as in GLUE_METRICS in any spelling, with or without the metric ("qqp", "QQP", "glue/qqp_f1").
+    Keys as in GLUE_METRICS in any spelling, with or without the metric ("qqp", "glue/qqp_f1").
     Raises EvaluationError where one of the nine is missing, unknown or not finite: nothing is
     averaged away.
     """
@@ -115,7 +116,7 @@ def glue_average(scores: Mapping[str, float]) -> float:
 
 
 def is_constant(predictions: np.ndarray | Sequence[Any]) -> bool:
-    """Whether every prediction is the same: a degenerate classifier, to be flagged beside its score."""
+    """Whether every prediction is the same: a degenerate classifier, to be flagged."""
     values = np.asarray(predictions)
     return bool(len(values)) and bool((values == values[0]).all())
 

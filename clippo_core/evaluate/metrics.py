@@ -4,8 +4,7 @@
     retrieval    recall@k, any right item, ties last (`ranking.py`)    VQA        official accuracy (`vqa_text.py`)
     GLUE         accuracy, F1, Matthews, Spearman; the mean of nine numbers (`glue_scores.py`)
 
-Sources: big_vision evaluators discriminative_classifier.py and fewshot_lsr.py. Data, towers and percent
-signs stand elsewhere.
+Sources: big_vision evaluators discriminative_classifier.py and fewshot_lsr.py.
 """
 
 from __future__ import annotations

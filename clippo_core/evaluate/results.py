@@ -68,9 +68,9 @@ def write_result(
 ) -> EvalResult:
     """Write one evaluation into `folder` (local or s3://), every file atomically, result.json last.
 
-    The result is returned with the address and sha256 of its `scores`. Every rank of a process group
-    may call this; the first one writes. timings: name -> seconds. Raises EvaluationError for a metric
-    that is neither a finite number nor says why it is none.
+    The result is returned with the address and sha256 of its `scores`. Every rank of a process
+    group may call this; the first one writes. timings: name -> seconds. Raises EvaluationError for
+    a metric that is neither a finite number nor says why it is none.
     """
     for name, metric in result.metrics.items():
         _check(f"{result.name}: {name}", metric)
@@ -88,9 +88,10 @@ def write_result(
 
 
 def read_result(folder: str) -> EvalResult | None:
-    """The result in `folder`, or None where there is none. Raises EvaluationError for one that cannot be read.
+    """The result in `folder`, or None where there is none.
 
-    Results of schema 1 are read, too; they have no per-example scores.
+    Results of schema 1 are read, too; they have no per-example scores. Raises EvaluationError for a
+    file that cannot be read.
     """
     uri = storage.join(folder, RESULT)
     if not storage.exists(uri):
@@ -110,9 +111,9 @@ def read_result(folder: str) -> EvalResult | None:
 
 
 def finished_result(folder: str, wanted: str) -> EvalResult | None:
-    """The result in `folder` if it was made from the inputs with digest `wanted`, did not fail, and its scores are still there.
+    """The result in `folder`, if it can stand for a new one; otherwise None: run the evaluation.
 
-    Otherwise None: run the evaluation.
+    It was made from the inputs with digest `wanted`, did not fail, and its scores are still there.
     """
     try:
         result = read_result(folder)

@@ -103,8 +103,9 @@ def add_scores(
     backward: Ranking,
     prefix: str = "",
 ) -> None:
-    """One row per query of either direction: whether its first answer is right. Captions of one photo are a group.
+    """One row per query of either direction: whether its first answer is right.
 
+    Captions of one photo are a group.
     prefix: what stands before `i2t_recall@1` in the metric's name.
     """
     keys = [record.key for record in records]
@@ -178,7 +179,10 @@ def _score(
     n_positives: np.ndarray,
     groups: np.ndarray,
 ) -> None:
-    """Note `<prefix>_recall@1|5|10` and `<prefix>_tie_share`, in percent; intervals over groups (images), chance exact."""
+    """Note `<prefix>_recall@1|5|10` and `<prefix>_tie_share`, in percent.
+
+    Intervals are over groups (images); chance is exact.
+    """
     for k in (1, 5, 10):
         chance = 100.0 * chance_recall(n_items, n_positives, k)
         hits = 100.0 * (ranking.ranks <= k)

@@ -1,14 +1,14 @@
-"""The per-example scores of one evaluation as one parquet file, so that two models can be compared pairwise.
+"""The per-example scores of one evaluation: one file, so that models can be compared pairwise.
 
     metric              example     group     score  target  …
     coco/t2i_recall@1   0003.jpg#2  0003.jpg  100.0          rank, query, retrieved, …
     glue/cola_matthews  17          17          1.0     0.0  first, second, truth, …
 
-One row per example of a metric. `example` names the same example for every model that reads the same
-data. Where `target` is empty, the metric is the mean of `score`, in its own unit; elsewhere `score` is
-the prediction and the metric is a statistic of (score, target), as F1 or a rank correlation. Examples
-of one `group` (the captions of a photo) are not independent: intervals resample groups. Further
-columns are for digging. Equal scores give equal bytes.
+One row per example of a metric. `example` names the same example for every model that reads the
+same data. Where `target` is empty, the metric is the mean of `score`, in its own unit; elsewhere
+`score` is the prediction and the metric is a statistic of (score, target), as F1 or a rank
+correlation. Examples of one `group` (the captions of a photo) are not independent: intervals
+resample groups. Further columns are for digging. Equal scores give equal bytes.
 """
 
 from __future__ import annotations

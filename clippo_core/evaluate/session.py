@@ -2,8 +2,8 @@
 
     evaluate(name, ...) = load the checkpoint ─▶ finished before? return that ─▶ work(session) ─▶ write result.json last
 
-All five evaluations run this way. The result is a function of weights, data, protocol and code; what
-takes time goes into timings.json. No protocol stands here.
+All five evaluations run this way. The result is a function of weights, data, protocol and code;
+what takes time goes into timings.json. No protocol stands here.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Session:
         chance: float | None = None,
         bounds: tuple[float, float] | None = None,
     ) -> None:
-        """Note a number, its chance and its 95 % interval, in the metric's unit, over n examples."""
+        """Note a number, its chance and its 95 % interval, all in the metric's unit."""
         low, high = bounds or (None, None)
         self.metrics[self.named(metric)] = Metric(float(value), low, high, chance, n)
 
@@ -90,9 +90,10 @@ class Session:
         n: int | None = None,
         scale: float = 1.0,
     ) -> None:
-        """Note a metric = scale * mean of `values`, its bootstrap interval over rows (or over `groups` of them), chance, and n.
+        """Note a metric = scale * mean of `values`, its bootstrap interval, chance, and n.
 
-        values: float [n], in the metric's unit divided by `scale`; chance: in the metric's unit.
+        values: float [n], in the metric's unit divided by `scale`; chance: in the metric's unit;
+        groups: [n] labels of what the bootstrap draws; None = single values.
         """
         samples, seed = self.plan.evaluate.bootstrap_samples, self.plan.stage.seed
         labels = None if groups is None else groups.tolist()
@@ -163,9 +164,9 @@ def evaluate(
     """Run `work` and write its result below plan.stage.root; one that is finished is returned as it is.
 
     content: config of the evaluation -> what stands for the content of the files that it names, as
-    JSON: a part of the result's inputs. Runs in one process, or in every rank of a process group, of
-    which the first writes. Data and protocol errors become a result with its `failure`; other errors
-    and Preempted are raised, and ConfigError where the evaluation is not configured.
+    JSON: a part of the result's inputs. Runs in one process, or in every rank of a process group,
+    of which the first writes. Data and protocol errors become a result with its `failure`; other
+    errors and Preempted are raised, and ConfigError where the evaluation is not configured.
     """
     config = getattr(plan.evaluate, name)
     if config is None:
@@ -203,7 +204,7 @@ def evaluate(
 
 
 def content_of(*uris: str) -> list[Any]:
-    """What stands for the content of files and folders in a digest: the sha256 of JSON, names and sizes of pictures."""
+    """What stands for files and folders in a digest: sha256 of JSON, names and sizes of others."""
     found: list[Any] = []
     for uri in filter(None, uris):
         try:

@@ -167,7 +167,7 @@ def _describe(session: Session, data: VqaData, swept: Sweep) -> None:
 
 
 def _score(session: Session, data: VqaData, accuracies: np.ndarray) -> None:
-    """Note values, intervals over photos, priors and counts: overall, by answer type, by question type."""
+    """Note accuracies: overall, by answer type, by question type; intervals over photos."""
     guesses = [data.priors.get(t.question_type, data.priors[""]) for t in data.truth]
     guessed = np.array([vqa_accuracy(guess, t.answers) for guess, t in zip(guesses, data.truth, strict=True)])
     photos = np.array([t.image_id for t in data.truth])
