@@ -13,6 +13,7 @@ Read it as: an experiment, another function than the paper's. Released weights a
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -67,9 +68,8 @@ def evaluated(run: RunConfig, checkpoint: CheckpointInfo) -> dict[str, Any]:
             raise SystemExit(f"{name}: {result.failure}")
         for metric in METRICS:
             if metric in result.metrics:
-                low, high = result.confidence[metric]
-                found[metric] = {"value": result.metrics[metric], "low": low, "high": high, "chance": result.chance[metric]}
-                found[metric]["n"] = result.n_by_metric[metric]
+                known = dataclasses.asdict(result.metrics[metric])
+                found[metric] = {name: known[name] for name in ("value", "low", "high", "chance", "n")}
     return found
 
 

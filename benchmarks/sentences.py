@@ -100,13 +100,14 @@ def _row(result: EvalResult) -> dict[str, Any]:
         return {"failure": result.failure}
     return {
         name: {
-            "value": value,
-            "interval": result.confidence[name],
-            "chance": result.chance[name],
-            "n": result.n_by_metric[name],
-            "flag": result.flags.get(name, ""),
+            "value": metric.value,
+            "interval": metric.bounds,
+            "chance": metric.chance,
+            "n": metric.n,
+            "flag": metric.flag,
         }
-        for name, value in result.metrics.items()
+        for name, metric in result.metrics.items()
+        if metric.value is not None
     }
 
 

@@ -200,11 +200,17 @@ def _galleries(run: RunConfig) -> list[RetrievalConfig]:
 
 def _add(row: dict[str, Any], result: EvalResult) -> None:
     """Take over an evaluation's numbers; a failed one leaves its reason under the dataset's name."""
-    row |= result.metrics
-    row["chance"] |= result.chance
-    row["confidence"] |= result.confidence
-    row["n"] |= {name: result.n_by_metric.get(name, result.n_examples) for name in result.metrics}
-    row["not_run"] |= result.not_run | ({result.dataset: result.failure} if result.failure else {})
+    for name, metric in result.metrics.items():
+        if metric.value is None:
+            row["not_run"][name] = metric.why_not
+            continue
+        row[name], row["n"][name] = metric.value, metric.n
+        if metric.chance is not None:
+            row["chance"][name] = metric.chance
+        if metric.bounds:
+            row["confidence"][name] = metric.bounds
+    if result.failure:
+        row["not_run"][result.dataset] = result.failure
 
 
 def _add_held_out(row: dict[str, Any], checkpoint: CheckpointInfo, gallery: RetrievalConfig, pairs: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.errors import ConflictError, NotFoundError
-from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Verdict
+from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Metric, Verdict
 
 
 def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
@@ -22,7 +22,7 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
     before, etag = _read_pointer(plan.promoted)
     previous = before.get("uri", "")
     now = main_metrics(results)
-    compared = {name: [float(old), now[name]] for name, old in before.get("metrics", {}).items() if name in now}
+    compared = {name: [float(old), _value(now[name])] for name, old in before.get("metrics", {}).items() if name in now}
 
     def verdict(promoted: bool, reason: str) -> Verdict:
         return Verdict(promoted=promoted, reason=reason, model_uri=checkpoint.uri, previous_uri=previous, compared=compared)
@@ -32,13 +32,13 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
         return verdict(False, f"Not promoted: {'; '.join(failed)}.")
     if not now:
         return verdict(False, "Not promoted: no evaluation gave a main metric to judge by.")
-    if not any(_above_chance(result, name) for result in results for name in result.main_metrics if name in now):
+    if not any(map(_above_chance, now.values())):
         return verdict(False, "Not promoted: no main metric is above chance, by the lower end of its interval.")
     if plan.promote_metric and plan.promote_metric not in now:
         return verdict(False, f"Not promoted: the metric to judge by, {plan.promote_metric}, is not among {', '.join(sorted(now))}.")
     if before.get("weights_sha256") == checkpoint.weights_sha256:
         return verdict(True, "This model is the promoted one already.")
-    worse = _worse(compared, results, plan.promote_metric)
+    worse = _worse(compared, now, plan.promote_metric)
     missing = sorted(set(before.get("metrics", {})) - set(now))
     if missing and not plan.promote_metric:
         return verdict(False, f"Not promoted: the promoted model has {', '.join(missing)}, this one does not.")
@@ -51,10 +51,14 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
     return verdict(True, "Promoted: " + ("no main metric is worse than the promoted model's." if previous else "the first of its name."))
 
 
-def main_metrics(results: list[EvalResult]) -> dict[str, float]:
-    """Main metric -> value, over all results that have numbers."""
+def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
+    """Main metrics that have a value, over all results that did not fail."""
     return {
-        name: result.metrics[name] for result in results if not result.failure for name in result.main_metrics if name in result.metrics
+        name: result.metrics[name]
+        for result in results
+        if not result.failure
+        for name in result.main_metrics
+        if name in result.metrics and result.metrics[name].value is not None
     }
 
 
@@ -64,17 +68,22 @@ def promoted_uri(pointer: str) -> str:
     return uri
 
 
-def _above_chance(result: EvalResult, name: str) -> bool:
+def _value(metric: Metric) -> float:
+    assert metric.value is not None  # `main_metrics` took only those with a value
+    return metric.value
+
+
+def _above_chance(metric: Metric) -> bool:
     """Whether the lower end of a metric's interval is above chance; a metric without a known chance counts as above."""
-    return name not in result.chance or result.confidence.get(name, [result.metrics[name]])[0] > result.chance[name]
+    low, _ = metric.bounds or (_value(metric), None)
+    return metric.chance is None or low > metric.chance
 
 
-def _worse(compared: dict[str, list[float]], results: list[EvalResult], only: str) -> list[str]:
+def _worse(compared: dict[str, list[float]], now: dict[str, Metric], only: str) -> list[str]:
     """A sentence for each main metric (or for `only`) that fell by more than half its interval."""
-    intervals = {name: interval for result in results for name, interval in result.confidence.items()}
     found = []
     for name, (old, new) in sorted(compared.items()):
-        low, high = intervals.get(name, [new, new])
+        low, high = now[name].bounds or (new, new)
         noise = (high - low) / 2
         if new < old - noise and only in ("", name):
             found.append(f"{name} fell from {old:.2f} to {new:.2f}, by more than its noise of {noise:.2f}")
@@ -91,7 +100,8 @@ def _read_pointer(uri: str) -> tuple[dict[str, Any], str]:
     return content, etag
 
 
-def _write_pointer(uri: str, checkpoint: CheckpointInfo, metrics: dict[str, float], etag: str) -> None:
+def _write_pointer(uri: str, checkpoint: CheckpointInfo, now: dict[str, Metric], etag: str) -> None:
+    metrics = {name: metric.value for name, metric in now.items()}
     pointer = {"uri": checkpoint.uri, "weights_sha256": checkpoint.weights_sha256, "step": checkpoint.step, "metrics": metrics}
     text = json.dumps(pointer, indent=1, sort_keys=True) + "\n"
     if etag:

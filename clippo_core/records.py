@@ -3,14 +3,15 @@
     RunConfig ─▶ plan ─▶ RunPlan (one sub-plan a stage) ─▶ ValidationReport ─▶ Manifest ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
 
 Bulk bytes never stand here: a value carries their URI and sha256. It is not a place for behaviour beyond reading and writing itself.
-"""
 
-from __future__ import annotations
+Annotations are real types here, without `from __future__ import annotations`: flytekit looks at a
+field's type to read a list back from a Struct, and refuses a string.
+"""
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from clippo_core.config import (
     DataConfig,
@@ -24,7 +25,7 @@ from clippo_core.config import (
 EVALUATIONS: tuple[str, ...] = ("imagenet", "retrieval", "vqa", "glue", "xm3600")
 """The five evaluations, in the order of the paper."""
 
-RESULT_SCHEMA = 1
+RESULT_SCHEMA = 2
 """Version of EvalResult's JSON."""
 
 T = TypeVar("T")
@@ -188,8 +189,35 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """One number of an evaluation with what a reader needs to believe it, or why there is none."""
+
+    value: float | None = None
+    """In the metric's unit, shares as 0..100; None = it was not run, and `why_not` says why."""
+    low: float | None = None
+    """Lower end of the bootstrap's 95 % interval; None = there is no interval."""
+    high: float | None = None
+    chance: float | None = None
+    """What guessing gives (or the majority class), in the metric's unit; None = not known."""
+    n: int = 0
+    """Number of examples behind the value."""
+    flag: str = ""
+    """What a reader must know: degenerate predictions, ties, trained on the scored split."""
+    why_not: str = ""
+    """Why there is no value."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high) of the interval; None where there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
 class EvalResult:
-    """The result of one evaluation: a pure function of weights, data, protocol and code. Timings stand elsewhere."""
+    """The result of one evaluation: a pure function of weights, data, protocol and code.
+
+    Timings stand elsewhere.
+    """
 
     name: str
     """imagenet, retrieval, vqa, glue or xm3600."""
@@ -198,18 +226,8 @@ class EvalResult:
     protocol: str
     """How the numbers were made, in a sentence, with every choice that changes them."""
     n_examples: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    """`set/metric` -> value; shares as 0..100."""
-    confidence: dict[str, list[float]] = field(default_factory=dict)
-    """Metric -> [low, high], the bootstrap's 95 % interval."""
-    chance: dict[str, float] = field(default_factory=dict)
-    """Metric -> what guessing gives (or the majority class), in the metric's unit."""
-    n_by_metric: dict[str, int] = field(default_factory=dict)
-    """Metric -> number of examples behind it."""
-    not_run: dict[str, str] = field(default_factory=dict)
-    """Metric -> why it was not run; never averaged away."""
-    flags: dict[str, str] = field(default_factory=dict)
-    """Metric -> what a reader must know: degenerate predictions, ties, trained on the scored split."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """`set/metric` -> its number, or why it was not run; never averaged away."""
     counts: dict[str, int] = field(default_factory=dict)
     """Images, texts, classes, trials, ... as found."""
     main_metrics: list[str] = field(default_factory=list)
@@ -219,6 +237,11 @@ class EvalResult:
     code_digest: str = ""
     inputs_digest: str = ""
     """sha256 of everything above and the config, seed and data: a result with the same one is not made again."""
+    scores: str = ""
+    """Address of the per-example scores, relative to the folder of result.json, so that the result
+    does not depend on where it is stored; empty = not paired: there are none to compare with."""
+    scores_sha256: str = ""
+    """Of that file's bytes."""
     is_partial: bool = False
     """Fewer examples than the benchmark has: not comparable with published numbers."""
     is_demo: bool = False
@@ -227,14 +250,15 @@ class EvalResult:
     schema_version: int = RESULT_SCHEMA
 
     @classmethod
-    def failed(cls, name: str, dataset: str, reason: str, **fields: Any) -> EvalResult:
+    def failed(cls, name: str, dataset: str, reason: str, **fields: Any) -> Self:
         """A result that says why there is none."""
         return cls(name=name, dataset=dataset, split="", protocol="", n_examples=0, failure=reason, **fields)
 
     @classmethod
-    def skipped(cls, name: str, reason: str) -> EvalResult:
+    def skipped(cls, name: str, reason: str) -> Self:
         """A result of an evaluation that was not asked for: no numbers, no failure."""
-        return cls(name=name, dataset="", split="", protocol="", n_examples=0, not_run={name: reason})
+        metrics = {name: Metric(why_not=reason)}
+        return cls(name=name, dataset="", split="", protocol="", n_examples=0, metrics=metrics)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tower_reference import SMALL
 
-from clippo_core import models
-from clippo_core.analysis import geometry, lengths, paper
+from clippo_core import models, published
+from clippo_core.analysis import geometry, lengths
 from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.embedder import Clippo
 from clippo_core.errors import EvaluationError
@@ -135,7 +135,7 @@ def test_nothing_that_fits_is_an_error():
 
 
 def test_published_numbers_have_sources_and_our_names():
-    numbers = paper.all_published()
+    numbers = published.all_published()
     assert len(numbers) > 90
     assert {number.trust for number in numbers} == {"primary", "secondary"}
     assert all(number.source and number.model and number.data for number in numbers)
@@ -143,11 +143,11 @@ def test_published_numbers_have_sources_and_our_names():
     assert len(set(keys)) == len(keys)
     tasks = ("mnli_m_accuracy", "mnli_mm_accuracy", "qqp_f1", "qnli_accuracy", "sst2_accuracy", "cola_matthews")
     tasks += ("stsb_spearman", "mrpc_f1", "rte_accuracy")
-    for row in {(number.model, number.data) for number in paper.published("glue/mnli_m_accuracy")}:
-        values = {number.metric: number.value for number in paper.published_of(*row)}
+    for row in {(number.model, number.data) for number in published.published("glue/mnli_m_accuracy")}:
+        values = {number.metric: number.value for number in published.published_of(*row)}
         # The printed mean is that of nine numbers, MNLI counted twice.
         assert values["glue/average"] == pytest.approx(np.mean([values[f"glue/{task}"] for task in tasks]), abs=0.06)
-    first = paper.published("imagenet/zero_shot_top1")[0]
+    first = published.published("imagenet/zero_shot_top1")[0]
     assert (first.model, first.value) == ("CLIPPO B/16", 61.4)
-    assert paper.published("no/such_metric") == []
+    assert published.published("no/such_metric") == []
     json.dumps([dataclasses.asdict(number) for number in numbers])

@@ -3,11 +3,12 @@
 import csv
 import io
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 from clippo_core.analysis import compare
 from clippo_core.evaluate import results
 from clippo_core.published import Published
-from clippo_core.records import EvalResult
+from clippo_core.records import EvalResult, Metric
 
 
 def result(**fields):
@@ -17,9 +18,10 @@ def result(**fields):
         "split": "dev",
         "protocol": "BERT's",
         "n_examples": 277,
-        "metrics": {"glue/average": 75.0, "glue/rte_accuracy": 61.5},
-        "confidence": {"glue/average": [74.0, 76.0]},
-        "chance": {"glue/average": 40.0},
+        "metrics": {
+            "glue/average": Metric(75.0, 74.0, 76.0, 40.0, 277),
+            "glue/rte_accuracy": Metric(61.5, n=277),
+        },
         "main_metrics": ["glue/average"],
         "weights_sha256": "a" * 64,
     }
@@ -31,12 +33,21 @@ def lookup(metric):
     return [Published(value, f"model {value}", "<data>", metric, "a table | of theirs", "primary") for value in values]
 
 
+def average(*metric, **fields):
+    return result(metrics={"glue/average": Metric(*metric)}, **fields)
+
+
 def rows_of(*found):
     return compare.compare(found, beside=(), lookup=lookup)
 
 
+def lines(*found):
+    """The comparison's lines, as values by name."""
+    return [SimpleNamespace(**line) for line in compare.lines_of(rows_of(*found))]
+
+
 def test_judged_against_the_interval():
-    rows = rows_of(result())
+    rows = lines(result())
     assert [(row.published, round(row.difference, 1), row.verdict) for row in rows] == [
         (74.4, 0.6, "within the interval"),
         (76.6, -1.6, "lower"),
@@ -44,24 +55,28 @@ def test_judged_against_the_interval():
     ]
     assert {row.against_chance for row in rows} == {"above chance"} and {row.metric for row in rows} == {"glue/average"}
     every = compare.compare([result()], beside=(), lookup=lookup, only_main=False)
-    assert every[-1].metric == "glue/rte_accuracy" and every[-1].published is None and every[-1].verdict == ""
+    last = compare.lines_of(every)[-1]
+    assert (last["metric"], last["published"], last["verdict"]) == ("glue/rte_accuracy", None, "")
+    assert [row.metric for row in rows_of(result())] == ["glue/average"], "one row for three numbers"
 
 
 def test_partial_demo_not_run_and_failed_are_not_judged():
-    partial = rows_of(result(is_partial=True, is_demo=True))
+    partial = lines(result(is_partial=True, is_demo=True))
     assert {row.verdict for row in partial} == {"not comparable: demo and partial"} and partial[0].difference is not None
-    missing = rows_of(result(metrics={}, confidence={}, not_run={"glue/average": "eight of nine"}))
+    why = "eight of nine"
+    missing = lines(result(metrics={"glue/average": Metric(why_not=why)}))
     assert len(missing) == 3 and {(row.verdict, row.difference, row.status) for row in missing} == {("", None, "not run: eight of nine")}
-    failed = rows_of(EvalResult.failed("vqa", "vqav2", "DataError: gone"))
+    failed = lines(EvalResult.failed("vqa", "vqav2", "DataError: gone"))
     assert [(row.metric, row.status) for row in failed] == [("vqav2/*", "failed: DataError: gone")]
-    bare = rows_of(result(confidence={}))
+    bare = lines(average(75.0, None, None, 40.0, 277))
     assert {row.verdict for row in bare} == {"not judged: no interval"}
-    weak = rows_of(result(confidence={"glue/average": [39.0, 76.0]}))
+    weak = lines(average(75.0, 39.0, 76.0, 40.0, 277))
     assert weak[0].against_chance == "not above chance"
 
 
 def test_table_and_file_say_the_same(tmp_path):
-    rows = rows_of(result(), result(weights_sha256="b" * 64, metrics={"glue/average": 60.0}))
+    other = average(60.0, 59.0, 61.0, 40.0, 277, weights_sha256="b" * 64)
+    rows = rows_of(result(), other)
     text = compare.to_markdown(rows)
     assert (
         "| glue/average | aaaaaaaa | 75.0 [74.0, 76.0] | 40.0 | 277 | 74.4 model 74.4, &lt;data> (1) | +0.6 | within the interval" in text

@@ -10,7 +10,7 @@ import pytest
 from clippo_core import presets
 from clippo_core.config import DataConfig, OptimConfig, RenderConfig, RunConfig, SourceConfig, TrainConfig, digest, replace
 from clippo_core.errors import ConfigError
-from clippo_core.records import EvalResult, dumps, from_dict, loads
+from clippo_core.records import EvalResult, Metric, dumps, from_dict, loads
 
 TEXTS = SourceConfig("sentences", "a.txt")
 PHOTOS = SourceConfig("karpathy", "a.json", "images")
@@ -59,7 +59,8 @@ def test_whole_numbers_from_json_become_floats_again() -> None:
 
 
 def test_records_round_trip() -> None:
-    result = EvalResult("vqa", "vqav2", "val", "p", 3, {"vqav2/overall": 50.0}, {"vqav2/overall": [40.0, 60.0]}, not_run={"a": "b"})
+    metrics = {"vqav2/overall": Metric(50.0, 40.0, 60.0, None, 3), "a": Metric(why_not="b")}
+    result = EvalResult("vqa", "vqav2", "val", "p", 3, metrics)
     assert loads(EvalResult, dumps(result)) == result
     with pytest.raises(ValueError):
-        dumps(dataclasses.replace(result, metrics={"vqav2/overall": float("nan")}))
+        dumps(dataclasses.replace(result, metrics={"a": Metric(float("nan"))}))

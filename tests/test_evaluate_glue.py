@@ -13,18 +13,19 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from found import recomputed, score_rows, values, whys
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, ModelConfig, RenderConfig, replace
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, NotFoundError
-from clippo_core.evaluate import glue, resampled
+from clippo_core.evaluate import glue
 from clippo_core.evaluate.glue_files import TASKS, read_split
+from clippo_core.evaluate.glue_scores import GLUE_METRICS, STATISTICS, glue_score
 from clippo_core.evaluate.glue_tasks import baseline
-from clippo_core.evaluate.metrics import GLUE_METRICS, glue_score
 from clippo_core.models import build_tower, train_tokenizer
-from clippo_core.records import EvaluatePlan, StagePlan
+from clippo_core.records import EvaluatePlan, Metric, StagePlan
 
 MODEL = ModelConfig(width=32, depth=2, num_heads=2, mlp_dim=64, embed_dim=16)
 MNLI_12 = ["index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse"]
@@ -107,22 +108,24 @@ def run(checkpoint, root, data, **changes):
 
 def test_all_nine_numbers_and_their_mean(tmp_path, data, checkpoint):
     result = run(checkpoint, tmp_path, data)
-    assert result.failure == "" and result.is_partial and set(result.not_run) <= {"glue/stsb_spearman", "glue/average"}
+    assert result.failure == "" and result.is_partial and set(whys(result)) <= {"glue/stsb_spearman", "glue/average"}
     rows = pyarrow.parquet.read_table(tmp_path / "evaluations/glue/predictions.parquet").to_pylist()
+    by_metric = score_rows(result, tmp_path)
     assert result.n_examples == len(rows) == 24 * 9
     references = {"accuracy": accuracy_score, "matthews": matthews_corrcoef}
     references |= {"f1": lambda t, p: f1_score(t, p, pos_label="1"), "spearman": lambda t, p: spearmanr(t, p).statistic}
     for task, metric in GLUE_METRICS.items():
         name = f"glue/{task}_{metric}"
         kind = float if metric == "spearman" else str
-        truth, said = ([kind(row[column]) for row in rows if row["task"] == task] for column in ("truth", "prediction"))
-        assert result.metrics[name] == pytest.approx(100 * references[metric](truth, said), abs=0.05)
-        low, high = result.confidence[name]
-        assert low <= result.metrics[name] + 1e-9 and result.metrics[name] <= high + 1e-9
-        assert result.n_by_metric[name] == 24 and name in result.chance
+        truth, said = ([kind(row[column]) for row in by_metric[name]] for column in ("truth", "prediction"))
+        assert result.metrics[name].value == pytest.approx(100 * references[metric](truth, said), abs=0.05)
+        low, high = result.metrics[name].bounds
+        assert low <= result.metrics[name].value + 1e-9 and result.metrics[name].value <= high + 1e-9
+        assert result.metrics[name].n == 24 and result.metrics[name].chance is not None
     names = [f"glue/{task}_{metric}" for task, metric in GLUE_METRICS.items()]
-    assert result.metrics["glue/average"] == pytest.approx(np.mean([result.metrics[name] for name in names]))
-    assert result.main_metrics == ["glue/average"] and result.n_by_metric["glue/average"] == 216
+    assert recomputed(result, tmp_path) == {name: result.metrics[name].value for name in names}
+    assert result.metrics["glue/average"].value == pytest.approx(np.mean([result.metrics[name].value for name in names]))
+    assert result.main_metrics == ["glue/average"] and result.metrics["glue/average"].n == 216
     assert "best on dev of 2 trials" in result.protocol and result.counts["mnli_trials"] == 2
     examples = json.loads((tmp_path / "evaluations/glue/examples.json").read_text())
     assert 0 < sum(e["hit"] for e in examples) <= 6 and all(e["pictures"][0].startswith("data:image/png;base64,") for e in examples)
@@ -138,7 +141,7 @@ def test_again_is_skipped_and_other_settings_are_not(tmp_path, data, checkpoint,
     settings = {"glue__tasks": ("RTE",), "glue__finetune__epochs": 1}
     first = run(checkpoint, tmp_path, data, **settings)
     calls = []
-    monkeypatch.setattr(glue, "sweep", lambda *args, **options: calls.append(1) or 1 / 0)
+    monkeypatch.setattr(glue, "fine_tune", lambda *args, **options: calls.append(1) or 1 / 0)
     assert run(checkpoint, tmp_path, data, **settings) == first and not calls
     with pytest.raises(ZeroDivisionError):
         run(checkpoint, tmp_path, data, **{**settings, "glue__separator": "|"})
@@ -152,8 +155,8 @@ def test_a_tower_that_reads_the_answer_gets_100(tmp_path, checkpoint):
         (tmp_path / task / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
     tuning = FinetuneConfig(batch_size=16, epochs=12, learning_rates=(3e-3,))
     result = run(checkpoint, tmp_path / "out", tmp_path, glue__tasks=("SST-2",), glue__finetune=tuning)
-    assert result.metrics["glue/sst2_accuracy"] == 100.0 and result.chance["glue/sst2_accuracy"] == 50.0
-    assert result.confidence["glue/sst2_accuracy"] == [100.0, 100.0]
+    assert result.metrics["glue/sst2_accuracy"].value == 100.0 and result.metrics["glue/sst2_accuracy"].chance == 50.0
+    assert result.metrics["glue/sst2_accuracy"].bounds == (100.0, 100.0)
 
 
 def test_shuffled_labels_give_chance(tmp_path, checkpoint):
@@ -164,7 +167,7 @@ def test_shuffled_labels_give_chance(tmp_path, checkpoint):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
     tuning = FinetuneConfig(batch_size=20, epochs=2, learning_rates=(1e-3,))
     result = run(checkpoint, tmp_path / "out", tmp_path, glue__tasks=("SST-2",), glue__finetune=tuning)
-    assert abs(result.metrics["glue/sst2_accuracy"] - 50) < 3 * 100 * np.sqrt(0.25 / 200)
+    assert abs(result.metrics["glue/sst2_accuracy"].value - 50) < 3 * 100 * np.sqrt(0.25 / 200)
 
 
 def test_missing_mismatched_dev_is_not_run_and_gives_no_mean(tmp_path, data, checkpoint):
@@ -173,10 +176,11 @@ def test_missing_mismatched_dev_is_not_run_and_gives_no_mean(tmp_path, data, che
         write_task(root, "MNLI", 16, split)
     write_task(root, "RTE", 16, "train")
     result = run(checkpoint, tmp_path, root, glue__finetune__epochs=1)
-    assert set(result.metrics) == {"glue/mnli_m_accuracy"} and result.main_metrics == ["glue/mnli_m_accuracy"]
-    assert "no MNLI/dev_mismatched.tsv" in result.not_run["glue/mnli_mm_accuracy"]
-    assert "no RTE/dev.tsv" in result.not_run["glue/rte_accuracy"] and "no QQP/train.tsv" in result.not_run["glue/qqp_f1"]
-    assert result.not_run["glue/average"] == "it is the mean of nine numbers, and 1 of them are there"
+    assert set(values(result)) == {"glue/mnli_m_accuracy"} and result.main_metrics == ["glue/mnli_m_accuracy"]
+    assert "no MNLI/dev_mismatched.tsv" in result.metrics["glue/mnli_mm_accuracy"].why_not
+    assert "no RTE/dev.tsv" in result.metrics["glue/rte_accuracy"].why_not
+    assert "no QQP/train.tsv" in result.metrics["glue/qqp_f1"].why_not
+    assert result.metrics["glue/average"].why_not == "it is the mean of nine numbers, and 1 of them are there"
 
 
 def test_nothing_to_run_is_a_failure_with_reasons(tmp_path, checkpoint):
@@ -199,13 +203,14 @@ def test_degenerate_predictions_are_flagged(tmp_path, data, checkpoint):
         write_task(root, task, 16, "train")
         (root / task / "dev.tsv").write_text("\n".join([*lines_of(task, 12)[:1] * (task != "CoLA"), *lines_of(task, 2)[-1:] * 6]) + "\n")
     result = run(checkpoint, tmp_path, root, glue__finetune=settings)
-    assert result.metrics["glue/cola_matthews"] == 0.0 and result.confidence["glue/cola_matthews"] == [0.0, 0.0]
+    assert result.metrics["glue/cola_matthews"].value == 0.0 and result.metrics["glue/cola_matthews"].bounds == (0.0, 0.0)
     assert (
-        result.flags["glue/cola_matthews"].startswith("degenerate: every prediction is")
-        and "2 of 2 trials" in result.flags["glue/cola_matthews"]
+        result.metrics["glue/cola_matthews"].flag.startswith("degenerate: every prediction is")
+        and "2 of 2 trials" in result.metrics["glue/cola_matthews"].flag
     )
-    assert "glue/stsb_spearman" not in result.metrics and "no rank correlation" in result.not_run["glue/stsb_spearman"]
-    assert "glue/stsb_spearman" not in result.n_by_metric
+    spearman = result.metrics["glue/stsb_spearman"]
+    assert "no rank correlation" in spearman.why_not
+    assert spearman == Metric(why_not=spearman.why_not)
 
 
 def test_texts_that_the_page_cuts_off_are_counted_and_flagged(tmp_path, checkpoint):
@@ -215,7 +220,7 @@ def test_texts_that_the_page_cuts_off_are_counted_and_flagged(tmp_path, checkpoi
         (tmp_path / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
     result = run(checkpoint, tmp_path / "out", tmp_path, glue__tasks=("SST-2",), glue__finetune__epochs=1)
     assert result.counts["sst2_dev_rows_cut_by_the_page"] == 5
-    assert result.flags["glue/sst2_accuracy"].endswith("the page cuts off 25 % of its texts")
+    assert result.metrics["glue/sst2_accuracy"].flag.endswith("the page cuts off 25 % of its texts")
 
 
 def test_token_tower_reads_tokens(tmp_path, data):
@@ -226,7 +231,7 @@ def test_token_tower_reads_tokens(tmp_path, data):
         Clippo(build_tower(model, 32, seed=0), RenderConfig(image_px=32)).save(tmp_path / f"{kind}.safetensors")
         settings = {"glue__tasks": ("RTE",), "glue__finetune__epochs": 1}
         result = run(str(tmp_path / f"{kind}.safetensors"), tmp_path / kind, data, **settings)
-        assert result.failure == "" and 0 <= result.metrics["glue/rte_accuracy"] <= 100
+        assert result.failure == "" and 0 <= result.metrics["glue/rte_accuracy"].value <= 100
         assert all(e["pictures"] == [] for e in json.loads((tmp_path / kind / "evaluations/glue/examples.json").read_text()))
 
 
@@ -390,7 +395,7 @@ def test_a_resample_by_counts_scores_as_the_rows_themselves(task):
         again = np.repeat(rows, drawn, axis=0)
         if len(np.unique(again[:, 0])) > 1 and len(np.unique(again[:, 1])) > 1:
             wanted = glue_score(task, again[:, 0], again[:, 1])
-            assert resampled.BY_NAME[GLUE_METRICS[task]](rows, drawn) == pytest.approx(wanted, abs=1e-12)
+            assert STATISTICS[GLUE_METRICS[task]](rows, drawn) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_baselines_need_no_reading():

@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from drawn import WORDS, draw, evaluate_plan, noise, phrases, tiny_checkpoint
+from found import flags, recomputed, score_rows, whys
 from PIL import Image
 from sklearn.linear_model import Ridge
 
@@ -20,6 +21,7 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError
 from clippo_core.evaluate import few_shot, imagenet, prompts
 from clippo_core.evaluate.labelled import load_class_names, open_labelled
+from clippo_core.records import EvalResult
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,12 @@ def own_names(folder: Path, n: int = 12, **changes) -> ImagenetConfig:
         draw(name, folder / "val" / f"{i:02d}" / f"v{i:02d}.png")
     fields = {"dataset": "drawn", "templates": "name", "n_classes": n, "expect_images": n} | changes
     return ImagenetConfig(str(folder / "val"), write_names(folder, names), **fields)
+
+
+def columns(result: EvalResult, root: Path) -> dict[str, list]:
+    """Columns of the zero-shot scores, one value per picture."""
+    rows = score_rows(result, root)[f"{result.dataset}/zero_shot_top1"]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def run(checkpoint: str, root: Path, config: ImagenetConfig, **evaluate):
@@ -81,10 +89,10 @@ def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
     result = run(checkpoint, tmp_path / "run", own_names(tmp_path))
     assert result.failure == "" and not result.is_partial
     for metric in ("zero_shot_top1", "zero_shot_top5", "zero_shot_class_mean"):
-        assert result.metrics[f"drawn/{metric}"] == 100.0
-    assert result.chance["drawn/zero_shot_top1"] == pytest.approx(100 / 12)
-    assert result.chance["drawn/zero_shot_top5"] == pytest.approx(500 / 12)
-    assert result.not_run == {"drawn/10shot_top1": "no training pictures are configured (train_images)"}
+        assert result.metrics[f"drawn/{metric}"].value == 100.0
+    assert result.metrics["drawn/zero_shot_top1"].chance == pytest.approx(100 / 12)
+    assert result.metrics["drawn/zero_shot_top5"].chance == pytest.approx(500 / 12)
+    assert whys(result) == {"drawn/10shot_top1": "no training pictures are configured (train_images)"}
 
 
 def test_noise_is_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint):
@@ -96,19 +104,19 @@ def test_noise_is_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint)
         noise(tmp_path / "val" / f"{rng.integers(12):02d}" / f"n{i:03d}.png", seed=i)
     config = ImagenetConfig(config.images, config.class_names, "drawn", templates="name", n_classes=12, expect_images=240)
     result = run(checkpoint, tmp_path / "a", config)
-    chance = result.chance["drawn/zero_shot_top1"]
-    assert abs(result.metrics["drawn/zero_shot_top1"] - chance) <= 3 * np.sqrt(chance * (100 - chance) / 240)
-    low, high = result.confidence["drawn/zero_shot_top1"]
-    assert low <= result.metrics["drawn/zero_shot_top1"] <= high and low < high
+    chance = result.metrics["drawn/zero_shot_top1"].chance
+    assert abs(result.metrics["drawn/zero_shot_top1"].value - chance) <= 3 * np.sqrt(chance * (100 - chance) / 240)
+    low, high = result.metrics["drawn/zero_shot_top1"].bounds
+    assert low <= result.metrics["drawn/zero_shot_top1"].value <= high and low < high
     collapsed = run(tiny_checkpoint(tmp_path, collapse=True), tmp_path / "b", config)
-    assert collapsed.metrics["drawn/zero_shot_top1"] == 0.0
-    assert collapsed.flags["drawn/zero_shot_top1"].startswith("100.00 % of the images tie")
+    assert collapsed.metrics["drawn/zero_shot_top1"].value == 0.0
+    assert collapsed.metrics["drawn/zero_shot_top1"].flag.startswith("100.00 % of the images tie")
 
 
 def test_the_classifier_is_the_renormalised_mean_of_unit_prompts(tmp_path, checkpoint):
     config = own_names(tmp_path, templates="clip_best", shots=())
-    run(checkpoint, tmp_path / "run", config)
-    rows = pyarrow.parquet.read_table(tmp_path / "run/evaluations/imagenet/predictions.parquet").to_pydict()
+    result = run(checkpoint, tmp_path / "run", config)
+    rows = columns(result, tmp_path / "run")
     model = Clippo.load(checkpoint, device="cpu")
     names = phrases(12)
     best = []
@@ -127,10 +135,10 @@ def test_class_mean_weighs_classes_and_not_images(tmp_path, checkpoint):
     for i in range(9):  # nine more pictures of class 0, all of them drawings of class 1's name
         draw(phrases(6)[1], tmp_path / "val" / "00" / f"w{i}.png")
     result = run(checkpoint, tmp_path / "run", config)
-    assert result.metrics["drawn/zero_shot_top1"] == pytest.approx(100 * 6 / 15)
-    assert result.metrics["drawn/zero_shot_class_mean"] == pytest.approx(100 * (0.1 + 5) / 6)
-    low, high = result.confidence["drawn/zero_shot_class_mean"]
-    assert low <= result.metrics["drawn/zero_shot_class_mean"] <= high
+    assert result.metrics["drawn/zero_shot_top1"].value == pytest.approx(100 * 6 / 15)
+    assert result.metrics["drawn/zero_shot_class_mean"].value == pytest.approx(100 * (0.1 + 5) / 6)
+    low, high = result.metrics["drawn/zero_shot_class_mean"].bounds
+    assert low <= result.metrics["drawn/zero_shot_class_mean"].value <= high
 
 
 def test_any_of_several_labels(tmp_path, checkpoint):
@@ -138,9 +146,9 @@ def test_any_of_several_labels(tmp_path, checkpoint):
     # v00 is right by its second label, v01 wrong, v02 has no label and is left out, the others are right.
     Path(config.multi_labels).write_text(json.dumps([[3, 0], [2], [], [3], [4], [5]]))
     result = run(checkpoint, tmp_path / "a", config)
-    assert result.metrics["drawn/zero_shot_any_correct"] == pytest.approx(80.0)
-    assert result.n_by_metric["drawn/zero_shot_any_correct"] == 5
-    assert result.chance["drawn/zero_shot_any_correct"] == pytest.approx(100 * 6 / 5 / 6)
+    assert result.metrics["drawn/zero_shot_any_correct"].value == pytest.approx(80.0)
+    assert result.metrics["drawn/zero_shot_any_correct"].n == 5
+    assert result.metrics["drawn/zero_shot_any_correct"].chance == pytest.approx(100 * 6 / 5 / 6)
     by_name = {f"v{i:02d}.png": labels for i, labels in enumerate([[3, 0], [2], [], [3], [4], [5]])}
     Path(config.multi_labels).write_text(json.dumps(by_name))
     assert run(checkpoint, tmp_path / "b", config).metrics == result.metrics
@@ -156,9 +164,9 @@ def test_two_classes_of_one_name_are_the_earlier_one(tmp_path, checkpoint):
         draw(names[i], tmp_path / "val" / f"{i}" / "x.png")
     config = ImagenetConfig(str(tmp_path / "val"), write_names(tmp_path, names), "drawn", "", "name", (), 7, 7)
     result = run(checkpoint, tmp_path / "run", config)
-    assert result.metrics["drawn/zero_shot_top1"] == pytest.approx(100 * 6 / 7)
-    assert result.metrics["drawn/zero_shot_top5"] == 100.0, "the twin is second"
-    assert result.counts["classes_with_a_shared_name"] == 1 and not result.flags
+    assert result.metrics["drawn/zero_shot_top1"].value == pytest.approx(100 * 6 / 7)
+    assert result.metrics["drawn/zero_shot_top5"].value == 100.0, "the twin is second"
+    assert result.counts["classes_with_a_shared_name"] == 1 and not flags(result)
 
 
 def test_no_digit_depends_on_the_batch_size(tmp_path, checkpoint):
@@ -200,7 +208,7 @@ def test_few_shot_equals_scikit_learn_on_the_same_shots(tmp_path, checkpoint):
     config = shot_data(tmp_path)
     result = run(checkpoint, tmp_path / "run", config)
     assert result.failure == ""
-    assert result.not_run["corners/25shot_top1"] == "a class has only 12 training pictures"
+    assert result.metrics["corners/25shot_top1"].why_not == "a class has only 12 training pictures"
     assert result.main_metrics == ["corners/zero_shot_top1", "corners/10shot_top1"]
     model = Clippo.load(checkpoint, device="cpu")
     train, val = (sorted((tmp_path / part).glob("*/*.png")) for part in ("train", "val"))
@@ -217,10 +225,13 @@ def test_few_shot_equals_scikit_learn_on_the_same_shots(tmp_path, checkpoint):
             design = [np.concatenate([(v - mean) / std, np.full((len(v), 1), 100.0)], axis=1) for v in (shots, x_test)]
             ridge = Ridge(alpha=1024, fit_intercept=False).fit(design[0], 2 * np.eye(4)[labels[chosen]] - 1)
             by_seed.append(100 * (ridge.predict(design[1]).argmax(1) == truth).mean())
-            assert result.metrics[f"corners/{k}shot_top1_seed{seed}"] == pytest.approx(by_seed[-1])
-        assert result.metrics[f"corners/{k}shot_top1"] == pytest.approx(np.mean(by_seed))
-        assert result.chance[f"corners/{k}shot_top1"] == 25.0
-    assert result.confidence["corners/10shot_top1"][0] > 25, "corners can be told apart"
+            assert result.metrics[f"corners/{k}shot_top1_seed{seed}"].value == pytest.approx(by_seed[-1])
+        assert result.metrics[f"corners/{k}shot_top1"].value == pytest.approx(np.mean(by_seed))
+        assert result.metrics[f"corners/{k}shot_top1"].chance == 25.0
+    again = recomputed(result, tmp_path / "run")
+    assert again == {name: pytest.approx(result.metrics[name].value, abs=1e-12) for name in again}
+    assert set(result.main_metrics) < set(again)
+    assert result.metrics["corners/10shot_top1"].low > 25, "corners can be told apart"
 
 
 def test_shots_are_drawn_class_by_class_from_one_generator():
@@ -235,7 +246,7 @@ def test_the_same_picture_in_training_and_evaluation_is_refused(tmp_path, checkp
     config = shot_data(tmp_path, train=5)
     (tmp_path / "train/c0/train00.png").write_bytes((tmp_path / "val/c0/val00.png").read_bytes())
     result = run(checkpoint, tmp_path / "run", ImagenetConfig(**{**vars(config), "shots": (5,)}))
-    assert result.not_run["corners/5shot_top1"] == "1 of the training pictures are evaluated, too: use another pool"
+    assert result.metrics["corners/5shot_top1"].why_not == "1 of the training pictures are evaluated, too: use another pool"
     assert "corners/zero_shot_top1" in result.metrics
 
 
@@ -338,8 +349,8 @@ def test_the_imagenet_sample_has_800_of_1000_classes(tmp_path, checkpoint, slice
     result = run(checkpoint, tmp_path, config)
     assert result.failure == "" and result.is_partial
     assert result.counts == {"images": 800, "classes": 1000, "classes_with_images": 800, "classes_with_a_shared_name": 2, "templates": 1}
-    rows = pyarrow.parquet.read_table(tmp_path / "evaluations/imagenet/predictions.parquet").to_pydict()
+    rows = columns(result, tmp_path)
     listed = [line.split("\t") for line in (pack / "labels.tsv").read_text().splitlines()[1:]]
-    assert dict(zip(rows["key"], rows["label"], strict=True)) == {row[0].removeprefix("val/"): int(row[1]) for row in listed}
+    assert dict(zip(rows["example"], rows["label"], strict=True)) == {row[0].removeprefix("val/"): int(row[1]) for row in listed}
     shots = run(checkpoint, tmp_path / "shots", ImagenetConfig(**{**vars(config), "train_images": config.images}))
-    assert shots.not_run["imagenet/10shot_top1"] == "a class has only 0 training pictures"
+    assert shots.metrics["imagenet/10shot_top1"].why_not == "a class has only 0 training pictures"

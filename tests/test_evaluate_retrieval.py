@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from drawn import draw, evaluate_plan, phrases, tiny_checkpoint, write_karpathy
+from found import recomputed, score_rows
 
 from clippo_core import storage
 from clippo_core.config import RetrievalConfig
@@ -41,29 +41,29 @@ def config(folder: Path, n: int = 60, shuffle: bool = False, expect: int = 60, *
 def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
     result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "run", retrieval=config(tmp_path)), progress=False)
     assert result.failure == "" and not result.is_partial
-    assert result.metrics["drawn/i2t_recall@1"] == 100.0
-    assert result.confidence["drawn/i2t_recall@1"] == [100.0, 100.0]
-    assert result.metrics["drawn/t2i_recall@1"] >= 50.0  # the first captions; the second ones are strangers to their photo
-    assert result.n_by_metric["drawn/i2t_recall@1"] == 60 and result.n_by_metric["drawn/t2i_recall@1"] == 120
+    assert result.metrics["drawn/i2t_recall@1"].value == 100.0
+    assert result.metrics["drawn/i2t_recall@1"].bounds == (100.0, 100.0)
+    assert result.metrics["drawn/t2i_recall@1"].value >= 50.0  # the first captions; the second ones are strangers to their photo
+    assert result.metrics["drawn/i2t_recall@1"].n == 60 and result.metrics["drawn/t2i_recall@1"].n == 120
     assert result.counts == {"images": 60, "texts": 120, "fewest_texts_an_image": 2, "most_texts_an_image": 2}
-    assert result.chance["drawn/i2t_recall@1"] == pytest.approx(100 * 2 / 120)
-    assert result.chance["drawn/i2t_recall@5"] == pytest.approx(100 * metrics.chance_recall(120, [2], 5))
-    assert result.chance["drawn/t2i_recall@10"] == pytest.approx(100 * 10 / 60)
+    assert result.metrics["drawn/i2t_recall@1"].chance == pytest.approx(100 * 2 / 120)
+    assert result.metrics["drawn/i2t_recall@5"].chance == pytest.approx(100 * metrics.chance_recall(120, [2], 5))
+    assert result.metrics["drawn/t2i_recall@10"].chance == pytest.approx(100 * 10 / 60)
 
 
 def test_shuffled_pairs_are_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint):
     shuffled = config(tmp_path, n=300, shuffle=True, expect=300)
     result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "a", retrieval=shuffled), progress=False)
     for metric in ("i2t_recall@1", "i2t_recall@10", "t2i_recall@1", "t2i_recall@10"):
-        chance = result.chance[f"drawn/{metric}"]
+        chance = result.metrics[f"drawn/{metric}"].chance
         sigma = np.sqrt(chance * (100 - chance) / 300)
-        assert abs(result.metrics[f"drawn/{metric}"] - chance) <= 3 * sigma, metric
+        assert abs(result.metrics[f"drawn/{metric}"].value - chance) <= 3 * sigma, metric
     collapsed = tiny_checkpoint(tmp_path, collapse=True)
     result = retrieval.run(collapsed, evaluate_plan(tmp_path / "b", retrieval=shuffled), progress=False)
     for direction in ("i2t", "t2i"):
-        assert [result.metrics[f"drawn/{direction}_recall@{k}"] for k in (1, 5, 10)] == [0.0, 0.0, 0.0]
-        assert result.metrics[f"drawn/{direction}_tie_share"] == 100.0
-        assert "ties rank last" in result.flags[f"drawn/{direction}_recall@1"]
+        assert [result.metrics[f"drawn/{direction}_recall@{k}"].value for k in (1, 5, 10)] == [0.0, 0.0, 0.0]
+        assert result.metrics[f"drawn/{direction}_tie_share"].value == 100.0
+        assert "ties rank last" in result.metrics[f"drawn/{direction}_recall@1"].flag
 
 
 def test_no_digit_depends_on_batch_or_chunk_and_predictions_explain_the_score(tmp_path, checkpoint, monkeypatch):
@@ -76,11 +76,15 @@ def test_no_digit_depends_on_batch_or_chunk_and_predictions_explain_the_score(tm
         assert retrieval.run(checkpoint, plan, progress=False) == reference
         for name in FILES:
             assert read(tmp_path / str(number), name) == read(tmp_path / "0", name), name
-    rows = pyarrow.parquet.read_table(folder(tmp_path / "0") / "predictions.parquet").to_pydict()
+    rows = score_rows(reference, tmp_path / "0")
+    again = recomputed(reference, tmp_path / "0")
+    assert again == {name: reference.metrics[name].value for name in reference.main_metrics}
+    captions = [row["example"] for row in rows["drawn/t2i_recall@1"]]
+    assert captions[:3] == ["0000#0", "0000#1", "0001#0"]
     for direction in ("i2t", "t2i"):
-        ranks = [rank for rank, way in zip(rows["rank"], rows["direction"], strict=True) if way == direction]
+        ranks = [row["rank"] for row in rows[f"drawn/{direction}_recall@1"]]
         for k in (1, 5, 10):
-            assert 100 * np.mean(np.array(ranks) <= k) == pytest.approx(reference.metrics[f"drawn/{direction}_recall@{k}"])
+            assert 100 * np.mean(np.array(ranks) <= k) == pytest.approx(reference.metrics[f"drawn/{direction}_recall@{k}"].value)
 
 
 def folder(root: Path) -> Path:
@@ -173,7 +177,7 @@ def test_a_finished_result_is_not_computed_again_and_another_input_is(tmp_path, 
     Path(setting.annotations).write_text(json.dumps(content))
     second = retrieval.run(checkpoint, plan, progress=False)
     assert second.inputs_digest != first.inputs_digest
-    assert second.metrics["drawn/i2t_recall@1"] < 100
+    assert second.metrics["drawn/i2t_recall@1"].value < 100
 
 
 def test_wrong_splits_and_broken_files_become_results_that_say_why(tmp_path, checkpoint):
@@ -248,4 +252,5 @@ def test_flickr30k_in_karpathys_json(tmp_path, checkpoint, slices):
     result = retrieval.run(checkpoint, evaluate_plan(tmp_path, retrieval=setting), progress=False)
     assert result.failure == "" and result.is_partial
     assert result.counts == {"images": 163, "texts": 815, "fewest_texts_an_image": 5, "most_texts_an_image": 5}
-    assert set(result.metrics) == set(result.n_by_metric) and set(result.confidence) == set(result.chance)
+    assert all(metric.n for metric in result.metrics.values())
+    assert all((m.bounds is None) == (m.chance is None) for m in result.metrics.values())

@@ -11,17 +11,17 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
+from found import recomputed, score_rows, values, whys
 from PIL import Image
 
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig, FinetuneConfig, ModelConfig, RenderConfig, VqaConfig, replace
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, RenderError
-from clippo_core.evaluate import photos, vqa
-from clippo_core.evaluate.metrics import vqa_accuracy
+from clippo_core.evaluate import photos, results, vqa
+from clippo_core.evaluate.session import Session
 from clippo_core.evaluate.vqa_data import read_data
 from clippo_core.evaluate.vqa_files import (
     Annotation,
@@ -33,6 +33,7 @@ from clippo_core.evaluate.vqa_files import (
     split_by_photo,
     vocabulary,
 )
+from clippo_core.evaluate.vqa_text import vqa_accuracy
 from clippo_core.models import build_tower, train_tokenizer
 from clippo_core.records import EvaluatePlan, StagePlan
 from clippo_core.rendering import Renderer
@@ -101,20 +102,25 @@ def out(root, name="result.json"):
 def test_learns_colours_on_unseen_photos(tmp_path, data, checkpoint):
     config = config_of(data, finetune__epochs=12)
     result = run(checkpoint, tmp_path, config)
-    assert result.failure == "" and result.metrics["vqav2/overall"] > 90
-    assert result.chance["vqav2/overall"] == pytest.approx(50, abs=1) and result.split == "val_questions"
-    assert result.n_by_metric == {f"vqav2/{name}": n for name, n in COUNTS.items()}
-    assert result.not_run == {"vqav2/number": "no such question among the scored"}
+    assert result.failure == "" and result.metrics["vqav2/overall"].value > 90
+    assert result.metrics["vqav2/overall"].chance == pytest.approx(50, abs=1) and result.split == "val_questions"
+    counted = {name: result.metrics[name].n for name in values(result)}
+    assert counted == {f"vqav2/{name}": n for name, n in COUNTS.items()}
+    assert whys(result) == {"vqav2/number": "no such question among the scored"}
     assert result.is_partial and result.main_metrics == ["vqav2/overall"] and result.counts["answers"] == 4
-    rows = pyarrow.parquet.read_table(out(tmp_path, "predictions.parquet")).to_pylist()
-    truth = read_annotations(config.annotations)
-    accuracies = [vqa_accuracy(row["answer"], truth[row["question_id"]].answers) for row in rows]
-    assert [row["accuracy"] for row in rows] == accuracies
-    assert result.metrics["vqav2/overall"] == pytest.approx(100 * np.mean(accuracies))
-    only = [a for a, row in zip(accuracies, rows, strict=True) if truth[row["question_id"]].answer_type == "yes/no"]
-    assert result.metrics["vqav2/yes_no"] == pytest.approx(100 * np.mean(only))
+    rows = score_rows(result, tmp_path)["vqav2/overall"]
+    ids = [int(row["example"]) for row in rows]
+    truth = [read_annotations(config.annotations)[question_id] for question_id in ids]
+    accuracies = [vqa_accuracy(row["answer"], t.answers) for row, t in zip(rows, truth, strict=True)]
+    assert [row["score"] for row in rows] == [100 * accuracy for accuracy in accuracies]
+    assert [row["group"] for row in rows] == [str(t.image_id) for t in truth]
+    again = recomputed(result, tmp_path)
+    assert again == {"vqav2/overall": pytest.approx(result.metrics["vqav2/overall"].value)}
+    assert result.metrics["vqav2/overall"].value == pytest.approx(100 * np.mean(accuracies))
+    only = [a for a, t in zip(accuracies, truth, strict=True) if t.answer_type == "yes/no"]
+    assert result.metrics["vqav2/yes_no"].value == pytest.approx(100 * np.mean(only))
     server = json.loads(out(tmp_path, "evalai.json").read_text())
-    assert server == [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
+    assert server == [{"question_id": question_id, "answer": row["answer"]} for question_id, row in zip(ids, rows, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["image_only", "one_tower_clip", "two_tower_clip"])
@@ -124,8 +130,8 @@ def test_baseline_towers_learn_colours_on_unseen_photos(tmp_path, data, kind):
     model = replace(MODEL, kind=kind, tokenizer=tokenizer, text_tokens=9)
     Clippo(build_tower(model, PX, seed=0), RenderConfig(image_px=PX)).save(tmp_path / "tower.safetensors")
     result = run(str(tmp_path / "tower.safetensors"), tmp_path, config_of(data, finetune__epochs=12))
-    assert result.failure == "" and result.confidence["vqav2/overall"][0] > result.chance["vqav2/overall"] + 10
-    assert result.metrics["vqav2/overall"] > 75
+    assert result.failure == "" and result.metrics["vqav2/overall"].low > result.metrics["vqav2/overall"].chance + 10
+    assert result.metrics["vqav2/overall"].value > 75
 
 
 COUNTS = {"overall": 40, "other": 20, "yes_no": 20, "question_type/what": 20, "question_type/is it": 20}
@@ -153,7 +159,7 @@ def test_the_question_is_read_and_not_only_the_photo(tmp_path, data, checkpoint,
     """The same photos are asked two questions with different answers: without reading, one of them fails."""
     config = config_of(data, question_place=place, finetune__epochs=12)
     result = run(checkpoint, tmp_path, config)
-    assert result.metrics["vqav2/other"] > 90 and result.metrics["vqav2/yes_no"] > 90
+    assert result.metrics["vqav2/other"].value > 90 and result.metrics["vqav2/yes_no"].value > 90
 
 
 def test_everything_in_a_bucket(s3, data, checkpoint, tmp_path):
@@ -210,7 +216,7 @@ def test_without_annotations_only_the_servers_file_is_written(tmp_path, data, ch
     for name, rates in (("one", (3e-3,)), ("two", (1e-3, 3e-3))):
         config = config_of(data, annotations="", finetune__learning_rates=rates)
         result = run(checkpoint, tmp_path / name, config)
-        assert result.metrics == {} and "for the server" in result.not_run["vqav2/overall"] and result.failure == ""
+        assert values(result) == {} and "for the server" in result.metrics["vqav2/overall"].why_not and result.failure == ""
         assert len(json.loads(out(tmp_path / name, "evalai.json").read_text())) == 40
         made = read_data(config, 0)
         assert (len(made.train) < 74) == (name == "two") and made.truth == []
@@ -294,7 +300,7 @@ def test_loss_is_bce_summed_over_answers(data, checkpoint):
 
 
 @pytest.mark.parametrize("part", ["", "textonly"])
-def test_official_evaluator_agrees(slices, part):
+def test_official_evaluator_agrees(slices, part, checkpoint):
     """The numbers that the benchmark's own vqaEval.py gave to a made-up results file."""
     folder = slices / "vqav2" / part
     reference = json.loads((folder / "reference/official_accuracy.json").read_text())
@@ -304,11 +310,13 @@ def test_official_evaluator_agrees(slices, part):
     annotations = read_annotations(str(folder / "v2_mscoco_train2014_annotations.json"))
     truth = [annotations[q.question_id] for q in questions]
     accuracies = np.array([vqa_accuracy(answers[q.question_id], t.answers) for q, t in zip(questions, truth, strict=True)])
-    plan = EvaluatePlan(StagePlan("", seed=0, data_digest=""), EvaluateConfig(bootstrap_samples=2))
+    evaluate = EvaluateConfig(vqa=TEXT_ONLY(folder), bootstrap_samples=2)
+    plan = EvaluatePlan(StagePlan("", seed=0, data_digest=""), evaluate)
+    session = Session("vqa", plan, Clippo.load(checkpoint), "d", progress=False)
     made = read_data(TEXT_ONLY(folder), 0)
-    made = replace(made, asked=questions, truth=truth)
-    numbers = vqa._numbers(plan, TEXT_ONLY(folder), made, accuracies)["metrics"]
-    rounded = {name: round(value, 2) for name, value in numbers.items()}
+    vqa._score(session, replace(made, asked=questions, truth=truth), accuracies)
+    found = values(session.result("vqa", {}))
+    rounded = {name: round(value, 2) for name, value in found.items()}
     assert rounded["vqav2/overall"] == reference["accuracy"]["overall"] in (50.11, 49.49)
     for kind, value in reference["accuracy"]["perAnswerType"].items():
         assert rounded[f"vqav2/{kind.replace('/', '_')}"] == value
@@ -335,8 +343,8 @@ def test_real_slice(slices, tmp_path, checkpoint):
     )
     result = run(checkpoint, tmp_path, config)
     assert result.failure == "" and result.is_partial and result.counts["photos"] == 12 and result.counts["answers"] == 46
-    assert result.n_examples == result.n_by_metric["vqav2/overall"] == 88 - len(read_data(config, 0).train) - result.counts[UNKNOWN]
-    assert json.loads(out(tmp_path).read_text())["metrics"] == result.metrics
+    assert result.n_examples == result.metrics["vqav2/overall"].n == 88 - len(read_data(config, 0).train) - result.counts[UNKNOWN]
+    assert results.read_result(str(out(tmp_path).parent)) == result
 
 
 UNKNOWN = "train_questions_without_known_answer"
@@ -396,7 +404,7 @@ def test_missing_file_pictures_and_config(data, tmp_path, checkpoint):
         find_pictures(f"{data}/images", [100, 998, 999])
     assert "there is no such" in run(checkpoint, tmp_path, config_of(data, train_images=f"{tmp_path}/nowhere")).failure
     plan = EvaluatePlan(StagePlan(str(tmp_path), seed=0, data_digest=""), EvaluateConfig())
-    with pytest.raises(ConfigError, match="vqa is None"):
+    with pytest.raises(ConfigError, match=r"evaluate\.vqa is not set"):
         vqa.run(checkpoint, plan)
 
 

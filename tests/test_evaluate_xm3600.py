@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from drawn import draw, evaluate_plan, phrases, tiny_checkpoint
+from found import recomputed, score_rows, values, whys
 
 from clippo_core.config import XM3600_LANGUAGES, Xm3600Config
 from clippo_core.evaluate import metrics, xm3600
@@ -44,19 +44,19 @@ def test_per_language_and_unweighted_means(tmp_path, checkpoint):
     config = Xm3600Config(**captions(tmp_path), languages=("en", "de", "th"), expect_images=N)
     result = run(checkpoint, tmp_path / "run", config)
     assert result.failure == "" and result.is_partial, "three languages are not 36"
-    m = result.metrics
+    m = values(result)
     assert m["xm/en/i2t_recall@1"] == 100.0 and m["xm/de/i2t_recall@1"] == 0.0
     for direction in ("i2t", "t2i"):
         per_language = [m[f"xm/{language}/{direction}_recall@1"] for language in ("en", "de", "th")]
         assert m[f"xm/{direction}_recall@1"] == pytest.approx(np.mean(per_language))
         assert m[f"xm/script/Latin/{direction}_recall@1"] == pytest.approx(np.mean(per_language[:2]))
         assert m[f"xm/script/Thai/{direction}_recall@1"] == pytest.approx(per_language[2])
-        low, high = result.confidence[f"xm/{direction}_recall@1"]
+        low, high = result.metrics[f"xm/{direction}_recall@1"].bounds
         assert low <= m[f"xm/{direction}_recall@1"] <= high
-    assert result.n_by_metric["xm/en/i2t_recall@1"] == N and result.n_by_metric["xm/en/t2i_recall@1"] == 2 * N
+    assert result.metrics["xm/en/i2t_recall@1"].n == N and result.metrics["xm/en/t2i_recall@1"].n == 2 * N
     assert result.counts == {"images": N, "languages": 3, "texts": 4 * N}
-    assert result.chance["xm/i2t_recall@1"] == pytest.approx(100 / N)
-    assert result.chance["xm/i2t_recall@5"] == pytest.approx(100 * (metrics.chance_recall(2 * N, [2], 5) + 2 * 5 / N) / 3)
+    assert result.metrics["xm/i2t_recall@1"].chance == pytest.approx(100 / N)
+    assert result.metrics["xm/i2t_recall@5"].chance == pytest.approx(100 * (metrics.chance_recall(2 * N, [2], 5) + 2 * 5 / N) / 3)
     assert result.main_metrics == ["xm/i2t_recall@1", "xm/t2i_recall@1"]
     examples = json.loads((tmp_path / "run/evaluations/xm3600/examples.json").read_text())
     assert {example["asked"][:4] for example in examples} == {"(en)", "(de)", "(th)"}
@@ -66,13 +66,18 @@ def test_per_language_and_unweighted_means(tmp_path, checkpoint):
 def test_recalls_follow_from_the_predictions(tmp_path, checkpoint):
     config = Xm3600Config(**captions(tmp_path, gap=True), languages=("en", "de", "th"), expect_images=N)
     result = run(checkpoint, tmp_path / "run", config)
-    rows = pyarrow.parquet.read_table(tmp_path / "run/evaluations/xm3600/predictions.parquet").to_pandas()
-    for (language, direction), group in rows.groupby(["language", "direction"]):
-        share = 100 * (group["rank"] == 1).mean()
-        assert result.metrics[f"xm/{language}/{direction}_recall@1"] == pytest.approx(share)
-        assert result.n_by_metric[f"xm/{language}/{direction}_recall@1"] == len(group)
-    assert "35 of 40 images have a caption" in result.flags["xm/th/i2t_recall@1"]
-    assert result.chance["xm/th/t2i_recall@1"] == pytest.approx(100 / 35), "photos without Thai are no candidates in Thai"
+    rows, again = score_rows(result, tmp_path / "run"), recomputed(result, tmp_path / "run")
+    languages = ("en", "de", "th")
+    assert list(rows) == [f"xm/{language}/{way}_recall@1" for language in languages for way in ("i2t", "t2i")]
+    for metric, of_metric in rows.items():
+        share = 100 * np.mean([row["rank"] == 1 for row in of_metric])
+        assert result.metrics[metric].value == pytest.approx(share) == again[metric]
+        assert result.metrics[metric].n == len(of_metric)
+    for main in result.main_metrics:
+        mean = np.mean([again[main.replace("xm/", f"xm/{language}/")] for language in languages])
+        assert result.metrics[main].value == pytest.approx(mean)
+    assert "35 of 40 images have a caption" in result.metrics["xm/th/i2t_recall@1"].flag
+    assert result.metrics["xm/th/t2i_recall@1"].chance == pytest.approx(100 / 35), "photos without Thai are no candidates in Thai"
 
 
 def test_first_captions_only_is_another_protocol(tmp_path, checkpoint):
@@ -80,23 +85,24 @@ def test_first_captions_only_is_another_protocol(tmp_path, checkpoint):
     both = run(checkpoint, tmp_path / "a", Xm3600Config(**fields, languages=("en",), expect_images=N))
     first = run(checkpoint, tmp_path / "b", Xm3600Config(**fields, languages=("en",), expect_images=N, which_captions="first"))
     assert both.counts["texts"] == 2 * N and first.counts["texts"] == N
-    assert first.metrics["xm/t2i_recall@1"] == 100.0 > both.metrics["xm/t2i_recall@1"]
+    assert first.metrics["xm/t2i_recall@1"].value == 100.0 > both.metrics["xm/t2i_recall@1"].value
     assert "all captions" in both.protocol and "only the first caption" in first.protocol
 
 
 def test_a_collapsed_tower_scores_0_in_every_language(tmp_path):
     config = Xm3600Config(**captions(tmp_path), languages=("en", "de"), expect_images=N)
     result = run(tiny_checkpoint(tmp_path, collapse=True), tmp_path / "run", config)
-    recalls = {name: value for name, value in result.metrics.items() if "recall" in name}
+    recalls = {name: value for name, value in values(result).items() if "recall" in name}
     assert set(recalls.values()) == {0.0}
-    assert result.metrics["xm/i2t_tie_share"] == result.metrics["xm/t2i_tie_share"] == 100.0
-    assert result.flags["xm/i2t_recall@1"].startswith("100.00 %")
+    assert result.metrics["xm/i2t_tie_share"].value == result.metrics["xm/t2i_tie_share"].value == 100.0
+    assert result.metrics["xm/i2t_recall@1"].flag.startswith("100.00 %")
 
 
 def test_absent_languages_and_bad_files(tmp_path, checkpoint):
     fields = captions(tmp_path)
     result = run(checkpoint, tmp_path / "a", Xm3600Config(**fields, languages=("en", "fr"), expect_images=N))
-    assert "no caption in 'fr'" in result.not_run["xm/fr/i2t_recall@1"] and result.counts["languages"] == 1
+    assert "no caption in 'fr'" in result.metrics["xm/fr/i2t_recall@1"].why_not
+    assert result.counts["languages"] == 1
     assert result.is_partial
     failure = run(checkpoint, tmp_path / "b", Xm3600Config(**fields, languages=("fr",), expect_images=N)).failure
     assert "has no image" in failure
@@ -119,11 +125,11 @@ def test_pictures_are_embedded_once(tmp_path, checkpoint):
 def test_36_languages_in_xm3600s_line_schema(tmp_path, checkpoint, slices):
     pack = slices / "emoji36"
     result = run(checkpoint, tmp_path, Xm3600Config(str(pack / "captions.jsonl"), str(pack / "images"), "emoji36"))
-    assert result.failure == "" and result.is_partial and not result.not_run
+    assert result.failure == "" and result.is_partial and not whys(result)
     assert result.counts["languages"] == 36 and result.counts["images"] == 1603
     for direction in ("i2t", "t2i"):
-        values = [result.metrics[f"emoji36/{language}/{direction}_recall@1"] for language in XM3600_LANGUAGES]
-        assert result.metrics[f"emoji36/{direction}_recall@1"] == pytest.approx(np.mean(values))
+        values = [result.metrics[f"emoji36/{language}/{direction}_recall@1"].value for language in XM3600_LANGUAGES]
+        assert result.metrics[f"emoji36/{direction}_recall@1"].value == pytest.approx(np.mean(values))
 
 
 def test_multi30k_captions_in_xm3600s_line_schema(tmp_path, checkpoint, slices):

@@ -8,6 +8,7 @@ import math
 import re
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,17 +17,18 @@ from PIL import Image
 from clippo_core.analysis import digits, live, pictures
 from clippo_core.analysis.figures import (
     FAMILIES,
-    SCRIPTS,
     comparison_figure,
     modality_gap_figure,
     recall_by_language,
-    training_figures,
 )
 from clippo_core.analysis.gather import principal_plane
 from clippo_core.analysis.rows import Row
 from clippo_core.analysis.style import SERIES, SERIES_DARK
 from clippo_core.config import XM3600_LANGUAGES
-from clippo_core.records import EvalResult
+from clippo_core.data.scripts import SCRIPTS
+from clippo_core.data.thumbnails import THUMB_PX, data_uri
+from clippo_core.published import Published
+from clippo_core.records import EvalResult, Metric
 
 
 def journal(n: int, batch: int = 92) -> list[dict]:
@@ -51,9 +53,12 @@ def journal(n: int, batch: int = 92) -> list[dict]:
 
 
 def languages_result(languages: tuple[str, ...], with_intervals: bool = True) -> EvalResult:
-    values = {f"set/{language}/i2t_recall@1": 10.0 + 80 * place / len(languages) for place, language in enumerate(languages)}
-    intervals = {name: [value - 3, value + 3] for name, value in values.items()} if with_intervals else {}
-    return EvalResult("xm3600", "set", "test", "p", 100, metrics=values, confidence=intervals, chance=dict.fromkeys(values, 1.0))
+    metrics = {}
+    for place, language in enumerate(languages):
+        value = 10.0 + 80 * place / len(languages)
+        low, high = (value - 3, value + 3) if with_intervals else (None, None)
+        metrics[f"set/{language}/i2t_recall@1"] = Metric(value, low, high, 1.0, 100)
+    return EvalResult("xm3600", "set", "test", "p", 100, metrics)
 
 
 def parse(svg: str) -> ElementTree.Element:
@@ -82,34 +87,42 @@ def test_buckets_equal_a_naive_mean_and_range():
     np.testing.assert_allclose(found, naive, atol=1e-12)
 
 
-def test_every_training_figure_is_well_formed_deterministic_and_names_its_unit():
-    records = journal(300)
-    figures, again = training_figures(records), training_figures(records)
-    assert [figure.name for figure in figures] == ["loss", "similarity", "accuracy", "logit-scale", "learning-rate", "speed"]
-    assert figures == again
-    for figure in figures:
-        root = parse(figure.svg)
-        assert root.get("role") == "img" and figure.title in root.get("aria-label", "")
-        words = " ".join(root.itertext())
-        assert "step (n = 300)" in words
-        assert "http" not in figure.svg and "<style" not in figure.svg and "<metadata" not in figure.svg
-    assert "nats" in "".join(parse(figures[0].svg).itertext())
-    assert f"{math.log(92):.2f}" in figures[0].caption
+def test_every_curve_is_drawn_well_formed_and_names_its_unit():
+    charts = live.training_charts(journal(300), 300)
+    drawn = [parse(svg) for svg in re.findall(r"<svg.*?</svg>", charts)]
+    assert charts == live.training_charts(journal(300), 300) and len(drawn) == len(live.CHARTS)
+    for chart, root in zip(live.CHARTS, drawn, strict=True):
+        assert root.get("role") == "img" and chart.title in root.get("aria-label", "")
+        words = "".join(root.itertext())
+        assert "step 1" in words and "300" in words and chart.unit in charts
+    assert "http" not in charts and "<style" not in charts and "nats" in charts
+
+
+def test_guessing_is_a_dashed_line_at_the_log_of_the_batch():
+    steps = journal(300, batch=92)
+    charts = live.training_charts(steps, 300)
+    assert f"dashed: guessing, {math.log(92):.2f}" in charts
+    loss = parse(re.search(r"<svg.*?</svg>", charts)[0])
+    line = next(e for e in loss.iter("polyline") if e.get("stroke-dasharray") == "4 3")
+    left, right = (point.split(",") for point in line.get("points").split())
+    assert left[1] == right[1] and float(left[0]) < float(right[0])
+    ticks = [(float(t.text), float(t.get("y")) - 4) for t in loss.iter("text") if t.get("x") == "40"]
+    (low, low_y), (high, high_y) = ticks[0], ticks[-1]
+    height = low_y + (math.log(92) - low) / (high - low) * (high_y - low_y)
+    assert float(left[1]) == pytest.approx(height, abs=0.2)
+    for step in steps:
+        del step["pairs_seen"]
+    assert "guessing" not in live.training_charts(steps, 300), "the batch is not known"
 
 
 def test_figures_on_one_page_share_no_id():
-    figures = [*training_figures(journal(50)), recall_by_language(languages_result(("en", "de")))]
+    row = Row("x", "x/top1", Metric(60.0, 55.0, 65.0, 10.0, 360))
+    figures = [comparison_figure([row]), recall_by_language(languages_result(("en", "de")))]
     ids = [name for figure in figures for name in re.findall(r'\bid="([^"]+)"', figure.svg)]
     assert len(ids) == len(set(ids)) > 0
     for figure in figures:
         for target in re.findall(r'(?:url\(#|href="#)([^")]+)', figure.svg):
             assert target in ids
-
-
-def test_missing_fields_leave_their_figure_out_and_a_single_step_is_drawn():
-    assert training_figures([]) == []
-    only_loss = training_figures([{"step": 1, "loss": 4.0}])
-    assert [figure.name for figure in only_loss] == ["loss"] and "4.00" in only_loss[0].svg
 
 
 def test_the_last_line_of_a_step_counts_and_order_does_not_matter():
@@ -128,11 +141,29 @@ def test_languages_stand_sorted_with_mean_chance_and_n():
     assert [word for word in words if word in languages] == ["de", "ar", "ja", "en"]
     assert any("unweighted mean 40.0" in (word or "") for word in words) and any("chance 1.0" in (word or "") for word in words)
     assert "n = 100" in figure.caption and "95 %" in figure.caption
-    assert recall_by_language(EvalResult("glue", "glue", "dev", "p", 3, metrics={"glue/average": 1.0})) is None
+    metrics = {"glue/average": Metric(1.0, n=3), "glue/en/i2t_recall@1": Metric(why_not="no")}
+    assert recall_by_language(EvalResult("glue", "glue", "dev", "p", 3, metrics)) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "top"),
+    [([0.0, 0.0], 100.0), ([0.0, 2.0], 2 * 1.08), ([0.0, 0.5], 1.08), ([99.0, 40.0], 100.0)],
+)
+def test_recall_axis_ends_above_what_is_drawn_and_at_100_where_every_recall_is_0(values, top):
+    """The chance of 1 is drawn, too."""
+    metrics = {
+        f"set/{language}/i2t_recall@1": Metric(value, value, value, 1.0, 100) for language, value in zip(("en", "de"), values, strict=True)
+    }
+    figure = recall_by_language(EvalResult("xm3600", "set", "test", "p", 100, metrics))
+    words = [text.text for text in parse(figure.svg).iter("text")]
+    numbers = [float(w) for w in words if re.fullmatch(r"[0-9]+(\.[0-9]+)?", w or "")]
+    assert 0.75 * top <= max(numbers) <= top
 
 
 def test_all_languages_of_xm3600_have_a_script_and_fit():
-    assert set(SCRIPTS) == set(XM3600_LANGUAGES) and set(SCRIPTS.values()) == set(FAMILIES)
+    scripts = [script for family in FAMILIES.values() for script in family]
+    assert set(SCRIPTS) == set(XM3600_LANGUAGES) and set(SCRIPTS.values()) == set(scripts)
+    assert len(scripts) == len(set(scripts)) and len(FAMILIES) == len(SERIES)
     figure = recall_by_language(languages_result(XM3600_LANGUAGES))
     assert figure is not None and figure.is_wide
     assert {word.text for word in parse(figure.svg).iter("text")} >= set(XM3600_LANGUAGES)
@@ -157,19 +188,21 @@ def test_gap_stands_in_the_title_with_n():
 
 
 def test_comparison_shows_the_papers_value_only_for_the_same_metric():
-    class Paper:
-        value = 70.0
-
-    ours = {"ours": 60.0, "bounds": [55.0, 65.0], "chance": 10.0, "n": 360, "is_main": True}
+    ours = Metric(60.0, 55.0, 65.0, 10.0, 360)
+    paper = [Published(70.0, "CLIPPO B/16", "WebLI", "i", "paper", "primary")]
     same, other = (
-        Row("imagenet", "imagenet/zero_shot_top1", paper=[Paper()], **ours),
-        Row("x", "digits/top1", paper=[Paper()], paper_metric="i", **ours),
+        Row("imagenet", "imagenet/zero_shot_top1", ours, paper=paper),
+        Row("x", "digits/top1", ours, paper=paper, paper_metric="i"),
     )
     with_paper, without = comparison_figure([same]), comparison_figure([other])
     assert with_paper is not None and without is not None
-    assert "paper" in " ".join(parse(with_paper.svg).itertext()) and "paper" not in " ".join(parse(without.svg).itertext())
+    words = [" ".join(parse(figure.svg).itertext()) for figure in (with_paper, without)]
+    assert "published" in words[0] and "published" not in words[1]
+    assert "ours, 95 % interval" in words[0] and "chance or majority" in words[0]
     assert "(n = 360)" in with_paper.svg
-    assert comparison_figure([Row("vqa", "vqa", None, None, None, 0, True, missing="failed: x")]) is None
+    assert comparison_figure([Row("vqa", "vqa", Metric(), missing="failed: x")]) is None
+    two = comparison_figure([same, replace(same, model="other")])
+    assert {"ours, 95 % interval", "other, 95 % interval"} <= set(parse(two.svg).itertext())
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------------------------
@@ -177,10 +210,10 @@ def test_comparison_shows_the_papers_value_only_for_the_same_metric():
 
 def test_drawings_are_kept_exactly_and_photos_are_thumbnails():
     drawing = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    uri = pictures.data_uri(drawing, 64)
+    uri = data_uri(drawing, 64)
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))), drawing)
-    photo = pictures.data_uri(np.zeros((300, 900, 3), np.uint8), photo=True)
-    assert Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2]))).size == (pictures.THUMB_PX, 53)
+    photo = data_uri(np.zeros((300, 900, 3), np.uint8), photo=True)
+    assert Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2]))).size == (THUMB_PX, 53)
     assert pictures.safe_picture(uri) == uri
 
 
@@ -228,7 +261,7 @@ def test_live_page_stops_reloading_at_the_end_and_works_from_the_first_step():
     assert "refresh" not in live.training_page(journal(50), "x", 50)
     assert "No step is done yet" in live.training_page([], "x", 50)
     one = live.training_page(journal(50)[:1], "x", 50)
-    assert one.count("<polyline") == 7 and "nan" not in one.lower()
+    assert one.count("<polyline") == 9 and "nan" not in one.lower()
 
 
 def test_live_page_survives_missing_and_non_finite_numbers():

@@ -21,6 +21,7 @@ from clippo_core.evaluate.metrics import is_constant
 from clippo_core.evaluate.problem import FineTuned, Inputs, Problem, freeze_unused, text_inputs
 from clippo_core.evaluate.trial import Trial, epoch_order, linear_schedule
 from clippo_core.models import build_tower, text_encoder
+from clippo_core.provenance import reached_modules
 from clippo_core.rendering import Renderer
 
 MODEL = ModelConfig(width=32, depth=2, num_heads=2, mlp_dim=64, embed_dim=16)
@@ -286,3 +287,12 @@ def test_trials_hold_no_pickle(tmp_path):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert set(header) == {"scored", "again", "__metadata__"}
     assert finetune.SAVE_SECONDS > 0
+
+
+def test_evaluations_that_only_embed_do_not_depend_on_the_fine_tuning_and_none_on_pages():
+    for name in ("imagenet", "retrieval", "xm3600", "vqa", "glue"):
+        reached = reached_modules(f"clippo_core.evaluate.{name}")
+        is_tuned = name in ("vqa", "glue")
+        assert ("clippo_core.evaluate.finetune" in reached) is is_tuned
+        assert ("clippo_core.evaluate.trial" in reached) is is_tuned
+        assert not {module for module in reached if module.startswith("clippo_core.analysis")}

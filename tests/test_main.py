@@ -18,7 +18,7 @@ from clippo_core import models
 from clippo_core.config import ModelConfig
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate.results import write_result
-from clippo_core.records import EvalResult
+from clippo_core.records import EvalResult, Metric
 from clippo_core.rendering import Renderer
 
 
@@ -91,8 +91,8 @@ def test_census_by_language(folder, capsys, monkeypatch):
 
 
 def test_results_stand_beside_published_numbers(folder, capsys, tmp_path):
-    numbers = {"metrics": {"glue/average": 75.0}, "confidence": {"glue/average": [74.0, 76.0]}, "chance": {"glue/average": 40.0}}
-    result = EvalResult("glue", "glue", "dev", "p", 277, **numbers, main_metrics=["glue/average"], weights_sha256="a" * 64)
+    name, metric = "glue/average", Metric(75.0, 74.0, 76.0, 40.0, 277)
+    result = EvalResult("glue", "glue", "dev", "p", 277, {name: metric}, main_metrics=[name], weights_sha256="a" * 64)
     write_result("runs/x/evaluations/glue", result)
     code, out, _ = run(capsys, "analyse", "compare", "runs", "--beside", "BERT-Base", "--out", "side")
     assert code == 0 and "| glue/average | aaaaaaaa | 75.0 [74.0, 76.0] | 40.0 | 277 | 83.1 BERT-Base" in out

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from clippo_core import promotion, storage
-from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, StagePlan
+from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Metric, StagePlan
 
 CHECKPOINT = CheckpointInfo("runs/new", 10, 100, 1.0, "sha-new", "c", "k", 1)
 
 
-def result(value: float, interval: tuple[float, float] = (0.0, 0.0), **fields: object) -> EvalResult:
+def result(value: float, interval: tuple[float, float] = (0.0, 0.0), chance: float | None = None) -> EvalResult:
     """A retrieval result with one main metric."""
     low, high = interval if any(interval) else (value - 2, value + 2)
     name = "coco/i2t_recall@1"
-    return EvalResult("retrieval", "coco", "test", "p", 100, {name: value}, {name: [low, high]}, main_metrics=[name], **fields)
+    metric = Metric(value, low, high, chance, 100)
+    return EvalResult("retrieval", "coco", "test", "p", 100, {name: metric}, main_metrics=[name])
 
 
 @pytest.fixture
@@ -51,14 +52,15 @@ def test_a_failed_evaluation_blocks(plan: GatePlan) -> None:
 
 
 def test_a_model_that_only_guesses_is_not_promoted(plan: GatePlan) -> None:
-    guessing = result(1.2, (0.5, 2.0), chance={"coco/i2t_recall@1": 1.0})
+    guessing = result(1.2, (0.5, 2.0), chance=1.0)
     assert "no main metric is above chance" in promotion.decide(plan, CHECKPOINT, [guessing]).reason
-    assert promotion.decide(plan, CHECKPOINT, [result(3.2, (2.0, 4.0), chance={"coco/i2t_recall@1": 1.0})]).promoted
+    assert promotion.decide(plan, CHECKPOINT, [result(3.2, (2.0, 4.0), chance=1.0)]).promoted
 
 
 def test_a_metric_that_disappeared_blocks(plan: GatePlan) -> None:
     promotion.decide(plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)])
-    other = EvalResult("vqa", "vqav2", "val", "p", 9, {"vqav2/overall": 50.0}, main_metrics=["vqav2/overall"])
+    name = "vqav2/overall"
+    other = EvalResult("vqa", "vqav2", "val", "p", 9, {name: Metric(50.0, n=9)}, main_metrics=[name])
     assert "coco/i2t_recall@1" in promotion.decide(plan, CHECKPOINT, [other]).reason
     assert promotion.decide(plan, CHECKPOINT, []).reason.startswith("Not promoted: no evaluation gave")
 
@@ -82,3 +84,38 @@ def test_two_runs_that_finish_together(plan: GatePlan, monkeypatch: pytest.Monke
 def test_a_named_metric_decides_alone(plan: GatePlan) -> None:
     plan = GatePlan(plan.stage, plan.name, plan.promoted, promote_metric="imagenet/zero_shot_top1")
     assert "is not among" in promotion.decide(plan, CHECKPOINT, [result(40)]).reason
+
+
+OLD_POINTER = """{
+ "metrics": {
+  "coco/i2t_recall@1": 40.0
+ },
+ "step": 6,
+ "uri": "runs/old/checkpoints/step-00000006",
+ "weights_sha256": "1d24cdd3f9a97623ac71ee35902ea90e556ed8c15850f7762c9af94272655241"
+}
+"""
+"""A promoted pointer as version 0.1.0 wrote it."""
+
+
+def test_a_pointer_of_version_0_1_0_is_compared_with_and_replaced(plan: GatePlan) -> None:
+    storage.write_text(plan.promoted, OLD_POINTER)
+    assert promotion.promoted_uri(plan.promoted) == "runs/old/checkpoints/step-00000006"
+    worse = promotion.decide(plan, CHECKPOINT, [result(37)])
+    assert not worse.promoted and worse.compared == {"coco/i2t_recall@1": [40.0, 37.0]}
+    better = promotion.decide(plan, CHECKPOINT, [result(41)])
+    assert better.promoted and better.previous_uri == "runs/old/checkpoints/step-00000006"
+    pointer = json.loads(storage.read_text(plan.promoted))
+    assert pointer == {
+        "uri": "runs/new",
+        "weights_sha256": "sha-new",
+        "step": 10,
+        "metrics": {"coco/i2t_recall@1": 41},
+    }
+
+
+def test_a_main_metric_that_was_not_run_judges_nothing(plan: GatePlan) -> None:
+    name = "glue/average"
+    lost = EvalResult("glue", "glue", "dev", "p", 9, {name: Metric(why_not="no file")}, main_metrics=[name])
+    assert promotion.main_metrics([lost]) == {}
+    assert "no evaluation gave" in promotion.decide(plan, CHECKPOINT, [lost]).reason

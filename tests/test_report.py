@@ -22,18 +22,22 @@ from clippo_core import presets
 from clippo_core.analysis import decks, pictures
 from clippo_core.analysis.gather import Insight, contact_items, gather_insight
 from clippo_core.analysis.lengths import Lengths, measure_lengths
+from clippo_core.analysis.live import CHARTS, training_charts
 from clippo_core.analysis.pages import TEMPLATES, fragment, shorten
 from clippo_core.analysis.recipe import paper_run, recipe_differences
 from clippo_core.analysis.report import Report, RunRecord, report_page, summary_table, write_report
 from clippo_core.analysis.rows import rows_of
 from clippo_core.analysis.shard_pairs import read_pairs
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, replace
+from clippo_core.data.thumbnails import data_uri
+from clippo_core.published import Published
 from clippo_core.records import (
     CheckpointInfo,
     EvalResult,
     Expectation,
     FileEntry,
     Manifest,
+    Metric,
     RenderPlan,
     StagePlan,
     ValidationReport,
@@ -47,55 +51,58 @@ HOSTILE = '<script>alert(1)</script><img src="https://evil.example/x.png" onerro
 RUN = presets.demo()
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """As analysis.paper gives it."""
-
-    value: float
-    model: str = "CLIPPO B/16"
-    data: str = "WebLI"
-    source: str = "paper"
-    trust: str = "read"
+def paper(metric: str, value: float) -> Published:
+    return Published(value, "CLIPPO B/16", "WebLI", metric, "paper", "primary")
 
 
 def published(metric: str) -> list[Published]:
-    return {"imagenet/zero_shot_top1": [Published(70.25)], "glue/sst2_accuracy": [Published(83.0)]}.get(metric, [])
+    values = {"imagenet/zero_shot_top1": 70.25, "glue/sst2_accuracy": 83.0}
+    return [paper(metric, values[metric])] if metric in values else []
 
 
 def made_results() -> list[EvalResult]:
     imagenet = EvalResult(
         "imagenet", "digits", "val", f"zero-shot {HOSTILE}", 360,
-        metrics={"digits/zero_shot_top1": 94.1667, "digits/zero_shot_top5": 100.0},
-        confidence={"digits/zero_shot_top1": [91.4, 96.4]},
-        chance={"digits/zero_shot_top1": 10.0, "digits/zero_shot_top5": 50.0},
-        not_run={"digits/10shot_top1": "one photo per class"},
+        metrics={
+            "digits/zero_shot_top1": Metric(94.1667, 91.4, 96.4, 10.0, 360),
+            "digits/zero_shot_top5": Metric(100.0, chance=50.0, n=360),
+            "digits/10shot_top1": Metric(why_not="one photo per class"),
+        },
         main_metrics=["digits/zero_shot_top1"], counts={"images": 360}, is_demo=True,
     )  # fmt: skip
     retrieval = EvalResult(
         "retrieval", "flickr30k", "test", "any caption", 1000,
-        metrics={"flickr30k/i2t_recall@1": 0.6, "flickr30k/t2i_recall@1": 0.4},
-        confidence={"flickr30k/i2t_recall@1": [0.3, 0.9], "flickr30k/t2i_recall@1": [0.2, 0.6]},
-        chance={"flickr30k/i2t_recall@1": 0.5, "flickr30k/t2i_recall@1": 0.1},
-        n_by_metric={"flickr30k/t2i_recall@1": 5000}, flags={"flickr30k/i2t_recall@1": f"ties {HOSTILE}"},
+        metrics={
+            "flickr30k/i2t_recall@1": Metric(0.6, 0.3, 0.9, 0.5, 1000, f"ties {HOSTILE}"),
+            "flickr30k/t2i_recall@1": Metric(0.4, 0.2, 0.6, 0.1, 5000),
+        },
         main_metrics=["flickr30k/i2t_recall@1", "flickr30k/t2i_recall@1"], is_partial=True,
     )  # fmt: skip
     vqa = EvalResult.failed("vqa", "vqav2", f"DataError: questions.json {HOSTILE}")
     glue = EvalResult(
-        "glue", "glue", "dev", "p", 872, metrics={"glue/sst2_accuracy": 71.25}, chance={"glue/sst2_accuracy": 50.9},
-        not_run={"glue/mnli_mm_accuracy": "no such file", "glue/average": "needs all nine"}, main_metrics=["glue/sst2_accuracy"],
+        "glue", "glue", "dev", "p", 872,
+        metrics={
+            "glue/sst2_accuracy": Metric(71.25, chance=50.9, n=872),
+            "glue/mnli_mm_accuracy": Metric(why_not="no such file"),
+            "glue/average": Metric(why_not="needs all nine"),
+        },
+        main_metrics=["glue/sst2_accuracy"],
     )  # fmt: skip
     names = {language: f"numbers/{language}/i2t_recall@1" for language in ("en", "de", "ja", "ar")}
     xm3600 = EvalResult(
         "xm3600", "numbers", "test", "p", 100,
-        metrics={"numbers/i2t_recall@1": 50.0} | {name: 50.0 + place for place, name in enumerate(names.values())},
-        chance={"numbers/i2t_recall@1": 1.0} | dict.fromkeys(names.values(), 1.0),
+        metrics={"numbers/i2t_recall@1": Metric(50.0, chance=1.0, n=100)}
+        | {
+            name: Metric(50.0 + place, chance=1.0, n=100)
+            for place, name in enumerate(names.values())
+        },
         main_metrics=["numbers/i2t_recall@1"], is_partial=True, is_demo=True,
     )  # fmt: skip
     return [imagenet, retrieval, vqa, glue, xm3600]
 
 
 def made_examples() -> list[dict]:
-    picture = pictures.data_uri(np.full((32, 32, 3), 99, np.uint8))
+    picture = data_uri(np.full((32, 32, 3), 99, np.uint8))
     good = [{"hit": place < 6, "pictures": [picture], "asked": HOSTILE, "predicted": HOSTILE, "truth": HOSTILE} for place in range(12)]
     return [*good, {"hit": False, "pictures": ["https://evil.example/y.png", None], "asked": 3}, "no example"]
 
@@ -275,15 +282,16 @@ def test_a_caption_of_a_megabyte_becomes_one_line():
 def test_every_number_stands_with_n_and_chance(page):
     rows = {row[0].split()[0]: row for row in Reader(page).rows if row and re.match(r"[\w]+/", row[0]) and len(row) == 6}
     for result in made_results():
-        for metric, value in result.metrics.items():
+        for metric, found in result.metrics.items():
+            if found.value is None:
+                continue
             name, ours, chance, _, n, _ = rows[metric]
-            assert ours.startswith(f"{value:.1f}"), metric
-            assert chance == f"{result.chance[metric]:.1f}", metric
-            assert n == f"{result.n_by_metric.get(metric, result.n_examples):,}", metric
+            assert ours.startswith(f"{found.value:.1f}"), metric
+            assert chance == f"{found.chance:.1f}", metric
+            assert n == f"{found.n:,}", metric
             assert ("demo" in name) == result.is_demo and ("partial" in name) == result.is_partial
-            if metric in result.confidence:
-                low, high = result.confidence[metric]
-                assert f"{low:.1f} – {high:.1f}" in ours
+            if found.bounds:
+                assert f"{found.low:.1f} – {found.high:.1f}" in ours
 
 
 def test_paper_stands_beside_ours_and_says_where_it_differs(page):
@@ -330,18 +338,12 @@ def test_report_has_every_figure_and_its_alternative_text(page):
     reader = Reader(page)
     ids = [attributes["id"] for _, attributes in reader.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    for figure in (
-        "comparison",
-        "loss",
-        "similarity",
-        "logit-scale",
-        "learning-rate",
-        "languages-xm3600-i2t",
-        "modality-gap",
-        "patch-kernel",
-        "lengths",
-    ):
+    for figure in ("comparison", "languages-xm3600-i2t", "modality-gap", "patch-kernel", "lengths"):
         assert figure in ids
+    curves = page[page.index('id="training"') : page.index('id="languages"')]
+    assert training_charts(made_run().journal, 730) in curves
+    assert curves.count("<svg") == 5 and curves.count("not in the journal") == len(CHARTS) - 5
+    assert "dashed: guessing, 4.52" in curves, "ln 92: the loss of guessing in a batch of 92 pairs"
     assert "Modality gap 0.850" in reader.text
     for tag, attributes in reader.tags:
         assert tag != "img" or attributes.get("alt")
@@ -375,9 +377,17 @@ def test_summary_table_has_one_line_a_main_metric():
 
 
 def test_many_metrics_that_were_not_run_for_one_reason_are_one_line():
-    result = EvalResult("xm3600", "x", "test", "p", 5, not_run={f"x/l{place:02d}/i2t_recall@1": "no captions" for place in range(32)})
+    names = [f"x/l{place:02d}/i2t_recall@1" for place in range(32)]
+    metrics = dict.fromkeys(names, Metric(why_not="no captions"))
+    result = EvalResult("xm3600", "x", "test", "p", 5, metrics)
     rows = rows_of(result)
     assert len(rows) == 1 and rows[0].metric == "32 metrics, x/l00/i2t_recall@1 to x/l31/i2t_recall@1"
+
+
+def test_only_seconds_are_shown_as_time(tmp_path):
+    timings = {"images_seconds": 61.0, "rows_embedded": 977.0, "broken_seconds": "x"}
+    (tmp_path / "timings.json").write_text(json.dumps(timings))
+    assert decks.read_timings(str(tmp_path)) == {"images": 61.0}
 
 
 def test_shares_that_are_all_zero_take_one_line():

@@ -1,18 +1,26 @@
 """Evaluation results on disk, intervals and tables."""
 
+import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+from drawn import tiny_checkpoint
+from found import score_rows
 
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig, GlueConfig, replace
+from clippo_core.data.thumbnails import data_uri
+from clippo_core.embedder import Clippo
 from clippo_core.errors import DataError, EvaluationError, NotFoundError, Preempted
-from clippo_core.evaluate import results, tables
-from clippo_core.evaluate.results import bootstrap_interval
-from clippo_core.records import EvalResult, EvaluatePlan, StagePlan
+from clippo_core.evaluate import results
+from clippo_core.evaluate.bootstrap import bootstrap_interval
+from clippo_core.evaluate.scores import Scores
+from clippo_core.evaluate.session import evaluate
+from clippo_core.records import EvalResult, EvaluatePlan, Metric, StagePlan
 
 
 def result(**fields):
@@ -22,9 +30,7 @@ def result(**fields):
         "split": "dev",
         "protocol": "BERT's",
         "n_examples": 277,
-        "metrics": {"glue/rte_accuracy": 61.5},
-        "confidence": {"glue/rte_accuracy": [55.0, 67.0]},
-        "chance": {"glue/rte_accuracy": 52.7},
+        "metrics": {"glue/rte_accuracy": Metric(61.5, 55.0, 67.0, 52.7, 277)},
         "weights_sha256": "a" * 64,
         "inputs_digest": "d1",
     }
@@ -40,42 +46,123 @@ def digest_of(a_plan, weights="w"):
     return results.inputs_digest(a_plan, "glue", weights_sha256=weights, render_digest="r", code_digest="c")
 
 
+def some_scores(values=(0.5, 1.0)):
+    scores = Scores()
+    scores.add("glue/rte_accuracy", ["x", "y"], list(values), targets=[0.0, 1.0], text=["a", "b"])
+    return scores
+
+
 def test_round_trip_and_same_bytes_again(tmp_path):
     folder = str(tmp_path / "evaluations" / "glue")
-    examples = [{"hit": True, "pictures": [results.picture(np.zeros((2, 3, 3), np.uint8))], "asked": "?", "predicted": "a", "truth": "a"}]
-    predictions = {"key": ["x", "y"], "score": [0.5, 1.0]}
-    results.write_result(folder, result(), predictions, examples, {"fine-tuning": 1.25})
-    assert results.read_result(folder) == result()
-    assert pyarrow.parquet.read_table(f"{folder}/predictions.parquet").to_pydict() == predictions
+    picture = data_uri(np.zeros((2, 3, 3), np.uint8))
+    examples = [{"hit": True, "pictures": [picture], "asked": "?", "predicted": "a", "truth": "a"}]
+    written = results.write_result(folder, result(), some_scores(), examples, {"fine-tuning": 1.25})
+    assert results.read_result(folder) == written
+    assert written == replace(result(), scores="predictions.parquet", scores_sha256=written.scores_sha256)
+    assert [row["score"] for row in score_rows(written, tmp_path)["glue/rte_accuracy"]] == [0.5, 1]
     assert json.loads((tmp_path / "evaluations/glue/timings.json").read_text()) == {"fine-tuning": 1.25}
     assert json.loads((tmp_path / "evaluations/glue/examples.json").read_text()) == examples
     first = {path.name: path.read_bytes() for path in (tmp_path / "evaluations/glue").iterdir()}
-    results.write_result(folder, result(), predictions, examples, {"fine-tuning": 9.0})
+    results.write_result(folder, result(), some_scores(), examples, {"fine-tuning": 9.0})
     second = {path.name: path.read_bytes() for path in (tmp_path / "evaluations/glue").iterdir()}
     assert [name for name in first if first[name] != second[name]] == ["timings.json"]
+
+
+def test_scores_of_several_metrics_are_one_table_and_equal_scores_equal_bytes():
+    scores = some_scores()
+    scores.add("set/recall@1", [7], [100.0], groups=["photo"], rank=[1])
+    table = pyarrow.parquet.read_table(io.BytesIO(scores.to_parquet()))
+    assert table.schema.names == [
+        "metric", "example", "group", "score", "target", "text", "rank",
+    ]  # fmt: skip
+    assert [str(field.type) for field in table.schema][:5] == ["string"] * 3 + ["double"] * 2
+    assert table.to_pylist()[1:] == [
+        {"metric": "glue/rte_accuracy", "example": "y", "group": "y", "score": 1.0, "target": 1.0,
+         "text": "b", "rank": None},
+        {"metric": "set/recall@1", "example": "7", "group": "photo", "score": 100.0,
+         "target": None, "text": None, "rank": 1},
+    ]  # fmt: skip
+    assert some_scores().to_parquet() == some_scores().to_parquet()
+    assert some_scores().to_parquet() != some_scores((0.5, 0.0)).to_parquet()
+
+
+def test_lost_scores_make_the_evaluation_run_again(tmp_path):
+    written = results.write_result(str(tmp_path), result(), some_scores())
+    assert results.finished_result(str(tmp_path), "d1") == written
+    (tmp_path / written.scores).unlink()
+    assert results.finished_result(str(tmp_path), "d1") is None
+
+
+def test_only_the_first_rank_writes_and_every_rank_has_the_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    other = results.write_result(str(tmp_path), result(), some_scores())
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("RANK", "0")
+    assert results.write_result(str(tmp_path), result(), some_scores()) == other
+
+
+def test_a_result_of_schema_1_is_read_without_scores(tmp_path):
+    """The file was written by version 0.1.0, which had one dict per property of a metric."""
+    old = (Path(__file__).parent / "golden" / "result-schema-1.json").read_text()
+    (tmp_path / "result.json").write_text(old)
+    found = results.read_result(str(tmp_path))
+    assert found.metrics == {
+        "numbers_vqa/number": Metric(0.0, 0.0, 0.0, 10.5, 400),
+        "numbers_vqa/other": Metric(why_not="no such question among the scored"),
+        "numbers_vqa/overall": Metric(
+            25.25,
+            22.309375,
+            28.000000000000004,
+            30.5,
+            800,
+            "degenerate: every answer is 'no'; 1 of 1 trials collapsed",
+        ),
+        "numbers_vqa/question_type/is it": Metric(50.5, 44.61875, 56.00000000000001, 50.5, 400),
+        "numbers_vqa/question_type/none of the above": Metric(0.0, 0.0, 0.0, 10.5, 400),
+        "numbers_vqa/yes_no": Metric(50.5, 44.61875, 56.00000000000001, 50.5, 400),
+    }
+    assert (found.schema_version, found.scores, found.scores_sha256) == (2, "", "")
+    same = json.loads(old)
+    for name in ("counts", "main_metrics", "protocol", "n_examples", "inputs_digest", "is_demo"):
+        assert getattr(found, name) == same[name]
+    assert found.weights_sha256 == same["weights_sha256"] and found.is_partial is False
+    without_n = {**same, "n_by_metric": {}}
+    (tmp_path / "result.json").write_text(json.dumps(without_n))
+    assert results.read_result(str(tmp_path)).metrics["numbers_vqa/number"].n == 800
+    (tmp_path / "result.json").write_text(json.dumps({**same, "schema_version": 3}))
+    with pytest.raises(EvaluationError, match="schema 3, and this version reads up to 2"):
+        results.read_result(str(tmp_path))
 
 
 def test_result_is_the_last_file_written(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(storage, "write_text", lambda uri, data, **_: written.append(uri))
     monkeypatch.setattr(storage, "write_bytes", lambda uri, data, **_: written.append(uri))
-    results.write_result(str(tmp_path), result(), {"a": [1]})
+    results.write_result(str(tmp_path), result(), some_scores())
     assert written[-1].endswith("result.json") and len(written) == 4
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("field", ["metrics", "chance"])
-def test_non_finite_numbers_are_refused(tmp_path, field, value):
-    with pytest.raises(EvaluationError, match="not_run"):
-        results.write_result(str(tmp_path), result(**{field: {"glue/stsb_spearman": value}}))
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (Metric(math.nan, n=3), "value nan; put the reason into why_not"),
+        (Metric(math.inf, n=3), "value inf"),
+        (Metric(1.0, chance=math.nan), "chance nan"),
+        (Metric(1.0, 0.5, math.nan), "high nan"),
+        (Metric(1.0, 0.5), "one end of an interval"),
+        (Metric(), "either a value or the reason"),
+        (Metric(1.0, why_not="lost"), "either a value or the reason"),
+    ],
+)
+def test_a_metric_is_a_finite_number_or_says_why_it_is_none(tmp_path, metric, words):
+    with pytest.raises(EvaluationError, match=words):
+        results.write_result(str(tmp_path), result(metrics={"glue/stsb_spearman": metric}))
     assert not list(tmp_path.iterdir())
 
 
-def test_columns_of_unequal_length_and_bad_intervals_are_refused(tmp_path):
+def test_columns_of_unequal_length_are_refused():
     with pytest.raises(EvaluationError, match="differ in length"):
-        results.write_result(str(tmp_path), result(), {"a": [1, 2], "b": [1]})
-    with pytest.raises(EvaluationError, match="two finite numbers"):
-        results.write_result(str(tmp_path), result(confidence={"glue/rte_accuracy": [1.0, math.nan]}))
+        Scores().add("a/b", [1, 2], [1.0])
 
 
 def test_skips_only_what_was_made_from_the_same_inputs_and_did_not_fail(tmp_path):
@@ -111,25 +198,66 @@ def test_read_results_finds_every_folder_and_sorts(tmp_path):
         results.read_results(str(tmp_path / "nothing"))
 
 
-def test_expected_failures_become_results_and_others_stay_errors(tmp_path):
-    def fails():
-        raise DataError("annotations.json: not there; give its path.")
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("tower"))
 
-    failed = results.guarded("vqa", "vqav2", str(tmp_path / "vqa"), fails, {"weights_sha256": "w"})
-    assert failed.failure == "DataError: annotations.json: not there; give its path." and not failed.metrics
-    assert failed.weights_sha256 == "w"
-    assert results.read_result(str(tmp_path / "vqa")) == failed
 
-    def broken():
-        raise TypeError("a bug")
+def harness(checkpoint, root, work, content=lambda config: []):
+    return evaluate("glue", checkpoint, plan(root), False, work, content)
 
-    def stopped():
-        raise Preempted("asked to stop")
 
-    with pytest.raises(Preempted):
-        results.guarded("vqa", "vqav2", str(tmp_path / "stop"), stopped)
-    with pytest.raises(TypeError):
-        results.guarded("vqa", "vqav2", str(tmp_path / "bug"), broken)
+def test_expected_failures_become_results_and_others_stay_errors(tmp_path, checkpoint):
+    def raises(error):
+        def work(session):
+            session.not_run("rte_accuracy", "noted before the failure")
+            raise error
+
+        return work
+
+    folder = tmp_path / "evaluations" / "glue"
+    gone = DataError("annotations.json: not there; give its path.")
+    failed = harness(checkpoint, tmp_path, raises(gone))
+    assert failed.failure == "DataError: annotations.json: not there; give its path."
+    assert failed.metrics == {} and failed.inputs_digest == ""
+    assert failed.weights_sha256 == Clippo.load(checkpoint).weights_sha256
+    assert failed.render_digest and failed.code_digest
+    assert results.read_result(str(folder)) == failed
+    unreadable = harness(str(tmp_path / "none.safetensors"), tmp_path, raises(gone))
+    assert unreadable.failure.startswith("NotFoundError") and unreadable.weights_sha256 == ""
+    before = (folder / "result.json").read_bytes()
+    for error in (Preempted("asked to stop"), TypeError("a bug")):
+        with pytest.raises(type(error)):
+            harness(checkpoint, tmp_path, raises(error))
+    assert (folder / "result.json").read_bytes() == before, "nothing was written"
+
+
+def test_the_harness_runs_once_per_content_and_again_after_a_failure(tmp_path, checkpoint):
+    calls = []
+
+    def work(session):
+        calls.append(session.unfinished)
+        storage.write_text(f"{session.unfinished}/half", "done")
+        if len(calls) == 1:
+            raise EvaluationError("not today")
+        session.score("rte_accuracy", np.array([0.0, 100.0, 100.0]), chance=50.0)
+        session.flag("rte_accuracy", "small")
+        session.not_run("average", "eight are missing")
+        session.count(rows=3)
+        session.main_metrics = ["rte_accuracy"]
+        session.scores.add("glue/rte_accuracy", [1, 2, 3], [0.0, 100.0, 100.0])
+
+    assert harness(checkpoint, tmp_path, work).failure
+    assert Path(calls[0]).exists(), "what a killed or failed run left is there for the next one"
+    found = harness(checkpoint, tmp_path, work)
+    assert calls[0] == calls[1] and not Path(calls[1]).exists()
+    rte = found.metrics["glue/rte_accuracy"]
+    assert rte == Metric(pytest.approx(200 / 3), 0.0, 100.0, 50.0, 3, "small")
+    assert found.metrics["glue/average"] == Metric(why_not="eight are missing")
+    assert found.main_metrics == ["glue/rte_accuracy"] and found.counts == {"rows": 3}
+    assert harness(checkpoint, tmp_path, work) == found and len(calls) == 2
+    other = harness(checkpoint, tmp_path, work, content=lambda config: ["changed"])
+    assert len(calls) == 3 and other.inputs_digest != found.inputs_digest
 
 
 def test_interval_covers_the_mean_and_ignores_order():
@@ -180,25 +308,3 @@ def test_hits_and_misses_are_drawn_by_seed():
     assert chosen == results.hits_and_misses(correct, seed=5) != results.hits_and_misses(correct, seed=6)
     assert [bool(correct[i]) for i in chosen] == [True] * 6 + [False] * 6
     assert len(results.hits_and_misses([True, True])) == 2
-
-
-def test_tables_keep_everything_that_a_reader_must_know(tmp_path):
-    many = [
-        result(is_partial=True, flags={"glue/rte_accuracy": "one class | only"}, not_run={"glue/mnli_mm_accuracy": "no file"}),
-        result(weights_sha256="b" * 64, metrics={"glue/rte_accuracy": 70.25}, chance={}),
-        EvalResult.failed("vqa", "vqav2", "DataError: gone", weights_sha256="b" * 64),
-    ]
-    rows = tables.table(many, {"a" * 64: "ours"})
-    assert [(row["model"], row["metric"]) for row in rows] == [
-        ("ours", "glue/rte_accuracy"),
-        ("ours", "glue/mnli_mm_accuracy"),
-        ("bbbbbbbb", "glue/rte_accuracy"),
-        ("bbbbbbbb", "vqav2/*"),
-    ]
-    assert rows[0]["status"] == "partial; one class | only" and rows[1]["status"] == "partial; not run: no file"
-    text = tables.to_markdown(many, {"a" * 64: "ours"})
-    assert "| glue/rte_accuracy | 52.7 | 277 | 61.5 [55.0, 67.0] (1) | 70.2 [55.0, 67.0] |" in text
-    assert "not run (2)" in text and "failed (3)" in text and "3. failed: DataError: gone" in text and "one class \\| only" in text
-    lines = tables.to_csv(many).splitlines()
-    assert lines[0].split(",")[:5] == ["model", "evaluation", "dataset", "split", "metric"] and len(lines) == 5
-    assert [storage.exists(uri) for uri in tables.write_tables(str(tmp_path), many)] == [True, True]

@@ -2,9 +2,10 @@
 
     metric | model | ours [95 % interval] | chance | n | published | difference | verdict | whose number, and where it was read
 
-A difference is judged (`within the interval`, `higher`, `lower`) only where the whole benchmark was scored: a partial or a demo's result
-stands beside a published number, but is said not to be comparable. Numbers are never matched across datasets. It makes no results; give
-it `evaluate.results.read_results("runs")`.
+A difference is judged (`within the interval`, `higher`, `lower`) only where the whole benchmark was
+scored: a partial or a demo's result stands beside a published number, but is said not to be
+comparable. Numbers are never matched across datasets. Results to compare come from
+`evaluate.results.read_results("runs")`.
 """
 
 from __future__ import annotations
@@ -12,43 +13,43 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from clippo_core import storage
 from clippo_core.analysis import digits
+from clippo_core.analysis.figures import comparison_figure
+from clippo_core.analysis.rows import Row, failed_row, row_of
 from clippo_core.published import Published, published
 from clippo_core.records import EvalResult
 
 PAPER_MODEL = "CLIPPO B/16"
 """The model whose numbers, on any training data, stand beside ours unless others are asked for."""
 
+COLUMNS = (
+    "metric",
+    "model",
+    "ours",
+    "low",
+    "high",
+    "chance",
+    "n",
+    "published",
+    "published_model",
+    "published_data",
+    "source",
+    "trust",
+    "difference",
+    "verdict",
+    "against_chance",
+    "status",
+)
+"""Columns of the CSV.
 
-@dataclass(frozen=True)
-class Comparison:
-    """One of our numbers (or the reason why there is none) beside one published number (or none)."""
-
-    metric: str
-    model: str
-    ours: float | None = None
-    low: float | None = None
-    high: float | None = None
-    chance: float | None = None
-    n: int | None = None
-    published: float | None = None
-    published_model: str = ""
-    published_data: str = ""
-    source: str = ""
-    trust: str = ""
-    """primary: the authors' own file; secondary: a copy by somebody else."""
-    difference: float | None = None
-    """Ours minus the published number."""
-    verdict: str = ""
-    """`within the interval`, `higher`, `lower`, `not comparable: reason`, `not judged: no interval`; empty: nothing was published."""
-    against_chance: str = ""
-    """`above chance`: the interval's lower end is; `not above chance`; empty where either is unknown."""
-    status: str = ""
-    """demo, partial, flags, not run, failed."""
+trust: primary, the authors' own file, or secondary, a copy by somebody else. difference: ours minus
+the published number. verdict: `within the interval`, `higher`, `lower`, `not comparable: reason`,
+`not judged: no interval`. against_chance: `above chance` if the interval's lower end is,
+`not above chance`. status: demo, partial, flags, not run, failed.
+"""
 
 
 def compare(
@@ -57,93 +58,71 @@ def compare(
     beside: Sequence[str] = (PAPER_MODEL,),
     lookup: Callable[[str], list[Published]] = published,
     only_main: bool = True,
-) -> list[Comparison]:
-    """Every main or published metric of every result, once for each published number of the models `beside` (empty = of all).
+) -> list[Row]:
+    """Every main or published metric of every result, with the published numbers.
 
-    labels: weights_sha256 -> name. only_main: leave out metrics that neither stand for their evaluation nor were published.
+    labels: weights_sha256 -> name. beside: the models whose published numbers are taken; empty =
+    all. only_main: leave out metrics that neither stand for their evaluation nor were published.
     """
     found = []
     for result in results:
         model = (labels or {}).get(result.weights_sha256, result.weights_sha256[:8] or "unknown")
-        marks = [mark for mark, holds in (("demo", result.is_demo), ("partial", result.is_partial)) if holds]
         if result.failure:
-            found.append(Comparison(f"{result.dataset}/*", model, status="; ".join([*marks, f"failed: {result.failure}"])))
-        for metric in [*result.metrics, *result.not_run]:
-            numbers = [number for number in lookup(metric) if not beside or number.model in beside]
-            if numbers or metric in result.main_metrics or not only_main:
-                theirs: list[Published | None] = [*numbers] or [None]
-                found += [_beside(result, metric, model, marks, number) for number in theirs]
+            found.append(failed_row(result, f"{result.dataset}/*", model=model))
+            continue
+        for metric in result.metrics:
+            paper = [one for one in lookup(metric) if not beside or one.model in beside]
+            if paper or metric in result.main_metrics or not only_main:
+                found.append(row_of(result, metric, paper=paper, model=model))
     return sorted(found, key=lambda row: row.metric)
 
 
-def to_csv(rows: Sequence[Comparison]) -> str:
+def lines_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as COLUMNS, once per published number; None or empty where there is nothing."""
+    lines: list[dict[str, Any]] = []
+    for row in rows:
+        lines += [_line(row, number) for number in row.paper] or [_line(row, None)]
+    return lines
+
+
+def to_csv(rows: Sequence[Row]) -> str:
     """All columns, numbers at full precision."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Comparison)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(lines_of(rows))
     return buffer.getvalue()
 
 
-def to_markdown(rows: Sequence[Comparison]) -> str:
+def to_markdown(rows: Sequence[Row]) -> str:
     """The table for people; sources as numbered notes."""
     notes: dict[str, int] = {}
     lines = ["| metric | model | ours | chance | n | published | difference | verdict |", "|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        interval = "" if row.low is None or row.high is None else f" [{digits.share(row.low)}, {digits.share(row.high)}]"
-        note = f" ({notes.setdefault(f'{row.source} ({row.trust})', len(notes) + 1)})" if row.source else ""
-        whose = f" {row.published_model}, {row.published_data}{note}" if row.published is not None else ""
+    for line in lines_of(rows):
+        interval = "" if line["low"] is None else f" [{digits.share(line['low'])}, {digits.share(line['high'])}]"
+        source = f"{line['source']} ({line['trust']})"
+        note = f" ({notes.setdefault(source, len(notes) + 1)})" if line["source"] else ""
+        whose = f" {line['published_model']}, {line['published_data']}{note}"
+        difference = line["difference"]
         cells = [
-            row.metric,
-            row.model,
-            digits.share(row.ours) + interval,
-            digits.share(row.chance),
-            digits.count(row.n),
-            digits.share(row.published) + whose,
-            digits.MISSING if row.difference is None else f"{row.difference:+.1f}",
-            "; ".join(filter(None, [row.verdict, row.against_chance, row.status])),
+            line["metric"],
+            line["model"],
+            digits.share(line["ours"]) + interval,
+            digits.share(line["chance"]),
+            digits.count(line["n"]),
+            digits.share(line["published"]) + (whose if line["published"] is not None else ""),
+            digits.MISSING if difference is None else f"{difference:+.1f}",
+            "; ".join(filter(None, [line["verdict"], line["against_chance"], line["status"]])),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in cells) + " |")
     lines += [""] * bool(notes) + [f"{number}. {source}" for source, number in notes.items()]
     return "\n".join(lines) + "\n"
 
 
-def figure(rows: Sequence[Comparison]) -> str:
-    """An <svg>: a line a metric, each model's number with its interval, chance, and the published numbers. Empty without a number."""
-    from clippo_core.analysis.style import SERIES
-    from clippo_core.analysis.svg import SOFT, canvas, house_style, to_svg
-
-    metrics = list(dict.fromkeys(row.metric for row in rows if row.ours is not None))
-    models = list(dict.fromkeys(row.model for row in rows if row.ours is not None))
-    if not metrics:
-        return ""
-    ours = {(row.metric, row.model): row for row in rows if row.ours is not None}
-    with house_style():
-        drawing, axes = canvas(8.6, 1.0 + 0.16 * len(metrics) * (1 + len(models)))
-        for m, model in enumerate(models):
-            colour, shift = SERIES[m % len(SERIES)], 0.35 - 0.7 * (m + 0.5) / len(models)
-            places = [(ours[metric, model], shift - i) for i, metric in enumerate(metrics) if (metric, model) in ours]
-            for row, y in places:
-                if row.low is not None:
-                    axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
-            values, heights = [row.ours for row, _ in places], [y for _, y in places]
-            axes.plot(values, heights, "o", color=colour, markersize=5, label=f"{model}, 95 % interval")
-        for marker, name, points in (
-            ("|", "chance or majority", {(row.chance, row.metric) for row in rows}),
-            ("D", "published", {(row.published, row.metric) for row in rows}),
-        ):
-            known = sorted((value, -metrics.index(metric)) for value, metric in points if value is not None and metric in metrics)
-            if known:
-                style = {"markersize": 11, "markeredgewidth": 2} if marker == "|" else {"markersize": 5, "fillstyle": "none"}
-                axes.plot([value for value, _ in known], [y for _, y in known], marker, color=SOFT, linestyle="", label=name, **style)
-        counts = {metric: next(row.n for row in rows if row.metric == metric and row.ours is not None) for metric in metrics}
-        axes.set_yticks([-i for i in range(len(metrics))], [f"{metric}  (n = {digits.count(counts[metric])})" for metric in metrics])
-        axes.set_ylim(-len(metrics) + 0.4, 0.6)
-        axes.set_xlabel("score, 0 to 100")
-        axes.grid(axis="x", color=SOFT, alpha=0.25, linewidth=0.7)
-        axes.grid(axis="y", visible=False)
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
-        return to_svg(drawing, "side-by-side", f"{len(metrics)} metrics of {len(models)} models beside chance and published numbers")
+def figure(rows: Sequence[Row]) -> str:
+    """The comparison as an <svg> (`figures.comparison_figure`); empty without a number."""
+    drawn = comparison_figure(rows)
+    return "" if drawn is None else drawn.svg
 
 
 def write_comparison(
@@ -157,42 +136,40 @@ def write_comparison(
     return [storage.join(folder, name) for name in parts]
 
 
-def _beside(result: EvalResult, metric: str, model: str, marks: list[str], number: Published | None) -> Comparison:
-    ours, chance = result.metrics.get(metric), result.chance.get(metric)
-    low, high = result.confidence.get(metric, (None, None))
-    notes = [*marks, *([result.flags[metric]] if metric in result.flags else [])]
-    notes += [f"not run: {result.not_run[metric]}"] if metric in result.not_run else []
-    theirs: dict[str, Any] = {}
+def _line(row: Row, number: Published | None) -> dict[str, Any]:
+    found, above = row.found, row.is_above_chance
+    line: dict[str, Any] = {
+        "metric": row.metric,
+        "model": row.model,
+        "ours": found.value,
+        "low": found.low,
+        "high": found.high,
+        "chance": found.chance,
+        "n": None if found.value is None else found.n,
+        "against_chance": "" if above is None else "above chance" if above else "not above chance",
+        "status": "; ".join(row.notes),
+    }
     if number is not None:
-        theirs = {
+        line |= {
             "published": number.value,
             "published_model": number.model,
             "published_data": number.data,
             "source": number.source,
             "trust": number.trust,
         }
-        if ours is not None:
-            theirs["difference"] = ours - number.value
-            theirs["verdict"] = _verdict(number.value, ours, low, high, marks)
-    return Comparison(
-        metric=metric,
-        model=model,
-        ours=ours,
-        low=low,
-        high=high,
-        chance=chance,
-        n=result.n_by_metric.get(metric, result.n_examples) if ours is not None else None,
-        against_chance="" if low is None or chance is None else "above chance" if low > chance else "not above chance",
-        status="; ".join(notes),
-        **theirs,
-    )
+        if found.value is not None:
+            line["difference"] = found.value - number.value
+            line["verdict"] = _verdict(row, found.value, number.value)
+    empty = dict.fromkeys(("published", "difference"))
+    return dict.fromkeys(COLUMNS, "") | empty | line
 
 
-def _verdict(theirs: float, ours: float, low: float | None, high: float | None, marks: list[str]) -> str:
-    if marks:
-        return f"not comparable: {' and '.join(marks)}"
-    if low is None or high is None:
+def _verdict(row: Row, ours: float, theirs: float) -> str:
+    if row.marks:
+        return f"not comparable: {' and '.join(row.marks)}"
+    if row.found.bounds is None:
         return "not judged: no interval"
+    low, high = row.found.bounds
     if low <= theirs <= high:
         return "within the interval"
     return "higher" if ours > theirs else "lower"

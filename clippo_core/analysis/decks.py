@@ -17,7 +17,7 @@ from clippo_core.analysis.live import training_charts
 from clippo_core.analysis.pages import deck, fragment
 from clippo_core.analysis.pictures import ContactItem, safe_picture
 from clippo_core.analysis.recipe import paper_run, recipe_differences
-from clippo_core.analysis.rows import rows_of
+from clippo_core.analysis.rows import PublishedLookup, marks_of, rows_of
 from clippo_core.config import RenderConfig, RunConfig
 from clippo_core.errors import NotFoundError
 from clippo_core.records import EvalResult, Manifest, ValidationReport, Verdict
@@ -75,7 +75,7 @@ def evaluation_deck(result: EvalResult, folder: str = "", examples: list[dict[st
     shown = read_examples(folder) if examples is None else clean_examples(examples)
     figures = [recall_by_language(result, kind) for kind in ("i2t_recall@1", "t2i_recall@1")]
     return deck(
-        fragment("heading", title=evaluation_title(result), marks=marks_of(result), text=result.protocol),
+        fragment("heading", title=evaluation_title(result), marks=badges_of(result), text=result.protocol),
         fragment("metrics", groups=[metric_group(result)], show_protocol=False),
         fragment("figures", figures=[figure for figure in figures if figure]),
         fragment("examples", hits=[e for e in shown if e["hit"]], misses=[e for e in shown if not e["hit"]]),
@@ -98,16 +98,16 @@ def evaluation_title(result: EvalResult) -> str:
     return f"{result.name} on {where}" if where and where != result.name else result.name
 
 
-def marks_of(result: EvalResult) -> list[str]:
-    """The badges that follow a result into every table."""
-    return [name for name, holds in (("demo", result.is_demo), ("partial", result.is_partial), ("failed", bool(result.failure))) if holds]
+def badges_of(result: EvalResult) -> list[str]:
+    """The badges beside a result's title: its marks, and `failed`."""
+    return [*marks_of(result), *(["failed"] if result.failure else [])]
 
 
-def metric_group(result: EvalResult, config: RunConfig | None = None, published: Any = None) -> dict[str, Any]:
+def metric_group(result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None) -> dict[str, Any]:
     """One evaluation's lines, as the template `metrics` takes them."""
     return {
         "title": evaluation_title(result),
-        "marks": marks_of(result),
+        "marks": badges_of(result),
         "protocol": result.protocol,
         "rows": rows_of(result, config, published),
     }
@@ -168,7 +168,11 @@ def read_timings(folder: str) -> dict[str, float]:
     """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be read."""
     try:
         found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
-        return {str(name): float(seconds) for name, seconds in found.items() if isinstance(seconds, (int, float))}
+        return {
+            str(name).removesuffix("_seconds"): float(seconds)
+            for name, seconds in found.items()
+            if str(name).endswith("_seconds") and isinstance(seconds, (int, float))
+        }
     except (NotFoundError, ValueError, AttributeError):
         return {}
 

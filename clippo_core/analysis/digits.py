@@ -8,6 +8,7 @@ It is not for files that a program reads: those keep every digit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MISSING = "–"
 """Stands where there is no number."""
@@ -31,7 +32,7 @@ def share(number: float | None) -> str:
     return MISSING if number is None or not math.isfinite(number) else f"{number:.1f}"
 
 
-def interval(bounds: list[float] | None) -> str:
+def interval(bounds: Sequence[float] | None) -> str:
     """[low, high] of 0..100 as `low – high`; an en dash for None."""
     return MISSING if not bounds else f"{share(bounds[0])} – {share(bounds[1])}"
 

@@ -4,7 +4,7 @@
 
 It must not hold up training, so the curves are hand-made SVG polylines over at most POINTS buckets of steps (mean, and for the loss
 the range, so that a spike stays visible): under 100 ms for 10,000 steps, a few kB of HTML, no script and nothing from a network.
-It is not the report: figures for reading afterwards stand in `figures.py`.
+The report shows the same curves.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ class _Chart:
     has_range: bool = False
     """Shade the smallest to largest value of each bucket."""
     from_zero: bool = False
+    has_chance: bool = False
+    """Draw the loss of guessing as a dashed line."""
 
 
 CHARTS = (
-    _Chart("Loss", "nats, mean of both directions", ("loss",), has_range=True),
+    _Chart("Loss", "nats, mean of both directions", ("loss",), has_range=True, has_chance=True),
     _Chart("Similarity", "cosine", ("positive_similarity", "negative_similarity"), ("matching", "others")),
+    _Chart("Own pair ranked first", "share of its batch", ("accuracy",), from_zero=True),
     _Chart("Logit scale", "exp(t)", ("logit_scale",)),
     _Chart("Learning rate", "", ("lr",), from_zero=True),
     _Chart("Gradient norm", "before clipping", ("grad_norm",), has_range=True, from_zero=True),
@@ -158,6 +161,9 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
     if not finite:
         return f'<figure class="chart"><figcaption>{chart.title}{unit}</figcaption><p class="soft">not in the journal</p></figure>'
     spread = np.concatenate([curve[:, 2:4].ravel() if chart.has_range else curve[:, 1] for curve in finite])
+    chance = _chance(steps) if chart.has_chance else None
+    if chance is not None:
+        spread = np.append(spread, chance)
     ticks = _ticks(0.0 if chart.from_zero else float(spread.min()), float(spread.max()))
     low, high = min(ticks[0], float(spread.min())), max(ticks[-1], float(spread.max()))
     first, final = float(x[0]), float(max(x[-1], x[0] + 1))
@@ -168,6 +174,10 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
         return " ".join(f"{a:.1f},{d:.1f}" for a, d in zip(across, down, strict=True))
 
     parts = [_axes(ticks, low, high, first, final)]
+    if chance is not None:
+        unit += f" <span>dashed: guessing, {digits.value(chance)}</span>"
+        line = place(np.array([[first, chance], [final, chance]]))
+        parts.append(f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-opacity=".6" stroke-dasharray="4 3"/>')
     for position, curve in enumerate(curves):
         if chart.has_range and len(curve):
             edge = np.vstack([curve[:, [0, 2]], curve[::-1][:, [0, 3]]])
@@ -184,6 +194,12 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
         f'<figure class="chart"><figcaption>{chart.title}{unit}{_legend(chart)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{chart.title} over steps: {spoken}">{"".join(parts)}</svg></figure>'
     )
+
+
+def _chance(steps: list[dict[str, Any]]) -> float | None:
+    """Loss of guessing in a batch of the steps' mean size, nats; None where that is unknown."""
+    pairs = [number_of(step, "pairs_seen") / step["step"] for step in steps if step["step"] > 0]
+    return math.log(pairs[-1]) if pairs and math.isfinite(pairs[-1]) and pairs[-1] > 1 else None
 
 
 def _legend(chart: _Chart) -> str:

@@ -2,8 +2,8 @@
 
     fragment("expectations", report=report) -> Markup          deck(fragment, …) -> str for the Flyte console
 
-Only two things enter unescaped, both made by this package: a Figure's svg and the stylesheet. It is not a place for layout: that
-stands in `templates/`.
+Only three things enter unescaped, all made by this package: a Figure's svg, the training curves
+(`live.py`) and the stylesheet. Layout stands in `templates/`.
 """
 
 from __future__ import annotations

@@ -7,18 +7,14 @@ A data URI that comes from a file is let through only if it is a picture and not
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from clippo_core.analysis.figures import Figure
-
-THUMB_PX = 160
-"""Longest side of a picture in a deck: a deck is uploaded whole at every publication."""
+from clippo_core.data.thumbnails import data_uri
 
 _PICTURE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -34,20 +30,6 @@ class ContactItem:
     text: str
     language: str = ""
     first_text: str = ""
-
-
-def data_uri(pixels: np.ndarray, longest_px: int = THUMB_PX, *, photo: bool = False) -> str:
-    """uint8 [h, w] or [h, w, 3] as a data URI, shrunk to `longest_px` (never enlarged); `photo` makes a JPEG, otherwise PNG, exact."""
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
-    image.thumbnail((longest_px, longest_px))
-    target = io.BytesIO()
-    if photo:
-        image.convert("RGB").save(target, "JPEG", quality=82)
-    else:
-        image.save(target, "PNG", optimize=True)
-    return f"data:image/{'jpeg' if photo else 'png'};base64,{base64.b64encode(target.getvalue()).decode()}"
 
 
 def safe_picture(uri: object) -> str:

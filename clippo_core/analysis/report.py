@@ -8,6 +8,7 @@ computes no metric and decides nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -16,15 +17,20 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.analysis import decks, digits
-from clippo_core.analysis.figures import Figure, comparison_figure, modality_gap_figure, recall_by_language, training_figures
+from clippo_core.analysis.figures import (
+    Figure,
+    comparison_figure,
+    modality_gap_figure,
+    recall_by_language,
+)
 from clippo_core.analysis.findings import geometry_findings, length_findings
 from clippo_core.analysis.gather import Insight
 from clippo_core.analysis.lengths import lengths_figure
-from clippo_core.analysis.live import by_step, number_of
+from clippo_core.analysis.live import by_step, number_of, training_charts
 from clippo_core.analysis.pages import fragment
 from clippo_core.analysis.pictures import patch_figure
 from clippo_core.analysis.recipe import paper_run, recipe_differences
-from clippo_core.analysis.rows import PublishedLookup, nearest, summary_table
+from clippo_core.analysis.rows import PublishedLookup, Row, nearest, summary_table
 from clippo_core.analysis.style import PAGE_CSS
 from clippo_core.config import RunConfig, to_json
 from clippo_core.errors import NotFoundError
@@ -88,7 +94,7 @@ def write_report(
     left out of the page with the reason, for a report must not fail where the run did not.
     """
     from clippo_core.analysis.gather import gather_insight
-    from clippo_core.analysis.paper import published
+    from clippo_core.published import published
 
     folders = {result.name: storage.join(root, "evaluations", result.name) for result in results} | dict(evaluation_folders or {})
     run = RunRecord(
@@ -114,15 +120,18 @@ def write_report(
 
 def report_page(run: RunRecord, published: PublishedLookup | None = None, *, written_at: float | None = None) -> str:
     """The whole page. `published` gives the paper's values of a metric; `written_at` is seconds since 1970 (None: now)."""
+    from markupsafe import Markup
+
     paper_name, paper = paper_run(run.config)
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
-    marks = sorted({mark for result in run.results for mark in decks.marks_of(result)} - {"failed"})
+    charts = Markup(training_charts(run.journal, run.config.train.steps))
+    marks = sorted({mark for result in run.results for mark in decks.badges_of(result)} - {"failed"})
     parts = {
         "verdict_part": fragment("verdict", verdict=run.verdict, reason=decks.split_reason(run.verdict)),
         "facts_part": fragment("facts", entries=decks.run_facts(run.config)),
         "metrics_part": fragment("metrics", groups=groups, show_protocol=True),
-        "comparison_part": _figures([comparison_figure([row for group in groups for row in group["rows"]])]),
-        "training_part": _figures(training_figures(run.journal)),
+        "comparison_part": _figures([comparison_figure(_main_rows(groups))]),
+        "training_part": charts if by_step(run.journal) else "",
         "language_part": _figures([recall_by_language(r, kind) for r in run.results for kind in ("i2t_recall@1", "t2i_recall@1")]),
         "geometry_part": fragment("findings", findings=geometry_findings(run.insight)) + _figures(_geometry_figures(run, published)),
         "lengths_part": _lengths_part(run.insight),
@@ -153,6 +162,12 @@ def report_page(run: RunRecord, published: PublishedLookup | None = None, *, wri
 
 def _figures(figures: list[Figure | None] | list[Figure]) -> str:
     return fragment("figures", figures=[figure for figure in figures if figure is not None])
+
+
+def _main_rows(groups: list[dict[str, Any]]) -> list[Row]:
+    """The rows of main metrics, each with the nearest published number."""
+    rows = [row for group in groups for row in group["rows"] if row.is_main]
+    return [dataclasses.replace(row, paper=row.paper[:1]) for row in rows]
 
 
 def _geometry_figures(run: RunRecord, published: PublishedLookup | None) -> list[Figure]:
@@ -204,7 +219,7 @@ def _summary(run: RunRecord) -> str:
     """What was run, on what, and with how many results, in three sentences."""
     model, manifest, checkpoint = run.config.model, run.manifest, run.checkpoint
     sources = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(manifest.shares_by_source.items(), key=lambda i: -i[1]))
-    with_numbers = [result for result in run.results if result.metrics and not result.failure]
+    with_numbers = [result for result in run.results if not result.failure and any(m.value is not None for m in result.metrics.values())]
     failed = [result for result in run.results if result.failure]
     left = len(run.results) - len(with_numbers) - len(failed)
     outcome = f"Of {len(run.results)} evaluations {len(with_numbers)} have numbers"
@@ -223,11 +238,11 @@ def _cautions(run: RunRecord, groups: list[dict[str, Any]]) -> list[str]:
     if run.checkpoint.step < run.config.train.steps:
         done, planned = digits.count(run.checkpoint.step), digits.count(run.config.train.steps)
         found.append(f"Training stopped at step {done} of {planned}.")
-    rows = [row for group in groups for row in group["rows"] if row.is_main]
+    rows = _main_rows(groups)
     low = [row.metric for row in rows if row.is_above_chance is False]
     if low:
         found.append(f"Not above chance (the interval reaches it): {', '.join(low)}.")
-    found += [f"{row.metric}: {row.flag}" for row in rows if row.flag]
+    found += [f"{row.metric}: {row.found.flag}" for row in rows if row.found.flag]
     broken = [line for line in run.validation.expectations if not line.passed]
     found += [f"Data: “{line.name}” is broken by {digits.count(line.failed)} of {digits.count(line.checked)} records." for line in broken]
     steps = by_step(run.journal)

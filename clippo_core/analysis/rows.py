@@ -2,19 +2,21 @@
 
     metric | ours, 95 % interval | chance or majority | paper | n | differs in
 
-A number never stands without its n; partial, demo, flags, failures and what was not run come along. It is neither a metric (those stand
-in `evaluate/metrics.py`) nor a decision (that is the gate's).
+The terminal's table, the report, the decks and the comparison with published numbers all show these
+rows. A number never stands without its n; partial, demo, flags, failures and what was not run come
+along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clippo_core.analysis import digits
 from clippo_core.config import RunConfig
-from clippo_core.records import EvalResult
+from clippo_core.published import Published
+from clippo_core.records import EvalResult, Metric
 
 PAPER_WIDTH_DEPTH = (768, 12)
 """The paper's B/16 tower, with which most published numbers were made."""
@@ -22,70 +24,77 @@ PAPER_WIDTH_DEPTH = (768, 12)
 BENCHMARKS: dict[str, str] = {"imagenet": "imagenet", "retrieval": "coco", "vqa": "vqav2", "glue": "glue", "xm3600": "xm3600"}
 """Evaluation -> the benchmark whose published numbers stand beside a dataset that nobody else has published on."""
 
-PublishedLookup = Callable[[str], list[Any]]
-"""Metric name -> published values; each has value, model, data, source, trust (see `analysis.paper.published`)."""
+PublishedLookup = Callable[[str], list[Published]]
+"""Metric name -> published values (see `clippo_core.published.published`)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one evaluation."""
+    """One metric of one evaluation of one model."""
 
     evaluation: str
     metric: str
-    ours: float | None
-    """None: there is no number, and `missing` says why."""
-    bounds: list[float] | None
-    """The bootstrap's 95 % interval."""
-    chance: float | None
-    """What guessing or the majority class gives."""
-    n: int
-    """Examples behind the number."""
-    is_main: bool
-    marks: list[str] = field(default_factory=list)
+    found: Metric
+    """Our number with its interval, chance and n, or why there is none."""
+    is_main: bool = True
+    marks: tuple[str, ...] = ()
     """`demo`, `partial`."""
-    flag: str = ""
     missing: str = ""
-    """`not run: reason` or `failed: reason`."""
-    paper: list[Any] = field(default_factory=list)
+    """`not run: reason` or `failed: reason`; empty = there is a number."""
+    paper: list[Published] = field(default_factory=list)
     """Published values of this metric, or of `paper_metric`."""
     paper_metric: str = ""
     """The benchmark's metric that `paper` is about, where it is not this one."""
     differs: str = ""
     """In what this run differs from the published ones; empty where there are none."""
+    model: str = "ours"
 
     @property
     def is_above_chance(self) -> bool | None:
         """Whether the interval's lower end lies above chance; None where either is unknown."""
-        return None if self.bounds is None or self.chance is None else self.bounds[0] > self.chance
+        if self.found.low is None or self.found.chance is None:
+            return None
+        return self.found.low > self.found.chance
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know: marks, the flag, why there is no number."""
+        return [note for note in (*self.marks, self.found.flag, self.missing) if note]
+
+
+def row_of(result: EvalResult, metric: str, **more: Any) -> Row:
+    """The row of one of the result's metrics; `more` are further fields of the row."""
+    found = result.metrics[metric]
+    missing = f"not run: {found.why_not}" if found.value is None else ""
+    is_main = bool(missing) or metric in result.main_metrics or not result.main_metrics
+    return Row(result.name, metric, found, is_main, marks_of(result), missing, **more)
+
+
+def failed_row(result: EvalResult, metric: str, **more: Any) -> Row:
+    """The one row of a result that failed."""
+    missing = f"failed: {result.failure}"
+    return Row(result.name, metric, Metric(), marks=marks_of(result), missing=missing, **more)
+
+
+def marks_of(result: EvalResult) -> tuple[str, ...]:
+    """The marks that follow a result's numbers into every table."""
+    marks = (("demo", result.is_demo), ("partial", result.is_partial))
+    return tuple(name for name, holds in marks if holds)
 
 
 def rows_of(result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None) -> list[Row]:
     """The lines of one result: main metrics first, then the others by name, then what was not run. A failed result has one line."""
-    marks = [name for name, holds in (("demo", result.is_demo), ("partial", result.is_partial)) if holds]
     if result.failure:
-        return [Row(result.name, result.dataset or result.name, None, None, None, 0, True, marks, missing=f"failed: {result.failure}")]
-    order = [name for name in result.main_metrics if name in result.metrics]
-    order += sorted(name for name in result.metrics if name not in order)
+        return [failed_row(result, result.dataset or result.name)]
+    numbers = {name for name, metric in result.metrics.items() if metric.value is not None}
+    order = [name for name in result.main_metrics if name in numbers]
+    order += sorted(numbers - set(order))
     rows = []
     for metric in order:
         paper, paper_metric = _published(result.name, metric, published, config)
-        rows.append(
-            Row(
-                evaluation=result.name,
-                metric=metric,
-                ours=result.metrics[metric],
-                bounds=result.confidence.get(metric),
-                chance=result.chance.get(metric),
-                n=result.n_by_metric.get(metric, result.n_examples),
-                is_main=metric in result.main_metrics or not result.main_metrics,
-                marks=marks,
-                flag=result.flags.get(metric, ""),
-                paper=paper,
-                paper_metric=paper_metric,
-                differs=differences(result, config, paper_metric) if paper else "",
-            )
-        )
-    return rows + _not_run(result, marks, published, config)
+        differs = differences(result, config, paper_metric) if paper else ""
+        rows.append(row_of(result, metric, paper=paper, paper_metric=paper_metric, differs=differs))
+    return rows + _not_run(result, published, config)
 
 
 def differences(result: EvalResult, config: RunConfig | None, paper_metric: str = "") -> str:
@@ -110,22 +119,24 @@ def differences(result: EvalResult, config: RunConfig | None, paper_metric: str 
     return ", ".join(words)
 
 
-def _not_run(result: EvalResult, marks: list[str], published: PublishedLookup | None, config: RunConfig | None) -> list[Row]:
+def _not_run(result: EvalResult, published: PublishedLookup | None, config: RunConfig | None) -> list[Row]:
     """One line for each metric that was not run, or for all those of one reason where they are more than four."""
-    by_reason: dict[str, list[str]] = {}
-    for metric, reason in sorted(result.not_run.items()):
-        by_reason.setdefault(reason, []).append(metric)
-    rows = []
-    for reason, metrics in by_reason.items():
-        names = metrics if len(metrics) <= 4 else [f"{len(metrics)} metrics, {metrics[0]} to {metrics[-1]}"]
-        for name in names:
+    by_reason: dict[str, list[Row]] = {}
+    for name, metric in sorted(result.metrics.items()):
+        if metric.value is None:
             paper, paper_metric = _published(result.name, name, published, config)
-            missing = f"not run: {reason}"
-            rows.append(Row(result.name, name, None, None, None, 0, True, marks, missing=missing, paper=paper, paper_metric=paper_metric))
+            row = row_of(result, name, paper=paper, paper_metric=paper_metric)
+            by_reason.setdefault(metric.why_not, []).append(row)
+    rows: list[Row] = []
+    for alike in by_reason.values():
+        if len(alike) > 4:
+            name = f"{len(alike)} metrics, {alike[0].metric} to {alike[-1].metric}"
+            alike = [replace(alike[0], metric=name, paper=[], paper_metric="")]
+        rows += alike
     return rows
 
 
-def _published(evaluation: str, metric: str, published: PublishedLookup | None, config: RunConfig | None) -> tuple[list[Any], str]:
+def _published(evaluation: str, metric: str, published: PublishedLookup | None, config: RunConfig | None) -> tuple[list[Published], str]:
     """Published values of `metric`, the nearest model first; else those on the evaluation's benchmark, with that metric's name."""
     if published is None:
         return [], ""
@@ -138,7 +149,7 @@ def _published(evaluation: str, metric: str, published: PublishedLookup | None, 
     return nearest(found, config), other if found else ""
 
 
-def nearest(values: list[Any], config: RunConfig | None) -> list[Any]:
+def nearest(values: list[Published], config: RunConfig | None) -> list[Published]:
     """Published values, those of our kind and size of model first, then of our share of sentence pairs; otherwise in their order."""
     if config is None:
         return values
@@ -146,7 +157,7 @@ def nearest(values: list[Any], config: RunConfig | None) -> list[Any]:
     model = f"{kinds.get(config.model.kind, '')} {'L/16' if config.model.width >= 1024 else 'B/16'}"
     share = f"{100 * config.data.text_pair_share:.0f}% C4"
 
-    def distance(value: Any) -> tuple[bool, bool]:
+    def distance(value: Published) -> tuple[bool, bool]:
         is_same_share = share in value.data if config.data.text_pair_share else "C4" not in value.data
         return value.model != model, not is_same_share
 
@@ -160,11 +171,11 @@ def summary_table(results: list[EvalResult], main_only: bool = True) -> str:
     cells = [
         (
             row.metric,
-            digits.share(row.ours),
-            digits.interval(row.bounds),
-            digits.share(row.chance),
-            digits.count(row.n),
-            ", ".join([*row.marks, *([row.flag] if row.flag else [])]),
+            digits.share(row.found.value),
+            digits.interval(row.found.bounds),
+            digits.share(row.found.chance),
+            digits.count(row.found.n),
+            ", ".join(row.notes),
         )
         for row in lines
     ]

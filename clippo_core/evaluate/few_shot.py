@@ -9,6 +9,8 @@ names. A pool that is too small, or that holds pictures which are evaluated, mak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clippo_core.evaluate import metrics
@@ -50,7 +52,7 @@ def few_shot(session: Session, labelled: LabelledPictures, classes: ClassNames, 
             chosen = order[:, :k].ravel()
             rows = np.searchsorted(needed, chosen)
             predicted.append(metrics.few_shot_predict(train.features[rows], pool_labels[chosen], test))
-        _note(session, k, labels, predicted, 100.0 / len(classes.names))
+        _note(session, k, labels, predicted, 100.0 / len(classes.names), labelled.names)
 
 
 def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndarray:
@@ -59,16 +61,25 @@ def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndar
     return np.stack([random.permutation(np.flatnonzero(labels == c))[:k] for c in range(n_classes)])
 
 
-def _note(session: Session, k: int, labels: np.ndarray, predicted: list[np.ndarray], chance: float) -> None:
+def _note(
+    session: Session,
+    k: int,
+    labels: np.ndarray,
+    predicted: list[np.ndarray],
+    chance: float,
+    names: Sequence[str],
+) -> None:
     correct = 100.0 * np.stack([values == labels for values in predicted])
     session.score(f"{k}shot_top1", correct.mean(axis=0), chance=chance)
-    for seed, values, hits in zip(SEEDS, predicted, correct, strict=True):
+    for seed, hits in zip(SEEDS, correct, strict=True):
         session.score(f"{k}shot_top1_seed{seed}", hits, chance=chance)
-        session.predictions[f"predicted_{k}shot_seed{seed}"] = values.tolist()
+    said = {f"predicted_seed{seed}": values.tolist() for seed, values in zip(SEEDS, predicted, strict=True)}
+    metric = session.named(f"{k}shot_top1")
+    session.scores.add(metric, names, correct.mean(axis=0).tolist(), label=labels.tolist(), **said)
     if k == 10:
-        session.fields["main_metrics"].append(f"{session.config.dataset}/10shot_top1")
+        session.main_metrics.append("10shot_top1")
 
 
 def _not_run(session: Session, shots: list[int], reason: str) -> None:
     for k in shots:
-        session.note("not_run", f"{k}shot_top1", reason)
+        session.not_run(f"{k}shot_top1", reason)

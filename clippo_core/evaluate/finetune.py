@@ -19,6 +19,7 @@ from clippo_core.config import FinetuneConfig
 from clippo_core.engine import init_distributed
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.problem import Problem
+from clippo_core.evaluate.session import Session
 from clippo_core.evaluate.trial import Trial, TrialRun, known_score, read_trial
 from clippo_core.models import Tower
 
@@ -36,6 +37,12 @@ class Sweep:
     best: int
     outputs: dict[str, np.ndarray]
     """`scored` and the names of `others` -> float32 [n, n_outputs] of the best trial's reported epoch."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of a score of this sweep must know, in words."""
+        collapsed = f"{self.n_collapsed} of {len(self.trials)} trials collapsed"
+        return [collapsed] if self.n_collapsed else []
 
     @property
     def n_collapsed(self) -> int:
@@ -81,6 +88,20 @@ def sweep(
     if trials[best].diverged:
         raise EvaluationError(f"{problem.name}: the loss became non-finite in all {len(trials)} trials; lower finetune.learning_rates.")
     return Sweep(trials, best, outputs[best])
+
+
+def fine_tune(session: Session, problem: Problem, tower: Tower | None = None) -> Sweep:
+    """The `sweep` of an evaluation; tower: None = that of its model."""
+    return sweep(
+        tower or session.model.tower,
+        problem,
+        session.config.finetune,
+        seed=session.plan.stage.seed,
+        folder=session.unfinished,
+        batch_size=session.plan.evaluate.batch_size,
+        device=session.model.device,
+        progress=session.progress,
+    )
 
 
 def join_ranks() -> torch.device | None:

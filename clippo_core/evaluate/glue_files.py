@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +88,6 @@ class Rows:
     """int64 class ids, or float64 scores, [n]."""
     n_skipped: int
     """Rows with too few columns, left out."""
-    sha256: str
-    """Of the files' bytes."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -101,7 +100,7 @@ class Rows:
         """The first `n` rows; all for 0."""
         if not n or n >= len(self):
             return self
-        return Rows(self.first[:n], self.second[:n], self.labels[:n], self.n_skipped, self.sha256)
+        return Rows(self.first[:n], self.second[:n], self.labels[:n], self.n_skipped)
 
 
 def read_split(root: str, task: GlueTask, split: str) -> Rows:
@@ -113,10 +112,8 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
     second: list[str] = []
     labels: list[float] = []
     n_skipped = 0
-    digest = hashlib.sha256()
     for uri in tables:
         content = storage.read_bytes(uri)
-        digest.update(content)
         rows, skipped = _parquet_rows(uri, content, task) if uri.endswith(".parquet") else _tsv_rows(uri, content, task)
         n_skipped += skipped
         for number, row in enumerate(rows):
@@ -127,7 +124,17 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
     if not first:
         raise DataError(f"{', '.join(tables)}: there are no rows; give a split of {task.name} that has some.")
     kind = np.int64 if task.labels else np.float64
-    return Rows(first, second, np.array(labels, dtype=kind), n_skipped, digest.hexdigest())
+    return Rows(first, second, np.array(labels, dtype=kind), n_skipped)
+
+
+def split_digests(root: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """`<task>/<split>` -> sha256 of each of its files; none where a split is missing."""
+    return {
+        f"{name}/{split}": [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
+        for name in names
+        for split in ("train", *TASKS[name].dev)
+        for tables in [_tables(root, TASKS[name], split)]
+    }
 
 
 def _tables(root: str, task: GlueTask, split: str) -> list[str]:

@@ -10,16 +10,19 @@ classes is read, not only ImageNet. It trains nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from clippo_core.config import ImagenetConfig
+from clippo_core.data.images import decode_image
+from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import metrics, results
 from clippo_core.evaluate.few_shot import few_shot
 from clippo_core.evaluate.labelled import ClassNames, load_class_names, open_labelled
 from clippo_core.evaluate.prompts import load_json, load_templates
-from clippo_core.evaluate.session import Session, evaluate, example_picture
+from clippo_core.evaluate.session import Session, content_of, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan
 
 
@@ -29,12 +32,12 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Metrics: zero_shot_top1, _top5, _class_mean, _any_correct (given multi_labels), <k>shot_top1 and each seed's. Data and protocol
     errors become a result with its `failure`.
     """
-    return evaluate("imagenet", checkpoint, plan, progress, _evaluate, _reads)
+    return evaluate("imagenet", checkpoint, plan, progress, _evaluate, _content)
 
 
-def _reads(config: ImagenetConfig) -> list[str]:
+def _content(config: ImagenetConfig) -> list[Any]:
     templates = config.templates if config.templates.endswith(".json") else ""
-    return [config.images, config.train_images, config.class_names, config.multi_labels, templates]
+    return content_of(config.images, config.train_images, config.class_names, config.multi_labels, templates)
 
 
 def _evaluate(session: Session) -> None:
@@ -55,7 +58,7 @@ def _evaluate(session: Session) -> None:
         session.examples.append(
             {
                 "hit": bool(ranking.ranks[i] == 1),
-                "pictures": [example_picture(labelled.pictures.read(i))],
+                "pictures": [data_uri(decode_image(labelled.pictures.read(i)))],
                 "asked": f"Which of {len(classes.names):,} classes?",
                 "predicted": classes.names[ranking.top[i]],
                 "truth": classes.names[labels[i]],
@@ -66,24 +69,22 @@ def _evaluate(session: Session) -> None:
 def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None:
     config: ImagenetConfig = session.config
     n_templates = len(load_templates(config.templates))
-    session.fields |= {
-        "split": config.images.rstrip("/").rpartition("/")[2],
-        "protocol": (
-            f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}): names and prompts canonical, "
-            f"each prompt normalised, mean renormalised, pictures squashed to {session.model.image_px} px, argmax, ties are misses. "
-            f"Few-shot: features before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form, mean of "
-            f"seeds 0, 1, 2."
-        ),
-        "n_examples": len(labels),
-        "main_metrics": [f"{config.dataset}/zero_shot_top1"],
-        "counts": {
-            "images": len(labels),
-            "classes": len(classes.names),
-            "classes_with_images": len(np.unique(labels)),
-            "classes_with_a_shared_name": len(classes.names) - len(set(classes.names)),
-            "templates": n_templates,
-        },
-    }
+    session.split = config.images.rstrip("/").rpartition("/")[2]
+    session.protocol = (
+        f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}): names and prompts canonical, "
+        f"each prompt normalised, mean renormalised, pictures squashed to {session.model.image_px} px, argmax, ties are misses. "
+        f"Few-shot: features before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form, mean of "
+        f"seeds 0, 1, 2."
+    )
+    session.n_examples = len(labels)
+    session.main_metrics = ["zero_shot_top1"]
+    session.count(
+        images=len(labels),
+        classes=len(classes.names),
+        classes_with_images=len(np.unique(labels)),
+        classes_with_a_shared_name=len(classes.names) - len(set(classes.names)),
+        templates=n_templates,
+    )
 
 
 def _zero_shot(
@@ -99,22 +100,23 @@ def _zero_shot(
     if n_classes > 5:
         session.score("zero_shot_top5", 100.0 * (ranking.ranks <= 5), chance=500.0 / n_classes)
     else:
-        session.note("not_run", "zero_shot_top5", f"there are only {n_classes} classes")
+        session.not_run("zero_shot_top5", f"there are only {n_classes} classes")
     per_class = np.bincount(labels, minlength=n_classes)
     weight = len(labels) / (np.count_nonzero(per_class) * per_class[labels])
     session.score("zero_shot_class_mean", correct * weight, chance=100.0 / n_classes)
     if ranking.tie_share:
-        session.note("flags", "zero_shot_top1", f"{100 * ranking.tie_share:.2f} % of the images tie between classes; ties are misses")
+        session.flag("zero_shot_top1", f"{100 * ranking.tie_share:.2f} % of the images tie between classes; ties are misses")
     _any_correct(session, names, images, texts, twins)
-    session.predictions = {
-        "key": list(names),
-        "label": labels.tolist(),
-        "label_name": [classes.names[i] for i in labels],
-        "predicted": ranking.top.tolist(),
-        "predicted_name": [classes.names[i] for i in ranking.top],
-        "rank": ranking.ranks.tolist(),
-        "correct": (ranking.ranks == 1).tolist(),
-    }
+    session.scores.add(
+        session.named("zero_shot_top1"),
+        names,
+        correct.tolist(),
+        label=labels.tolist(),
+        label_name=[classes.names[i] for i in labels],
+        predicted=ranking.top.tolist(),
+        predicted_name=[classes.names[i] for i in ranking.top],
+        rank=ranking.ranks.tolist(),
+    )
     return ranking
 
 

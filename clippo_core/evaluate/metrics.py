@@ -2,37 +2,25 @@
 
     zero-shot    argmax_c <image, class_c>                             few-shot   argmax_c of a ridge regression on whitened features
     retrieval    recall@k, any right item, ties last (`ranking.py`)    VQA        official accuracy (`vqa_text.py`)
-    GLUE         accuracy, F1, Matthews, Spearman; the mean of nine numbers
+    GLUE         accuracy, F1, Matthews, Spearman; the mean of nine numbers (`glue_scores.py`)
 
-Sources: big_vision evaluators discriminative_classifier.py and fewshot_lsr.py; the GLUE benchmark's own choice of metrics. It is not a
-place for data, towers or percent signs.
+Sources: big_vision evaluators discriminative_classifier.py and fewshot_lsr.py.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from clippo_core.errors import EvaluationError
+from clippo_core.evaluate.glue_scores import (
+    GLUE_METRICS,
+    glue_average,
+    glue_score,
+    is_constant,
+)
 from clippo_core.evaluate.ranking import Ranking, chance_recall, finite, recall_at_k, retrieval_ranks
 from clippo_core.evaluate.vqa_text import normalise as normalise_answer
 from clippo_core.evaluate.vqa_text import vqa_accuracy
-
-GLUE_METRICS: dict[str, str] = {
-    "mnli_m": "accuracy",
-    "mnli_mm": "accuracy",
-    "qqp": "f1",
-    "qnli": "accuracy",
-    "sst2": "accuracy",
-    "cola": "matthews",
-    "stsb": "spearman",
-    "mrpc": "f1",
-    "rte": "accuracy",
-}
-"""The nine numbers of CLIPPO's GLUE tables and their metrics; metric names are `<task>_<metric>`."""
 
 WHITEN_EPSILON = 1e-5
 _ROWS = 1024
@@ -111,51 +99,6 @@ def few_shot_predict(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, l2: float
     return classes[np.concatenate(best)]
 
 
-def glue_score(task: str, predictions: np.ndarray | Sequence[Any], labels: np.ndarray | Sequence[Any]) -> float:
-    """The task's own metric: accuracy, F1 of class 1 (QQP, MRPC), Matthews (CoLA) or Spearman (STS-B); 0..1 or -1..1.
-
-    task: one of GLUE_METRICS, or `mnli`, in any spelling ("SST-2", "MNLI-mm"). A constant prediction has Matthews 0 and no Spearman at
-    all: EvaluationError, for a correlation that does not exist must not become a number.
-    """
-    metric = "accuracy" if _squeezed(task) == "mnli" else GLUE_METRICS[_glue_task(task)]
-    predicted, truth = np.asarray(predictions), np.asarray(labels)
-    finite(f"{task} predictions", predicted, ndim=1)
-    finite(f"{task} labels", truth, ndim=1)
-    if len(predicted) != len(truth):
-        raise EvaluationError(f"{task} has {len(predicted)} predictions for {len(truth)} labels.")
-    if metric == "spearman":
-        return _spearman(task, predicted, truth)
-    if metric == "accuracy":
-        return float((predicted == truth).mean())
-    return (_f1 if metric == "f1" else _matthews)(*_confusion(task, predicted, truth))
-
-
-def glue_average(scores: Mapping[str, float]) -> float:
-    """The plain mean of the nine numbers, MNLI matched and mismatched both counted, in the scores' own unit.
-
-    Keys as in GLUE_METRICS in any spelling, with or without the metric ("qqp", "QQP", "glue/qqp_f1"). Raises EvaluationError where one
-    of the nine is missing, unknown or not finite: nothing is averaged away.
-    """
-    found: dict[str, float] = {}
-    for name, value in scores.items():
-        task = _glue_task(name.rpartition("/")[2])
-        if task in found:
-            raise EvaluationError(f"two scores of {task} were given; the mean takes one.")
-        if not math.isfinite(value):
-            raise EvaluationError(f"the score of {name} is {value}; the mean of GLUE doesn't exist without it.")
-        found[task] = float(value)
-    missing = [task for task in GLUE_METRICS if task not in found]
-    if missing:
-        raise EvaluationError(f"the mean of GLUE needs nine numbers; {', '.join(missing)} is missing.")
-    return math.fsum(found.values()) / len(GLUE_METRICS)
-
-
-def is_constant(predictions: np.ndarray | Sequence[Any]) -> bool:
-    """Whether every prediction is the same: a degenerate classifier, to be flagged beside its score."""
-    values = np.asarray(predictions)
-    return bool(len(values)) and bool((values == values[0]).all())
-
-
 def _label_table(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
     """int64 [n, m], -1 = padding."""
     labels = np.asarray(labels)
@@ -176,52 +119,6 @@ def _label_table(labels: np.ndarray, n: int, n_classes: int) -> np.ndarray:
 def _twin_of_best(scores: np.ndarray, best: np.ndarray, right: np.ndarray, first: np.ndarray) -> np.ndarray:
     """[n, 1]: the first class of the name of the best right class."""
     return first[np.where(right & (scores == best), 1, 0).argmax(axis=1)][:, None]
-
-
-def _squeezed(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
-def _glue_task(name: str) -> str:
-    """The key of GLUE_METRICS that `name` means."""
-    spelled = _squeezed(name)
-    for task, metric in GLUE_METRICS.items():
-        plain = _squeezed(task)
-        aliases = {plain, plain + metric, plain + {"accuracy": "acc", "matthews": "mcc"}.get(metric, metric)}
-        aliases |= {"mnlim": {"mnlimatched"}, "mnlimm": {"mnlimismatched"}}.get(plain, set())
-        if spelled in aliases:
-            return task
-    raise EvaluationError(f"{name!r} is none of GLUE's nine numbers; use {', '.join(GLUE_METRICS)}.")
-
-
-def _confusion(task: str, predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, float]:
-    """True positives, false positives, false negatives, true negatives of class 1."""
-    outside = set(np.unique(predicted).tolist()) | set(np.unique(truth).tolist())
-    if outside - {0, 1}:
-        raise EvaluationError(f"{task} has the classes 0 and 1; found {sorted(outside)}.")
-    p, t = predicted == 1, truth == 1
-    return float((p & t).sum()), float((p & ~t).sum()), float((~p & t).sum()), float((~p & ~t).sum())
-
-
-def _f1(tp: float, fp: float, fn: float, tn: float) -> float:
-    return 2 * tp / (2 * tp + fp + fn) if tp else 0.0
-
-
-def _matthews(tp: float, fp: float, fn: float, tn: float) -> float:
-    below = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    return (tp * tn - fp * fn) / below if below else 0.0
-
-
-def _spearman(task: str, predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Pearson's correlation of the ranks, equal values sharing their mean rank."""
-    if is_constant(predicted) or is_constant(truth):
-        raise EvaluationError(f"{task}: all predictions (or all labels) are equal, so there is no rank correlation: a degenerate model.")
-    ranks = []
-    for values in (predicted, truth):
-        _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[index])
-    a, b = (r - r.mean() for r in ranks)
-    return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 
 
 __all__ = [

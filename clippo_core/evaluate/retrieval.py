@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 
 from clippo_core.config import RetrievalConfig
-from clippo_core.data.images import read_image_bytes
+from clippo_core.data.images import decode_image, read_image_bytes
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.photo_sources import coco_records, karpathy_records
+from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import DataError, EvaluationError
-from clippo_core.evaluate import metrics, results
+from clippo_core.evaluate import results
 from clippo_core.evaluate.embed import Pictures
 from clippo_core.evaluate.prompts import load_json
-from clippo_core.evaluate.session import Session, evaluate, example_picture, score_recall
+from clippo_core.evaluate.ranking import Ranking, chance_recall, retrieval_ranks
+from clippo_core.evaluate.session import Session, content_of, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan
 
 
@@ -33,7 +35,11 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Metrics: i2t_recall@1|5|10, t2i_recall@1|5|10, i2t_tie_share, t2i_tie_share. Data and protocol errors become a result with its
     `failure`.
     """
-    return evaluate("retrieval", checkpoint, plan, progress, _evaluate, lambda config: [config.annotations, config.images])
+    return evaluate("retrieval", checkpoint, plan, progress, _evaluate, _content)
+
+
+def _content(config: RetrievalConfig) -> list[Any]:
+    return content_of(config.annotations, config.images)
 
 
 def _evaluate(session: Session) -> None:
@@ -43,30 +49,28 @@ def _evaluate(session: Session) -> None:
     texts = [text for record in records for text in record.texts]
     n_texts = np.array([len(record.texts) for record in records])
     image_of_text = np.repeat(np.arange(len(records)), n_texts)
-    session.fields |= {
-        "split": config.split,
-        "protocol": (
-            f"Every caption a query and in the gallery, any of an image's captions a hit, ties last, pictures squashed to "
-            f"{session.model.image_px} px."
-        ),
-        "n_examples": len(records),
-        "main_metrics": [f"{config.dataset}/i2t_recall@1", f"{config.dataset}/t2i_recall@1"],
-        "counts": {
-            "images": len(records),
-            "texts": len(texts),
-            "fewest_texts_an_image": int(n_texts.min()),
-            "most_texts_an_image": int(n_texts.max()),
-        },
-    }
+    session.split = config.split
+    session.protocol = (
+        f"Every caption a query and in the gallery, any of an image's captions a hit, ties last, pictures squashed to "
+        f"{session.model.image_px} px."
+    )
+    session.n_examples = len(records)
+    session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]
+    session.count(
+        images=len(records),
+        texts=len(texts),
+        fewest_texts_an_image=int(n_texts.min()),
+        most_texts_an_image=int(n_texts.max()),
+    )
     with session.timed("images"):
         images = session.store.pictures(record_pictures(records)).features
     with session.timed("texts"):
         text_features = session.store.texts(texts)
     with session.timed("scoring"):
-        forward, backward = metrics.retrieval_ranks(images, text_features, image_of_text)
-        score_recall(session, "i2t", forward, len(texts), n_texts, np.arange(len(records)))
-        score_recall(session, "t2i", backward, len(records), np.ones(1), image_of_text)
-    session.predictions = predictions(records, image_of_text, texts, forward, backward)
+        forward, backward = retrieval_ranks(images, text_features, image_of_text)
+        _score(session, "i2t", forward, len(texts), n_texts, np.arange(len(records)))
+        _score(session, "t2i", backward, len(records), np.ones(1), image_of_text)
+    add_scores(session, records, forward, backward)
     session.examples = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward)
 
 
@@ -92,19 +96,40 @@ def usable(records: Sequence[PhotoRecord], where: str, limit: int = 0) -> list[P
     return records
 
 
-def predictions(
-    records: Sequence[PhotoRecord], image_of_text: np.ndarray, texts: Sequence[str], forward: metrics.Ranking, backward: metrics.Ranking
-) -> dict[str, list[Any]]:
-    """One row a query of either direction."""
+def add_scores(
+    session: Session,
+    records: Sequence[PhotoRecord],
+    forward: Ranking,
+    backward: Ranking,
+    prefix: str = "",
+) -> None:
+    """One row per query of either direction: whether its first answer is right.
+
+    Captions of one photo are a group.
+    prefix: what stands before `i2t_recall@1` in the metric's name.
+    """
     keys = [record.key for record in records]
-    return {
-        "direction": ["i2t"] * len(keys) + ["t2i"] * len(texts),
-        "key": keys + [keys[i] for i in image_of_text],
-        "query": keys + list(texts),
-        "rank": [*forward.ranks.tolist(), *backward.ranks.tolist()],
-        "tied": [*forward.tied.tolist(), *backward.tied.tolist()],
-        "retrieved": [texts[i] for i in forward.top] + [keys[i] for i in backward.top],
-    }
+    captions = [(record.key, n) for record in records for n in range(len(record.texts))]
+    texts = [text for record in records for text in record.texts]
+    session.scores.add(
+        session.named(f"{prefix}i2t_recall@1"),
+        keys,
+        (100.0 * (forward.ranks == 1)).tolist(),
+        query=keys,
+        rank=forward.ranks.tolist(),
+        tied=forward.tied.tolist(),
+        retrieved=[texts[i] for i in forward.top],
+    )
+    session.scores.add(
+        session.named(f"{prefix}t2i_recall@1"),
+        [f"{key}#{n}" for key, n in captions],
+        (100.0 * (backward.ranks == 1)).tolist(),
+        groups=[key for key, _ in captions],
+        query=texts,
+        rank=backward.ranks.tolist(),
+        tied=backward.tied.tolist(),
+        retrieved=[keys[i] for i in backward.top],
+    )
 
 
 def examples(
@@ -112,8 +137,8 @@ def examples(
     records: Sequence[PhotoRecord],
     image_of_text: np.ndarray,
     texts: Sequence[str],
-    forward: metrics.Ranking,
-    backward: metrics.Ranking,
+    forward: Ranking,
+    backward: Ranking,
     each: int = 3,
 ) -> list[dict[str, Any]]:
     """`each` hits and as many misses of each direction. Pictures: the query's, or the retrieved one and then the right one."""
@@ -143,7 +168,29 @@ def examples(
 
 
 def _example(record: PhotoRecord) -> str:
-    return example_picture(read_image_bytes(record.image))
+    return data_uri(decode_image(read_image_bytes(record.image)))
+
+
+def _score(
+    session: Session,
+    prefix: str,
+    ranking: Ranking,
+    n_items: int,
+    n_positives: np.ndarray,
+    groups: np.ndarray,
+) -> None:
+    """Note `<prefix>_recall@1|5|10` and `<prefix>_tie_share`, in percent.
+
+    Intervals are over groups (images); chance is exact.
+    """
+    for k in (1, 5, 10):
+        chance = 100.0 * chance_recall(n_items, n_positives, k)
+        hits = 100.0 * (ranking.ranks <= k)
+        session.score(f"{prefix}_recall@{k}", hits, chance=chance, groups=groups)
+    session.put(f"{prefix}_tie_share", 100.0 * ranking.tie_share, n=len(ranking.ranks))
+    if ranking.tie_share:
+        words = f"{100 * ranking.tie_share:.2f} % of the queries tie; ties rank last"
+        session.flag(f"{prefix}_recall@1", words)
 
 
 def _records(config: RetrievalConfig) -> list[PhotoRecord]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,17 +23,19 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clippo_core import storage
-from clippo_core.config import VqaConfig, require
+from clippo_core.config import VqaConfig
+from clippo_core.data.thumbnails import data_uri
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate import results
-from clippo_core.evaluate.finetune import Sweep, join_ranks, sweep
-from clippo_core.evaluate.metrics import is_constant, vqa_accuracy
+from clippo_core.evaluate.finetune import Sweep, fine_tune, join_ranks
+from clippo_core.evaluate.glue_scores import is_constant
 from clippo_core.evaluate.photos import Photos
 from clippo_core.evaluate.problem import Inputs, Problem, text_inputs
+from clippo_core.evaluate.session import Session, evaluate
 from clippo_core.evaluate.vqa_data import VqaData, read_data
 from clippo_core.evaluate.vqa_files import Question, file_digest, find_pictures, server_results
+from clippo_core.evaluate.vqa_text import vqa_accuracy
 from clippo_core.models import resize_positions
-from clippo_core.provenance import code_digest
 from clippo_core.records import EvalResult, EvaluatePlan
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.compose import question_above, question_overlay
@@ -49,45 +50,48 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Runs in one process, or in every rank of a process group. Where data or protocol don't fit (a missing picture, scoring what was
     trained on) the result is a failure that says why.
     """
-    config = plan.evaluate.vqa
-    require(config is not None, "plan.evaluate.vqa is None; give the evaluation its config.")
-    assert config is not None
-    folder = results.evaluation_folder(plan, "vqa")
-    known: dict[str, Any] = {"is_demo": plan.is_demo}
-    return results.guarded("vqa", config.dataset, folder, lambda: _run(checkpoint, plan, config, folder, known, progress), known)
+    return evaluate("vqa", checkpoint, plan, progress, _evaluate, _content, join_ranks())
 
 
-def _run(checkpoint: str, plan: EvaluatePlan, config: VqaConfig, folder: str, known: dict[str, Any], progress: bool) -> EvalResult:
-    model = Clippo.load(checkpoint, device=join_ranks())
-    known |= {"weights_sha256": model.weights_sha256, "render_digest": model.render_digest, "code_digest": code_digest(__name__)}
-    files = [config.train_questions, config.train_annotations, config.questions, config.annotations, *config.vocabulary_annotations]
-    digests = {k: known[k] for k in ("weights_sha256", "render_digest", "code_digest")}
-    wanted = results.inputs_digest(plan, "vqa", **digests, files=file_digest(*files))
-    finished = results.finished_result(folder, wanted)
-    if finished is not None:
-        return finished
-    started = time.monotonic()
-    data = read_data(config, plan.stage.seed)
-    image_px = config.image_px or model.image_px
-    canvas = Canvas(config, data, model, image_px)
-    prepared = time.monotonic()
-    tower = model.tower if image_px == model.image_px else resize_positions(copy.deepcopy(model.tower), image_px)
-    work = storage.join(folder, f"unfinished-{wanted[:16]}")
+def _content(config: VqaConfig) -> dict[str, str]:
+    return file_digest(
+        config.train_questions,
+        config.train_annotations,
+        config.questions,
+        config.annotations,
+        *config.vocabulary_annotations,
+    )
+
+
+def _evaluate(session: Session) -> None:
+    config: VqaConfig = session.config
+    with session.timed("reading"):
+        data = read_data(config, session.plan.stage.seed)
+        image_px = config.image_px or session.model.image_px
+        canvas = Canvas(config, data, session.model, image_px)
+    tower = session.model.tower
+    if image_px != session.model.image_px:
+        tower = resize_positions(copy.deepcopy(tower), image_px)
     problem = _problem(data, canvas)
-    batch = plan.evaluate.batch_size
-    options: dict[str, Any] = {"seed": plan.stage.seed, "folder": work, "batch_size": batch, "device": model.device, "progress": progress}
-    swept = sweep(tower, problem, config.finetune, **options)
+    with session.timed("fine-tuning"):
+        swept = fine_tune(session, problem, tower)
+    _describe(session, data, swept)
     chosen = swept.outputs["asked" if "asked" in problem.others else "scored"].argmax(axis=1)
     said = [data.answers[i] for i in chosen]
-    accuracies = np.array([vqa_accuracy(a, t.answers) for a, t in zip(said, data.truth, strict=True)]) if data.truth else None
-    result = _result(plan, config, data, swept, said, accuracies, known, wanted)
+    accuracies = None
+    if data.truth:
+        accuracies = np.array([vqa_accuracy(a, t.answers) for a, t in zip(said, data.truth, strict=True)])
+        _score(session, data, accuracies)
+        notes = [f"degenerate: every answer is {said[0]!r}"] if is_constant(said) else []
+        session.flag("overall", "; ".join([*notes, *swept.remarks]))
+        session.examples = _examples(canvas, data, said, accuracies, session.plan.stage.seed)
+    else:
+        why = f"the questions have no annotations at hand; {SERVER_FILE} is for the server"
+        session.not_run("overall", why)
+    _add_scores(session, data, said, accuracies)
     if results.is_first_rank():
-        storage.write_text(storage.join(folder, SERVER_FILE), server_results([q.question_id for q in data.asked], said))
-        seconds = {"reading": prepared - started, "fine-tuning": time.monotonic() - prepared}
-        examples = _examples(canvas, data, said, accuracies, plan.stage.seed)
-        results.write_result(folder, result, _predictions(data, said, accuracies), examples, seconds)
-        storage.delete(work)
-    return result
+        answers = server_results([q.question_id for q in data.asked], said)
+        storage.write_text(storage.join(session.folder, SERVER_FILE), answers)
 
 
 class Canvas:
@@ -102,6 +106,7 @@ class Canvas:
         if others:
             pictures |= find_pictures(config.images or config.train_images, others)
         self.photos = Photos(pictures, image_px)
+        self.image_px = image_px
 
     def inputs(self, questions: Sequence[Question]) -> Inputs:
         """The questions as inputs of a tower."""
@@ -144,65 +149,38 @@ def _problem(data: VqaData, canvas: Canvas) -> Problem:
     )
 
 
-def _result(
-    plan: EvaluatePlan,
-    config: VqaConfig,
-    data: VqaData,
-    swept: Sweep,
-    said: list[str],
-    accuracies: np.ndarray | None,
-    known: dict[str, Any],
-    wanted: str,
-) -> EvalResult:
-    overall = f"{config.dataset}/overall"
-    fields: dict[str, Any] = {"not_run": {overall: f"the questions have no annotations at hand; {SERVER_FILE} is for the server"}}
-    if accuracies is not None:
-        fields = _numbers(plan, config, data, accuracies) | {"main_metrics": [overall]}
-        notes = [f"degenerate: every answer is {said[0]!r}"] if len(set(said)) == 1 else []
-        notes += [f"{swept.n_collapsed} of {len(swept.trials)} trials collapsed"] if swept.n_collapsed else []
-        fields["flags"] = {overall: "; ".join(notes)} if notes else {}
-    return EvalResult(
-        name="vqa",
-        dataset=config.dataset,
-        split=data.split,
-        protocol=_protocol(config),
-        n_examples=len(data.asked),
-        counts={
-            "questions": len(data.asked),
-            "photos": len({q.image_id for q in data.asked}),
-            "train_questions": len(data.train),
-            "train_questions_without_known_answer": data.n_unanswerable,
-            "answers": len(data.answers),
-            "trials": len(swept.trials),
-            "collapsed_trials": swept.n_collapsed,
-        },
-        **fields,
-        **known,
-        inputs_digest=wanted,
-        is_partial=len(data.asked) < config.expect_questions,
+def _describe(session: Session, data: VqaData, swept: Sweep) -> None:
+    session.split = data.split
+    session.protocol = _protocol(session.config)
+    session.n_examples = len(data.asked)
+    session.main_metrics = ["overall"] if data.truth else []
+    session.is_partial = len(data.asked) < session.config.expect_questions
+    session.count(
+        questions=len(data.asked),
+        photos=len({q.image_id for q in data.asked}),
+        train_questions=len(data.train),
+        train_questions_without_known_answer=data.n_unanswerable,
+        answers=len(data.answers),
+        trials=len(swept.trials),
+        collapsed_trials=swept.n_collapsed,
     )
 
 
-def _numbers(plan: EvaluatePlan, config: VqaConfig, data: VqaData, accuracies: np.ndarray) -> dict[str, Any]:
-    """Values, intervals over photos, priors and counts: overall, by answer type, by question type."""
+def _score(session: Session, data: VqaData, accuracies: np.ndarray) -> None:
+    """Note accuracies: overall, by answer type, by question type; intervals over photos."""
     guesses = [data.priors.get(t.question_type, data.priors[""]) for t in data.truth]
     guessed = np.array([vqa_accuracy(guess, t.answers) for guess, t in zip(guesses, data.truth, strict=True)])
+    photos = np.array([t.image_id for t in data.truth])
     members: dict[str, list[int]] = defaultdict(list)
     for i, annotation in enumerate(data.truth):
         for name in ("overall", annotation.answer_type.replace("/", "_"), f"question_type/{annotation.question_type}"):
             members[name].append(i)
-    fields: dict[str, dict[str, Any]] = {k: {} for k in ("metrics", "confidence", "chance", "n_by_metric", "not_run")}
     for name, chosen in members.items():
-        metric = f"{config.dataset}/{name}"
-        groups = [data.truth[i].image_id for i in chosen]
-        interval = results.bootstrap_interval(accuracies[chosen], plan.evaluate.bootstrap_samples, plan.stage.seed, groups=groups)
-        fields["metrics"][metric] = 100 * float(accuracies[chosen].mean())
-        fields["confidence"][metric] = [100 * bound for bound in interval]
-        fields["chance"][metric] = 100 * float(guessed[chosen].mean())
-        fields["n_by_metric"][metric] = len(chosen)
-    absent = [f"{config.dataset}/{kind}" for kind in ("yes_no", "number", "other") if kind not in members]
-    fields["not_run"] = {metric: "no such question among the scored" for metric in absent}
-    return fields
+        chance = 100 * float(guessed[chosen].mean())
+        session.score(name, accuracies[chosen], chance=chance, groups=photos[chosen], scale=100.0)
+    for kind in ("yes_no", "number", "other"):
+        if kind not in members:
+            session.not_run(kind, "no such question among the scored")
 
 
 def _protocol(config: VqaConfig) -> str:
@@ -223,30 +201,32 @@ def _protocol(config: VqaConfig) -> str:
     )
 
 
-def _predictions(data: VqaData, said: list[str], accuracies: np.ndarray | None) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        "question_id": [q.question_id for q in data.asked],
-        "image_id": [q.image_id for q in data.asked],
-        "question": [q.text for q in data.asked],
-        "answer": said,
-    }
+def _add_scores(session: Session, data: VqaData, said: list[str], accuracies: np.ndarray | None) -> None:
+    known: dict[str, list[Any]] = {}
     if accuracies is not None:
-        columns["truth"] = [t.multiple_choice_answer for t in data.truth]
-        columns["accuracy"] = accuracies.tolist()
-        columns["answer_type"] = [t.answer_type for t in data.truth]
-        columns["question_type"] = [t.question_type for t in data.truth]
-    return columns
+        known = {
+            "truth": [t.multiple_choice_answer for t in data.truth],
+            "answer_type": [t.answer_type for t in data.truth],
+            "question_type": [t.question_type for t in data.truth],
+        }
+    session.scores.add(
+        session.named("overall"),
+        [q.question_id for q in data.asked],
+        [None] * len(said) if accuracies is None else (100 * accuracies).tolist(),
+        groups=[q.image_id for q in data.asked],
+        question=[q.text for q in data.asked],
+        answer=said,
+        **known,
+    )
 
 
-def _examples(canvas: Canvas, data: VqaData, said: list[str], accuracies: np.ndarray | None, seed: int) -> list[dict[str, Any]]:
+def _examples(canvas: Canvas, data: VqaData, said: list[str], accuracies: np.ndarray, seed: int) -> list[dict[str, Any]]:
     """Six hits and six misses, with the canvas that the tower sees."""
-    if accuracies is None:
-        return []
     inputs = canvas.inputs(data.asked)
     return [
         {
             "hit": bool(accuracies[i] >= 0.5),
-            "pictures": [results.picture(inputs.batch(np.array([i]))[0].permute(1, 2, 0).numpy())],
+            "pictures": [data_uri(inputs.batch(np.array([i]))[0].permute(1, 2, 0).numpy(), canvas.image_px)],
             "asked": data.asked[i].text,
             "predicted": said[i],
             "truth": data.truth[i].multiple_choice_answer,

@@ -10,35 +10,19 @@ and the protocol says which it was. Never one gallery over all languages. Data: 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clippo_core.config import XM3600_LANGUAGES, Xm3600Config
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.photo_sources import xm3600_records
+from clippo_core.data.scripts import SCRIPTS
 from clippo_core.errors import EvaluationError
-from clippo_core.evaluate import metrics
-from clippo_core.evaluate.retrieval import examples, predictions, record_pictures, usable
-from clippo_core.evaluate.session import Session, evaluate
+from clippo_core.evaluate.ranking import Ranking, chance_recall, retrieval_ranks
+from clippo_core.evaluate.retrieval import add_scores, examples, record_pictures, usable
+from clippo_core.evaluate.session import Session, content_of, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan
-
-SCRIPTS: dict[str, str] = {
-    "ar": "Arabic",
-    "bn": "Bengali",
-    "el": "Greek",
-    "fa": "Arabic",
-    "he": "Hebrew",
-    "hi": "Devanagari",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "ru": "Cyrillic",
-    "te": "Telugu",
-    "th": "Thai",
-    "uk": "Cyrillic",
-    "zh": "Chinese",
-}
-"""Script of a language; the others are written in Latin."""
 
 DIRECTIONS = ("i2t", "t2i")
 KS = (1, 5, 10)
@@ -62,7 +46,11 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Metrics: i2t_recall@1|5|10 and t2i_recall@1|5|10 (means over languages), <language>/i2t_recall@1, <language>/t2i_recall@1,
     script/<Script>/i2t_recall@1 (mean over a script's languages). Data and protocol errors become a result with its `failure`.
     """
-    return evaluate("xm3600", checkpoint, plan, progress, _evaluate, lambda config: [config.captions, config.images])
+    return evaluate("xm3600", checkpoint, plan, progress, _evaluate, _content)
+
+
+def _content(config: Xm3600Config) -> list[Any]:
+    return content_of(config.captions, config.images)
 
 
 def _evaluate(session: Session) -> None:
@@ -79,7 +67,8 @@ def _evaluate(session: Session) -> None:
             scored[language] = _language(session, language, spoken, images)
         else:
             for direction in DIRECTIONS:
-                session.note("not_run", f"{language}/{direction}_recall@1", f"{config.captions} has no caption in {language!r}")
+                why = f"{config.captions} has no caption in {language!r}"
+                session.not_run(f"{language}/{direction}_recall@1", why)
     if not scored:
         raise EvaluationError(f"{config.captions} has no caption in any of {', '.join(config.languages)}.")
     _describe(session, records, scored)
@@ -104,7 +93,7 @@ def _language(session: Session, language: str, spoken: list[PhotoRecord], images
     with session.timed("texts"):
         text_features = session.store.texts(texts, f"texts in {language}")
     with session.timed("scoring"):
-        forward, backward = metrics.retrieval_ranks(images[kept], text_features, image_of_text)
+        forward, backward = retrieval_ranks(images[kept], text_features, image_of_text)
 
     scored = _Scored({}, {}, {"i2t": len(records), "t2i": len(texts)}, {"i2t": forward.tie_share, "t2i": backward.tie_share})
     for k in KS:
@@ -112,13 +101,13 @@ def _language(session: Session, language: str, spoken: list[PhotoRecord], images
             shares = np.bincount(owner, weights=ranking.ranks <= k, minlength=len(records)) / len(ranking.ranks)
             scored.hits[f"{direction}@{k}"] = np.zeros(len(spoken))
             scored.hits[f"{direction}@{k}"][kept] = 100.0 * shares * len(spoken)
-        scored.chance[f"i2t@{k}"] = 100.0 * metrics.chance_recall(len(texts), n_texts, k)
-        scored.chance[f"t2i@{k}"] = 100.0 * metrics.chance_recall(len(records), [1], k)
+        scored.chance[f"i2t@{k}"] = 100.0 * chance_recall(len(texts), n_texts, k)
+        scored.chance[f"t2i@{k}"] = 100.0 * chance_recall(len(records), [1], k)
     for direction in DIRECTIONS:
         name = f"{language}/{direction}_recall@1"
         session.score(name, scored.hits[f"{direction}@1"], chance=scored.chance[f"{direction}@1"], n=scored.n_queries[direction])
         if len(records) < len(spoken):
-            session.note("flags", name, f"{len(records):,} of {len(spoken):,} images have a caption in this language")
+            session.flag(name, f"{len(records):,} of {len(spoken):,} images have a caption in this language")
     _remember(session, language, records, image_of_text, texts, forward, backward)
     return scored
 
@@ -129,13 +118,11 @@ def _remember(
     records: list[PhotoRecord],
     image_of_text: np.ndarray,
     texts: list[str],
-    forward: metrics.Ranking,
-    backward: metrics.Ranking,
+    forward: Ranking,
+    backward: Ranking,
 ) -> None:
-    """Rows for predictions.parquet, and one hit and one miss a language until there are six of each."""
-    rows = predictions(records, image_of_text, texts, forward, backward)
-    rows = {"language": [language] * len(rows["key"]), **rows}
-    session.predictions = {name: [*session.predictions.get(name, ()), *values] for name, values in rows.items()}
+    """Per-example scores, and one hit and one miss per language until there are six of each."""
+    add_scores(session, records, forward, backward, prefix=f"{language}/")
     for hit in (True, False):
         if sum(example["hit"] == hit for example in session.examples) < EXAMPLES:
             drawn = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward, each=1)
@@ -146,20 +133,18 @@ def _remember(
 def _describe(session: Session, records: list[PhotoRecord], scored: dict[str, _Scored]) -> None:
     config: Xm3600Config = session.config
     which = "all captions, any of an image's a hit" if config.which_captions == "all" else "only the first caption of each image"
-    session.fields |= {
-        "protocol": (
-            f"Each language on its own, {which}; unweighted mean over {len(scored)} of {len(XM3600_LANGUAGES)} languages, ties last, "
-            f"pictures squashed to {session.model.image_px} px."
-        ),
-        "n_examples": len(records),
-        "main_metrics": [f"{config.dataset}/i2t_recall@1", f"{config.dataset}/t2i_recall@1"],
-        "is_partial": session.fields["is_partial"] or set(scored) != set(XM3600_LANGUAGES),
-        "counts": {
-            "images": len(records),
-            "languages": len(scored),
-            "texts": sum(language.n_queries["t2i"] for language in scored.values()),
-        },
-    }
+    session.protocol = (
+        f"Each language on its own, {which}; unweighted mean over {len(scored)} of {len(XM3600_LANGUAGES)} languages, ties last, "
+        f"pictures squashed to {session.model.image_px} px."
+    )
+    session.n_examples = len(records)
+    session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]
+    session.is_partial |= set(scored) != set(XM3600_LANGUAGES)
+    session.count(
+        images=len(records),
+        languages=len(scored),
+        texts=sum(language.n_queries["t2i"] for language in scored.values()),
+    )
 
 
 def _means(session: Session, scored: dict[str, _Scored]) -> None:
@@ -168,11 +153,14 @@ def _means(session: Session, scored: dict[str, _Scored]) -> None:
         for k in KS:
             _mean(session, f"{direction}_recall@{k}", f"{direction}@{k}", list(scored.values()))
         ties = [language.tie_share[direction] for language in scored.values()]
-        session.note("metrics", f"{direction}_tie_share", 100.0 * float(np.mean(ties)))
+        n = sum(language.n_queries[direction] for language in scored.values())
+        session.put(f"{direction}_tie_share", 100.0 * float(np.mean(ties)), n=n)
         if any(ties):
-            session.note("flags", f"{direction}_recall@1", f"{100 * np.mean(ties):.2f} % of the queries tie; ties rank last")
-        for script in sorted({SCRIPTS.get(language, "Latin") for language in scored}):
-            of_script = [values for language, values in scored.items() if SCRIPTS.get(language, "Latin") == script]
+            words = f"{100 * np.mean(ties):.2f} % of the queries tie; ties rank last"
+            session.flag(f"{direction}_recall@1", words)
+        scripts = {language: SCRIPTS.get(language, "Latin") for language in scored}
+        for script in sorted(set(scripts.values())):
+            of_script = [scored[language] for language in scored if scripts[language] == script]
             _mean(session, f"script/{script}/{direction}_recall@1", f"{direction}@1", of_script)
 
 
