@@ -7,20 +7,18 @@ never answered from a cache (`planning.py`).
 from __future__ import annotations
 
 import logging
-from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flytekit import Deck, task
 
 from clippo_core.config import EvaluateConfig
+from clippo_core.evaluate.registry import check_complete, evaluation
 from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
 
-_logger = logging.getLogger(__name__)
-
 
 class Plans(NamedTuple):
-    """A plan for each evaluation, under the evaluation's name."""
+    """One plan per evaluation, each a named output of its own."""
 
     imagenet: EvaluatePlan
     retrieval: EvaluatePlan
@@ -29,31 +27,41 @@ class Plans(NamedTuple):
     xm3600: EvaluatePlan
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.imagenet"), enable_deck=True, deck_fields=())
+check_complete(Plans._fields, "tasks.evaluate.Plans")
+_logger = logging.getLogger(__name__)
+
+
+def _box(name: str) -> dict[str, Any]:
+    """Cache and deck of the task of one evaluation: its cache follows the code of that one alone."""
+    cache = settings.cached("tasks.evaluate", evaluation(name).module)
+    return {"cache": cache, "enable_deck": True, "deck_fields": ()}
+
+
+@task(**settings.evaluation(), **_box("imagenet"))
 def imagenet(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Zero-shot and few-shot classification."""
     return _evaluate("imagenet", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.retrieval"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), **_box("retrieval"))
 def retrieval(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Image-to-text and text-to-image retrieval."""
     return _evaluate("retrieval", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.vqa"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), **_box("vqa"))
 def vqa(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Visual question answering, fine-tuned."""
     return _evaluate("vqa", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.glue"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), **_box("glue"))
 def glue(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Language understanding from drawn text, fine-tuned."""
     return _evaluate("glue", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.xm3600"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), **_box("xm3600"))
 def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Retrieval in every language."""
     return _evaluate("xm3600", checkpoint, plan)
@@ -81,15 +89,16 @@ def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> Eval
     from clippo_core.analysis.decks import evaluation_deck
     from clippo_core.evaluate.results import evaluation_folder
 
-    config = getattr(plan.evaluate, name)
-    if config is None:
+    one = evaluation(name)
+    configs = one.configs(plan.evaluate)
+    if not configs:
         return EvalResult.skipped(name, "not configured for this run")
     try:
-        result = import_module(f"clippo_core.evaluate.{name}").run(checkpoint.uri, plan)
+        result = one.run(checkpoint.uri, plan)
     # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be lost with this one.
     except Exception as error:
         _logger.exception("evaluation %s failed", name)
-        reason = f"{type(error).__name__}: {error}"
-        result = EvalResult.failed(name, config.dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo)
+        dataset, reason = configs[0].dataset, f"{type(error).__name__}: {error}"
+        result = EvalResult.failed(name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo)
     Deck(name, evaluation_deck(result, evaluation_folder(plan, name)))
     return result

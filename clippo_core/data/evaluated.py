@@ -11,7 +11,7 @@ import concurrent.futures
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from clippo_core import storage
@@ -19,6 +19,7 @@ from clippo_core.config import EvaluateConfig
 from clippo_core.data import annotation_files as files
 from clippo_core.data import photo_sources, tars
 from clippo_core.errors import ClippoError
+from clippo_core.evaluate.registry import EVALUATIONS, Pictures
 
 MIN_STEM_CHARACTERS = 5
 _COCO_PREFIX = re.compile(r"^COCO_(train|val|test)\d{4}_")
@@ -45,61 +46,73 @@ def plain_stem(stem: str) -> str:
 
 
 def evaluated_pictures(config: EvaluateConfig) -> Evaluated:
-    """Read the pictures of all evaluations of a run. One that cannot be read is noted; the evaluation itself will say so."""
+    """Read the pictures of all evaluations of a run. One that cannot be read is noted; the
+    evaluation itself will say so.
+    """
     found = Evaluated()
-    for name, pictures in _evaluations(config).items():
-        try:
-            uris = list(pictures)
-        except ClippoError as error:
-            found.notes.append(f"{name}: {error}")
-            continue
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for uri, sha256 in zip(uris, pool.map(_sha256, uris), strict=True):
-                found.contents.setdefault(sha256, name) if sha256 else None
-                stem = plain_stem(files.stem(uri.partition("#")[0] if ".tar#" not in uri else uri))
-                if len(stem) >= MIN_STEM_CHARACTERS:
-                    found.stems.setdefault(stem, name)
+    for name, evaluation in EVALUATIONS.items():
+        for pictures in evaluation.pictures(config):
+            try:
+                _note(found, name, list(_LISTED[pictures.format](pictures)))
+            except ClippoError as error:
+                found.notes.append(f"{name}: {error}")
     return found
 
 
-def _evaluations(config: EvaluateConfig) -> dict[str, Iterator[str]]:
-    """Name -> URIs of the pictures that it shows."""
-    found: dict[str, Iterator[str]] = {}
-    if config.imagenet:
-        found["imagenet"] = _folder(config.imagenet.images)
-    if config.retrieval:
-        found["retrieval"] = _captioned(config.retrieval.annotations, config.retrieval.images, config.retrieval.split)
-    if config.vqa:
-        found["vqa"] = _questioned(config.vqa.questions, config.vqa.images or config.vqa.train_images)
-    if config.xm3600:
-        found["xm3600"] = (record.image for record in photo_sources.xm3600_records(config.xm3600.captions, config.xm3600.images))
-    return found
+def _note(found: Evaluated, name: str, uris: list[str]) -> None:
+    """Add the pictures at `uris`, by content and by stem, as shown by the evaluation `name`."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for uri, sha256 in zip(uris, pool.map(_sha256, uris), strict=True):
+            if sha256:
+                found.contents.setdefault(sha256, name)
+            stem = plain_stem(files.stem(uri if ".tar#" in uri else uri.partition("#")[0]))
+            if len(stem) >= MIN_STEM_CHARACTERS:
+                found.stems.setdefault(stem, name)
 
 
-def _folder(uri: str) -> Iterator[str]:
+def _folder(pictures: Pictures) -> Iterator[str]:
     """All pictures below a folder, and all in tars below it."""
-    for stat in storage.list_files(uri):
+    for stat in storage.list_files(pictures.images):
         if stat.name.endswith(".tar"):
             yield from (record.image for record in tars.foreign_records(stat.uri) if record.image)
         elif _PICTURE.search(stat.name):
             yield stat.uri
 
 
-def _captioned(annotations: str, images: str, split: str) -> Iterator[str]:
-    content = files.load_json(annotations)
-    is_coco = isinstance(content, dict) and "annotations" in content
-    records = photo_sources.coco_records(annotations, images) if is_coco else photo_sources.karpathy_records(annotations, images, split)
-    yield from (record.image for record in records if record.image)
+def _captions(pictures: Pictures) -> Iterator[str]:
+    """Pictures of Karpathy's or COCO's json."""
+    content = files.load_json(pictures.index)
+    if isinstance(content, dict) and "annotations" in content:
+        records = photo_sources.coco_records(pictures.index, pictures.images)
+    else:
+        records = photo_sources.karpathy_records(pictures.index, pictures.images, pictures.split)
+    return (record.image for record in records if record.image)
 
 
-def _questioned(questions: str, images: str) -> Iterator[str]:
+def _questions(pictures: Pictures) -> Iterator[str]:
     """Pictures whose name ends in the image id of a question."""
-    content = files.load_json(questions)
-    asked = {entry.get("image_id") for entry in content.get("questions", ())} if isinstance(content, dict) else set()
-    for stat in storage.list_files(images):
+    content = files.load_json(pictures.index)
+    questions = content.get("questions", ()) if isinstance(content, dict) else ()
+    asked = {entry.get("image_id") for entry in questions}
+    for stat in storage.list_files(pictures.images):
         number = re.search(r"(\d+)$", files.stem(stat.name))
         if number and int(number[1]) in asked:
             yield stat.uri
+
+
+def _xm3600(pictures: Pictures) -> Iterator[str]:
+    """Pictures of captions.jsonl."""
+    records = photo_sources.xm3600_records(pictures.index, pictures.images)
+    return (record.image for record in records)
+
+
+_LISTED: dict[str, Callable[[Pictures], Iterator[str]]] = {
+    "folder": _folder,
+    "captions": _captions,
+    "questions": _questions,
+    "xm3600": _xm3600,
+}
+"""How the pictures of each format are listed."""
 
 
 def _sha256(uri: str) -> str:
