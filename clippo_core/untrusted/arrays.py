@@ -172,7 +172,8 @@ def _check_zip_end(file: IO[bytes], where: str, error: type[ClippoError], limits
     file.seek(max(0, size - 65_557))  # the longest comment behind the 22 bytes
     tail = file.read()
     place = tail.rfind(b"PK\5\6")
-    if place < 0 or len(tail) < place + 22:
+    file.seek(0)
+    if place < 0 or len(tail) < place + 22 or file.read(4) not in (b"PK\3\4", b"PK\5\6"):
         raise refusal(error, where, "it is no .npz file, or is cut short", _REMEDY)
     directory = int.from_bytes(tail[place + 12 : place + 16], "little")
     count = int.from_bytes(tail[place + 10 : place + 12], "little")

@@ -55,9 +55,9 @@ def printable(raw: str | bytes, characters: int = 200) -> str:
         raw[: 4 * characters].decode(errors="backslashreplace") if isinstance(raw, bytes) else raw
     )
     shown = "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in _HIDDEN
-        else character for character in text[: characters + 1]
-    )  # fmt: skip
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[: characters + 1]
+    )
     return shown if len(shown) <= characters else shown[: characters - 1] + "…"
 
 

@@ -126,9 +126,9 @@ class Table:
         """Path of a wanted column; of the field `bytes` within a struct."""
         names = self._file.schema_arrow.names
         if names.count(name) != 1:
-            many = "twice" if name in names else "not"
             shown = ", ".join(printable(each, 40) for each in names[:12])
-            fault = f"it has the column {name} {many}; its columns are {shown}"
+            word = "occurs twice" if name in names else "is missing"
+            fault = f"column {name} {word}; its columns are {shown}"
             raise self._refuse(fault, f"give one with {', '.join(self._wanted)}")
         import pyarrow as pa
 
