@@ -17,7 +17,8 @@ from clippo_core.provenance import code_digest, imported_modules, module_path, r
 
 FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
 LAYERS = [
-    ["errors"], ["config", "published"], ["records", "provenance", "presets"], ["atomic", "retry"], ["objects"], ["storage"], ["journal"],
+    ["errors"], ["untrusted"],
+    ["config", "published"], ["records", "provenance", "presets"], ["atomic", "retry"], ["objects"], ["storage"], ["journal"],
     ["rendering"], ["data"], ["models"], ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["analysis"], ["train", "evaluate"],
     ["planning", "promotion"], ["commands"], ["__main__"],
 ]  # fmt: skip

@@ -1,0 +1,228 @@
+"""Columns of a parquet file from outside, by name and kind, one row group at a time.
+
+    table = open_parquet(file, uri, {"image": Kind.BYTES, "label": Kind.WHOLE})
+    for number in range(len(table.group_rows)):
+        group = table.read_group(number)
+        group.columns["label"], group.problems          row -> why it cannot be used
+
+A null or a number that is not finite is a problem of its row and comes as None; a column of another
+type refuses the file. Repeated texts are kept once, so that a small file cannot become a large one
+in memory. What the columns mean is for the reader to know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from clippo_core.errors import ClippoError, DataError
+from clippo_core.untrusted.limits import LIMITS, Limits
+from clippo_core.untrusted.names import printable, reason, refusal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_REMEDY = "fetch or write it again"
+_BATCH_BYTES = 2**29
+"""Memory that one batch of bytes may take even where all its rows hold the largest value."""
+_BATCH_ROWS = 65_536
+
+
+class Kind(enum.Enum):
+    """What a column must hold."""
+
+    TEXT = "texts"
+    BYTES = "bytes, or structs with a field `bytes`"
+    WHOLE = "whole numbers"
+    REAL = "numbers"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The wanted columns of one row group."""
+
+    columns: dict[str, list[Any]]
+    """str, bytes, int or float by row; None where there is a problem."""
+    problems: dict[int, str]
+    """Row in the group -> why it cannot be used."""
+
+
+class Table:
+    """An open parquet file, its footer checked. Use `open_parquet`."""
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        where: str,
+        wanted: Mapping[str, Kind],
+        error: type[ClippoError],
+        limits: Limits,
+    ) -> None:
+        self.where = where
+        self._error, self._wanted, self._limits = error, dict(wanted), limits
+        with self._words("its footer is damaged"):
+            self._file = self._open(file, [])
+            self._leaves = {name: self._leaf(name) for name in self._wanted}
+            texts = [name for name, kind in self._wanted.items() if kind is Kind.TEXT]
+            self._file = self._open(file, texts) if texts else self._file
+            about = self._file.metadata
+            rows = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+        self.group_rows: tuple[int, ...] = tuple(rows)
+        """Rows of each row group."""
+        if min(rows, default=0) < 0 or sum(rows) > limits.parquet_rows:
+            raise self._refuse(f"its footer claims {sum(rows):,} rows")
+        if not sum(rows):
+            raise self._refuse("it holds no rows", "give a file with some")
+
+    def read_group(self, number: int) -> Group:
+        """The wanted columns of a row group. Raises `error` where it is damaged or too large."""
+        n_rows, problems = self.group_rows[number], dict[int, str]()
+        largest = self._largest(number)
+        columns = {}
+        for name, kind in self._wanted.items():
+            many = _BATCH_BYTES // max(largest[name], 1) if kind is Kind.BYTES else _BATCH_ROWS
+            values: list[Any] = []
+            with self._words(f"column {name} of row group {number} is damaged"):
+                taken = 0
+                for batch in self._file.iter_batches(
+                    batch_size=max(1, min(many, _BATCH_ROWS)), row_groups=[number],
+                    columns=[self._leaves[name]], use_threads=False,
+                ):  # fmt: skip
+                    taken += batch.nbytes
+                    if taken > self._limits.parquet_group_bytes or len(values) > n_rows:
+                        raise self._refuse(f"column {name} of row group {number} is too large")
+                    values += _values(batch.column(0), kind)
+            if len(values) != n_rows:
+                fault = f"column {name} of row group {number} has {len(values):,} rows"
+                raise self._refuse(f"{fault} of {n_rows:,}")
+            for row, value in enumerate(values):
+                if value is None or isinstance(value, float) and not math.isfinite(value):
+                    word = "is missing (null)" if value is None else "is not finite"
+                    problems.setdefault(row, f"its {name} {word}")
+                    values[row] = None
+            columns[name] = values
+        return Group(columns, dict(sorted(problems.items())))
+
+    def _open(self, file: IO[bytes], texts: list[str]) -> pq.ParquetFile:
+        import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetFile(
+            file,
+            read_dictionary=texts,
+            pre_buffer=False,
+            thrift_string_size_limit=self._limits.parquet_footer_bytes,
+            thrift_container_size_limit=self._limits.parquet_items,
+            schema_depth_limit=self._limits.parquet_schema_depth,
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
+        )
+
+    def _leaf(self, name: str) -> str:
+        """Path of a wanted column; of the field `bytes` within a struct."""
+        names = self._file.schema_arrow.names
+        if names.count(name) != 1:
+            shown = ", ".join(printable(each, 40) for each in names[:12])
+            word = "occurs twice" if name in names else "is missing"
+            fault = f"column {name} {word}; its columns are {shown}"
+            raise self._refuse(fault, f"give one with {', '.join(self._wanted)}")
+        import pyarrow as pa
+
+        found = self._file.schema_arrow.field(name).type
+        kind, leaf = self._wanted[name], name
+        if kind is Kind.BYTES and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0:
+            found, leaf = found.field("bytes").type, f"{name}.bytes"
+        if not _is_of(found, kind):
+            fault = (
+                f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
+            )
+            raise self._refuse(fault, "give the published file")
+        return leaf
+
+    def _largest(self, number: int) -> dict[str, int]:
+        """Most bytes of one value of each wanted column; raises where the group is too large."""
+        limits, rows = self._limits, self.group_rows[number]
+        sizes = dict.fromkeys(self._wanted, 0)
+        with self._words("its footer is damaged"):
+            group = self._file.metadata.row_group(number)
+            for place in range(group.num_columns):
+                column = group.column(place)
+                for name, leaf in self._leaves.items():
+                    if column.path_in_schema == leaf:
+                        sizes[name] = max(column.total_uncompressed_size, 0)
+        if rows > limits.parquet_group_rows or sum(sizes.values()) > limits.parquet_group_bytes:
+            fault = f"row group {number} has {rows:,} rows and {sum(sizes.values()):,} bytes"
+            raise self._refuse(fault, "write it with smaller row groups")
+        return sizes
+
+    @contextlib.contextmanager
+    def _words(self, fault: str) -> Iterator[None]:
+        """Turn what pyarrow raises into a sentence."""
+        try:
+            yield
+        except ClippoError:
+            raise
+        except Exception as caught:  # ArrowInvalid, OSError, KeyError, MemoryError for a false size
+            raise self._refuse(f"{fault} ({reason(caught)})") from None
+
+    def _refuse(self, fault: str, remedy: str = _REMEDY) -> ClippoError:
+        return refusal(self._error, self.where, fault, remedy)
+
+
+def open_parquet(
+    file: IO[bytes],
+    where: str,
+    wanted: Mapping[str, Kind],
+    *,
+    error: type[ClippoError] = DataError,
+    limits: Limits = LIMITS,
+) -> Table:
+    """The wanted columns of an open parquet file; no row is read yet. `file` must stay open.
+
+    Raises `error` for what is no parquet file or damaged, has no rows, lacks a column, or has one
+    of another kind.
+    """
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
+    file.seek(0)
+    if size < 12 or file.read(4) != b"PAR1" or tail[4:] != b"PAR1":
+        raise refusal(error, where, "it is no parquet file, or is cut short", _REMEDY)
+    footer = int.from_bytes(tail[:4], "little")
+    if footer > min(size - 12, limits.parquet_footer_bytes):
+        raise refusal(error, where, f"its footer claims {footer:,} bytes", _REMEDY)
+    return Table(file, where, wanted, error, limits)
+
+
+def _is_of(found: pa.DataType, kind: Kind) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(found):
+        found = found.value_type
+    if kind is Kind.TEXT:
+        return types.is_string(found) or types.is_large_string(found)
+    if kind is Kind.BYTES:
+        return types.is_binary(found) or types.is_large_binary(found)
+    if kind is Kind.WHOLE:
+        return types.is_integer(found)
+    return types.is_integer(found) or types.is_floating(found)
+
+
+def _values(column: pa.Array, kind: Kind) -> list[Any]:
+    """Values by row as str, bytes, int or float, None for null; equal texts are one object."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(column.type):
+        column = column.flatten()[0]  # a null struct is a null
+    if pa.types.is_dictionary(column.type):
+        texts = column.dictionary.to_pylist()
+        return [None if place is None else texts[place] for place in column.indices.to_pylist()]
+    values = column.to_pylist()
+    if kind is Kind.REAL:
+        return [None if value is None else float(value) for value in values]
+    return values

@@ -1,0 +1,82 @@
+"""Every decoder of what comes from outside, against files that were made to break it.
+
+The examples run in a child process whose memory and CPU time are bounded; `fuzz.py` is that program.
+CLIPPO_FUZZ_SECONDS=600 makes the slow test go on for ten minutes with each format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checks import CHECKS, Refused, outcome
+from strategies import STRATEGIES
+
+from clippo_core.errors import DataError
+
+HERE = Path(__file__).parent
+CASES = sorted(path for path in (HERE / "cases").glob("*/*") if path.is_file())
+
+
+def fuzz(*options: str, timeout: float) -> list[dict[str, object]]:
+    """What the program counted for each format; fails with its words where an example failed."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "fuzz.py"), *options],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=HERE.parent.parent,
+        env={**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_format_has_a_check_and_examples() -> None:
+    assert set(CHECKS) == set(STRATEGIES)
+
+
+def test_some_examples_of_each_format() -> None:
+    for count in fuzz("--examples", "40", timeout=120):
+        assert count["read"], f"no example of {count['format']} was accepted: the strategy is blind"
+        assert count["refused"] or count["format"] == "lines", count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_many_examples(name: str) -> None:
+    seconds = os.environ.get("CLIPPO_FUZZ_SECONDS", "")
+    options = ["--seconds", seconds] if seconds else ["--seed", "1"]
+    (count,) = fuzz(name, "--examples", "400", *options, timeout=300 + float(seconds or 0))
+    assert count["read"]
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_files_that_once_failed(path: Path) -> None:
+    CHECKS[path.parent.name](path.read_bytes())
+
+
+def test_the_checks_can_fail() -> None:
+    def differs(calls: list[int]) -> int:
+        calls.append(1)
+        return len(calls)
+
+    def raises(words: str) -> None:
+        raise DataError(words)
+
+    where = "s3://bucket/of a stranger/é.file"
+    assert outcome(lambda: raises(f"{where}: it is cut short; fetch it again.")) == Refused(
+        f"{where}: it is cut short; fetch it again."
+    )
+    calls: list[int] = []
+    with pytest.raises(AssertionError, match="two calls differ"):
+        outcome(lambda: differs(calls))
+    for words in ("it is cut short.", f"{where}: a\nb.", f"{where}: <BytesIO at 0x7f00aabbccdd>."):
+        with pytest.raises(AssertionError):
+            outcome(lambda words=words: raises(words))
+    with pytest.raises(KeyError):
+        outcome(lambda: {}["a traceback"])
