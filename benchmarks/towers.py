@@ -140,7 +140,15 @@ def _speeds(runs: dict[str, RunConfig], rounds: int = 7) -> dict[str, float]:
         texts = torch.from_numpy(models.text_encoder(run.model, run.render)(captions))
         n_texts = round(run.data.text_pair_share * len(captions))
         photos = torch.randint(0, 256, (len(captions) - n_texts, 3, run.render.image_px, run.render.image_px), dtype=torch.uint8)
-        engine = make_engine(models.build_tower(run.model, run.render.image_px), run.optim, precision=run.train.precision, device="cpu")
+        tower = models.build_tower(run.model, run.render.image_px)
+        engine = make_engine(
+            tower,
+            run.optim,
+            decayed=tower.decayed,
+            views=tower.views,
+            precision=run.train.precision,
+            device="cpu",
+        )
         steps[kind] = (engine, (photos, texts[:n_texts], texts))
     seconds: dict[str, list[float]] = {kind: [] for kind in runs}
     for kind in list(steps) * (rounds + 1):

@@ -146,8 +146,8 @@ def test_what_is_left_trains(tmp_path: Path) -> None:
     left = {"set/sixteen", "set/blank-text", "set/long", "set/number", "set/half-character", "set/same-twice"}
     left |= {f"set/good-{n:03d}" for n in range(20)}
     assert manifest.n_pairs == len(left)
-    encode = Renderer.from_config(RENDER).masks
-    batches = loader.batches(manifest, data, image_px=64, batch_pairs=13, seed=0, encode_text=encode, steps=16)
+    encode = Renderer.from_config(RENDER)
+    batches = loader.batches(manifest, data, image_px=64, batch_pairs=13, seed=0, text_encoder=encode, steps=16)
     assert {key for batch in batches for key in batch.keys} == left
 
 
@@ -283,9 +283,9 @@ def test_the_real_slices_validate_and_load(slices: Path, tmp_path: Path) -> None
     assert report.n_records == 4000 + 27430 + 3392 and all("#" in key for key in report.excluded) and len(report.excluded) < 20
     manifest = shards.write_shards(RenderPlan(StagePlan(str(tmp_path), 0, "d"), run.data, run.render), report, progress=False)
     assert (manifest.n_photo_pairs, manifest.n_pairs) == (4000, 34822)
-    encode = Renderer.from_config(run.render).masks
+    encode = Renderer.from_config(run.render)
     keys = []
-    for batch in loader.batches(manifest, run.data, image_px=112, batch_pairs=128, seed=0, encode_text=encode, steps=45):
+    for batch in loader.batches(manifest, run.data, image_px=112, batch_pairs=128, seed=0, text_encoder=encode, steps=45):
         assert batch.photos.shape == (96, 3, 112, 112) and len(set(batch.keys)) == 128
         keys += batch.keys[:96]
     assert len(set(keys)) == 4000 and len(keys) == 4320
