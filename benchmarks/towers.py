@@ -218,10 +218,10 @@ def _add(row: dict[str, Any], result: EvalResult) -> None:
 def _add_held_out(row: dict[str, Any], checkpoint: CheckpointInfo, gallery: RetrievalConfig, pairs: int) -> None:
     """Gap, separability and the hit rate in batches as large as in training, on test photos, each with its first caption."""
     from clippo_core.analysis.geometry import geometry
-    from clippo_core.data.sources import read_karpathy
+    from clippo_core.data.photo_sources import karpathy_records
     from clippo_core.embedder import Clippo
 
-    records = list(read_karpathy(gallery.annotations, gallery.images, split=gallery.split))
+    records = list(karpathy_records(gallery.annotations, gallery.images, gallery.split))
     model = Clippo.load(checkpoint.uri)
     images, texts = model.embed_images([record.image for record in records]), model.embed_texts([record.texts[0] for record in records])
     found = geometry(images, texts)

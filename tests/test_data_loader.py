@@ -439,7 +439,6 @@ def _member(tar: Path, name: str) -> bytes:
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
     data = DataConfig((write_photos(tmp_path, 12),), records_per_shard=5)
     manifest = made(tmp_path / "run", data)
-    shards.verify(shards.open_manifest(manifest.uri))
     tar = Path(manifest.uri) / "photos-00001.tar"
     whole = tar.read_bytes()
 
@@ -449,11 +448,6 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
     tar.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ShardError, match="photos-00001.tar.*delete it and run `render` again"):
         start()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 3] ^= 1
-    tar.write_bytes(flipped)
-    with pytest.raises(ShardError, match="photos-00001.tar"):
-        shards.verify(manifest)
     tar.unlink()
     with pytest.raises(ShardError, match="photos-00001.tar"):
         start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from clippo_core.config import (
     VqaConfig,
     Xm3600Config,
 )
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, shard_index, shards
 from clippo_core.data.evaluated import evaluated_pictures
 from clippo_core.data.expectations import RULES, validate
+from clippo_core.data.pairs import MAX_KEY_CHARACTERS
 from clippo_core.errors import DataError
 from clippo_core.records import RenderPlan, StagePlan, ValidatePlan, ValidationReport
 from clippo_core.rendering import Renderer
@@ -161,6 +163,25 @@ def test_too_many_bad_rows_stop_the_run_and_are_named(tmp_path: Path) -> None:
     assert [expectation.passed for expectation in report.expectations] == [True] * len(RULES)
     with pytest.raises(DataError, match="set/photo-007"):
         judged(one_bad, max_bad_share=0.0)
+
+
+def test_a_key_that_is_too_long_is_counted_and_left_out(tmp_path: Path) -> None:
+    keys = [f"{n:03d}" for n in range(9)] + ["k" * (MAX_KEY_CHARACTERS - len("web/")), "k" * 5000]
+    with tarfile.open(tmp_path / "web.tar", "w") as tar:
+        for number, key in enumerate(keys):
+            for extension, content in (("jpg", jpeg(number)), ("txt", f"text {number}".encode())):
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    source = SourceConfig("webdataset", str(tmp_path / "web.tar"), name="set")
+    report = judged(source)
+    assert list(report.excluded) == [f"set/web/{keys[-1]}"]
+    [problem] = report.excluded.values()
+    assert "5,004 characters, more than 200; shorten it" in problem
+    assert sum(failed(report).values()) == 1
+    with pytest.raises(DataError, match="1 of 11 records are unusable"):
+        judged(source, max_bad_share=0.05)
+    assert len(shard_index.index_foreign(tmp_path / "web.tar", "set", report.excluded)) == 10
 
 
 def test_a_sound_set_passes_every_expectation(tmp_path: Path) -> None:

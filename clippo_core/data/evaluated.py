@@ -55,7 +55,8 @@ def evaluated_pictures(config: EvaluateConfig) -> Evaluated:
             continue
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for uri, sha256 in zip(uris, pool.map(_sha256, uris), strict=True):
-                found.contents.setdefault(sha256, name) if sha256 else None
+                if sha256:
+                    found.contents.setdefault(sha256, name)
                 stem = plain_stem(files.stem(uri.partition("#")[0] if ".tar#" not in uri else uri))
                 if len(stem) >= MIN_STEM_CHARACTERS:
                     found.stems.setdefault(stem, name)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from clippo_core.config import RetrievalConfig
+from clippo_core.data.annotation_files import load_json
 from clippo_core.data.images import read_image_bytes
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.photo_sources import coco_records, karpathy_records
 from clippo_core.errors import DataError, EvaluationError
 from clippo_core.evaluate import metrics, results
 from clippo_core.evaluate.embed import Pictures
-from clippo_core.evaluate.prompts import load_json
 from clippo_core.evaluate.session import Session, evaluate, example_picture, score_recall
 from clippo_core.records import EvalResult, EvaluatePlan
 
