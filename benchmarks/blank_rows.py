@@ -95,7 +95,7 @@ def _batches(run: RunConfig, out: Path, steps: int) -> list[Batch]:
             image_px=run.render.image_px,
             batch_pairs=run.train.batch_pairs,
             seed=0,
-            encode_text=Renderer.from_config(run.render).masks,
+            text_encoder=Renderer.from_config(run.render),
             steps=steps,
         )
     )
@@ -103,7 +103,7 @@ def _batches(run: RunConfig, out: Path, steps: int) -> list[Batch]:
 
 def _engine(run: RunConfig, skip: bool) -> Engine:
     tower = build_tower(replace(run.model, skip_blank_rows=skip), run.render.image_px, seed=0)
-    return make_engine(tower, run.optim, device=torch.device("cpu"))
+    return make_engine(tower, run.optim, decayed=tower.decayed, views=tower.views, device="cpu")
 
 
 def written(rows: list[dict[str, Any]], speeds: dict[int, dict[str, float]], out: Path) -> str:

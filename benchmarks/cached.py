@@ -53,7 +53,14 @@ def main() -> None:
     module = build_tower(TOWERS[options.tower], options.image_px).to(device)
     if options.compile:
         module.compile()
-    engine = make_engine(module, OptimConfig(), precision="bfloat16" if cuda else "float32", device=device)
+    engine = make_engine(
+        module,
+        OptimConfig(),
+        decayed=module.decayed,
+        views=module.views,
+        precision="bfloat16" if cuda else "float32",
+        device=device,
+    )
 
     def step(batch: tuple[Tensor, Tensor, Tensor], chunk: int) -> None:
         contrastive_step(engine, *batch, memory=MemoryPlan("cached", chunk, ""))

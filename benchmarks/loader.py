@@ -81,7 +81,7 @@ def rates(manifest: Manifest, data: DataConfig, arguments: argparse.Namespace) -
             image_px=arguments.image_px,
             batch_pairs=arguments.batch_pairs,
             seed=0,
-            encode_text=renderer.masks,
+            text_encoder=renderer,
             steps=arguments.steps + 2,
             workers=workers,
         )

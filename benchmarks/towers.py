@@ -140,7 +140,15 @@ def _speeds(runs: dict[str, RunConfig], rounds: int = 7) -> dict[str, float]:
         texts = torch.from_numpy(models.text_encoder(run.model, run.render)(captions))
         n_texts = round(run.data.text_pair_share * len(captions))
         photos = torch.randint(0, 256, (len(captions) - n_texts, 3, run.render.image_px, run.render.image_px), dtype=torch.uint8)
-        engine = make_engine(models.build_tower(run.model, run.render.image_px), run.optim, precision=run.train.precision, device="cpu")
+        tower = models.build_tower(run.model, run.render.image_px)
+        engine = make_engine(
+            tower,
+            run.optim,
+            decayed=tower.decayed,
+            views=tower.views,
+            precision=run.train.precision,
+            device="cpu",
+        )
         steps[kind] = (engine, (photos, texts[:n_texts], texts))
     seconds: dict[str, list[float]] = {kind: [] for kind in runs}
     for kind in list(steps) * (rounds + 1):
@@ -216,10 +224,10 @@ def _add(row: dict[str, Any], result: EvalResult) -> None:
 def _add_held_out(row: dict[str, Any], checkpoint: CheckpointInfo, gallery: RetrievalConfig, pairs: int) -> None:
     """Gap, separability and the hit rate in batches as large as in training, on test photos, each with its first caption."""
     from clippo_core.analysis.geometry import geometry
-    from clippo_core.data.sources import read_karpathy
+    from clippo_core.data.photo_sources import karpathy_records
     from clippo_core.embedder import Clippo
 
-    records = list(read_karpathy(gallery.annotations, gallery.images, split=gallery.split))
+    records = list(karpathy_records(gallery.annotations, gallery.images, gallery.split))
     model = Clippo.load(checkpoint.uri)
     images, texts = model.embed_images([record.image for record in records]), model.embed_texts([record.texts[0] for record in records])
     found = geometry(images, texts)

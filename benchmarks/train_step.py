@@ -64,6 +64,7 @@ class OpenClipTower(nn.Module):
         self.tower = open_clip.create_model("ViT-B-16", force_image_size=image_px).visual
         self.t = nn.Parameter(torch.tensor([math.log(10.0)]))
         self.decayed: set[str] = {name for name, p in self.named_parameters() if p.dim() > 1}
+        self.views: dict[str, tuple[int, ...]] = {}
 
     def forward(self, photos: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from clippo_core.models import normalise
@@ -81,7 +82,14 @@ def engine_of(kind: str, tower: str, mode: str, compiled: bool, image_px: int, d
         apply_memory(module, MemoryPlan(mode, 0, ""))
     if compiled:
         module.compile()
-    return make_engine(module, OptimConfig(), precision="bfloat16" if device.type == "cuda" else "float32", device=device)
+    return make_engine(
+        module,
+        OptimConfig(),
+        decayed=module.decayed,
+        views=module.views,
+        precision="bfloat16" if device.type == "cuda" else "float32",
+        device=device,
+    )
 
 
 def measure(engine: Engine, batch: tuple[Tensor, Tensor, Tensor], memory: MemoryPlan | None, steps: int) -> dict[str, float]:

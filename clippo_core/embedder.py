@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +24,14 @@ import numpy as np
 import PIL.Image
 import torch
 
-from clippo_core import records, storage
+from clippo_core import models, records, storage
 from clippo_core.config import ModelConfig, RenderConfig, replace
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
-from clippo_core.models import Tower, build_tower, load_big_vision, load_weights, normalise, resize_positions, text_encoder
+from clippo_core.models import Tower, build_tower, load_big_vision, load_weights, normalise, resize_positions
 from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
-from clippo_core.rendering import Renderer
+from clippo_core.rendering import Renderer, TextEncoder
 
 Preprocess = Literal["squash", "fewshot"]
 _FORMAT = 1
@@ -49,7 +49,7 @@ class Clippo:
         weights_sha256: str = "",
         device: torch.device | str | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
-        encode_text: Callable[[list[str]], np.ndarray] | None = None,
+        text_encoder: TextEncoder | None = None,
         warn_font: bool = False,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
@@ -59,7 +59,9 @@ class Clippo:
         self.render = replace(render, image_px=tower.image_px)
         self.renderer = Renderer.from_config(self.render, warn_font=warn_font)
         reads_tokens = tower.config.kind in ("one_tower_clip", "two_tower_clip")
-        self.encode_text = encode_text or (text_encoder(tower.config, self.render) if reads_tokens else self.renderer.masks)
+        if text_encoder is None:
+            text_encoder = models.text_encoder(tower.config, self.render) if reads_tokens else self.renderer
+        self.text_encoder: TextEncoder = text_encoder
         self.weights_sha256 = weights_sha256 or weights_digest(tower)
         self.precision = precision
 
@@ -97,9 +99,10 @@ class Clippo:
             render = replace(render, fonts=tuple(fonts))
         trained_digest = options.pop("render_digest", "")
         model = cls(tower, replace(render, strict_font=strict_font or render.strict_font), device=device, precision=precision, **options)
-        draws = not isinstance(model.encode_text, TokenEncoder)
-        if draws and trained_digest and not image_px and fonts is None and model.render_digest != trained_digest:
-            warnings.warn(f"{source}: texts are drawn otherwise than in training (fonts or layout rules differ).", stacklevel=2)
+        # Empty in older checkpoints of token towers, which did not record it.
+        if trained_digest and not image_px and fonts is None and model.render_digest != trained_digest:
+            why = "drawn or tokenized otherwise than in training (fonts, layout rules or tokenizer differ)"
+            warnings.warn(f"{source}: texts are {why}.", stacklevel=2)
         return model
 
     @property
@@ -115,7 +118,7 @@ class Clippo:
     @property
     def render_digest(self) -> str:
         """sha256 over everything that decides how a text is drawn or tokenized."""
-        return self.encode_text.digest if isinstance(self.encode_text, TokenEncoder) else self.renderer.digest
+        return self.text_encoder.digest
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> np.ndarray:
         """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no list of str.
@@ -175,8 +178,8 @@ class Clippo:
             "warn_font": self.renderer.warn_font,
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tower.named_parameters()}
-        if isinstance(self.encode_text, TokenEncoder):
-            content = self.encode_text.processor.serialized_model_proto()
+        if isinstance(self.text_encoder, TokenEncoder):
+            content = self.text_encoder.processor.serialized_model_proto()
             tensors[_TOKENIZER] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
         storage.write_bytes(str(path), save(tensors, {"clippo": json.dumps(facts)}))
 
@@ -184,7 +187,7 @@ class Clippo:
         if isinstance(texts, (str, bytes)):
             raise RenderError(f"texts is one {type(texts).__name__}; pass a list of str.")
         texts = list(texts)
-        batches = (self.encode_text(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size))
+        batches = (self.text_encoder(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size))
         return self._run(tower, width, batches, len(texts), batch_size, "texts", progress)
 
     def _images(self, tower: Any, width: int, images: Sequence[Any], preprocess: str, batch_size: int, progress: bool | None) -> np.ndarray:
@@ -266,7 +269,7 @@ def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
     render = records.from_dict(RenderConfig, facts["render"])
     options = {name: facts[name] for name in ("render_digest", "weights_sha256", "warn_font")}
     if _TOKENIZER in weights:
-        options["encode_text"] = TokenEncoder(weights.pop(_TOKENIZER).numpy().tobytes(), model.text_tokens)
+        options["text_encoder"] = TokenEncoder(weights.pop(_TOKENIZER).numpy().tobytes(), model.text_tokens)
     return _tower_of(model, render, weights, source), {"render": render, **options}
 
 

@@ -54,6 +54,11 @@ def tower(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     return build_tower(MODEL, IMAGE_PX, seed=3).to(dtype)
 
 
+def engine_of(module: torch.nn.Module, **options: Any) -> Engine:
+    """An engine that trains a tower as OPTIM says; `options` as make_engine's."""
+    return make_engine(module, OPTIM, decayed=module.decayed, views=module.views, **options)
+
+
 def chunks(parts: int, world_size: int) -> MemoryPlan | None:
     return MemoryPlan("cached", PAIRS // world_size // parts, "test") if parts > 1 else None
 
@@ -109,7 +114,7 @@ def counted(engine: Engine, parts: int) -> dict[str, list[int]]:
 
 def skipped_steps(stage: int) -> dict[str, Any]:
     """A NaN on one rank only, twice (seen by the loss; seen by the norm), between ordinary steps: it must leave no trace."""
-    engine = make_engine(tower(), OPTIM, zero_stage=stage)
+    engine = engine_of(tower(), zero_stage=stage)
     train(engine, range(2))
     photos, first, second = batch(2, engine.rank, engine.world_size)
     poisoned = photos.float() / 255 * (float("nan") if engine.rank == engine.world_size - 1 else 1.0)
@@ -158,7 +163,7 @@ def cases(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
         found[f"adafactor {dtype}"] = shards_of_adafactor(rank, world_size, dtype)
     for stage in (0, 1, 2, 3):
         for parts in (1, 4):
-            engine = make_engine(tower(), OPTIM, zero_stage=stage)
+            engine = engine_of(tower(), zero_stage=stage)
             found[f"train {stage} {parts}"] = train(engine, range(STEPS), parts)
             found[f"count {stage} {parts}"] = counted(engine, parts)
             if stage:
@@ -167,16 +172,16 @@ def cases(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
         saved = folder / "after 3 steps.pt"
         if saved.exists():
             checkpoint = torch.load(saved, weights_only=True)
-            engine = make_engine(build_tower(MODEL, IMAGE_PX, seed=9), OPTIM, zero_stage=stage)
+            engine = engine_of(build_tower(MODEL, IMAGE_PX, seed=9), zero_stage=stage)
             engine.load_weights(checkpoint["weights"])
             engine.load_optimizer_state(checkpoint["state"])
             found[f"resume {stage}"] = train(engine, range(3, STEPS))
     if world_size == 2:
-        engine = make_engine(tower(), OPTIM, zero_stage=1)
+        engine = engine_of(tower(), zero_stage=1)
         done = train(engine, range(3))
         if rank == 0:
             torch.save(done, folder / "after 3 steps.pt")
-        engine = make_engine(tower(), OPTIM, zero_stage=1, precision="bfloat16")
+        engine = engine_of(tower(), zero_stage=1, precision="bfloat16")
         found["bfloat16"] = train(engine, range(STEPS))
         found["count bfloat16"] = counted(engine, 1)
     return found
@@ -187,7 +192,7 @@ def one_process(folder: Path) -> dict[str, Any]:
     checkpoint = torch.load(folder / "after 3 steps.pt", weights_only=True)
     found: dict[str, Any] = {}
     for stage in (1, 3):
-        engine = make_engine(tower(), OPTIM, zero_stage=stage)
+        engine = engine_of(tower(), zero_stage=stage)
         engine.load_weights(checkpoint["weights"])
         engine.load_optimizer_state(checkpoint["state"])
         found[f"resume {stage}"] = train(engine, range(3, STEPS), parts=4)

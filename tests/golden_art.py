@@ -6,8 +6,9 @@ python tests/golden_art.py      rewrites tests/golden/rendering-{reference,shape
 import hashlib
 from pathlib import Path
 
+from rendering_texts import rows_used
+
 from clippo_core.rendering import Renderer
-from clippo_core.rendering.draw import rows_used
 from clippo_core.rendering.specimen import TRICKY
 
 GOLDEN = Path(__file__).resolve().parent / "golden"

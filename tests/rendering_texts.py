@@ -2,6 +2,8 @@
 
 import random
 
+import numpy as np
+
 PLANES = [(0x20, 0x7F), (0x20, 0x7F), (0xA0, 0x250), (0x300, 0x370), (0x370, 0x590), (0x590, 0x800), (0x900, 0xE80), (0x1100, 0x1200)]
 PLANES += [(0x2000, 0x2070), (0x2190, 0x2800), (0x3040, 0x3100), (0x4E00, 0x9FFF), (0xAC00, 0xD7A4), (0xFB00, 0x10000)]
 PLANES += [(0x0, 0x20), (0x7F, 0xA0), (0xD800, 0xE000), (0xE000, 0xF900), (0x0, 0x10000), (0x10000, 0x11000), (0x1D400, 0x1D800)]
@@ -34,3 +36,9 @@ def generated(n, seed):
             text = "".join(chr(rng.randrange(0x20, 0x7F)) for _ in range(length)) + rng.choice(["", "\n", "日", "\t "])
         texts.append(text)
     return texts
+
+
+def rows_used(masks: np.ndarray) -> np.ndarray:
+    """[n] rows down to the last one with ink, of masks [n, rows, px]; 0 for a blank page."""
+    inked = masks.any(axis=2)
+    return np.where(inked.any(axis=1), inked.shape[1] - inked[:, ::-1].argmax(axis=1), 0)

@@ -52,7 +52,7 @@ def read(shards: Manifest, augment: AugmentConfig, steps: int = 5, **options: An
     varied = AugmentedRenderer(plan.render, augment) if augment.varies_layout else None
     renderer = Renderer.from_config(plan.render)
     feed: Iterator[Batch] = batches(
-        shards, plan.data, image_px=32, batch_pairs=8, seed=3, encode_text=renderer.masks, steps=steps, varied=varied, **options
+        shards, plan.data, image_px=32, batch_pairs=8, seed=3, text_encoder=renderer, steps=steps, varied=varied, **options
     )
     return list(with_varied_text(feed, plan.train, 3, 32))
 
@@ -137,8 +137,8 @@ def test_it_changes_training_and_nothing_before_it(tmp_path: Path) -> None:
 
 def test_off_the_batches_are_the_loaders_own(shards: Manifest) -> None:
     plan = tiny_plan("unused")
-    encode = Renderer.from_config(plan.render).masks
-    feed = list(batches(shards, plan.data, image_px=32, batch_pairs=8, seed=3, encode_text=encode, steps=3))
+    encode = Renderer.from_config(plan.render)
+    feed = list(batches(shards, plan.data, image_px=32, batch_pairs=8, seed=3, text_encoder=encode, steps=3))
     assert all(one is other for one, other in zip(with_varied_text(iter(feed), TrainConfig(), 3, 32), feed, strict=True))
     for one, other in zip(read(shards, AugmentConfig(), 3), feed, strict=True):
         assert torch.equal(one.second_text, other.second_text) and torch.equal(one.first_text, other.first_text)
@@ -198,7 +198,7 @@ def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> No
                 image_px=32,
                 batch_pairs=8,
                 seed=0,
-                encode_text=Renderer.from_config(plan.render).masks,
+                text_encoder=Renderer.from_config(plan.render),
                 steps=3,
                 varied=AugmentedRenderer(plan.render, LAYOUT),
             )

@@ -10,6 +10,7 @@ import math
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data import annotation_files, pairs, sources, tars
 from clippo_core.data.images import MAX_PIXELS, decode_image, fewshot_crop, squash
 from clippo_core.data.splitter import split_sentences
-from clippo_core.errors import ConfigError, DataError, ImageError, ShardError
+from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, ShardError
+from clippo_core.evaluate import retrieval
 
 # ---------------------------------------------------------------- pictures
 
@@ -298,16 +300,20 @@ def test_splitting_loses_no_character(text: str) -> None:
 # ---------------------------------------------------------------- sources: real slices
 
 
+def read(kind: str, path: Path, images: Path, **options: Any) -> list[Any]:
+    """All records of a source of photos, none with a problem."""
+    records = list(sources.read_source(SourceConfig(kind, str(path), images=str(images), **options)))
+    assert records and not [record.problem for record in records if record.problem]
+    return records
+
+
 def test_karpathy_and_coco_slices(slices: Path) -> None:
     coco = slices / "coco_captions"
-    train = sources.read_karpathy(str(coco / "dataset_coco.json"), str(coco), "train")
+    train = read("karpathy", coco / "dataset_coco.json", coco, split="train")
     assert len(train) == 64 and all(len(record.texts) >= 5 and Path(record.image).is_file() for record in train)
-    theirs = {
-        record.key: record.texts
-        for record in sources.read_coco_captions(str(coco / "annotations/captions_train2017.json"), str(coco / "train2017"))
-    }
+    theirs = {record.key: record.texts for record in read("coco", coco / "annotations/captions_train2017.json", coco / "train2017")}
     assert {record.key: sorted(record.texts) for record in train} == {key: sorted(texts) for key, texts in theirs.items()}
-    flickr = sources.read_karpathy(str(slices / "flickr8k/dataset_flickr8k.json"), str(slices / "flickr8k/Flicker8k_Dataset"), "test")
+    flickr = read("karpathy", slices / "flickr8k/dataset_flickr8k.json", slices / "flickr8k/Flicker8k_Dataset", split="test")
     raw = json.loads((slices / "flickr8k/dataset_flickr8k.json").read_text())["images"]
     assert [r.texts for r in flickr] == [tuple(s["raw"] for s in e["sentences"]) for e in raw if e["split"] == "test"] and len(
         flickr
@@ -316,10 +322,10 @@ def test_karpathy_and_coco_slices(slices: Path) -> None:
 
 def test_xm3600_slices(slices: Path) -> None:
     emoji = slices / "emoji36"
-    records = sources.read_xm3600(str(emoji / "captions.jsonl"), str(emoji / "images"))
+    records = read("xm3600", emoji / "captions.jsonl", emoji / "images")
     assert len(records) == 1603 and all(Path(record.image).is_file() for record in records)
     assert len({language for record in records for language in record.languages}) == 36
-    only = sources.read_xm3600(str(emoji / "captions.jsonl"), str(emoji / "images"), ("quz",))
+    only = read("xm3600", emoji / "captions.jsonl", emoji / "images", languages=("quz",))
     assert {language for record in only for language in record.languages} == {"quz"}
 
 
@@ -366,7 +372,7 @@ def test_karpathy_details(tmp_path: Path) -> None:
             {"filename": "2.jpg", "split": "test", "sentences": sentences},
         ],
     )
-    (record,) = sources.read_karpathy(path, "photos", "train")
+    (record,) = read("karpathy", Path(path), Path("photos"), split="train")
     assert (record.image, record.texts, record.languages, record.group) == ("photos/val2014/1.jpg", ("a", "b"), ("en", "de"), "g")
 
 
@@ -382,13 +388,14 @@ def test_bad_entries_become_problems_and_are_refused_by_evaluations(tmp_path: Pa
     path = karpathy_file(tmp_path, [good, *bad])
     records = list(sources.read_source(SourceConfig("karpathy", path, images="photos")))
     assert [bool(record.problem) for record in records] == [False] + [True] * len(bad)
+    assert records[1].problem.startswith("image 1 of")
     with pytest.raises(DataError, match="image 1 of"):
-        sources.read_karpathy(path, "photos")
+        retrieval.usable(records, "here")
     number = karpathy_file(tmp_path, [{**good, "sentences": [{"raw": 5}]}])
     with pytest.raises(DataError, match="no text"):
-        sources.read_karpathy(number, "photos")
-    with pytest.raises(DataError, match="split"):
-        sources.read_karpathy(number, "photos", "tset")
+        retrieval.usable(list(sources.read_source(SourceConfig("karpathy", number, images="photos"))), "here")
+    with pytest.raises(EvaluationError, match="split"):
+        retrieval.usable([], "here")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"images": [', b"[]", b'{"images": {}}', b"\xff\xfe", b"[" * 100_000])

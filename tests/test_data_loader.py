@@ -71,13 +71,13 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, DataConfi
     return made(folder / "run", data), data
 
 
-ENCODE = Renderer.from_config(RENDER).masks
+ENCODE = Renderer.from_config(RENDER)
 
 
 def read(mixed: tuple[Manifest, DataConfig], steps: int, **options: int) -> list[loader.Batch]:
     manifest, data = mixed
     settings_: dict[str, int] = {"image_px": 64, "batch_pairs": 16, "seed": 5, **options}
-    return list(loader.batches(manifest, data, encode_text=ENCODE, steps=steps, **settings_))
+    return list(loader.batches(manifest, data, text_encoder=ENCODE, steps=steps, **settings_))
 
 
 # ---------------------------------------------------------------- order: epochs
@@ -308,7 +308,7 @@ def test_groups_and_duplicates_never_meet(tmp_path: Path) -> None:
     data = DataConfig((photos, sentences), text_pair_share=0.5, records_per_shard=25)
     manifest = made(tmp_path / "run", data)
     group = {f"photos/photo-{i:04d}": f"g{i % 30}" for i in range(60)} | {f"sentences/sentences-{i + 1}": f"g{i % 30}" for i in range(60)}
-    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=26, seed=0, encode_text=ENCODE, steps=100):
+    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=26, seed=0, text_encoder=ENCODE, steps=100):
         assert len({group[key] for key in batch.keys}) == 26
         assert not {"photos/photo-0004", "photos/photo-0011"} <= set(batch.keys)
         assert not {"sentences/sentences-4", "sentences/sentences-8"} <= set(batch.keys)
@@ -422,8 +422,8 @@ def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
 
     counting = Counting(image_px=64)
     assert counting.digest == renderer.digest == manifest.render_digest
-    stored = list(loader.batches(manifest, data, image_px=64, batch_pairs=8, seed=0, encode_text=counting.masks, steps=6))
-    drawn_live = list(loader.batches(manifest, live, image_px=64, batch_pairs=8, seed=0, encode_text=ENCODE, steps=6))
+    stored = list(loader.batches(manifest, data, image_px=64, batch_pairs=8, seed=0, text_encoder=counting, steps=6))
+    drawn_live = list(loader.batches(manifest, live, image_px=64, batch_pairs=8, seed=0, text_encoder=ENCODE, steps=6))
     assert sum(asked) == 6 * 2  # only the text pairs' first texts, which have no drawing
     for one, two in zip(stored, drawn_live, strict=True):
         assert torch.equal(one.second_text, two.second_text) and one.keys == two.keys
@@ -439,21 +439,15 @@ def _member(tar: Path, name: str) -> bytes:
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
     data = DataConfig((write_photos(tmp_path, 12),), records_per_shard=5)
     manifest = made(tmp_path / "run", data)
-    shards.verify(shards.open_manifest(manifest.uri))
     tar = Path(manifest.uri) / "photos-00001.tar"
     whole = tar.read_bytes()
 
     def start() -> None:
-        list(loader.batches(shards.open_manifest(manifest.uri), data, image_px=64, batch_pairs=4, seed=0, encode_text=ENCODE, steps=4))
+        list(loader.batches(shards.open_manifest(manifest.uri), data, image_px=64, batch_pairs=4, seed=0, text_encoder=ENCODE, steps=4))
 
     tar.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ShardError, match="photos-00001.tar.*delete it and run `render` again"):
         start()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 3] ^= 1
-    tar.write_bytes(flipped)
-    with pytest.raises(ShardError, match="photos-00001.tar"):
-        shards.verify(manifest)
     tar.unlink()
     with pytest.raises(ShardError, match="photos-00001.tar"):
         start()
@@ -493,7 +487,7 @@ def test_foreign_tars_train_directly(tmp_path: Path) -> None:
     assert sorted(path.name for path in Path(manifest.uri).iterdir()) == ["manifest.json", "web-00000.index", "web-00001.index"]
     assert [entry.name for entry in manifest.files if entry.name.endswith(".tar")] == [str(tmp_path / f"0000{n}.tar") for n in range(2)]
     keys: Counter[str] = Counter()
-    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=4, seed=0, encode_text=ENCODE, steps=19):
+    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=4, seed=0, text_encoder=ENCODE, steps=19):
         keys.update(batch.keys)
         for key, text in zip(batch.keys, batch.second_text, strict=True):
             _, tar_name, member = key.split("/")
@@ -550,7 +544,7 @@ def test_memory_stays_level(mixed: tuple[Manifest, DataConfig], monkeypatch: pyt
     manifest, data = mixed
     process = psutil.Process(os.getpid())
     sizes = []
-    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=16, seed=0, encode_text=ENCODE, steps=3000):
+    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=16, seed=0, text_encoder=ENCODE, steps=3000):
         if batch.step % 625 == 624:
             sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[0] < 3 * 2**20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from clippo_core import models
 from clippo_core.config import DataConfig, ModelConfig, OptimConfig, RenderConfig, SourceConfig, TrainConfig
 from clippo_core.data.images import fewshot_crop, squash
 from clippo_core.embedder import Clippo
-from clippo_core.engine.checkpoint import Progress, save_checkpoint
+from clippo_core.engine.checkpoint import Progress, open_checkpoint, save_checkpoint
 from clippo_core.errors import CheckpointError, ConfigError, ImageError, NotFoundError, RenderError
 from clippo_core.records import PretrainPlan, StagePlan
 from clippo_core.rendering import Renderer
@@ -88,13 +89,14 @@ def test_classify_is_the_softmax_over_mean_prompts(model):
             model.classify(images, names, templates)
 
 
-def checkpoint_of(tower, root, **render):
+def checkpoint_of(tower, root, digest=None, **render):
     data = DataConfig((SourceConfig("sentences", "x.txt"),), text_pair_share=1.0)
     optim, train = OptimConfig(warmup_steps=0, cooldown_steps=0), TrainConfig(steps=1, batch_pairs=2)
     render_config = RenderConfig(image_px=tower.image_px, **render)
+    digest = models.text_encoder(tower.config, render_config).digest if digest is None else digest
     plan = PretrainPlan(StagePlan(root, 0, ""), data, render_config, tower.config, optim, train)
     weights = {name: value.detach() for name, value in tower.named_parameters()}
-    return save_checkpoint(root, weights, {}, plan, Progress(1, 2, 0.5, 1, render_digest=Renderer.from_config(render_config).digest))
+    return save_checkpoint(root, weights, {}, plan, Progress(1, 2, 0.5, 1, render_digest=digest))
 
 
 def test_every_source_gives_the_same_embeddings(model, tower, tmp_path):
@@ -138,7 +140,7 @@ def test_another_size_and_another_font(tower, tmp_path):
     model = Clippo(tower, RenderConfig(fonts=(str(hexes),)), device="cpu")
     model.save(tmp_path / "other.safetensors")
     hexes.write_text("0061:" + "0F" * 16 + "\n", encoding="ascii")
-    with pytest.warns(UserWarning, match="drawn otherwise than in training"):
+    with pytest.warns(UserWarning, match="fonts, layout rules or tokenizer differ"):
         Clippo.load(tmp_path / "other.safetensors")
 
 
@@ -164,6 +166,22 @@ def test_token_towers_carry_their_tokenizer(kind, tokenizer, tmp_path):
     assert loaded.render_digest == model.render_digest != Renderer(48).digest
     info = checkpoint_of(model.tower, str(tmp_path / "run"))
     np.testing.assert_array_equal(Clippo.load(info.uri).embed_texts(TEXTS), expected)
+
+
+def test_a_changed_tokenizer_is_noticed(tokenizer, tmp_path):
+    moved = str(tmp_path / "moved.model")
+    Path(moved).write_bytes(Path(tokenizer).read_bytes())
+    config = ModelConfig("one_tower_clip", **SMALL, tokenizer=moved, text_tokens=9)
+    tower = models.build_tower(config, 48)
+    info = checkpoint_of(tower, str(tmp_path / "run"))
+    older = checkpoint_of(tower, str(tmp_path / "older run"), digest="")
+    assert Clippo.load(info.uri).render_digest == open_checkpoint(info.uri).progress.render_digest
+    models.train_tokenizer(SENTENCES[:50], moved, vocab_size=290)
+    with pytest.warns(UserWarning, match="fonts, layout rules or tokenizer differ"):
+        Clippo.load(info.uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Clippo.load(older.uri)
 
 
 def test_image_only_has_features_but_no_embedding(tmp_path):

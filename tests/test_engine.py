@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_ranks import IMAGE_PX, MODEL, OPTIM, PAIRS, batch, tower
+from engine_ranks import IMAGE_PX, MODEL, PAIRS, batch, engine_of, tower
 
 from clippo_core.config import ModelConfig, OptimConfig, TrainConfig
 from clippo_core.engine import MemoryPlan, apply_memory, choose_memory, contrastive_step, init_distributed, make_engine
@@ -22,7 +22,7 @@ L16 = ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096)
 
 @pytest.mark.parametrize("chunk", [0, 1, 3, 5, 16, 99])
 def test_a_step_reports_the_whole_batch(chunk):
-    engine = make_engine(tower(), OPTIM)
+    engine = engine_of(tower())
     output = contrastive_step(engine, *batch(1), memory=MemoryPlan("cached", chunk, "test"))
     with torch.no_grad():
         first, second, scale = engine.module(*batch(1))
@@ -43,11 +43,11 @@ def test_a_step_reports_the_whole_batch(chunk):
 def test_pairs_that_are_none_are_refused():
     photos, first, second = batch(0)
     with pytest.raises(ValueError, match="pairs"):
-        contrastive_step(make_engine(tower(), OPTIM), photos, first, second[1:])
+        contrastive_step(engine_of(tower()), photos, first, second[1:])
 
 
 def test_plain_accumulation_is_refused_with_the_reason():
-    engine = make_engine(tower(), OPTIM)
+    engine = engine_of(tower())
     contrastive_step(engine, *batch(0))
     with pytest.raises(ConfigError, match="negatives between them"):
         contrastive_step(engine, *batch(1))
@@ -63,7 +63,7 @@ def test_a_sum_over_examples_may_be_coalesced():
     weights = {}
     for parts in (1, 4):
         torch.manual_seed(0)
-        engine = make_engine(torch.nn.Linear(4, 1), OptimConfig(name="adamw", weight_decay=0.1), decayed={"weight"})
+        engine = make_engine(torch.nn.Linear(4, 1), OptimConfig(name="adamw", weight_decay=0.1), decayed={"weight"}, views={})
         with engine.coalesced():
             for xs, ys in zip(x.chunk(parts), y.chunk(parts), strict=True):
                 engine.backward((engine(xs) - ys).square().sum())
@@ -78,7 +78,7 @@ def test_a_group_has_its_own_rate_and_frozen_parameters_stay():
     module["frozen"].requires_grad_(False)
     module.forward = lambda x: module["frozen"](module["head"](module["tower"](x)))
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    engine = make_engine(module, OptimConfig(name="adamw", lr=1e-3, weight_decay=0.0), decayed=set(), lr_groups={"head.": 10.0})
+    engine = make_engine(module, OptimConfig(name="adamw", lr=1e-3, weight_decay=0.0), decayed=set(), views={}, lr_groups={"head.": 10.0})
     engine.backward(engine(torch.ones(3, 4)).square().sum())
     engine.update(1.0)
     moved = {k: (v - before[k]).abs().max().item() for k, v in engine.weights().items()}
@@ -86,11 +86,11 @@ def test_a_group_has_its_own_rate_and_frozen_parameters_stay():
     assert moved["head.weight"] == pytest.approx(1e-2, rel=1e-3)
     assert moved["frozen.weight"] == moved["frozen.bias"] == 0
     with pytest.raises(ConfigError, match="hat."):
-        make_engine(module, OptimConfig(), decayed=set(), lr_groups={"hat.": 2.0})
+        make_engine(module, OptimConfig(), decayed=set(), views={}, lr_groups={"hat.": 2.0})
 
 
 def test_weights_come_and_go_whole():
-    engine, other = make_engine(tower(), OPTIM), make_engine(build_tower(MODEL, IMAGE_PX, seed=5), OPTIM)
+    engine, other = engine_of(tower()), engine_of(build_tower(MODEL, IMAGE_PX, seed=5))
     weights = engine.weights()
     other.load_weights(weights)
     assert all(torch.equal(v, weights[k]) for k, v in other.weights().items())
@@ -102,26 +102,32 @@ def test_weights_come_and_go_whole():
         other.load_weights(weights | {"t": torch.zeros(2)})
 
 
-def test_a_module_must_say_what_decays():
-    with pytest.raises(ConfigError, match="decay"):
-        make_engine(torch.nn.Linear(2, 2), OptimConfig())
+def test_an_engine_refuses_what_it_does_not_know():
+    for unknown in ({"decayed": {"weight", "kernel"}, "views": {}}, {"decayed": set(), "views": {"kernel": (2, 2)}}):
+        with pytest.raises(ConfigError, match="names 'kernel', but Linear has no such parameter"):
+            make_engine(torch.nn.Linear(2, 2), OptimConfig(), **unknown)
     with pytest.raises(ConfigError, match="precision"):
-        make_engine(tower(), OPTIM, precision="float16")
+        engine_of(tower(), precision="float16")
     with pytest.raises(ConfigError, match="zero_stage"):
-        make_engine(tower(), OPTIM, zero_stage=4)
+        engine_of(tower(), zero_stage=4)
 
 
 def test_bfloat16_is_the_towers_alone():
     seen = []
     module = tower()
     module.blocks[0].mlp.fc1.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
-    engine = make_engine(module, OPTIM, precision="bfloat16")
+    engine = engine_of(module, precision="bfloat16")
     names = [name for name, _ in module.named_parameters()]
     output = contrastive_step(engine, *batch(0))
     assert seen == [torch.bfloat16]
     assert {p.dtype for p in module.parameters()} == {p.grad.dtype for p in module.parameters()} == {torch.float32}
     assert [name for name, _ in module.named_parameters()] == names == [name for name, _ in tower().named_parameters()]
     assert output.loss == pytest.approx(contrastive_loss(*tower()(*batch(0))).item(), abs=0.05)
+    assert engine.module is module and set(engine.weights()) == set(module.state_dict())
+    seen.clear()
+    assert "forward" not in vars(module), "the caller's module is as it was"
+    module(*batch(0))
+    assert seen == [torch.float32]
 
 
 def test_an_incomplete_launchers_environment_is_refused(monkeypatch):
@@ -164,7 +170,7 @@ def test_recomputing_changes_no_gradient(mode):
     for how in ("plain", mode):
         module = tower()
         apply_memory(module, MemoryPlan(how, 0, "test"))
-        contrastive_step(make_engine(module, OPTIM), *batch(0))
+        contrastive_step(engine_of(module), *batch(0))
         gradients[how] = [p.grad for p in module.parameters()]
     for found, expected in zip(gradients[mode], gradients["plain"], strict=True):
         assert torch.equal(found, expected)
@@ -207,7 +213,7 @@ def test_a_compiled_tower_gives_the_same_step():
         module = tower()
         if compiled:
             module.compile(backend="aot_eager")  # traced and differentiated as by default, without the C++ compiler
-        engine = make_engine(module, OPTIM)
+        engine = engine_of(module)
         output = contrastive_step(engine, *batch(0), memory=MemoryPlan("cached", 8, "test"))
         losses.append([output.loss, engine.update(1.0), contrastive_step(engine, *batch(1)).loss])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

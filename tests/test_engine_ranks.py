@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_ranks import MODEL, OPTIM, PAIRS, STEPS, batch, float64_gradients, run, tower, train
+from engine_ranks import MODEL, OPTIM, PAIRS, STEPS, batch, engine_of, float64_gradients, run, tower, train
 from test_optim import DECAYED, VIEWS, gradients, parameters
 
-from clippo_core.engine import make_engine
 from clippo_core.losses import contrastive_loss
 from clippo_core.optim import Adafactor
 
@@ -39,7 +38,7 @@ def ranks(tmp_path_factory):
 @functools.cache
 def alone() -> dict:
     """5 steps of one process without a process group."""
-    return train(make_engine(tower(), OPTIM), range(STEPS))
+    return train(engine_of(tower()), range(STEPS))
 
 
 @functools.cache

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from clippo_core import storage
-from clippo_core.config import FinetuneConfig, ModelConfig, RenderConfig
+from clippo_core.config import FinetuneConfig, ModelConfig, OptimConfig, RenderConfig
+from clippo_core.engine import make_engine
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import finetune, trial
 from clippo_core.evaluate.finetune import choose, sweep
@@ -118,7 +119,16 @@ def test_unused_parts_are_frozen():
     freeze_unused(tuned, problem())
     frozen = {name for name, parameter in tuned.named_parameters() if not parameter.requires_grad}
     assert frozen == {"tower.t", "tower.head.weight", "tower.head.bias"}
-    assert {"head.0.weight", "head.2.weight", "tower.blocks.0.attn.qkv.weight"} <= tuned.decayed()
+    assert {"head.0.weight", "head.2.weight", "tower.blocks.0.attn.qkv.weight"} <= tuned.decayed
+
+
+def test_an_engine_decays_its_kernels():
+    tuned = FineTuned(tower(), problem(), seed=0)
+    freeze_unused(tuned, problem())
+    trained = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    engine = make_engine(tuned, OptimConfig(name="adamw"), decayed=tuned.decayed, views={})
+    assert engine.optimizer.decayed == tuned.decayed & trained
+    assert tuned.decayed - trained == {"tower.head.weight"}
 
 
 def test_head_learns_faster_by_its_multiplier(tmp_path):
@@ -141,7 +151,7 @@ def test_one_step_is_torch_adamw(tmp_path):
     module = FineTuned(tower(), problem(), 3)
     freeze_unused(module, problem())
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    kernels = module.decayed()
+    kernels = module.decayed
     groups = [
         {"params": [p for name, p in named if name in kernels], "weight_decay": 0.1},
         {"params": [p for name, p in named if name not in kernels], "weight_decay": 0.0},

@@ -43,7 +43,13 @@ def handwriting():
 
 def train(tower, batch_of, steps):
     """`steps` steps of the reference's optimizer with a constant learning rate."""
-    engine = make_engine(tower, OptimConfig(lr=1e-3, warmup_steps=0, cooldown_steps=0), device="cpu")
+    engine = make_engine(
+        tower,
+        OptimConfig(lr=1e-3, warmup_steps=0, cooldown_steps=0),
+        decayed=tower.decayed,
+        views=tower.views,
+        device="cpu",
+    )
     for step in range(steps):
         output = contrastive_step(engine, *batch_of(step))
         assert output.finite

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clippo_core.config import RenderConfig
+from clippo_core.config import RenderConfig, SourceConfig
 from clippo_core.data import number_tasks, numbers, sources
 from clippo_core.data.images import decode_image
 from clippo_core.data.number_tasks import DEV_NUMBERS, TRAIN_NUMBERS, UNSEEN, name
@@ -64,7 +64,9 @@ def test_digits_lie_low_enough_for_a_question_above(world: Path) -> None:
 
 
 def test_pretraining_set(world: Path) -> None:
-    records = sources.read_karpathy(str(world / "pretrain/dataset.json"), str(world / "pretrain/images"), "train")
+    records = list(
+        sources.read_source(SourceConfig("karpathy", f"{world}/pretrain/dataset.json", f"{world}/pretrain/images", split="train"))
+    )
     assert len(records) == 92 * 80 and len({record.image for record in records}) == 92 * 80
     by_group = {record.group: record for record in records}
     assert set(by_group) == {f"number-{number}" for number in range(100) if number not in UNSEEN}
@@ -104,10 +106,12 @@ def test_classification_set(world: Path) -> None:
 
 
 def test_retrieval_and_xm3600_have_one_picture_a_number(world: Path) -> None:
-    records = sources.read_karpathy(str(world / "retrieval/dataset.json"), str(world / "retrieval/images"), "test")
+    records = list(
+        sources.read_source(SourceConfig("karpathy", f"{world}/retrieval/dataset.json", f"{world}/retrieval/images", split="test"))
+    )
     texts = [text for record in records for text in record.texts]
     assert len(records) == 100 and len(set(texts)) == len(texts) == 600
-    lines = sources.read_xm3600(str(world / "xm3600/captions.jsonl"), str(world / "xm3600/images"))
+    lines = list(sources.read_source(SourceConfig("xm3600", f"{world}/xm3600/captions.jsonl", images=f"{world}/xm3600/images")))
     assert len(lines) == 100 and len(numbers.XM_LANGUAGES) == 28
     for language in numbers.XM_LANGUAGES:
         names = [text for record in lines for text, code in zip(record.texts, record.languages, strict=True) if code == language]

@@ -14,7 +14,7 @@ from rendering_texts import generated
 from clippo_core.config import RenderConfig
 from clippo_core.errors import ConfigError, RenderError
 from clippo_core.rendering import Renderer
-from clippo_core.rendering.draw import expand, expand_numpy, expand_patches, rows_used
+from clippo_core.rendering.draw import expand, expand_numpy
 from clippo_core.rendering.font import load_fonts
 from clippo_core.rendering.specimen import TRICKY
 
@@ -105,25 +105,12 @@ def test_ink_is_minus_one_and_the_page_as_in_the_reference():
     assert values == [-1.0, float(np.float32(-0.0039215684))]
 
 
-def test_patches_are_the_images_patches():
-    masks = torch.from_numpy(Renderer(64).masks(generated(20, seed=3)))
-    image = expand(masks, channels=1)
-    patches = image.reshape(20, 4, 16, 4, 16).permute(0, 1, 3, 2, 4).reshape(20, 16, 256)
-    assert torch.equal(expand_patches(masks), patches)
-
-
 def test_all_65536_masks_expand():
     masks = np.arange(65536, dtype=np.uint16).reshape(1, 256, 256)
     pixels = expand_numpy(masks)
     for y in (0, 7, 8, 15):
         assert np.array_equal(pixels[0].reshape(256, 16, 256)[:, y] == 0, (masks[0] >> y & 1).astype(bool))
     assert np.array_equal(expand(torch.from_numpy(masks), torch.uint8)[0, 0].numpy(), pixels[0])
-
-
-def test_rows_used():
-    renderer = Renderer(64)
-    masks = renderer.masks(["", "a", "m" * 12, "m" * 100, "   "])
-    assert rows_used(masks).tolist() == [0, 1, 2, 4, 0]
 
 
 def test_census():

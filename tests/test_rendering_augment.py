@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from rendering_texts import generated
+from rendering_texts import generated, rows_used
 
 from clippo_core.config import AugmentConfig, RenderConfig
 from clippo_core.errors import RenderError
@@ -23,7 +23,7 @@ from clippo_core.rendering.augment import (
     shift,
 )
 from clippo_core.rendering.census import by_language
-from clippo_core.rendering.draw import expand, expand_numpy, rows_used
+from clippo_core.rendering.draw import expand, expand_numpy
 
 TEXTS = generated(200, seed=11) + [""]
 PLAIN = Renderer(64)

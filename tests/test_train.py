@@ -21,7 +21,7 @@ from tiny import tiny_plan, write_tiny_shards
 from clippo_core import config, journal, models, storage
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
-from clippo_core.engine.checkpoint import latest_checkpoint, open_checkpoint
+from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
 from clippo_core.errors import CheckpointError, ConfigError, ConflictError, Preempted, StorageError, TrainingError
 from clippo_core.losses import contrastive_loss
 from clippo_core.optim import Adafactor, rsqrt_schedule
@@ -101,7 +101,9 @@ def test_equals_a_naive_loop(shards: Manifest, uninterrupted: Reference) -> None
     tower = models.build_tower(plan.model, 32, seed=0)
     optimizer = Adafactor(tower.named_parameters(), lr=1e-3, weight_decay=1e-4, decayed=tower.decayed, views=tower.views)
     losses = []
-    feed = batches(shards, plan.data, image_px=32, batch_pairs=8, seed=0, encode_text=models.text_encoder(plan.model, plan.render), steps=6)
+    feed = batches(
+        shards, plan.data, image_px=32, batch_pairs=8, seed=0, text_encoder=models.text_encoder(plan.model, plan.render), steps=6
+    )
     for step, batch in enumerate(feed):
         loss = contrastive_loss(*tower(batch.photos, batch.first_text, batch.second_text))
         tower.zero_grad()
@@ -270,6 +272,25 @@ def test_three_sources_of_a_resume(
         train(moved(third, tmp_path / "sixth", model__skip_blank_rows=True), shards)
     with pytest.raises(ConfigError, match="resume_from.*no checkpoint"):
         train(moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards)
+
+
+def test_a_token_tower_records_its_tokenizer(shards: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tokenizer = str(tmp_path / "small.model")
+    texts = [f"{kind} {n}" for kind in ("photo", "picture", "left", "right") for n in range(40)]
+    models.train_tokenizer(texts, tokenizer, vocab_size=300)
+    plan = tiny_plan(str(tmp_path / "run"), model__kind="one_tower_clip", model__tokenizer=tokenizer, model__text_tokens=8)
+    expected = models.text_encoder(plan.model, plan.render).digest
+    with monkeypatch.context() as patch:
+        # As versions before wrote it, which looked for the digest of a renderer only.
+        patch.setattr(loop, "Progress", lambda **known: Progress(**known | {"render_digest": ""}))
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(plan, shards)
+    older = latest_checkpoint(storage.join(plan.stage.root, "checkpoints"))
+    assert older and older.progress.step == 3 and older.progress.render_digest == ""
+    newer = open_checkpoint(train(plan, shards).uri)
+    assert [line["step"] for line in curve(plan)] == [1, 2, 3, 4, 5, 6]
+    assert newer.progress.render_digest == expected and len(expected) == 64
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, spoilt_steps: set[int]) -> None:

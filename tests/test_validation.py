@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from clippo_core.config import (
     VqaConfig,
     Xm3600Config,
 )
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, shard_index, shards
 from clippo_core.data.evaluated import evaluated_pictures
 from clippo_core.data.expectations import RULES, validate
+from clippo_core.data.pairs import MAX_KEY_CHARACTERS
 from clippo_core.errors import DataError
 from clippo_core.records import RenderPlan, StagePlan, ValidatePlan, ValidationReport
 from clippo_core.rendering import Renderer
@@ -146,8 +148,8 @@ def test_what_is_left_trains(tmp_path: Path) -> None:
     left = {"set/sixteen", "set/blank-text", "set/long", "set/number", "set/half-character", "set/same-twice"}
     left |= {f"set/good-{n:03d}" for n in range(20)}
     assert manifest.n_pairs == len(left)
-    encode = Renderer.from_config(RENDER).masks
-    batches = loader.batches(manifest, data, image_px=64, batch_pairs=13, seed=0, encode_text=encode, steps=16)
+    encode = Renderer.from_config(RENDER)
+    batches = loader.batches(manifest, data, image_px=64, batch_pairs=13, seed=0, text_encoder=encode, steps=16)
     assert {key for batch in batches for key in batch.keys} == left
 
 
@@ -161,6 +163,25 @@ def test_too_many_bad_rows_stop_the_run_and_are_named(tmp_path: Path) -> None:
     assert [expectation.passed for expectation in report.expectations] == [True] * len(RULES)
     with pytest.raises(DataError, match="set/photo-007"):
         judged(one_bad, max_bad_share=0.0)
+
+
+def test_a_key_that_is_too_long_is_counted_and_left_out(tmp_path: Path) -> None:
+    keys = [f"{n:03d}" for n in range(9)] + ["k" * (MAX_KEY_CHARACTERS - len("web/")), "k" * 5000]
+    with tarfile.open(tmp_path / "web.tar", "w") as tar:
+        for number, key in enumerate(keys):
+            for extension, content in (("jpg", jpeg(number)), ("txt", f"text {number}".encode())):
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    source = SourceConfig("webdataset", str(tmp_path / "web.tar"), name="set")
+    report = judged(source)
+    assert list(report.excluded) == [f"set/web/{keys[-1]}"]
+    [problem] = report.excluded.values()
+    assert "5,004 characters, more than 200; shorten it" in problem
+    assert sum(failed(report).values()) == 1
+    with pytest.raises(DataError, match="1 of 11 records are unusable"):
+        judged(source, max_bad_share=0.05)
+    assert len(shard_index.index_foreign(tmp_path / "web.tar", "set", report.excluded)) == 10
 
 
 def test_a_sound_set_passes_every_expectation(tmp_path: Path) -> None:
@@ -283,9 +304,9 @@ def test_the_real_slices_validate_and_load(slices: Path, tmp_path: Path) -> None
     assert report.n_records == 4000 + 27430 + 3392 and all("#" in key for key in report.excluded) and len(report.excluded) < 20
     manifest = shards.write_shards(RenderPlan(StagePlan(str(tmp_path), 0, "d"), run.data, run.render), report, progress=False)
     assert (manifest.n_photo_pairs, manifest.n_pairs) == (4000, 34822)
-    encode = Renderer.from_config(run.render).masks
+    encode = Renderer.from_config(run.render)
     keys = []
-    for batch in loader.batches(manifest, run.data, image_px=112, batch_pairs=128, seed=0, encode_text=encode, steps=45):
+    for batch in loader.batches(manifest, run.data, image_px=112, batch_pairs=128, seed=0, text_encoder=encode, steps=45):
         assert batch.photos.shape == (96, 3, 112, 112) and len(set(batch.keys)) == 128
         keys += batch.keys[:96]
     assert len(set(keys)) == 4000 and len(keys) == 4320

@@ -74,6 +74,6 @@ def _chunks(uri: str) -> Iterator[bytes]:
             while chunk := file.read(2**22):
                 yield chunk
     except NotFoundError as error:
-        raise DataError(f"{uri}: there is no such file; check `path` of the source.") from error
+        raise DataError(f"{uri}: there is no such file; check its address in the config.") from error
     except (OSError, EOFError, zlib.error, StorageError) as error:
         raise DataError(f"{uri} cannot be read ({error}); it is damaged or cut short.") from error

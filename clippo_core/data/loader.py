@@ -1,6 +1,7 @@
 """Shards -> batches: the record of every place of every batch (`order`), read, decoded, drawn, and cut into ranks.
 
-    batches(manifest, data, image_px=224, batch_pairs=10240, seed=0, encode_text=text_encoder(...), rank=r, world_size=n, steps=250_000)
+    batches(manifest, data, image_px=224, batch_pairs=10240, seed=0, text_encoder=Renderer(224),
+            rank=r, world_size=n, steps=250_000)
 
 The global batch of a step is a function of (seed, step): the same records, captions and pixels for 1, 2 or 4 ranks and any number of
 workers, so going on at a step needs no state. A rank gets a slice of the photos and a slice of the text pairs. An epoch of the photos
@@ -30,12 +31,13 @@ from clippo_core.data.order import Draw, Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.records import FileEntry, Manifest
+from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
 
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
 
-EncodeText = Callable[[list[str]], np.ndarray]
+Encode = Callable[[list[str]], np.ndarray]
 T = TypeVar("T")
 
 
@@ -46,7 +48,7 @@ class Batch:
     photos: torch.Tensor
     """uint8 [p, 3, image_px, image_px]."""
     first_text: torch.Tensor
-    """[m, ...]: the text pairs' first texts, as `encode_text` gives them."""
+    """[m, ...]: the text pairs' first texts, as `text_encoder` gives them."""
     second_text: torch.Tensor
     """[p + m, ...]: the photos' captions, then the text pairs' second texts."""
     keys: list[str]
@@ -68,7 +70,7 @@ def batches(
     image_px: int,
     batch_pairs: int,
     seed: int,
-    encode_text: EncodeText,
+    text_encoder: TextEncoder,
     steps: int,
     start_step: int = 0,
     rank: int = 0,
@@ -79,11 +81,12 @@ def batches(
     """The batches of steps start_step .. steps - 1 for one rank, in order.
 
     `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0 makes them here. `varied` draws the
-    texts instead of `encode_text`, in a layout that follows from (seed, step, place). Raises ConfigError where batch, ranks and data
-    cannot go together, ShardError where a shard is missing or damaged.
+    texts instead of `text_encoder`, in a layout that follows from (seed, step, place). Raises
+    ConfigError where batch, ranks and data cannot go together, ShardError where a shard is missing
+    or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
-    batch_of = _RankBatches(plan, image_px, encode_text, rank, world_size, varied)
+    batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied)
     if workers == 0:
         return (batch_of[step] for step in range(start_step, steps))
     return iter(
@@ -186,15 +189,22 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
     """Step -> this rank's batch; the same object works in this process and in workers."""
 
     def __init__(
-        self, plan: BatchPlan, image_px: int, encode_text: EncodeText, rank: int, world_size: int, varied: AugmentedRenderer | None
+        self,
+        plan: BatchPlan,
+        image_px: int,
+        text_encoder: TextEncoder,
+        rank: int,
+        world_size: int,
+        varied: AugmentedRenderer | None,
     ) -> None:
-        self._plan, self._image_px, self._encode, self._varied = plan, image_px, encode_text, varied
+        self._plan, self._image_px = plan, image_px
+        self._text_encoder, self._varied = text_encoder, varied
         self._photo_slice, self._text_slice = plan.rank_slices(rank, world_size)
-        renderer = getattr(encode_text, "__self__", None)
         self._keeps = len(plan.members[0]) * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
         self._texts: dict[int, list[str]] = {}
-        self._drawn = plan.wants_drawings and not varied and getattr(renderer, "digest", "") == plan.manifest.render_digest
+        as_stored = text_encoder.digest == plan.manifest.render_digest
+        self._drawn = plan.wants_drawings and not varied and as_stored
 
     def __getitem__(self, step: int) -> Batch:
         draw = self._plan.draw(step)
@@ -216,16 +226,16 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
             step=step,
         )
 
-    def _encoders(self, step: int, places: np.ndarray, n_photos: int) -> tuple[EncodeText, EncodeText]:
+    def _encoders(self, step: int, places: np.ndarray, n_photos: int) -> tuple[Encode, Encode]:
         """What draws the first texts, and the second ones, of this rank's places of a step."""
         if self._varied is None:
-            return self._encode, self._encode
+            return self._text_encoder, self._text_encoder
         draw = self._varied.masks
         plan, share = self._plan, self._varied.augment.share
         numbers = numbers_of_step(plan.order.seed, step, plan.n_photos + plan.n_texts, share)[places, :, :LAYOUT_NUMBERS]
         return partial(draw, numbers=numbers[n_photos:, 0]), partial(draw, numbers=numbers[:, 1])
 
-    def _second(self, records: list[int], chosen: list[int], encode: EncodeText) -> np.ndarray:
+    def _second(self, records: list[int], chosen: list[int], encode: Encode) -> np.ndarray:
         """The encoded second texts: drawn now, or read where the shards hold them as this run draws them."""
         source = self._plan.shards
         spans = source.index.drawings[source.text_starts[records] + chosen]

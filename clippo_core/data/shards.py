@@ -96,12 +96,6 @@ def file_uri(manifest: Manifest, entry: FileEntry) -> str:
     return entry.name if is_foreign else storage.join(manifest.uri, entry.name)
 
 
-def verify(manifest: Manifest) -> None:
-    """Read every file of a manifest and compare it with its sha256. Raises ShardError."""
-    for entry in manifest.files:
-        local_file(manifest, entry, whole=True)
-
-
 def local_file(manifest: Manifest, entry: FileEntry, whole: bool = False) -> Path:
     """A local path of a file of a manifest, fetched and compared with its sha256 where it is remote (or `whole`), else with its size.
 

@@ -1,19 +1,15 @@
-"""Text -> sentences, by a small rule with a name and a version, so that "consecutive sentences" means the same next year.
+"""Text -> sentences, by a small rule that anybody can run on paper.
 
     A line end ends a sentence. Within a line, one of . ! ? … (and closing quotes or brackets after it) ends a sentence if white space and
     then a capital, a digit or an opening quote follow; and 。！？ end one by themselves. Not after a known abbreviation (Mr. Dr. e.g. ...),
     a single capital (J. Smith), or where the next word starts in lower case.
 
-The paper does not say how it split C4. This is not a linguistic tool: for English and similar web text it is close enough, and
-anybody can run it on paper. Change the rule, and change the version.
+The paper does not say how it split C4; for English and similar web text this rule is close enough.
 """
 
 from __future__ import annotations
 
 import re
-
-SPLITTER = "capital-after-stop/1"
-"""Name and version; it is part of a `c4` source's provenance."""
 
 _SHORT_FORMS = """
 mr mrs ms dr prof sr jr st mt no vs etc inc ltd co corp gen col lt sgt capt rev hon rep sen gov fig vol pp p ed eds est dept univ approx al

@@ -38,29 +38,50 @@ class Entry:
         return next((extension for extension in PICTURES if extension in self.members), "")
 
 
-def entries(path: str | Path) -> list[Entry]:
-    """All records of a local, uncompressed tar, in its order. Raises ShardError for one that is cut short or no tar."""
+@dataclass(frozen=True)
+class Member:
+    """One regular file in a tar."""
+
+    name: str
+    offset: int
+    """Where its content begins in the tar, in bytes."""
+    size: int
+    """In bytes."""
+
+
+def members(path: str | Path) -> list[Member]:
+    """The regular files in a local, uncompressed tar, in its order.
+
+    Raises ShardError for one that is cut short or no tar.
+    """
     size = Path(path).stat().st_size
-    found: list[Entry] = []
+    found: list[Member] = []
     try:
         with tarfile.open(path, "r:") as tar:
             end = 0
             for member in tar:
                 end = member.offset_data + member.size
-                if not member.isreg() or end > size:
-                    continue
-                folder, slash, name = member.name.rpartition("/")
-                stem, dot, extension = name.partition(".")
-                if not dot or not stem:
-                    continue
-                key = folder + slash + stem
-                if not found or found[-1].key != key or extension.lower() in found[-1].members:
-                    found.append(Entry(key))
-                found[-1].members[extension.lower()] = (member.offset_data, member.size)
+                if member.isreg() and end <= size:
+                    found.append(Member(member.name, member.offset_data, member.size))
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ShardError(f"{path} is no readable tar ({error}); make or fetch it again.") from error
     if end > size or size - end < tarfile.BLOCKSIZE:
         raise ShardError(f"{path} is cut short: it ends within or right after its last member; make or fetch it again.")
+    return found
+
+
+def entries(path: str | Path) -> list[Entry]:
+    """All records of a local, uncompressed tar, in its order. Raises ShardError as `members`."""
+    found: list[Entry] = []
+    for member in members(path):
+        folder, slash, name = member.name.rpartition("/")
+        stem, dot, extension = name.partition(".")
+        if not dot or not stem:
+            continue
+        key = folder + slash + stem
+        if not found or found[-1].key != key or extension.lower() in found[-1].members:
+            found.append(Entry(key))
+        found[-1].members[extension.lower()] = (member.offset, member.size)
     return found
 
 

@@ -1,11 +1,14 @@
 """Engines: exact steps over the full global batch, on any number of ranks, plain or under DeepSpeed's ZeRO.
 
-engine = make_engine(tower, optim, zero_stage=1, precision="bfloat16")
+engine = make_engine(tower, optim, decayed=tower.decayed, views=tower.views, zero_stage=1,
+                     precision="bfloat16")
 output = contrastive_step(engine, photos, first_text, second_text, memory=plan)
 norm = engine.update(multiplier) if output.finite else engine.discard()
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -23,18 +26,21 @@ def make_engine(
     module: nn.Module,
     optim: OptimConfig,
     *,
+    decayed: set[str],
+    views: Mapping[str, tuple[int, ...]],
     zero_stage: int = 0,
     precision: str = "float32",
     device: torch.device | str | None = None,
-    decayed: set[str] | None = None,
-    views: dict[str, tuple[int, ...]] | None = None,
     lr_groups: dict[str, float] | None = None,
 ) -> Engine:
     """An engine that trains `module` on every rank of the process group (or alone, where there is none).
 
-    `decayed`, `views`: names of decayed parameters and Adafactor's views; by default the module's own attributes of these names.
-    `lr_groups`: prefix of parameter names -> factor on their whole step. `device`: the rank's own by default. The module is moved
-    there and, on several ranks, gets rank 0's weights. Raises ConfigError.
+    `decayed`: names of the parameters that weight decay applies to. `views`: parameter name ->
+    shape in which Adafactor factors its gradient, where that is not its own. A tower has both as
+    attributes.
+    `lr_groups`: prefix of parameter names -> factor on their whole step. `device`: the rank's own
+    by default. The module is moved there and, on several ranks, gets rank 0's weights.
+    Raises ConfigError.
     """
     require(zero_stage in (0, 1, 2, 3), f"zero_stage is {zero_stage}; use 0, 1, 2 or 3.")
     require(precision in ("float32", "bfloat16"), f"precision is {precision!r}; use 'float32' or 'bfloat16'.")
@@ -42,13 +48,13 @@ def make_engine(
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     device = torch.device(device)
     module.to(device)
-    decayed = getattr(module, "decayed", None) if decayed is None else decayed
-    views = getattr(module, "views", {}) if views is None else views
+    unknown = (decayed | set(views)) - {name for name, _ in module.named_parameters()}
     require(
-        decayed is not None or optim.weight_decay == 0,
-        f"{type(module).__name__} does not say which parameters decay; pass `decayed`, or set optim.weight_decay to 0.",
+        not unknown,
+        f"decayed or views names {min(unknown, default='')!r}, but {type(module).__name__} has no "
+        "such parameter; pass names as in module.named_parameters().",
     )
-    optimizer = make_optimizer(module, optim, decayed or set(), views, lr_groups or {})
+    optimizer = make_optimizer(module, optim, decayed, views, lr_groups or {})
     if zero_stage == 0:
         return PlainEngine(module, optimizer, precision, device)
     from clippo_core.engine.zero import ZeroEngine
@@ -57,7 +63,11 @@ def make_engine(
 
 
 def make_optimizer(
-    module: nn.Module, optim: OptimConfig, decayed: set[str], views: dict[str, tuple[int, ...]], lr_groups: dict[str, float]
+    module: nn.Module,
+    optim: OptimConfig,
+    decayed: set[str],
+    views: Mapping[str, tuple[int, ...]],
+    lr_groups: dict[str, float],
 ) -> ShardedOptimizer:
     """The optimizer of `optim` over the module's parameters that require a gradient."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -22,16 +22,14 @@ from clippo_core.optim import ShardedOptimizer
 
 
 class Engine(abc.ABC):
-    """A module, its optimizer and the ranks it trains on."""
+    """A module, its optimizer and the ranks it trains on. Subclasses call `_forward`, not `module`."""
 
     def __init__(self, module: nn.Module, optimizer: ShardedOptimizer, precision: str, device: torch.device) -> None:
         self.module, self.optimizer, self.device = module, optimizer, device
+        self._forward = _InBfloat16(module, device.type) if precision == "bfloat16" else module
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self._pending, self._coalescing = False, False
-        if precision == "bfloat16":
-            # Within forward, so that neither names nor DeepSpeed's own autocast settings change; gradients and weights stay float32.
-            module.forward = torch.autocast(device.type, dtype=torch.bfloat16)(module.forward)  # type: ignore[method-assign]  # on purpose
 
     @abc.abstractmethod
     def __call__(self, *inputs: Any) -> Any:
@@ -100,6 +98,22 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _update(self, multiplier: float | None) -> None:
         """Step with `multiplier`, or with None only drop the gradients."""
+
+
+class _InBfloat16(nn.Module):
+    """`module` under autocast; weights, gradients and their reduction stay float32.
+
+    A module rather than a block around the call, because DeepSpeed switches autocast off around
+    the module that it is given unless its own autocast is on.
+    """
+
+    def __init__(self, module: nn.Module, device_type: str) -> None:
+        super().__init__()
+        self.module, self._device_type = module, device_type
+
+    def forward(self, *inputs: Any) -> Any:
+        with torch.autocast(self._device_type, dtype=torch.bfloat16):
+            return self.module(*inputs)
 
 
 def check_fit(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor]) -> None:

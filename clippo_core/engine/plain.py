@@ -35,7 +35,7 @@ class PlainEngine(Engine):
                 dist.broadcast(tensor, 0)
 
     def __call__(self, *inputs: Any) -> Any:
-        return self.module(*inputs)
+        return self._forward(*inputs)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()} if self.rank == 0 else {}

@@ -34,7 +34,7 @@ class ZeroEngine(Engine):
         names = {id(p): name for name, p in module.named_parameters()}
         self._deepspeed = _deepspeed(device)
         self._zero: Any = self._deepspeed.initialize(
-            model=module, optimizer=optimizer, config=_config(stage, device), dist_init_required=False
+            model=self._forward, optimizer=optimizer, config=_config(stage, device), dist_init_required=False
         )[0]
         optimizer.place(*(_shard_stage3 if stage == 3 else _shard_stage12)(self._zero.optimizer, names, self.rank))
 

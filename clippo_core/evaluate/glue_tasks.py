@@ -79,12 +79,12 @@ def make_problem(model: Clippo, config: GlueConfig, task: TaskRows) -> Problem:
         reads="texts",
         n_outputs=1 if regression else len(task.task.labels),
         activation="tanh",
-        train=text_inputs(model.encode_text, texts(task.train, config)),
+        train=text_inputs(model.text_encoder, texts(task.train, config)),
         loss=loss,
-        scored=text_inputs(model.encode_text, texts(task.dev[first], config)),
+        scored=text_inputs(model.text_encoder, texts(task.dev[first], config)),
         score=score,
         constant=lambda outputs: is_constant(predictions(task.task, outputs)),
-        others={key: text_inputs(model.encode_text, texts(task.dev[key], config)) for key in others},
+        others={key: text_inputs(model.text_encoder, texts(task.dev[key], config)) for key in others},
     )
 
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from clippo_core.config import ImagenetConfig
+from clippo_core.data.annotation_files import load_json
 from clippo_core.data.images import decode_image
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import metrics, results
 from clippo_core.evaluate.few_shot import few_shot
 from clippo_core.evaluate.labelled import ClassNames, load_class_names, open_labelled
-from clippo_core.evaluate.prompts import load_json, load_templates
+from clippo_core.evaluate.prompts import load_templates
 from clippo_core.evaluate.session import Session, content_of, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan
 

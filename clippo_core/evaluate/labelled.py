@@ -11,20 +11,27 @@ member's name becomes a path. It reads bytes and does not decode them (`data/ima
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import IO
 
 import numpy as np
 
 from clippo_core import storage
+from clippo_core.data import tars
+from clippo_core.data.annotation_files import load_json
 from clippo_core.data.images import read_image_bytes
-from clippo_core.errors import DataError, EvaluationError, NotFoundError, StorageError
+from clippo_core.errors import (
+    DataError,
+    EvaluationError,
+    ImageError,
+    NotFoundError,
+    ShardError,
+    StorageError,
+)
 from clippo_core.evaluate.embed import Pictures
-from clippo_core.evaluate.prompts import canonical_name, load_json
+from clippo_core.evaluate.prompts import canonical_name
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _WNID_FILES = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
@@ -114,11 +121,11 @@ def open_labelled(uri: str) -> LabelledPictures:
         raise DataError(f"{uri}: there are no pictures; check `images`.") from error
     files = [stat.uri for stat in stats] or [uri]
     parquet = [file for file in files if file.endswith(".parquet")]
-    tars = [file for file in files if file.endswith(".tar")]
+    tar_files = [file for file in files if file.endswith(".tar")]
     if parquet:
         return _from_parquet(parquet)
-    if tars:
-        return _from_tars(tars)
+    if tar_files:
+        return _from_tars(tar_files)
     found = sorted((stat.name, stat.uri) for stat in stats if "/" in stat.name and stat.name.lower().endswith(_PICTURES))
     if not found:
         raise DataError(f"{uri} holds no pictures in class folders, no .parquet and no .tar; check `images`.")
@@ -162,43 +169,36 @@ def _from_parquet(files: list[str]) -> LabelledPictures:
 
 
 def _from_tars(files: list[str]) -> LabelledPictures:
-    members: dict[str, tuple[str, int, int]] = {}
+    pictures: dict[str, str] = {}
     numbers: dict[str, int] = {}
     for file in files:
         try:
-            with tarfile.open(storage.fetch(file)) as tar:
-                for member in tar:
-                    if not member.isfile():
-                        continue
-                    stem = f"{PurePosixPath(file).name}/{member.name.rpartition('.')[0]}"
-                    if member.name.lower().endswith(_PICTURES):
-                        members[f"{PurePosixPath(file).name}/{member.name}"] = (file, member.offset_data, member.size)
-                    elif member.name.endswith((".cls", ".json")) and member.size < 2**20:
-                        numbers[stem] = _number(tar.extractfile(member), member.name, numbers.get(stem))
-        except (tarfile.TarError, OSError, EOFError, ValueError, StorageError) as error:
+            path = storage.fetch(file)
+            for member in tars.members(path):
+                name = f"{PurePosixPath(file).name}/{member.name}"
+                address = f"{file}#{member.offset}+{member.size}"
+                if name.lower().endswith(_PICTURES):
+                    pictures[name] = address
+                elif name.endswith((".cls", ".json")) and member.size < 2**20:
+                    stem = name.rpartition(".")[0]
+                    text = tars.picture_bytes(address).decode()
+                    numbers[stem] = _number(text, name, numbers.get(stem))
+        except (ImageError, ShardError, OSError, ValueError, StorageError) as error:
             raise DataError(f"{file} is no readable tar of pictures ({error}).") from error
-    names = sorted(members)
+    names = sorted(pictures)
     if not names:
         raise DataError(f"{', '.join(files[:3])}: the tars hold no pictures; tars within tars must be unpacked first.")
-
-    def read(i: int) -> bytes:
-        file, offset, size = members[names[i]]
-        with open(storage.fetch(file), "rb") as handle:
-            handle.seek(offset)
-            return handle.read(size)
-
     by_number = any(number >= 0 for number in numbers.values())
     stems = [name.rpartition(".")[0] for name in names]
     unlabelled = [name for name, stem in zip(names, stems, strict=True) if by_number and numbers.get(stem, -1) < 0]
     if unlabelled:
         raise DataError(f"{unlabelled[0]} (and {len(unlabelled) - 1} more) has no .cls beside it; every picture needs its class.")
     classes = [str(numbers[stem]) if by_number else PurePosixPath(stem).parent.name for stem in stems]
-    return LabelledPictures(Pictures(names, read), classes, by_number)
+    return LabelledPictures(Pictures(names, lambda i: tars.picture_bytes(pictures[names[i]])), classes, by_number)
 
 
-def _number(handle: IO[bytes] | None, name: str, known: int | None) -> int:
+def _number(text: str, name: str, known: int | None) -> int:
     """The class in a .cls (a number), or in a .json (`label`); -1 for a .json without one. A .cls wins."""
-    text = handle.read().decode() if handle is not None else ""
     if name.endswith(".cls"):
         return int(text)
     label = json.loads(text).get("label", -1)

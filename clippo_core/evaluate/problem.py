@@ -65,15 +65,14 @@ class FineTuned(nn.Module):
         for layer in (hidden, last):  # BERT's initialisation of new layers
             nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
             nn.init.zeros_(layer.bias)
+        kernels = {"head.0.weight", "head.2.weight"}
+        self.decayed: set[str] = {f"tower.{name}" for name in tower.decayed} | kernels
+        """Names of the parameters that weight decay applies to."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images [b, 3, H, W], or encoded texts [b, ...] -> float [b, n_outputs]."""
         features = self.tower.pooled(inputs) if self.reads == "images" else self.tower.pooled_encoded_text(inputs)
         return self.head(features)
-
-    def decayed(self) -> set[str]:
-        """Names of the kernels, which weight decay applies to."""
-        return {f"tower.{name}" for name in self.tower.decayed} | {"head.0.weight", "head.2.weight"}
 
 
 def freeze_unused(module: FineTuned, problem: Problem) -> None:

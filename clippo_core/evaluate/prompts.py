@@ -9,13 +9,12 @@ the paper's system adds the bare name (81, `clip_paper`), and `clip_best` is CLI
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Sequence
 
-from clippo_core import storage
-from clippo_core.errors import ConfigError, EvaluationError, StorageError
+from clippo_core.data.annotation_files import load_json
+from clippo_core.errors import ConfigError, EvaluationError
 
 _CLIP = """
 a bad photo of a {}. | a photo of many {}. | a sculpture of a {}. | a photo of the hard to see {}. |
@@ -84,14 +83,6 @@ def canonical(text: str, keep: str = "") -> str:
 def canonical_name(name: str) -> str:
     """Canonical form of a class name: of several aliases, divided by commas, the first."""
     return canonical(name, keep=",").split(",")[0].strip()
-
-
-def load_json(uri: str) -> object:
-    """A JSON file. Raises EvaluationError naming it where it is missing or no JSON."""
-    try:
-        return json.loads(storage.read_text(uri))
-    except (StorageError, ValueError) as error:
-        raise EvaluationError(f"{uri} cannot be read as JSON ({error}).") from error
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

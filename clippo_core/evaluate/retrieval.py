@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clippo_core.config import RetrievalConfig
+from clippo_core.data.annotation_files import load_json
 from clippo_core.data.images import decode_image, read_image_bytes
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.photo_sources import coco_records, karpathy_records
@@ -23,7 +24,6 @@ from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import DataError, EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.embed import Pictures
-from clippo_core.evaluate.prompts import load_json
 from clippo_core.evaluate.ranking import Ranking, chance_recall, retrieval_ranks
 from clippo_core.evaluate.session import Session, content_of, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan

@@ -84,7 +84,8 @@ class TrialRun:
             zero_stage=0,
             precision="bfloat16" if on_gpu else "float32",
             device=device,
-            decayed=module.decayed(),
+            decayed=module.decayed,
+            views={},
             lr_groups={"head.": config.head_lr_multiplier},
         )
         self.steps_per_epoch = -(-problem.train.n // config.batch_size)

@@ -10,7 +10,7 @@ pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a text file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from clippo_core import storage
 from clippo_core.config import DataConfig, ModelConfig, RenderConfig
 from clippo_core.data.sources import TextRecord, read_source
 from clippo_core.errors import ConfigError, NotFoundError, RenderError
-from clippo_core.rendering import Renderer
+from clippo_core.rendering import Renderer, TextEncoder
 
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
-def text_encoder(model: ModelConfig, render: RenderConfig) -> Callable[[list[str]], np.ndarray]:
-    """The function that turns texts into what the tower of `model` reads. It can be pickled, for the loader's processes."""
+def text_encoder(model: ModelConfig, render: RenderConfig) -> TextEncoder:
+    """What turns texts into the input of the tower of `model`. Raises what `load_tokenizer` does."""
     if model.kind in ("one_tower_clip", "two_tower_clip"):
         return TokenEncoder(model.tokenizer, model.text_tokens)
-    return Renderer.from_config(render).masks
+    return Renderer.from_config(render)
 
 
 class TokenEncoder:
@@ -40,7 +40,7 @@ class TokenEncoder:
         self.text_tokens = text_tokens
         self.processor = load_tokenizer(tokenizer)
 
-    def __call__(self, texts: list[str]) -> np.ndarray:
+    def __call__(self, texts: Sequence[str], /) -> np.ndarray:
         """Token ids, int32 [n, text_tokens]. Raises RenderError for a text that is no str, naming its position."""
         for position, text in enumerate(texts):
             if not isinstance(text, str):

@@ -25,12 +25,6 @@ INK, PAGE = 0, 127
 """Brightness of glyphs and of the page, 0 to 255."""
 
 
-def rows_used(masks: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """[n] rows down to the last one with ink, of masks [n, rows, px]; 0 for a blank page."""
-    inked: NDArray[np.bool_] = np.any(masks, axis=2)
-    return np.where(inked.any(axis=1), inked.shape[1] - inked[:, ::-1].argmax(axis=1), 0)
-
-
 def expand_numpy(masks: NDArray[np.uint16], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """uint8 [n, 16 * rows, px] of masks uint16 [n, rows, px]: ink 0 on 127; into `out`, C-contiguous of that shape, if it is given."""
     n, rows, px = masks.shape
@@ -76,13 +70,6 @@ def expand(masks: torch.Tensor, dtype: torch.dtype | None = None, channels: int 
         low, high = (torch.tensor(value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1 for value in (INK, PAGE))
         image = torch.where(ink, low.to(dtype or torch.float32), high.to(dtype or torch.float32))
     return image.reshape(n, 1, rows * height, px).expand(-1, channels, -1, -1)
-
-
-def expand_patches(masks: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """[n, rows * px / 16, 256] of masks uint16 [n, rows, px]: one channel, patches by rows, pixels of a patch by rows."""
-    n, rows, px = masks.shape
-    image = expand(masks, dtype, channels=1)
-    return image.reshape(n, rows, ROW_PX, px // ROW_PX, ROW_PX).transpose(2, 3).reshape(n, rows * (px // ROW_PX), ROW_PX * ROW_PX)
 
 
 def _ink(masks: torch.Tensor) -> torch.Tensor:

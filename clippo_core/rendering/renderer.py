@@ -110,6 +110,10 @@ class Renderer:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def __call__(self, texts: Sequence[str], /) -> NDArray[np.uint16]:
+        """The same as `masks`: a renderer is a `TextEncoder`."""
+        return self.masks(texts)
+
     def masks(self, texts: Sequence[str]) -> NDArray[np.uint16]:
         """Column masks uint16 [n, image_px / 16, image_px]; bit y = pixel row y of the 16. Raises RenderError for what is no `str`."""
         cut = reference.cut_texts(texts)

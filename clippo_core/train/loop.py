@@ -26,7 +26,7 @@ import torch
 
 from clippo_core import models, storage
 from clippo_core.config import ModelConfig
-from clippo_core.data.loader import batches
+from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine, MemoryPlan, Ranks, apply_memory, choose_memory, init_distributed, make_engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
 from clippo_core.engine.recipe import check_same_recipe
@@ -34,6 +34,7 @@ from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, Trai
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.provenance import code_digest
 from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
+from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import AugmentedRenderer
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
@@ -75,10 +76,10 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
         agreement.barrier()
         watch = Watch(plan.stage.root, state.step, plan.train.steps, progress) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
-        encode_text = models.text_encoder(plan.model, plan.render)
+        text_encoder = models.text_encoder(plan.model, plan.render)
 
         def describe(finished: bool) -> Progress:
-            return _progress(plan, state, ranks.world_size, encode_text, finished)
+            return _progress(plan, state, ranks.world_size, text_encoder, finished)
 
         def before_commit() -> None:
             if watch:
@@ -86,7 +87,7 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
             check_owner()
 
         saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
-        feed = on_device(_batches(plan, manifest, ranks, encode_text, state.step), ranks.device)
+        feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
         feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
         meter = Meter(plan.model, plan.render.image_px, plan.train.precision, plan.train.batch_pairs, ranks.world_size, ranks.device)
         try:
@@ -194,7 +195,16 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
     apply_memory(tower, memory)
     if plan.train.compile:
         tower.compile()
-    return make_engine(tower, plan.optim, zero_stage=plan.train.zero_stage, precision=plan.train.precision, device=ranks.device), memory
+    engine = make_engine(
+        tower,
+        plan.optim,
+        decayed=tower.decayed,
+        views=tower.views,
+        zero_stage=plan.train.zero_stage,
+        precision=plan.train.precision,
+        device=ranks.device,
+    )
+    return engine, memory
 
 
 def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
@@ -217,14 +227,14 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     return _State(checkpoint.progress.step, kept.get("skipped", []), deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN))
 
 
-def _batches(plan: PretrainPlan, manifest: Manifest, ranks: Ranks, encode_text: Any, start_step: int) -> Iterator[Any]:
+def _batches(plan: PretrainPlan, manifest: Manifest, ranks: Ranks, text_encoder: TextEncoder, start_step: int) -> Iterator[Batch]:
     return batches(
         manifest,
         plan.data,
         image_px=plan.render.image_px,
         batch_pairs=plan.train.batch_pairs,
         seed=plan.stage.seed,
-        encode_text=encode_text,
+        text_encoder=text_encoder,
         rank=ranks.rank,
         world_size=ranks.world_size,
         start_step=start_step,
@@ -275,14 +285,14 @@ def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> 
     )
 
 
-def _progress(plan: PretrainPlan, state: _State, world_size: int, encode_text: Any, finished: bool) -> Progress:
+def _progress(plan: PretrainPlan, state: _State, world_size: int, text_encoder: TextEncoder, finished: bool) -> Progress:
     return Progress(
         step=state.step,
         pairs_seen=state.step * plan.train.batch_pairs,
         loss=sum(state.losses) / max(len(state.losses), 1),
         world_size=world_size,
         code_digest=code_digest(__name__),
-        render_digest=getattr(getattr(encode_text, "__self__", None), "digest", ""),
+        render_digest=text_encoder.digest,
         journal=storage.join(plan.stage.root, "journal.jsonl"),
         finished=finished,
         state={"skipped": list(state.skipped), "losses": list(state.losses)},

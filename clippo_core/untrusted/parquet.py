@@ -137,9 +137,7 @@ class Table:
         if kind is Kind.BYTES and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0:
             found, leaf = found.field("bytes").type, f"{name}.bytes"
         if not _is_of(found, kind):
-            fault = (
-                f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
-            )
+            fault = f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
             raise self._refuse(fault, "give the published file")
         return leaf
 
