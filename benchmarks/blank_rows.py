@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from robustness import OUT, trained
 
-from clippo_core import presets
-from clippo_core.config import RunConfig, replace
+from clippo_core.config import RunConfig, presets, replace
 from clippo_core.data.loader import Batch, batches
 from clippo_core.data.shards import open_manifest
 from clippo_core.engine import Engine, make_engine

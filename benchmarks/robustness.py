@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from clippo_core import presets, storage
-from clippo_core.config import AugmentConfig, RenderConfig, RunConfig, replace
+from clippo_core import storage
+from clippo_core.config import AugmentConfig, RenderConfig, RunConfig, presets, replace
 from clippo_core.data.numbers import write_numbers
 from clippo_core.data.photo_sources import karpathy_records
 from clippo_core.embedder import Clippo

@@ -22,8 +22,8 @@ from typing import Any
 
 from towers import tower_model, train_run_tokenizer, write_run_shards
 
-from clippo_core import config, presets
-from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, RunConfig, SourceConfig
+from clippo_core import config
+from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, RunConfig, SourceConfig, presets
 from clippo_core.evaluate import glue
 from clippo_core.evaluate.glue_files import TASKS, Rows, read_split
 from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, StagePlan

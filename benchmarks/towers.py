@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from clippo_core import config, journal, models, presets
-from clippo_core.config import EvaluateConfig, ModelConfig, RetrievalConfig, RunConfig
+from clippo_core import config, journal, models
+from clippo_core.config import EvaluateConfig, ModelConfig, RetrievalConfig, RunConfig, presets
 from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 from clippo_core.rendering import Renderer
 

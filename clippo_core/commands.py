@@ -167,7 +167,8 @@ def released(chosen: argparse.Namespace) -> None:
 
 def preset(chosen: argparse.Namespace) -> None:
     """A preset as JSON, or their list."""
-    from clippo_core import config, presets
+    from clippo_core import config
+    from clippo_core.config import presets
 
     functions = presets.by_name()
     if not chosen.name:
@@ -182,20 +183,20 @@ def preset(chosen: argparse.Namespace) -> None:
     own = {name: settings.pop(name) for name in list(settings) if name in inspect.signature(function).parameters}
     try:
         print(config.to_json(config.replace(function(**own), **settings)))
-    except TypeError as error:  # a field that is not there, or an argument that is missing
+    except TypeError as error:  # an argument that is missing
         raise ConfigError(f"preset {chosen.name} does not take this: {error}") from error
 
 
 def tokenizer(chosen: argparse.Namespace) -> None:
     """A SentencePiece model for the token towers, from text files or a run's own sources."""
-    from clippo_core import models, records, storage
+    from clippo_core import models, storage
     from clippo_core.config import RunConfig
 
     if bool(chosen.file) == bool(chosen.config):
         raise ConfigError("give text files, or --config RUN.json for the captions and sentences of a run's sources.")
     texts: Iterable[str] = (line for path in chosen.file for line in _lines(path))
     if chosen.config:
-        texts = models.corpus(records.loads(RunConfig, storage.read_text(chosen.config)).data)
+        texts = models.corpus(RunConfig.from_json(storage.read_text(chosen.config)).data)
     models.train_tokenizer(texts, chosen.out, chosen.size)
     print(f"{chosen.out}: {models.load_tokenizer(chosen.out).get_piece_size():,} pieces")
 

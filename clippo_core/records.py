@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from clippo_core.config import (
+    Checked,
     DataConfig,
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
     RenderConfig,
     TrainConfig,
+    decode,
+    parse_json,
 )
 
 EVALUATIONS: tuple[str, ...] = ("imagenet", "retrieval", "vqa", "glue", "xm3600")
@@ -32,7 +35,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StagePlan(Checked):
     """What every stage needs to know: where the run lives, and the digest of everything that its result depends on."""
 
     root: str
@@ -46,7 +49,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class ValidatePlan:
+class ValidatePlan(Checked):
     """Input of the validation."""
 
     stage: StagePlan
@@ -57,7 +60,7 @@ class ValidatePlan:
 
 
 @dataclass(frozen=True)
-class RenderPlan:
+class RenderPlan(Checked):
     """Input of rendering and sharding."""
 
     stage: StagePlan
@@ -66,7 +69,7 @@ class RenderPlan:
 
 
 @dataclass(frozen=True)
-class PretrainPlan:
+class PretrainPlan(Checked):
     """Input of pretraining."""
 
     stage: StagePlan
@@ -78,7 +81,7 @@ class PretrainPlan:
 
 
 @dataclass(frozen=True)
-class EvaluatePlan:
+class EvaluatePlan(Checked):
     """Input of one evaluation: the whole EvaluateConfig with only the one evaluation set."""
 
     stage: StagePlan
@@ -87,7 +90,7 @@ class EvaluatePlan:
 
 
 @dataclass(frozen=True)
-class GatePlan:
+class GatePlan(Checked):
     """Input of gate and report."""
 
     stage: StagePlan
@@ -281,30 +284,11 @@ def dumps(record: Any) -> str:
 
 
 def loads(cls: type[T], text: str) -> T:
-    """The record of type `cls` that `dumps` wrote; unknown fields are ignored, nothing is executed."""
-    return from_dict(cls, json.loads(text))
+    """The record of type `cls` that `dumps` wrote, in this or another version: unknown fields are
+    ignored, nothing is executed. Raises ConfigError for anything else."""
+    return decode(cls, parse_json(text, cls.__name__), lenient=True)
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """A (nested) dataclass from plain dicts and lists, as JSON gives them."""
-    import types
-    import typing
-
-    hints = typing.get_type_hints(cls)
-
-    def convert(hint: Any, value: Any) -> Any:
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-        if origin in (typing.Union, types.UnionType):
-            return None if value is None else convert(next(a for a in args if a is not type(None)), value)
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            return from_dict(typing.cast(type, hint), value)
-        if origin is list:
-            return [convert(args[0], item) for item in value]
-        if origin is tuple:
-            return tuple(convert(args[0], item) for item in value)
-        if origin is dict:
-            return {key: convert(args[1], item) for key, item in value.items()}
-        return float(value) if hint is float and isinstance(value, int) else value
-
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # hints do not say which types are dataclasses
-    return cls(**{name: convert(hints[name], value) for name, value in values.items() if name in fields})
+    """The record of type `cls` in plain dicts and lists; otherwise as `loads`."""
+    return decode(cls, values, lenient=True)

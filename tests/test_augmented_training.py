@@ -18,8 +18,8 @@ from ranks import Training
 from tiny import tiny_plan, write_tiny_data, write_tiny_shards
 
 from clippo_core import __main__ as command_line
-from clippo_core import journal, presets, storage
-from clippo_core.config import AugmentConfig, RunConfig, TrainConfig, replace
+from clippo_core import journal, storage
+from clippo_core.config import AugmentConfig, RunConfig, TrainConfig, presets, replace
 from clippo_core.data.loader import Batch, batches
 from clippo_core.embedder import Clippo
 from clippo_core.engine.checkpoint import open_checkpoint
@@ -74,10 +74,10 @@ def losses(plan: PretrainPlan) -> list[float]:
     ("change", "sentence"),
     [
         ({"max_extra_px": 9}, "use 0 to 8"),
-        ({"max_offset_px": -1}, "use 0 or more"),
-        ({"max_extra_px": 1.5}, "max_extra_px is 1.5; use a whole number"),
+        ({"max_offset_px": -1}, "max_offset_px is -1; it must not be negative"),
+        ({"max_extra_px": 1.5}, "max_extra_px is 1.5; it must be a whole number"),
         ({"share": 0}, "share is 0.0; use a share above 0"),
-        ({"double_share": 1.5}, "double_share is 1.5; use 0 to 1"),
+        ({"double_share": 1.5}, "double_share is 1.5; it is a share, 0 to 1"),
         ({"stroke_share": -0.1}, "stroke_share is -0.1"),
         ({"contrast": float("nan")}, "contrast is nan"),
         ({"inversion_share": 2}, "inversion_share is 2.0"),
@@ -85,7 +85,7 @@ def losses(plan: PretrainPlan) -> list[float]:
         ({"max_offset_px": 64}, "has only 64 px"),
         ({"model__skip_blank_rows": True, "noise": 0.1}, "one or the other"),
         ({"model__kind": "two_tower_clip", "model__tokenizer": "x", "noise": 0.1}, "two_tower_clip reads none"),
-        ({"render__image_px": 48, "double_share": 0.5}, "at least 64 px, and render.image_px is 48"),
+        ({"render__image_px": 48, "double_share": 0.5}, "at least 64 px; render.image_px is 48"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_sentence(change: dict[str, Any], sentence: str) -> None:

@@ -153,8 +153,8 @@ def test_tokenizer(folder, capsys, tmp_path):
 
 
 def test_preset(capsys):
-    from clippo_core import presets, records
-    from clippo_core.config import RunConfig
+    from clippo_core import records
+    from clippo_core.config import RunConfig, presets
 
     code, out, _ = run(
         capsys, "preset", "slices", "--data", "DATA", "--set", "steps=900", "--set", "train__batch_pairs=32", "--set", "seed=4"
@@ -165,7 +165,13 @@ def test_preset(capsys):
     assert (found.train.steps, found.data, found.evaluate) == (expected.train.steps, expected.data, expected.evaluate)
     assert len(run(capsys, "preset")[1].splitlines()) == len(presets.by_name())
     assert "no preset slice;" in run(capsys, "preset", "slice")[2]
-    assert "does not take this" in run(capsys, "preset", "demo", "--set", "train__step=3")[2]
+    step, kind = "train__step=3", "model__kind=clipo"
+    refused = run(capsys, "preset", "demo", "--set", step)
+    assert refused[0] == 2 and "train.step: there is no such field; did you mean `steps`?" in refused[2]
+    assert "model.kind is 'clipo'; use 'clippo', " in run(capsys, "preset", "demo", "--set", kind)[2]
+    half = run(capsys, "preset", "demo", "--set", "train__steps=730.5")
+    assert half[:2] == (2, "") and "train.steps is 730.5; it must be a whole number." in half[2]
+    assert "does not take this" in run(capsys, "preset", "slices")[2]  # its `data` is missing
     assert "c4_share 0.3" in run(capsys, "preset", "paper_b16", "--set", "c4_share=0.3")[2]
 
 

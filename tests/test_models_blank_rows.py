@@ -9,8 +9,8 @@ import pytest
 import torch
 from tower_reference import SMALL, pairs_for, perturbed
 
-from clippo_core import models, presets
-from clippo_core.config import ModelConfig, replace
+from clippo_core import models
+from clippo_core.config import ModelConfig, presets, replace
 from clippo_core.errors import ConfigError
 from clippo_core.losses import contrastive_loss
 from clippo_core.models.blank_rows import row_groups

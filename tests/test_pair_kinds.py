@@ -17,8 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippo_core import presets
-from clippo_core.config import DataConfig, EvaluateConfig, FinetuneConfig, GlueConfig, ModelConfig, RunConfig, SourceConfig, replace
+from clippo_core.config import (
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    GlueConfig,
+    ModelConfig,
+    RunConfig,
+    SourceConfig,
+    presets,
+    replace,
+)
 from clippo_core.data.expectations import validate
 from clippo_core.data.number_tasks import glue_files, name
 from clippo_core.data.numbers import TRAIN_DIGITS, Scribe, load_digits

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clippo_core import planning, presets
-from clippo_core.config import DataConfig, GlueConfig, RunConfig, SourceConfig, replace
+from clippo_core import planning
+from clippo_core.config import DataConfig, GlueConfig, RunConfig, SourceConfig, presets, replace
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.planning import RunPlan, fill_kickoff, make_plan
 

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippo_core import presets
 from clippo_core.analysis import decks, pictures
 from clippo_core.analysis.gather import Insight, contact_items, gather_insight
 from clippo_core.analysis.lengths import Lengths, measure_lengths
@@ -28,7 +27,7 @@ from clippo_core.analysis.recipe import paper_run, recipe_differences
 from clippo_core.analysis.report import Report, RunRecord, report_page, summary_table, write_report
 from clippo_core.analysis.rows import rows_of
 from clippo_core.analysis.shard_pairs import read_pairs
-from clippo_core.config import DataConfig, ModelConfig, SourceConfig, replace
+from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.published import Published
 from clippo_core.records import (

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippo_core import presets
 from clippo_core.analysis.decks import validation_deck
 from clippo_core.config import (
     DataConfig,
@@ -23,6 +22,7 @@ from clippo_core.config import (
     SourceConfig,
     VqaConfig,
     Xm3600Config,
+    presets,
 )
 from clippo_core.data import loader, shard_index, shards
 from clippo_core.data.evaluated import evaluated_pictures

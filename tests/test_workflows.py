@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from conftest import PROJECT
 
-from clippo_core import journal, presets
-from clippo_core.config import RunConfig, replace
+from clippo_core import journal
+from clippo_core.config import RunConfig, presets, replace
+from clippo_core.config.presets import NUMBERS_FOLDER
 from clippo_core.data.numbers import write_numbers
 from clippo_core.engine.checkpoint import open_checkpoint
-from clippo_core.presets import NUMBERS_FOLDER
 
 PYFLYTE = Path(sys.executable).with_name("pyflyte")
 

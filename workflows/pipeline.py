@@ -13,8 +13,7 @@ import datetime
 
 from flytekit import WorkflowFailurePolicy, workflow
 
-from clippo_core import presets
-from clippo_core.config import RunConfig
+from clippo_core.config import RunConfig, presets
 from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks.alert import alert
 from tasks.evaluate import glue, imagenet, retrieval, vqa, xm3600

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase
 
-from clippo_core import presets
-from clippo_core.config import RunConfig
+from clippo_core.config import RunConfig, presets
 from workflows.evaluation import evaluate_promoted
 from workflows.pipeline import pretrain_and_evaluate
 

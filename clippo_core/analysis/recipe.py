@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clippo_core import config as config_module
-from clippo_core import presets
-from clippo_core.config import RunConfig
+from clippo_core.config import RunConfig, presets
 
 WHERE_NOT_HOW = {
     "annotations",

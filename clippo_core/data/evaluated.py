@@ -81,17 +81,17 @@ def _folder(pictures: Pictures) -> Iterator[str]:
 
 def _captions(pictures: Pictures) -> Iterator[str]:
     """Pictures of Karpathy's or COCO's json."""
-    content = files.load_json(pictures.index)
+    content = files.load_json(pictures.listed_in)
     if isinstance(content, dict) and "annotations" in content:
-        records = photo_sources.coco_records(pictures.index, pictures.images)
+        records = photo_sources.coco_records(pictures.listed_in, pictures.images)
     else:
-        records = photo_sources.karpathy_records(pictures.index, pictures.images, pictures.split)
+        records = photo_sources.karpathy_records(pictures.listed_in, pictures.images, pictures.split)
     return (record.image for record in records if record.image)
 
 
 def _questions(pictures: Pictures) -> Iterator[str]:
     """Pictures whose name ends in the image id of a question."""
-    content = files.load_json(pictures.index)
+    content = files.load_json(pictures.listed_in)
     questions = content.get("questions", ()) if isinstance(content, dict) else ()
     asked = {entry.get("image_id") for entry in questions}
     for stat in storage.list_files(pictures.images):
@@ -102,7 +102,7 @@ def _questions(pictures: Pictures) -> Iterator[str]:
 
 def _xm3600(pictures: Pictures) -> Iterator[str]:
     """Pictures of captions.jsonl."""
-    records = photo_sources.xm3600_records(pictures.index, pictures.images)
+    records = photo_sources.xm3600_records(pictures.listed_in, pictures.images)
     return (record.image for record in records)
 
 

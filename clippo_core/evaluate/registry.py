@@ -50,7 +50,7 @@ class Pictures(NamedTuple):
     VQA's json. `xm3600`: captions.jsonl."""
     images: str
     """Folder of the pictures."""
-    index: str = ""
+    listed_in: str = ""
     """The file that lists them; empty for a folder."""
     split: str = ""
 

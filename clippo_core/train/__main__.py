@@ -13,6 +13,7 @@ import logging
 import sys
 
 from clippo_core import records, storage
+from clippo_core.config import decode, parse_json
 from clippo_core.data.shards import open_manifest
 from clippo_core.errors import ClippoError, Preempted
 from clippo_core.records import PretrainPlan
@@ -28,7 +29,7 @@ def main() -> int:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
-        plan = records.loads(PretrainPlan, storage.read_text(given.plan))
+        plan = decode(PretrainPlan, parse_json(storage.read_text(given.plan), given.plan))
         print(records.dumps(pretrain(plan, open_manifest(given.manifest), previous=given.previous)), end="")
     except Preempted as error:
         print(error, file=sys.stderr)

@@ -117,7 +117,7 @@ def at(
         _refuse_kind(value, kind, where, path, error)
     if kind is int and not -(2**63) <= cast(int, value) < 2**63:
         raise refusal(error, where, f"{path or 'it'} is a number beyond 64 bits", "correct it")
-    return cast(T, value)
+    return value
 
 
 def field(

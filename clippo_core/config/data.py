@@ -1,0 +1,110 @@
+"""Configs of text as pixels, and of the pairs: where they come from and in which shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clippo_core.config.check import Checked, require
+from clippo_core.config.hints import Count, Input, Name, PagePx, Share, Whole
+
+
+@dataclass(frozen=True)
+class RenderConfig(Checked, path="render"):
+    """How text becomes pixels (`rendering/`).
+
+    Its digest, with the fonts' sha256, is the render digest of shards and checkpoints.
+    """
+
+    image_px: PagePx = 224
+    """Height and width of every image, photo or rendered text, in pixels: a multiple of 16, at
+    least 32."""
+    layout: Literal["reference", "shaped"] = "reference"
+    """`reference` is big_vision's layout bit for bit; `shaped` adds bidi, joining, marks and word
+    wrap."""
+    monospace: bool = False
+    """Give every glyph the full 16 px; the paper's runs do not."""
+    fonts: tuple[Name, ...] = ()
+    """Paths of Unifont .hex files, later ones filling gaps; empty = the shipped Unifont 15.0.01."""
+    strict_font: bool = False
+    """Raise, instead of warning, at a text whose glyphs differ between the shipped font and the
+    paper's 9.0.06."""
+
+
+@dataclass(frozen=True)
+class SourceConfig(Checked, path="source"):
+    """One source of pairs. Photo sources give image/text pairs, the others text/text pairs."""
+
+    kind: Literal["karpathy", "coco", "xm3600", "webdataset", "sentences", "c4", "moses", "tsv"]
+    """`karpathy`: Karpathy's json. `coco`: COCO's captions json. `xm3600`: one json line per image.
+    `webdataset`: foreign jpg+txt/json tars. `c4`: json lines with a `text`: consecutive sentences.
+    `sentences`: one sentence per line, consecutive lines are a pair. `moses`: two line-aligned
+    files. `tsv`: tab-separated first, second (or first language, second language, first, second).
+    See `data/sources.py` for the optional `group` of a record."""
+    path: Name
+    """The annotation or text file (local or s3://; .gz is read; `*` in the last part matches
+    several files)."""
+    images: str = ""
+    """Folder of the pictures, for photo sources."""
+    split: str = ""
+    """Which split to take, for sources that have them; empty = all. Karpathy's `restval` counts as
+    `train`."""
+    second_path: str = ""
+    """The second file of `moses`."""
+    languages: tuple[Name, ...] = ()
+    """Languages to take (xm3600), or of the file(s), in order (moses, tsv, c4, sentences,
+    karpathy); empty = all, or `en`."""
+    limit: Whole = 0
+    """Take at most this many records, in the file's order; 0 = all."""
+    name: str = ""
+    """Name in tables and manifests; empty = the kind and the file's stem."""
+
+    def check_together(self) -> None:
+        """A photo source needs its pictures, and Moses its second file."""
+        require(
+            self.kind not in ("karpathy", "coco", "xm3600") or bool(self.images),
+            f"{self.kind} source {self.path} needs `images`, the folder of its pictures.",
+        )
+        require(
+            self.kind != "moses" or bool(self.second_path),
+            f"moses source {self.path} needs `second_path`.",
+        )
+
+    @property
+    def has_photos(self) -> bool:
+        """Whether its records have a photo; the others are text/text pairs."""
+        return self.kind in ("karpathy", "coco", "xm3600", "webdataset")
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked, path="data"):
+    """Where the pairs come from, how they are stored, and the share of text pairs in a batch."""
+
+    sources: Input[tuple[SourceConfig, ...]]
+    """The pair sources, mixed in proportion to their sizes within photos and within texts."""
+    text_pair_share: Share = 0.0
+    """Share of text/text pairs in every global batch, 0..1; the count per batch is exact (largest
+    remainder)."""
+    records_per_shard: Input[Count] = 1000
+    """Records in one tar."""
+    store_drawings: Input[bool] = False
+    """Write KEY.text.N.png into the shards; otherwise the loader renders live (the same bits)."""
+    max_short_side_px: Whole = 256
+    """Photos with a longer short side are shrunk to it in the shards; 0 = keep the originals'
+    bytes."""
+    max_bad_share: Share = 0.05
+    """Validation fails above this share of unusable records, 0..1; below it they are left out and
+    counted."""
+
+    def check_together(self) -> None:
+        """There are sources, of the kinds that the share of text pairs asks for."""
+        require(bool(self.sources), "data.sources is empty; name at least one source of pairs.")
+        share = f"data.text_pair_share is {self.text_pair_share}, but no source gives"
+        require(
+            self.text_pair_share == 0 or any(not source.has_photos for source in self.sources),
+            f"{share} text pairs (kinds sentences, c4, moses, tsv).",
+        )
+        require(
+            self.text_pair_share == 1 or any(source.has_photos for source in self.sources),
+            f"{share} photos (kinds karpathy, coco, xm3600, webdataset).",
+        )
