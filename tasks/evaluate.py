@@ -20,31 +20,31 @@ Plans = NamedTuple("Plans", [(name, EvaluatePlan) for name in EVALUATIONS])
 _logger = logging.getLogger(__name__)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.imagenet"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), cache=settings.cached("clippo_core.evaluate.imagenet"), enable_deck=True, deck_fields=())
 def imagenet(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Zero-shot and few-shot classification."""
     return _evaluate("imagenet", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.retrieval"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), cache=settings.cached("clippo_core.evaluate.retrieval"), enable_deck=True, deck_fields=())
 def retrieval(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Image-to-text and text-to-image retrieval."""
     return _evaluate("retrieval", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.vqa"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), cache=settings.cached("clippo_core.evaluate.vqa"), enable_deck=True, deck_fields=())
 def vqa(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Visual question answering, fine-tuned."""
     return _evaluate("vqa", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.glue"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), cache=settings.cached("clippo_core.evaluate.glue"), enable_deck=True, deck_fields=())
 def glue(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Language understanding from drawn text, fine-tuned."""
     return _evaluate("glue", checkpoint, plan)
 
 
-@task(**settings.evaluation(), cache=settings.cached("tasks.evaluate", "clippo_core.evaluate.xm3600"), enable_deck=True, deck_fields=())
+@task(**settings.evaluation(), cache=settings.cached("clippo_core.evaluate.xm3600"), enable_deck=True, deck_fields=())
 def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Retrieval in every language."""
     return _evaluate("xm3600", checkpoint, plan)
