@@ -133,7 +133,8 @@ def processing(cpu: str = "4", memory: str = "16Gi", disk: str = "100Gi") -> dic
 
 
 def cached(*modules: str) -> Cache:
-    """A cache whose version is the code itself: the text of `modules` and of every module that they reach, assets and lock."""
+    """A cache whose version is the code that computes the task's result: `modules` of clippo_core and
+    what they reach. The task's own file is left out, since it only draws the deck and wires."""
     return Cache(version=code_digest(*modules)[:16], serialize=True)
 
 
