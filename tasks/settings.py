@@ -18,6 +18,7 @@ from flytekit import Cache, Resources
 from flytekit.core.type_engine import DataclassTransformer
 from flytekit.extras import accelerators
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
+from mashumaro.jsonschema import schema as json_schema
 
 from clippo_core.provenance import code_digest
 
@@ -59,10 +60,14 @@ if SHAPE_NAME not in SHAPES:
     raise ValueError(f"CLIPPO_CLUSTER is {SHAPE_NAME!r}; use one of {', '.join(SHAPES)}, or add a shape to tasks/settings.py.")
 SHAPE = SHAPES[SHAPE_NAME]
 
+# flytekit builds a dataclass's JSON schema anew for every task that mentions it: 18 s at each start
+# for this project's configs, which every pod would pay too. Remembered, it is 4 s; a copy is handed
+# out, for flytekit replaces attributes of what it gets (it changes nothing below them).
 _literal_type = functools.cache(DataclassTransformer.get_literal_type)
-# flytekit builds a dataclass's JSON schema anew for every task that mentions it: 18 s at each start for this project's configs, which every
-# pod would pay too. Remembered, it is 4 s; a copy is handed out, for flytekit may annotate what it gets.
-DataclassTransformer.get_literal_type = lambda self, t: copy.deepcopy(_literal_type(self, t))
+DataclassTransformer.get_literal_type = lambda self, t: copy.copy(_literal_type(self, t))
+# Beneath it, mashumaro compiles a class for every default of a field, only to write that one default
+# down: remembered too. `typed`, because 1, 1.0 and True are equal and written differently.
+json_schema._default = functools.lru_cache(maxsize=None, typed=True)(json_schema._default)
 
 RENDEZVOUS_SECONDS = 900
 """How long nodes wait for each other: pods of one job can start many minutes apart."""
