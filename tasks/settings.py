@@ -67,7 +67,8 @@ _literal_type = functools.cache(DataclassTransformer.get_literal_type)
 DataclassTransformer.get_literal_type = lambda self, t: copy.copy(_literal_type(self, t))
 # Beneath it, mashumaro compiles a class for every default of a field, only to write that one default
 # down: remembered too. `typed`, because 1, 1.0 and True are equal and written differently.
-json_schema._default = functools.lru_cache(maxsize=None, typed=True)(json_schema._default)
+_default_of = functools.lru_cache(maxsize=None, typed=True)(json_schema._default)
+json_schema._default = _default_of  # type: ignore[assignment]
 
 RENDEZVOUS_SECONDS = 900
 """How long nodes wait for each other: pods of one job can start many minutes apart."""
