@@ -14,6 +14,7 @@ from typing import Any
 
 import flytekit
 from flytekit.core.type_engine import DataclassTransformer
+from mashumaro.jsonschema import schema as json_schema
 
 WRITTEN_FOR = "1.16."
 """Beginning of the versions of flytekit whose `get_literal_type` is known to depend on its type alone."""
@@ -28,7 +29,9 @@ def remember_schemas() -> bool:
     """
     original = DataclassTransformer.get_literal_type
     parameters = list(inspect.signature(original).parameters)
-    if not flytekit.__version__.startswith(WRITTEN_FOR) or parameters != ["self", "t"]:
+    default = getattr(json_schema, "_default", None)
+    is_known = flytekit.__version__.startswith(WRITTEN_FOR) and parameters == ["self", "t"]
+    if not is_known or default is None:
         warnings.warn(
             f"flytekit {flytekit.__version__} is not the {WRITTEN_FOR}x that tasks/flytekit_shim.py "
             f"was written for (get_literal_type takes {', '.join(parameters)}): it builds every schema "
@@ -40,7 +43,11 @@ def remember_schemas() -> bool:
 
     @functools.wraps(original)
     def remembered(self: DataclassTransformer, t: Any) -> Any:
-        return copy.deepcopy(known(self, t))  # a copy, because flytekit may annotate what it gets
+        # A copy, because flytekit replaces attributes of what it gets; it changes nothing below them.
+        return copy.copy(known(self, t))
 
     DataclassTransformer.get_literal_type = remembered
+    # Beneath it, mashumaro compiles a class for every default of a field, only to write that one
+    # default down. `typed`, because 1, 1.0 and True are equal and written differently.
+    vars(json_schema)["_default"] = functools.lru_cache(maxsize=None, typed=True)(default)
     return True

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import PROJECT
 from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
+from flyteidl.core import types_pb2
 
 PYFLYTE = Path(sys.executable).with_name("pyflyte")
 Package = dict[str, Any]
@@ -81,6 +82,22 @@ def test_what_is_cached_is_versioned_by_its_code(package: Package) -> None:
     versions = {name: found[name].metadata.discovery_version for name in cached}
     assert all(len(version) == 16 for version in versions.values())
     assert len(set(versions.values())) == len(versions)
+
+
+def test_every_dataclass_carries_its_schema(package: Package) -> None:
+    # flytekit only logs a schema that it cannot build, and the console then shows a bare text field.
+    found = 0
+    for name, template in tasks(package).items():
+        interface = template.interface
+        for variables in (interface.inputs.variables, interface.outputs.variables):
+            for key, variable in variables.items():
+                kind = variable.type
+                while kind.WhichOneof("type") in ("collection_type", "map_value_type"):
+                    kind = getattr(kind, kind.WhichOneof("type"))
+                if kind.simple == types_pb2.STRUCT:
+                    found += 1
+                    assert "properties" in kind.metadata.fields, f"{name}: {key}"
+    assert found > 30
 
 
 def test_decks_are_on_where_something_is_shown(package: Package) -> None:
