@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +23,9 @@ import numpy as np
 
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.font import load_fonts
-from clippo_core.rendering.specimen import SENTENCES
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+from specimen import SENTENCES  # noqa: E402  # lies outside the package
 
 BATCH = 256
 REPEATS = 9

@@ -16,8 +16,9 @@ import os
 import threading
 from typing import Any
 
-from clippo_core import atomic, storage
+from clippo_core import storage
 from clippo_core.errors import NotFoundError, StorageError
+from clippo_core.storage import local
 
 LINES_BETWEEN_WRITES = 20
 """On a bucket: at most this many lines, or a hundredth of the whole journal, wait to be written."""
@@ -51,7 +52,7 @@ class Journal:
             self._keep({name: _finite(value) for name, value in fields.items()})
             line, waiting = self._lines[-1], len(self._lines) - self._written
         if self._file:
-            with atomic.explained(self.uri, "written"):
+            with local.explained(self.uri, "written"):
                 self._file.write(line)
                 self._file.flush()  # to the operating system: survives the process, not a power cut
         elif waiting >= max(LINES_BETWEEN_WRITES, len(self._lines) // 100) and not self._writing.locked():
@@ -61,7 +62,7 @@ class Journal:
         """Return when every line so far is safe on the disk or in the bucket. Raises StorageError. May be called from any thread."""
         with self._writing:
             if self._file:
-                with atomic.explained(self.uri, "written"):
+                with local.explained(self.uri, "written"):
                     os.fsync(self._file.fileno())
                 return
             with self._appending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 SLICES = PROJECT.parent / "shared" / "data"
 OLD_FONT = PROJECT.parent / "shared" / "fonts" / "unifont-9.0.06"
+
+sys.path.append(str(PROJECT / "tools"))
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 # Many test processes on few cores: more threads would only fight for them.

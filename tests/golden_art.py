@@ -4,14 +4,14 @@ python tests/golden_art.py      rewrites tests/golden/rendering-{reference,shape
 """
 
 import hashlib
-from pathlib import Path
 
+from conftest import PROJECT
 from rendering_texts import rows_used
+from specimen import TRICKY
 
 from clippo_core.rendering import Renderer
-from clippo_core.rendering.specimen import TRICKY
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
+GOLDEN = PROJECT / "tests/golden"
 SHOWN_ROWS = 2
 """Text rows of a page that are shown; the sha256 covers all of it."""
 

@@ -17,12 +17,13 @@ from clippo_core.provenance import code_digest, imported_modules, module_path, r
 
 FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
 LAYERS = [
-    ["errors"], ["untrusted"],
-    ["config", "published"], ["evaluate.registry"], ["records", "provenance"], ["atomic", "retry"], ["objects"], ["storage"], ["journal"],
+    ["errors"], ["untrusted"], ["config", "published"], ["records", "provenance"],
+    ["evaluate.registry"], ["storage"], ["journal"],
     ["rendering"], ["data"], ["models"], ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["analysis"], ["train", "evaluate"],
     ["planning", "promotion"], ["commands"], ["__main__"],
 ]  # fmt: skip
-"""Low to high; what stands in one list does not import one another."""
+"""Low to high; what stands in one list does not import one another;
+the longest name that a module is, or lies in, counts."""
 
 
 def module_name(path: Path) -> str:
@@ -56,7 +57,7 @@ def test_core_knows_no_orchestrator() -> None:
     ("package", "home"),
     [
         ("deepspeed", "clippo_core/engine/zero.py"),
-        ("boto3", "clippo_core/storage.py"),
+        ("boto3", "clippo_core/storage/__init__.py"),
         ("great_expectations", "clippo_core/data/expectations.py"),
     ],
 )

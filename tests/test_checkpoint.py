@@ -18,11 +18,12 @@ import torch
 from faults import LOCAL_IO, FaultProxy, crash_at
 from tiny import tiny_plan
 
-from clippo_core import objects, retry, storage
+from clippo_core import storage
 from clippo_core.engine.checkpoint import AsyncSaver, Progress, latest_checkpoint, open_checkpoint, save_checkpoint
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConflictError, NotFoundError, StorageError
 from clippo_core.records import CheckpointInfo
+from clippo_core.storage import bucket as bucket_module
 
 
 def save(root: str, step: int, size: int = 1000, keep: int = 3, **fields: Any) -> CheckpointInfo:
@@ -48,7 +49,7 @@ def assert_whole(root: str) -> int:
 @pytest.fixture(params=["folder", "bucket"])
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same tests on a folder and on a bucket."""
-    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(bucket_module, "FIRST_PAUSE_SECONDS", 0.005)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return str(tmp_path / "checkpoints") if request.param == "folder" else request.getfixturevalue("s3")
 
@@ -159,8 +160,8 @@ def test_crash_at_every_call_of_a_second_save_of_a_step(tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_crash_at_every_request_of_a_save(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(objects, "PART_BYTES", 5 << 20)
-    monkeypatch.setattr(objects, "PARALLEL_PARTS", 1)
+    monkeypatch.setattr(bucket_module, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(bucket_module, "PARALLEL_PARTS", 1)
     steps: list[int] = []
     for index in range(100):
         root = f"{s3}/run{index}"
@@ -194,7 +195,7 @@ def test_disk_full_keeps_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(bucket_module, "FIRST_PAUSE_SECONDS", 0.005)
     monkeypatch.setattr(storage, "READ_SECONDS", 0.5)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     proxy = FaultProxy(os.environ["AWS_ENDPOINT_URL_S3"], share=0.1, seed=1, slow_seconds=0.7)

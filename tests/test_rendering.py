@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_renderer import NaiveRenderer, hex_font
 from rendering_texts import generated
+from specimen import TRICKY
 
 from clippo_core.config import RenderConfig
 from clippo_core.errors import ConfigError, RenderError
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.draw import expand, expand_numpy
 from clippo_core.rendering.font import load_fonts
-from clippo_core.rendering.specimen import TRICKY
 
 SMALL = Renderer(64)
 PAPER_FONT = [OLD_FONT / "unifont-9.0.06.hex", OLD_FONT / "unifont_upper-9.0.06.hex"]

@@ -5,13 +5,14 @@ import os
 import warnings
 from pathlib import Path
 
+import build_font
 import numpy as np
 import pytest
 from conftest import OLD_FONT
 from naive_renderer import hex_font
 
 from clippo_core.errors import RenderError
-from clippo_core.rendering import Renderer, build_font, font
+from clippo_core.rendering import Renderer, font
 
 PAPER_FONT = [OLD_FONT / "unifont-9.0.06.hex", OLD_FONT / "unifont_upper-9.0.06.hex"]
 DEBIAN = Path(os.environ.get("CLIPPO_UNIFONT_ROOT", "/"))

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rendering_texts import generated
+from specimen import TRICKY
 
 from clippo_core.errors import RenderError
-from clippo_core.rendering import Renderer, bidi, shaping, wrapping
-from clippo_core.rendering.joining import join
-from clippo_core.rendering.specimen import TRICKY
+from clippo_core.rendering import Renderer
+from clippo_core.rendering.shaped import bidi, shaping, wrapping
+from clippo_core.rendering.shaped.joining import join
 
 SHAPED, REFERENCE, SMALL = Renderer(224, layout="shaped"), Renderer(224), Renderer(64, layout="shaped")
 BIDI_POOL = "abc אבגש١٢12 +-$,.:()[]<>ابتة %/\u0301\u05b8!\t"

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from faults import LOCAL_IO, Crash, FaultProxy, crash_at
 
-from clippo_core import objects, retry, storage
+from clippo_core import storage
 from clippo_core.errors import ConflictError, NotFoundError, StorageError
+from clippo_core.storage import bucket as bucket_module
 
 MIB = 1 << 20
 
@@ -23,7 +24,7 @@ MIB = 1 << 20
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty bucket on a local server."""
-    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(bucket_module, "FIRST_PAUSE_SECONDS", 0.005)
     return s3
 
 
@@ -206,21 +207,21 @@ def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         pauses.clear()
         started = clock[0]
         with pytest.raises(ConnectionError):
-            retry.retried(fail, lambda error: isinstance(error, ConnectionError))
-        assert len(calls) <= most and clock[0] - started <= retry.TOTAL_SECONDS + cost
+            bucket_module.retried(fail, lambda error: isinstance(error, ConnectionError))
+        assert len(calls) <= most and clock[0] - started <= bucket_module.TOTAL_SECONDS + cost
         assert len(set(pauses)) == len(pauses), "pauses are random"
     with pytest.raises(ConnectionError):
-        retry.retried(fail, lambda error: False)
+        bucket_module.retried(fail, lambda error: False)
 
 
 def test_multipart_appears_whole_and_is_cleaned_up(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(bucket_module, "PART_BYTES", 5 * MIB)
     data = random.Random(1).randbytes(12 * MIB)
     (tmp_path / "big").write_bytes(data)
     uri, client = f"{bucket}/big", storage._bucket()._client
     name = bucket.removeprefix("s3://").partition("/")[0]
     client.create_multipart_upload(Bucket=name, Key="big")  # what a killed process leaves behind
-    monkeypatch.setattr(objects, "STALE_UPLOAD_SECONDS", -1.0)
+    monkeypatch.setattr(bucket_module, "STALE_UPLOAD_SECONDS", -1.0)
     storage.upload(tmp_path / "big", uri)
     assert not client.list_multipart_uploads(Bucket=name).get("Uploads")
     assert storage.etag(uri).strip('"').endswith("-3")
@@ -258,8 +259,8 @@ def test_completing_an_upload_is_tried_again_while_the_object_is_not_there(
 
 
 def test_crash_at_every_request_of_an_upload(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", 5 * MIB)
-    monkeypatch.setattr(objects, "PARALLEL_PARTS", 1)
+    monkeypatch.setattr(bucket_module, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(bucket_module, "PARALLEL_PARTS", 1)
     uri, old, new = f"{bucket}/file", b"old", bytes(6 * MIB)
     for index in range(20):
         storage.write_bytes(uri, old)
@@ -283,7 +284,7 @@ def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
 
 
 def test_no_wrong_byte_under_faults(bucket: str, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(bucket_module, "PART_BYTES", 5 * MIB)
     source = random.Random(2)
     contents = {f"{bucket}/small-{n}": source.randbytes(source.randrange(1, 2000)) for n in range(60)}
     for uri, data in contents.items():

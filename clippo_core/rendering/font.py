@@ -3,8 +3,8 @@
     .hex line   0041:0000000018242442427E424242420000          (8 x 16 pixels; 64 digits: 16 x 16)
     column x    sum over y of pixel(x, y) << y
 
-`load_fonts` reads the shipped Unifont 15.0.01 (`assets/unifont-15.0.01.xz`, written by `build_font.py`) or .hex files, later ones
-filling the gaps of earlier ones. It is not a layout: trimming, wrapping and overlaying stand in `layout.py` and `shaping.py`.
+`load_fonts` reads the shipped Unifont 15.0.01 (`assets/unifont-15.0.01.xz`, written by `tools/build_font.py`) or .hex files, later ones
+filling the gaps of earlier ones. It is not a layout: trimming, wrapping and overlaying stand in `layout.py` and `shaped/`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def read_asset(path: Path = SHIPPED_FONT) -> Glyphs:
     except lzma.LZMAError:
         payload = b""
     if not payload.startswith(_ASSET_MAGIC):
-        raise RenderError(f"font {path} is damaged; reinstall the package, or rebuild it with clippo_core/rendering/build_font.py.")
+        raise RenderError(f"font {path} is damaged; reinstall the package, or rebuild it with tools/build_font.py.")
     head = len(_ASSET_MAGIC) + 4
     n = int.from_bytes(payload[head - 4 : head], "little")
     code_points = np.cumsum(np.frombuffer(payload, "<u4", n, head), dtype=np.uint32)

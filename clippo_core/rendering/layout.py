@@ -6,7 +6,7 @@
                   and `widest` the widest glyph of this text; rows beyond the page are dropped
     x             sum of the widths before it on its row
 
-All texts of a chunk are laid out at once, as flat arrays over their glyphs. It is not the shaped layout (`shaping.py`, `wrapping.py`) and
+All texts of a chunk are laid out at once, as flat arrays over their glyphs. It is not the shaped layout (`shaped/`) and
 draws no pixels (`draw.py`).
 """
 

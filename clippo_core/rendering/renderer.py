@@ -25,7 +25,7 @@ from clippo_core.rendering import layout as reference
 from clippo_core.rendering.census import Census
 from clippo_core.rendering.draw import ROW_PX, expand_numpy
 from clippo_core.rendering.font import N_CODE_POINTS, changed_code_points, load_fonts
-from clippo_core.rendering.shaping import SHAPING_VERSION, Shaper
+from clippo_core.rendering.shaped.shaping import SHAPING_VERSION, Shaper
 
 CHUNK_CODE_POINTS = 32_768
 """Texts are laid out in chunks of about this many code points, so that the arrays stay in the cache."""

@@ -3,7 +3,8 @@
     .NAME.tmp-<random>  ── write, fsync ──▶  rename to NAME  ── fsync of the folder ──▶  done
 
 A reader, a `kill -9` or a power cut sees the old file or the new one, never a mixture. Conditional writes follow S3's
-If-None-Match and If-Match, with the content's sha256 as the etag. It is the local half of `storage.py`, which everybody else uses.
+If-None-Match and If-Match, with the content's sha256 as the etag. This is the local half of
+`storage`; everybody else calls the verbs of `clippo_core/storage/__init__.py`.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from clippo_core.rendering import bidi, wrapping
 from clippo_core.rendering.font import CELL_PX, NO_MARK, Font
-from clippo_core.rendering.joining import join
 from clippo_core.rendering.layout import Placed, lower_ascii, measure
+from clippo_core.rendering.shaped import bidi, wrapping
+from clippo_core.rendering.shaped.joining import join
 
 SHAPING_VERSION = 1
 """Raised with any change of the shaped layout's pixels; part of the render digest."""

@@ -2,7 +2,7 @@
 
     what is written   appears whole or not at all; conditions (`if_absent`, `if_match`) decide between two writers
     what is read      has the sha256 or ETag that it was stored with, or is read again
-    what fails        is tried again with random pauses, within bounds (`retry.py`); a 403 or 404 never is
+    what fails        is tried again with random pauses, within bounds (`bucket.py`); a 403 or 404 never is
 
 Buckets are reached through boto3: endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or FLYTE_AWS_ENDPOINT, credentials from
 FLYTE_AWS_ACCESS_KEY_ID and FLYTE_AWS_SECRET_ACCESS_KEY or boto3's own chain. It is not a file system: no append, no rename.
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from clippo_core import atomic, objects
 from clippo_core.errors import NotFoundError, StorageError
-from clippo_core.objects import Objects
+from clippo_core.storage import bucket, local
+from clippo_core.storage.bucket import Objects
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 """How long connecting, and a silence within a reply, may last before a request to a bucket is made again."""
@@ -98,7 +98,7 @@ def read_text(uri: str) -> str:
 def read_with_etag(uri: str) -> tuple[bytes, str]:
     """The content of a file, and the etag with which `if_match` replaces exactly this content."""
     if is_local(uri):
-        with atomic.explained(uri, "read"):
+        with local.explained(uri, "read"):
             data = local_path(uri).read_bytes()
         return data, hashlib.sha256(data).hexdigest()
     return _bucket().get(uri)
@@ -112,8 +112,8 @@ def etag(uri: str) -> str:
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
     """Put `data` at `uri`, whole or not at all, and return its etag. Raises ConflictError where a condition does not hold, StorageError."""
     if is_local(uri):
-        return atomic.write(local_path(uri), data, if_absent=if_absent, if_match=if_match)
-    if len(data) > objects.PART_BYTES and not if_absent and if_match is None:
+        return local.write(local_path(uri), data, if_absent=if_absent, if_match=if_match)
+    if len(data) > bucket.PART_BYTES and not if_absent and if_match is None:
         return _bucket().put_parts(uri, len(data), lambda start, end: data[start:end], hashlib.sha256(data).hexdigest())
     return _bucket().put(uri, data, if_absent=if_absent, if_match=if_match)
 
@@ -125,9 +125,9 @@ def write_text(uri: str, text: str, *, if_absent: bool = False, if_match: str | 
 
 def upload(path: str | Path, uri: str) -> str:
     """Copy a local file to `uri`, in parts where it is large, and return its etag. Raises NotFoundError, StorageError."""
-    with atomic.explained(path, "read"), open(path, "rb") as file:
+    with local.explained(path, "read"), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if is_local(uri) or size <= objects.PART_BYTES:
+        if is_local(uri) or size <= bucket.PART_BYTES:
             return write_bytes(uri, file.read())
         return _bucket().put_parts(uri, size, lambda start, end: os.pread(file.fileno(), end - start, start), sha256_file(path))
 
@@ -139,15 +139,15 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
     """
     if is_local(uri):
         path = local_path(uri)
-        with atomic.explained(uri, "read"):
+        with local.explained(uri, "read"):
             path.stat()
     else:
         head = _bucket().head(uri)
         folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo")
         path = folder / hashlib.sha256(f"{uri} {head['ETag']}".encode()).hexdigest()[:16] / uri.rpartition("/")[2]
-        with atomic.explained(path, "written"):
-            atomic.make_folder(path.parent)
-            with atomic.locked(path.parent):  # the processes of one machine fetch it once
+        with local.explained(path, "written"):
+            local.make_folder(path.parent)
+            with local.locked(path.parent):  # the processes of one machine fetch it once
                 if not path.is_file() or path.stat().st_size != head["ContentLength"] or (sha256 and sha256_file(path) != sha256):
                     _download(uri, path, head)
     if sha256 and sha256_file(path) != sha256:
@@ -174,7 +174,7 @@ def delete(uri: str) -> None:
     """Remove a file, or a folder or prefix with everything in it; what does not exist is fine. Raises StorageError."""
     if is_local(uri):
         path = local_path(uri)
-        with atomic.explained(uri, "deleted"):
+        with local.explained(uri, "deleted"):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -186,14 +186,14 @@ def delete(uri: str) -> None:
 
 def sha256_file(path: str | Path) -> str:
     """sha256 (hex) of a local file. Raises NotFoundError, StorageError."""
-    with atomic.explained(path, "read"), open(path, "rb") as file:
+    with local.explained(path, "read"), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _list_local(root: Path) -> list[FileStat]:
     if root.is_file():
         return [FileStat(root.name, root.stat().st_size, str(root))]
-    files = [Path(folder) / name for folder, _, names in os.walk(root) for name in names if not atomic.is_temporary(name)]
+    files = [Path(folder) / name for folder, _, names in os.walk(root) for name in names if not local.is_temporary(name)]
     return [FileStat(path.relative_to(root).as_posix(), path.stat().st_size, str(path)) for path in files]
 
 
@@ -202,7 +202,7 @@ def _list_bucket(root: str) -> list[FileStat]:
     return [FileStat(one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag) for one in _under(root)]
 
 
-def _under(uri: str, page: int = 1000) -> Iterator[objects.Object]:
+def _under(uri: str, page: int = 1000) -> Iterator[bucket.Object]:
     """The object `uri`, and those below it as a folder; not its siblings whose names begin alike."""
     if not uri.endswith("/"):
         yield from itertools.takewhile(lambda one: one.uri == uri, _bucket().list(uri, page=1))
@@ -232,10 +232,10 @@ def _connect(endpoint: str, key_id: str, secret: str, process: int) -> Objects:
     from botocore.config import Config
 
     config = Config(
-        retries={"total_max_attempts": 1},  # tried again by objects.py, which also compares what came
+        retries={"total_max_attempts": 1},  # tried again by bucket.py, which also compares what came
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
-        max_pool_connections=2 * objects.PARALLEL_PARTS,
+        max_pool_connections=2 * bucket.PARALLEL_PARTS,
         s3={"addressing_style": "path"} if endpoint else {},
     )
     # A Session of its own: the default one is shared between threads, and making a client of it is not thread-safe.

@@ -1,6 +1,6 @@
 """Builds the shipped font asset from Debian's `unifont` and `fonts-unifont` 1:15.0.01-2, the same bytes every time.
 
-    python -m clippo_core.rendering.build_font --hex unifont.hex --upper unifont_upper.otf --combining plane00-combining.txt
+    python tools/build_font.py --hex unifont.hex --upper unifont_upper.otf --combining plane00-combining.txt
            [--reference unifont-9.0.06.hex unifont_upper-9.0.06.hex]  [--out FOLDER]
 
 The packages put the files into /usr/share/unifont and /usr/share/fonts/opentype/unifont. The BMP comes from the .hex file; Debian has the

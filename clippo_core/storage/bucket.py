@@ -3,7 +3,13 @@
     put    md5 of what was sent  = ETag of what the store got        (under KMS, where ETags are no md5, the client's CRC header)
     get    sha256 of what came   = sha256 in the object's metadata, or its ETag where others wrote it
 
-It serves `storage.py`, which everybody else uses and which makes the client. It is not for listing a million small files.
+A request that fails for a passing reason is made again after a pause,
+
+    pause before attempt n+1  ~  uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2^n)),
+
+at most ATTEMPTS times and for TOTAL_SECONDS. Pauses are random, because a thousand workers that fail
+together must not come back together. The client is made in `clippo_core/storage/__init__.py`, whose
+verbs everybody else calls.
 """
 
 from __future__ import annotations
@@ -12,19 +18,24 @@ import datetime
 import functools
 import hashlib
 import os
+import random
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clippo_core.errors import ConflictError, NotFoundError, StorageError
-from clippo_core.retry import retried
 
 PART_BYTES = 64 << 20
 """Objects larger than this travel in parts of this size (S3 wants at least 5 MiB)."""
 STALE_UPLOAD_SECONDS = 24 * 3600.0
 """Unfinished multipart uploads of the same name that are older than this are aborted before a new one: a killed process leaves them."""
 PARALLEL_PARTS = 8
+ATTEMPTS = 10
+TOTAL_SECONDS = 120.0
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 10.0
 
 _TRANSIENT_CODES = (
     "BadDigest",
@@ -267,3 +278,22 @@ def _is_transient(error: Exception) -> bool:
     kind = type(error)
     known = kind.__module__.startswith(_CLIENT_MODULES) and kind.__name__ not in _FINAL_ERRORS
     return known or isinstance(error, (_Damaged, ConnectionError, TimeoutError))
+
+
+def retried(call: Callable[[int], T], transient: Callable[[Exception], bool]) -> T:
+    """`call(attempt)` with attempt = 1, 2, …, until it returns, fails with an error that is not `transient`, or a bound is reached.
+
+    The last error is raised as it came. The randomness is only in the pauses, and uses a source of its own, not the run's seed.
+    """
+    started = time.monotonic()
+    pauses = random.SystemRandom()
+    attempt = 1
+    while True:
+        try:
+            return call(attempt)
+        except Exception as error:  # `transient` decides; what it does not know is raised
+            pause = pauses.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt))
+            if not transient(error) or attempt >= ATTEMPTS or time.monotonic() - started + pause > TOTAL_SECONDS:
+                raise
+        time.sleep(pause)
+        attempt += 1

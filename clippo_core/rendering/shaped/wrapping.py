@@ -5,7 +5,7 @@
 
 All texts of a chunk go together: one step a row, by binary search in the cumulated widths. `line_flags` says where breaks are allowed:
 after spaces and hyphens, around ideographs, kana, emoji, and letters of scripts without spaces; not before closing nor after opening
-punctuation. It is not UAX #14, whose pair table and dictionaries (Thai) it does without, and not the reference's wrapping (`layout.py`).
+punctuation. It is not UAX #14, whose pair table and dictionaries (Thai) it does without, and not the reference's wrapping (`../layout.py`).
 """
 
 from __future__ import annotations

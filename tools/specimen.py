@@ -1,6 +1,6 @@
 """Specimen pages of the renderer: one sentence in thirty languages, and forty tricky inputs, each in both layouts side by side.
 
-    python -m clippo_core.rendering.specimen docs      writes docs/rendering-languages.png and docs/rendering-tricky.png
+    python tools/specimen.py docs      writes docs/rendering-languages.png and docs/rendering-tricky.png
 
 To look at, script by script. It is not a test: tests/golden holds the tricky inputs to their pixels.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clippo_core.rendering.renderer import Renderer
+from clippo_core.rendering import Renderer
 
 SENTENCES: dict[str, str] = {
     "en": "All human beings are born free and equal in dignity and rights.",

@@ -1,6 +1,6 @@
 """Draws the demo's pairs as the tower sees them, and its texts as augmented training sees them.
 
-    python docs/draw_pairs.py
+    python tools/draw_pairs.py
 
 docs/pairs.png: a handwritten number above its name in four languages.
 docs/augmented.png: four texts; left drawn plainly, then as six steps of a training with every augmentation on would draw them.
@@ -60,7 +60,7 @@ def save(columns: list[list[np.ndarray]], file_name: str, scale: float = 1, grey
     picture = Image.fromarray(np.concatenate(parts, axis=1))
     picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), Image.Resampling.NEAREST)
     picture = picture.quantize(greys) if greys < 256 else picture
-    picture.save(Path(__file__).with_name(file_name), optimize=True)
+    picture.save(Path(__file__).parent.parent / "docs" / file_name, optimize=True)
 
 
 if __name__ == "__main__":
