@@ -28,8 +28,8 @@ from clippo_core.data.loader import Batch, batches
 from clippo_core.data.shards import open_manifest
 from clippo_core.engine import Engine, make_engine
 from clippo_core.evaluate import imagenet, retrieval
+from clippo_core.evaluate.registry import EVALUATIONS
 from clippo_core.models import build_tower
-from clippo_core.planning import only_evaluation
 from clippo_core.records import CheckpointInfo, EvaluatePlan, StagePlan
 from clippo_core.rendering import Renderer
 from clippo_core.train.step import train_step
@@ -61,7 +61,7 @@ def evaluated(run: RunConfig, checkpoint: CheckpointInfo) -> dict[str, Any]:
     folder = checkpoint.uri.rpartition("/checkpoints")[0]
     found: dict[str, Any] = {}
     for module, name in ((imagenet, "imagenet"), (retrieval, "retrieval")):
-        plan = EvaluatePlan(StagePlan(folder, run.seed, "numbers"), only_evaluation(run.evaluate, name), is_demo=True)
+        plan = EvaluatePlan(StagePlan(folder, run.seed, "numbers"), EVALUATIONS[name].only(run.evaluate), is_demo=True)
         result = module.run(checkpoint.uri, plan, progress=False)
         if result.failure:
             raise SystemExit(f"{name}: {result.failure}")

@@ -113,6 +113,7 @@ def _trained(way: str, seed: int, chosen: argparse.Namespace) -> tuple[RunConfig
 
 def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig, CheckpointInfo]:
     """The demo's preset with `changes`, and its checkpoint: trained now, or found under `out`/`name`. The data are those of `make demo`."""
+    from clippo_core.analysis.watch import Watch
     from clippo_core.data.expectations import validate
     from clippo_core.data.shards import open_manifest, write_shards
     from clippo_core.train.loop import pretrain
@@ -126,7 +127,8 @@ def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig,
     else:
         manifest = write_shards(RenderPlan(data, run.data, run.render), validate(ValidatePlan(data, run.data, run.render, run.evaluate)))
     stage = StagePlan(f"{out}/{name}", seed, manifest.data_digest)
-    return run, pretrain(PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest)
+    plan = PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train)
+    return run, pretrain(plan, manifest, watch=Watch)
 
 
 def measured(model: Clippo, run: RunConfig) -> dict[str, dict[str, float]]:

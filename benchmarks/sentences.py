@@ -23,6 +23,7 @@ from typing import Any
 from towers import tower_model, train_run_tokenizer, write_run_shards
 
 from clippo_core import config
+from clippo_core.analysis.watch import Watch
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, RunConfig, SourceConfig, presets
 from clippo_core.evaluate import glue
 from clippo_core.evaluate.glue_files import TASKS, Rows, read_split
@@ -92,7 +93,9 @@ def _pretrain(run: RunConfig, manifest: Manifest, root: str, *, trained: bool) -
     if not trained:
         optim = dataclasses.replace(optim, lr=1e-12)
         train = dataclasses.replace(train, steps=1)
-    return pretrain(PretrainPlan(StagePlan(root, run.seed, manifest.data_digest), run.data, run.render, run.model, optim, train), manifest)
+    stage = StagePlan(root, run.seed, manifest.data_digest)
+    plan = PretrainPlan(stage, run.data, run.render, run.model, optim, train)
+    return pretrain(plan, manifest, watch=Watch)
 
 
 def _row(result: EvalResult) -> dict[str, Any]:

@@ -162,11 +162,13 @@ def _speeds(runs: dict[str, RunConfig], rounds: int = 7) -> dict[str, float]:
 
 def _row(run: RunConfig, manifest: Manifest, root: str) -> dict[str, Any]:
     """Train, and everything that one column of the table says; beside it chance, interval and n by metric."""
+    from clippo_core.analysis.watch import Watch
     from clippo_core.evaluate import glue, retrieval
     from clippo_core.train.loop import pretrain
 
     stage = StagePlan(root, run.seed, manifest.data_digest)
-    checkpoint = pretrain(PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest)
+    plan = PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train)
+    checkpoint = pretrain(plan, manifest, watch=Watch)
     tower = models.build_tower(run.model, run.render.image_px, device="meta")
     last = journal.read(checkpoint.journal)[-LAST_STEPS:]
     pairs = run.train.batch_pairs

@@ -1,6 +1,6 @@
 """From a RunConfig to one sub-plan a stage, each with a digest of everything its result depends on.
 
-    stage digest  = sha256(sub-config, seed, data content, code of the stage, digest of the stage before)
+    stage digest  = sha256(identity of its configs, seed, data content, code, digest of the stage before)
     run folder    = <root>/<name>-<first 12 digits of all stage digests together>
 
 A stage whose digest was completed before, in whichever run's folder, is planned into that same folder with the same
@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from clippo_core import storage
-from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest
-from clippo_core.errors import ConfigError, DataError, NotFoundError
+from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.errors import DataError, NotFoundError
+from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import evaluation_folder
 from clippo_core.provenance import code_digest
-from clippo_core.records import EVALUATIONS, CheckpointInfo, EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
+from clippo_core.records import CheckpointInfo, EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 
-STAGE_CODE: dict[str, str] = {
-    "validate": "clippo_core.data.expectations",
-    "render": "clippo_core.data.shards",
-    "pretrain": "clippo_core.train.loop",
-    **{name: f"clippo_core.evaluate.{name}" for name in EVALUATIONS},
-}
-"""The core module behind each stage; its digest is part of the stage's."""
+VALIDATE, RENDER, PRETRAIN = (
+    "clippo_core.data.expectations",
+    "clippo_core.data.shards",
+    "clippo_core.train.loop",
+)
+"""The module behind each stage but the evaluations; its code is part of the stage's digest."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,23 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     """Plan a run. `{kickoff:%Y-%m-%d}` in any path becomes the kickoff time. Raises DataError naming a file or folder that is missing:
     pairs, fonts, tokenizer, weights to start from. What `train.resume_from` names is not read: a committed checkpoint never changes."""
     config = fill_kickoff(config, kickoff_time)
-    pairs = content_digest(source_uris(config.data))
+    data, render, model = config.data, config.render, config.model
+    pairs = content_digest(source_inputs(data))
+    fonts = content_digest(list(map(Input, render.fonts)))
+    starts = content_digest([Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri])
+    only = {name: one.only(config.evaluate) for name, one in EVALUATIONS.items()}
     benchmarks = {name: benchmark_digest(config.evaluate, name) for name in EVALUATIONS}
-    only = {name: only_evaluation(config.evaluate, name) for name in EVALUATIONS}
-    data, render = config.data, config.render
-    fonts = content_digest(list(render.fonts))
-    model_files = content_digest([uri for uri in (config.model.tokenizer, config.model.initial_weights) if uri])
+    shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
+
+    def digested(module: str, *parts: Any) -> str:
+        return digest([module, code_digest(module), config.seed, *map(identity, parts)])
 
     stages: dict[str, str] = {}
-    stages["validate"] = _digest("validate", config, pairs, data, render, fonts, config.evaluate, sorted(benchmarks.items()))
-    stages["render"] = _digest("render", config, pairs, data, render, fonts)
-    stages["pretrain"] = _digest("pretrain", config, stages["render"], config.model, model_files, config.optim, config.train)
-    for name in EVALUATIONS:
-        stages[name] = _digest(name, config, stages["pretrain"], only[name], benchmarks[name], config.is_demo)
+    stages["validate"] = digested(VALIDATE, pairs, data, render, fonts, shown, benchmarks)
+    stages["render"] = digested(RENDER, pairs, data, render, fonts)
+    stages["pretrain"] = digested(PRETRAIN, stages["render"], model, starts, config.optim, config.train)
+    for name, one in EVALUATIONS.items():
+        stages[name] = digested(one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo)
     root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
 
     def stage(name: str, content: str) -> StagePlan:
@@ -94,28 +98,22 @@ def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root:
     """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
     folder = storage.join(root, f"evaluation-{checkpoint.weights_sha256[:12]}")
     plans = {}
-    for name in EVALUATIONS:
-        only, content = only_evaluation(evaluate, name), benchmark_digest(evaluate, name)
-        stage_digest = digest([name, code_digest(STAGE_CODE[name]), dataclasses.asdict(only), content, checkpoint.weights_sha256])
+    for name, one in EVALUATIONS.items():
+        only, content = one.only(evaluate), benchmark_digest(evaluate, name)
+        stage_digest = digest([one.module, code_digest(one.module), identity(only), content, checkpoint.weights_sha256])
         place, generation = _place(root, storage.join(folder, stage_digest[:12]), name, stage_digest)
         plans[name] = EvaluatePlan(StagePlan(place, 0, content, generation), only)
     return plans
 
 
 def benchmark_digest(evaluate: EvaluateConfig, name: str) -> str:
-    """Digest of what an evaluation reads. A missing file stops neither plan nor training: that evaluation's result will say so."""
+    """Digest of what the evaluation `name` reads. A missing file stops neither plan nor training:
+    that evaluation's result will say so.
+    """
     try:
-        return content_digest(evaluation_uris(evaluate, name))
+        return content_digest(EVALUATIONS[name].inputs(evaluate))
     except DataError as error:
         return f"missing: {error}"
-
-
-def only_evaluation(evaluate: EvaluateConfig, name: str) -> EvaluateConfig:
-    """`evaluate` with every evaluation but `name` left out, so that a change to one does not touch the others."""
-    if name not in EVALUATIONS:
-        raise ConfigError(f"there is no evaluation {name!r}; the five are {', '.join(EVALUATIONS)}.")
-    others: dict[str, Any] = {other: None for other in EVALUATIONS if other != name}
-    return dataclasses.replace(evaluate, **others)
 
 
 def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
@@ -130,49 +128,27 @@ def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
     return config
 
 
-def source_uris(data: DataConfig) -> list[str]:
+def source_inputs(data: DataConfig) -> list[Input]:
     """Files and folders that the sources read."""
     found = []
     for source in data.sources:
         found += [source.path, source.second_path, source.images]
-    return [uri for uri in found if uri]
+    return [Input(uri) for uri in found if uri]
 
 
-def evaluation_uris(evaluate: EvaluateConfig, name: str) -> list[str]:
-    """Files and folders that the evaluation `name` reads; empty where it is not configured."""
-    config = getattr(evaluate, name)
-    if config is None:
-        return []
-    fields = (
-        "images",
-        "class_names",
-        "train_images",
-        "annotations",
-        "train_questions",
-        "train_annotations",
-        "questions",
-        "root",
-        "captions",
-        "multi_labels",
-    )
-    found = [getattr(config, field, "") for field in fields]
-    found += list(getattr(config, "vocabulary_annotations", ()))
-    found += [name for name in (getattr(config, "templates", ""),) if name.endswith(".json")]
-    return [uri for uri in found if uri]
+def content_digest(inputs: list[Input]) -> str:
+    """sha256 over names, sizes and contents (a bucket's etags, a folder's sha256) of files, folders
+    and `*` patterns.
 
-
-def content_digest(uris: list[str]) -> str:
-    """sha256 over names, sizes and contents (a bucket's etags, a folder's sha256) of files, folders and `*` patterns.
-
-    Raises DataError naming the first that does not exist.
+    Raises DataError naming the first that does not exist and is not optional.
     """
-    entries = []
-    for uri in sorted(set(uris)):
+    entries: list[list[Any]] = []
+    for uri, is_optional in sorted(set(inputs)):
         try:
             files = storage.list_files(uri)
-        except NotFoundError as error:
-            raise DataError(f"{uri}: not found; check the path in the run's config.") from error
-        if not files:
+        except NotFoundError:
+            files = []
+        if not files and not is_optional:
             raise DataError(f"{uri}: not found, or an empty folder; check the path in the run's config.")
         entries.append([uri, [[file.name, file.bytes, file.etag] for file in files]])
     return digest(entries)
@@ -198,11 +174,6 @@ def _files_present(folder: str, manifest: str) -> bool:
     listed = json.loads(storage.read_text(storage.join(folder, manifest)))["files"]
     sizes = {file.name: file.bytes for file in storage.list_files(folder)}
     return all(sizes.get(file["name"]) == file["bytes"] for file in listed)
-
-
-def _digest(stage: str, config: RunConfig, *parts: Any) -> str:
-    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part for part in parts]
-    return digest([stage, config.seed, code_digest(STAGE_CODE[stage]), plain])
 
 
 def _place(base: str, root: str, stage: str, stage_digest: str) -> tuple[str, str]:

@@ -25,9 +25,6 @@ from clippo_core.config import (
     parse_json,
 )
 
-EVALUATIONS: tuple[str, ...] = ("imagenet", "retrieval", "vqa", "glue", "xm3600")
-"""The five evaluations, in the order of the paper."""
-
 RESULT_SCHEMA = 2
 """Version of EvalResult's JSON."""
 

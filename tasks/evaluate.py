@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 def _box(name: str) -> dict[str, Any]:
     """Cache and deck of the task of one evaluation: its cache follows the code of that one alone."""
-    cache = settings.cached("tasks.evaluate", evaluation(name).module)
+    cache = settings.cached(evaluation(name).module)
     return {"cache": cache, "enable_deck": True, "deck_fields": ()}
 
 

@@ -15,17 +15,19 @@ from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
 from tasks import settings
 
 
-@task(**settings.training(), cache=settings.cached("tasks.pretrain"), enable_deck=True, deck_fields=())
+@task(**settings.training(), cache=settings.cached("clippo_core.train.loop"), enable_deck=True, deck_fields=())
 def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
     from clippo_core import journal
     from clippo_core.analysis.decks import training_deck
+    from clippo_core.analysis.watch import Watch
     from clippo_core.errors import ConflictError, NotFoundError, Preempted, StorageError, TrainingError
     from clippo_core.storage import join
     from clippo_core.train.loop import pretrain as train
 
     try:
-        checkpoint = train(plan, manifest, previous=_previous_attempt(join(plan.stage.root, "checkpoints")))
+        previous = _previous_attempt(join(plan.stage.root, "checkpoints"))
+        checkpoint = train(plan, manifest, previous=previous, watch=Watch)
     except (ConflictError, NotFoundError):
         raise
     # Trying again helps: the run goes on from its last checkpoint.

@@ -8,7 +8,12 @@ from clippo_core.records import Manifest, RenderPlan, ValidationReport
 from tasks import settings
 
 
-@task(**settings.processing(cpu="16", memory="32Gi", disk="500Gi"), cache=settings.cached("tasks.render"), enable_deck=True, deck_fields=())
+@task(
+    **settings.processing(cpu="16", memory="32Gi", disk="500Gi"),
+    cache=settings.cached("clippo_core.data.shards"),
+    enable_deck=True,
+    deck_fields=(),
+)
 def render(plan: RenderPlan, validation: ValidationReport) -> Manifest:
     """Write the shards that pretraining reads."""
     from clippo_core.analysis.decks import render_deck

@@ -8,18 +8,16 @@ environment at import; every task carries it on into its pod. It holds no settin
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from flytekit import Cache, Resources
-from flytekit.core.type_engine import DataclassTransformer
 from flytekit.extras import accelerators
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
 
 from clippo_core.provenance import code_digest
+from tasks.flytekit_shim import remember_schemas
 
 TRAIN_IMAGE = "{{.image.train.fqn}}:{{.image.train.version}}"
 """containers/train.Dockerfile: CUDA, DeepSpeed."""
@@ -59,10 +57,7 @@ if SHAPE_NAME not in SHAPES:
     raise ValueError(f"CLIPPO_CLUSTER is {SHAPE_NAME!r}; use one of {', '.join(SHAPES)}, or add a shape to tasks/settings.py.")
 SHAPE = SHAPES[SHAPE_NAME]
 
-_literal_type = functools.cache(DataclassTransformer.get_literal_type)
-# flytekit builds a dataclass's JSON schema anew for every task that mentions it: 18 s at each start for this project's configs, which every
-# pod would pay too. Remembered, it is 4 s; a copy is handed out, for flytekit may annotate what it gets.
-DataclassTransformer.get_literal_type = lambda self, t: copy.deepcopy(_literal_type(self, t))
+remember_schemas()
 
 RENDEZVOUS_SECONDS = 900
 """How long nodes wait for each other: pods of one job can start many minutes apart."""
@@ -133,7 +128,8 @@ def processing(cpu: str = "4", memory: str = "16Gi", disk: str = "100Gi") -> dic
 
 
 def cached(*modules: str) -> Cache:
-    """A cache whose version is the code itself: the text of `modules` and of every module that they reach, assets and lock."""
+    """A cache whose version is the code that computes the task's result: `modules` of clippo_core and
+    what they reach. The task's own file is left out, since it only draws the deck and wires."""
     return Cache(version=code_digest(*modules)[:16], serialize=True)
 
 

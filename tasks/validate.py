@@ -8,7 +8,7 @@ from clippo_core.records import ValidatePlan, ValidationReport
 from tasks import settings
 
 
-@task(**settings.processing(), cache=settings.cached("tasks.validate"), enable_deck=True, deck_fields=())
+@task(**settings.processing(), cache=settings.cached("clippo_core.data.expectations"), enable_deck=True, deck_fields=())
 def validate(plan: ValidatePlan) -> ValidationReport:
     """Check the pairs before anything is spent on them."""
     from clippo_core.analysis.decks import validation_deck

@@ -59,7 +59,7 @@ def read(shards: Manifest, augment: AugmentConfig, steps: int = 5, **options: An
 
 def train(plan: PretrainPlan, shards: Manifest) -> list[float]:
     """Losses of a run."""
-    loop.pretrain(plan, shards, progress=False)
+    loop.pretrain(plan, shards)
     return losses(plan)
 
 
@@ -189,7 +189,7 @@ def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> No
 
     write_tiny_data(tmp_path / "data")
     plan = tiny_plan(str(tmp_path), str(tmp_path / "data"), data__store_drawings=True)
-    manifest = write_shards(RenderPlan(plan.stage, plan.data, plan.render), ValidationReport(64, [], {}, {}, {}, {}, "0"), progress=False)
+    manifest = write_shards(RenderPlan(plan.stage, plan.data, plan.render), ValidationReport(64, [], {}, {}, {}, {}, "0"))
     made = {
         stored: list(
             batches(
@@ -230,7 +230,7 @@ def test_training_differs_and_goes_on_bit_for_bit(tmp_path: Path, shards: Manife
         with pytest.raises(MemoryError):
             train(killed, shards)
     assert len(losses(killed)) == 3
-    info: CheckpointInfo = loop.pretrain(killed, shards, progress=False)
+    info: CheckpointInfo = loop.pretrain(killed, shards)
     assert losses(killed) == curves["all"]
     assert info.weights_sha256 == open_checkpoint(storage.join(str(tmp_path / "all"), "checkpoints")).info.weights_sha256
     with pytest.raises(CheckpointError, match="train.augment.noise is 0.2 there, 0.1 here"):
@@ -260,7 +260,7 @@ def test_a_compiled_tower_meets_one_shape(tmp_path: Path, shards: Manifest) -> N
 
 def test_evaluation_draws_plainly(tmp_path: Path, shards: Manifest) -> None:
     plan = varied_plan(tmp_path / "run", train__steps=4)
-    info = loop.pretrain(plan, shards, progress=False)
+    info = loop.pretrain(plan, shards)
     model = Clippo.load(info.uri, "cpu")
     plain = Renderer.from_config(plan.render)
     assert model.render_digest == plain.digest == open_checkpoint(info.uri).progress.render_digest

@@ -107,9 +107,9 @@ def small(run: RunConfig, source: SourceConfig, steps: int, batch_pairs: int) ->
 def trained(run: RunConfig, folder: Path) -> str:
     """Address of the checkpoint, by the pipeline's own stages."""
     stage = StagePlan(str(folder / "run"), run.seed, "d" * 64)
-    report = validate(ValidatePlan(stage, run.data, run.render, EvaluateConfig()), progress=False)
-    manifest = write_shards(RenderPlan(stage, run.data, run.render), report, progress=False)
-    return pretrain(PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest, progress=False).uri
+    report = validate(ValidatePlan(stage, run.data, run.render, EvaluateConfig()))
+    manifest = write_shards(RenderPlan(stage, run.data, run.render), report)
+    return pretrain(PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest).uri
 
 
 def assert_glue_above_chance(checkpoint: str, folder: Path) -> None:
@@ -133,7 +133,7 @@ def test_sentence_pairs_alone(kind: str, tmp_path: Path) -> None:
     assert run.data.text_pair_share == 1
     checkpoint = trained(small(run, write(tmp_path), steps=300, batch_pairs=40), tmp_path)
     model = Clippo.load(checkpoint)
-    first, second = (model.embed_texts([sides(phrase)[side] for phrase in HELD_OUT], progress=False) for side in (0, 1))
+    first, second = (model.embed_texts([sides(phrase)[side] for phrase in HELD_OUT]) for side in (0, 1))
     share = np.mean([(first @ second.T).argmax(axis) == np.arange(len(HELD_OUT)) for axis in (0, 1)])
     assert share >= 0.25, f"{share:.2f} of {len(HELD_OUT)} held-out pairs found; chance is 0.05"
     assert_glue_above_chance(checkpoint, tmp_path)
@@ -163,8 +163,8 @@ def test_images_with_alt_text(tmp_path: Path) -> None:
     source = SourceConfig("webdataset", f"{tmp_path}/*.tar", name="alt_text")
     checkpoint = trained(small(presets.paper_b16(), source, steps=250, batch_pairs=10), tmp_path)
     model = Clippo.load(checkpoint)
-    photos = model.embed_images([Image.fromarray(others.sample(digit, nth)) for digit in range(10) for nth in range(20)], progress=False)
-    names = model.embed_texts([name(digit, "en") for digit in range(10)], progress=False)
+    photos = model.embed_images([Image.fromarray(others.sample(digit, nth)) for digit in range(10) for nth in range(20)])
+    names = model.embed_texts([name(digit, "en") for digit in range(10)])
     share = np.mean((photos @ names.T).argmax(1) == np.repeat(np.arange(10), 20))
     assert share > 0.4, f"{share:.2f} of 200 held-out digits; chance is 0.1"
     assert_glue_above_chance(checkpoint, tmp_path)

@@ -6,14 +6,27 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clippo_core import planning
-from clippo_core.config import DataConfig, GlueConfig, RunConfig, SourceConfig, presets, replace
+from clippo_core.config import (
+    DataConfig,
+    EvaluateConfig,
+    GlueConfig,
+    ImagenetConfig,
+    RunConfig,
+    SourceConfig,
+    TrainConfig,
+    presets,
+    replace,
+)
+from clippo_core.config.hints import field_hints
 from clippo_core.errors import ConfigError, DataError
-from clippo_core.planning import RunPlan, fill_kickoff, make_plan
+from clippo_core.evaluate.registry import EVALUATIONS, evaluation
+from clippo_core.planning import RunPlan, benchmark_digest, fill_kickoff, make_plan
 
+OTHERS = set(EVALUATIONS) - {"glue"}
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 
 
@@ -99,7 +112,89 @@ def test_kickoff_time_fills_paths(config: RunConfig) -> None:
 
 def test_evaluations_are_kept_apart() -> None:
     evaluate = presets.benchmarks("d")
-    assert planning.only_evaluation(evaluate, "vqa").glue is None
-    assert planning.only_evaluation(evaluate, "vqa").vqa == evaluate.vqa
+    only = evaluation("vqa").only(evaluate)
+    assert only.glue is None and only.vqa == evaluate.vqa
     with pytest.raises(ConfigError, match="there is no evaluation 'snli'"):
-        planning.only_evaluation(evaluate, "snli")
+        evaluation("snli")
+
+
+RUNTIME = {
+    "train__loader_workers": 7,
+    "train__keep_checkpoints": 9,
+    "train__save_every_steps": 77,
+    "train__timeout_seconds": 11.0,
+    "train__zero_stage": 2,
+    "train__memory": "recompute",
+    "train__chunk_pairs": 8,
+    "train__memory_gib": 3.0,
+    "train__compile": True,
+    "train__max_skipped_steps": 1,
+    "evaluate__batch_size": 3,
+    "promote_metric": "coco/i2t_recall@1",
+    "tokenizers": ("t5=spiece.model",),
+}
+
+
+def stage_folders(plan: RunPlan) -> dict[str, str]:
+    """Stage -> the folder that it is planned into."""
+    stages = {"render": plan.render, "pretrain": plan.pretrain, **plan.evaluations}
+    return {name: one.stage.root for name, one in stages.items()}
+
+
+@pytest.mark.parametrize("name", RUNTIME)
+def test_a_field_that_decides_no_result_plans_the_same_run(config: RunConfig, name: str) -> None:
+    before = make_plan(config, SUNDAY)
+    other = replace(config, **{name: RUNTIME[name]})
+    assert other != config
+    assert stage_folders(make_plan(other, SUNDAY)) == stage_folders(before)
+
+
+def test_every_runtime_field_is_tried() -> None:
+    found = {
+        f"{part}__{field}" if part else field
+        for part, one in {"": RunConfig, "train": TrainConfig, "evaluate": EvaluateConfig}.items()
+        for field in field_hints(one)
+        if one.is_runtime(field)
+    }
+    assert found == set(RUNTIME) | {"name", "root"}  # these two name the folder itself
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        ({"optim__lr": 5e-4}, {"render"}),
+        ({"train__resume_from": "elsewhere/checkpoints"}, {"render"}),
+        ({"train__precision": "float32"}, {"render"}),
+        ({"seed": 1}, set()),
+        ({"render__monospace": True}, set()),
+        ({"evaluate__glue": GlueConfig("/nowhere/glue")}, {"render", "pretrain", *OTHERS}),
+    ],
+)
+def test_a_field_that_decides_moves_its_stage_and_what_follows(config: RunConfig, change: dict[str, Any], stays: set[str]) -> None:
+    before = digests(config)
+    after = digests(replace(config, **change))
+    assert {name for name in before if before[name] == after[name]} == stays
+
+
+def digests(config: RunConfig) -> dict[str, str]:
+    """Stage -> its digest, as `stages/` notes it."""
+    make_plan(config, SUNDAY)
+    folder = Path(config.root, "stages")
+    found = dict(path.stem.rsplit("-", 1) for path in folder.iterdir())
+    for path in folder.iterdir():
+        path.unlink()
+    return {name: value for name, value in found.items() if name != "validate"}
+
+
+def test_files_that_decide_labels_are_part_of_the_data(config: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet"
+    (folder / "val" / "a").mkdir(parents=True)
+    (folder / "val" / "a" / "1.png").write_bytes(b"picture")
+    (folder / "names.json").write_text('["cat", "dog"]')
+    images = ImagenetConfig(str(folder / "val"), str(folder / "names.json"), n_classes=2)
+    evaluate = EvaluateConfig(imagenet=images)
+    before = benchmark_digest(evaluate, "imagenet")
+    (folder / "LOC_synset_mapping.txt").write_text("a dog\nb cat\n")
+    with_mapping = benchmark_digest(evaluate, "imagenet")
+    (folder / "LOC_synset_mapping.txt").write_text("b dog\na cat\n")
+    assert len({before, with_mapping, benchmark_digest(evaluate, "imagenet")}) == 3

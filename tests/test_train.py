@@ -19,6 +19,7 @@ import torch
 from tiny import tiny_plan, write_tiny_shards
 
 from clippo_core import config, journal, models, storage
+from clippo_core.analysis import watch
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
@@ -26,7 +27,7 @@ from clippo_core.errors import CheckpointError, ConfigError, ConflictError, Pree
 from clippo_core.losses import contrastive_loss
 from clippo_core.optim import Adafactor, rsqrt_schedule
 from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
-from clippo_core.train import loop, speed, watch
+from clippo_core.train import loop, speed
 from clippo_core.train.lease import Lease
 from clippo_core.train.step import train_step
 
@@ -47,7 +48,7 @@ def plan(tmp_path: Path) -> PretrainPlan:
 
 
 def train(plan: PretrainPlan, shards: Manifest, **keywords: Any) -> CheckpointInfo:
-    return loop.pretrain(plan, shards, progress=False, **keywords)
+    return loop.pretrain(plan, shards, watch=watch.Watch, **keywords)
 
 
 def curve(plan: PretrainPlan) -> list[dict[str, Any]]:

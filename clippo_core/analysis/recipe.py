@@ -10,45 +10,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from clippo_core import config as config_module
 from clippo_core.config import RunConfig, presets
-
-WHERE_NOT_HOW = {
-    "annotations",
-    "class_names",
-    "captions",
-    "batch_size@evaluate",
-    "chunk_pairs",
-    "compile",
-    "dataset",
-    "expect_images",
-    "expect_questions",
-    "images",
-    "keep_checkpoints",
-    "loader_workers",
-    "memory",
-    "memory_gib",
-    "n_classes",
-    "questions",
-    "records_per_shard",
-    "resume_from",
-    "root",
-    "save_every_steps",
-    "sources",
-    "store_drawings",
-    "timeout_seconds",
-    "train_annotations",
-    "train_images",
-    "train_questions",
-    "vocabulary_annotations",
-    "zero_stage",
-}
-"""Fields that do not change the method; how memory is saved is one, for the loss stays the same to rounding."""
+from clippo_core.config.hints import Mark, is_marked
 
 
 @dataclass(frozen=True)
@@ -81,17 +48,26 @@ def recipe_differences(config: RunConfig, paper: RunConfig | None = None) -> lis
 
 
 def _differences(path: str, ours: Any, paper: Any) -> list[Difference]:
-    found = []
+    found, meanings = [], _meanings(type(ours))
     for field in dataclasses.fields(ours):
         mine, theirs = getattr(ours, field.name), getattr(paper, field.name)
-        if field.name in WHERE_NOT_HOW or f"{field.name}@{path}" in WHERE_NOT_HOW or mine == theirs:
+        if mine == theirs or is_marked(type(ours), field.name, Mark.RUNTIME, Mark.INPUT):
             continue
         setting = f"{path}.{field.name}"
-        if dataclasses.is_dataclass(mine) and dataclasses.is_dataclass(theirs):
+        if _is_config(mine) and _is_config(theirs):
+            # Of several benchmarks, the first of either run: their protocol is the same.
+            mine, theirs = (one[0] if isinstance(one, tuple) else one for one in (mine, theirs))
             found += _differences(setting, mine, theirs)
-        elif not dataclasses.is_dataclass(mine) and not dataclasses.is_dataclass(theirs):
-            found.append(Difference(setting, _words(mine), _words(theirs), _meanings(type(ours).__name__).get(field.name, "")))
+        elif not _is_config(mine) and not _is_config(theirs):
+            meaning = meanings.get(field.name, "")
+            found.append(Difference(setting, _words(mine), _words(theirs), meaning))
     return found
+
+
+def _is_config(value: Any) -> bool:
+    """Whether a value is a config, or a tuple of them (several benchmarks of one evaluation)."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    return dataclasses.is_dataclass(first)
 
 
 def _words(value: Any) -> str:
@@ -104,14 +80,13 @@ def _words(value: Any) -> str:
     return str(value) if value != "" else "none"
 
 
-@functools.cache
-def _meanings(name: str) -> dict[str, str]:
-    """Field -> the docstring under it in config.py, as one line."""
-    tree = ast.parse(inspect.getsource(config_module))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+def _meanings(config: type) -> dict[str, str]:
+    """Field -> the docstring under it, as one line."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef))
     found = {}
     for node, after in zip(body, body[1:], strict=False):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
-            found[node.target.id] = " ".join(after.value.value.split())  # type: ignore[attr-defined]  # is_text looked
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            value = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                found[node.target.id] = " ".join(value.value.split())
     return found

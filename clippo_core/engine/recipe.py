@@ -1,27 +1,32 @@
-"""The recipe of a run: everything that its numbers follow from, and so must be the same for a run to go on from a checkpoint.
+"""The recipe of a run: everything that its numbers follow from, and so must be the same for a run to
+go on from a checkpoint.
 
-It is not the whole plan: memory, ranks, ZeRO stage, workers, timeouts and saving may change between two attempts of one run.
+Runtime fields (memory, ZeRO stage, workers, timeouts, saving) and ranks may change between two
+attempts of one run; `config/hints.py` says how a field is marked.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
+from clippo_core.config import identity
 from clippo_core.errors import CheckpointError
 from clippo_core.records import PretrainPlan
 
 
 def recipe(plan: PretrainPlan) -> dict[str, Any]:
     """The recipe of `plan` as JSON gives it: dicts, lists, numbers and texts."""
-    train = {name: getattr(plan.train, name) for name in ("steps", "batch_pairs", "precision")}
-    augment = plan.train.augment
-    if augment.varies_layout or augment.varies_pixels:
-        train["augment"] = asdict(augment)
-    parts = {name: asdict(getattr(plan, name)) for name in ("data", "render", "model", "optim")}
-    values = {"seed": plan.stage.seed, "data_digest": plan.stage.data_digest, "train": train, **parts}
+    # What is off has no entry, so that checkpoints from before an option existed still go on.
+    train = {name: value for name, value in identity(plan.train).items() if value not in ("", {})}
+    parts = {name: identity(getattr(plan, name)) for name in ("data", "render", "model", "optim")}
+    values = {
+        "seed": plan.stage.seed,
+        "data_digest": plan.stage.data_digest,
+        "train": train,
+        **parts,
+    }
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 

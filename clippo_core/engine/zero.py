@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from clippo_core.engine.interface import Engine, check_fit
 from clippo_core.engine.ranks import init_distributed
+from clippo_core.errors import ConfigError
 from clippo_core.optim import Fragment, ShardedOptimizer
+
+WRITTEN_FOR = "0.19.8"
+"""The version of DeepSpeed whose undocumented attributes are read here; see `_check_private`."""
 
 
 class ZeroEngine(Engine):
@@ -79,6 +83,7 @@ def _deepspeed(device: torch.device) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
+    _check_private(deepspeed.ops, "__compatible_ops__")
     # Its shared-memory collectives are compiled at first use, and a stale lock file then blocks every later run without a word.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
@@ -101,21 +106,40 @@ def _config(stage: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def _check_private(owner: Any, *names: str) -> None:
+    """Raise ConfigError unless `owner`, which is DeepSpeed's, has these undocumented attributes."""
+    import deepspeed
+
+    for name in names:
+        if not hasattr(owner, name):
+            what = getattr(owner, "__name__", type(owner).__name__)
+            raise ConfigError(
+                f"deepspeed {deepspeed.__version__} has no `{name}` in {what}, which "
+                f"clippo_core/engine/zero.py reads; it was written for {WRITTEN_FOR}. Install that "
+                "version (requirements.lock), or set train.zero_stage to 0."
+            )
+
+
 def _shard_stage12(zero: Any, names: dict[int, str], rank: int) -> tuple[Tensor, list[Fragment]]:
+    _check_private(zero, "bit16_groups", "single_partition_of_fp32_groups")
     (parameters,), (shard,) = zero.bit16_groups, zero.single_partition_of_fp32_groups
     fragments = []
     for parameter in parameters:
+        _check_private(parameter, "_hp_mapping")
         mapping = parameter._hp_mapping
         if mapping is not None:
+            _check_private(mapping, "lp_fragment_address", "get_hp_fragment_address")
             inside, flat = mapping.lp_fragment_address, mapping.get_hp_fragment_address()
             fragments.append(Fragment(names[id(parameter)], inside.start, inside.numel, flat.start))
     return shard, fragments
 
 
 def _shard_stage3(zero: Any, names: dict[int, str], rank: int) -> tuple[Tensor, list[Fragment]]:
+    _check_private(zero, "fp16_groups", "fp32_partitioned_groups_flat", "grad_position", "get_param_id")
     (parameters,), (shard,) = zero.fp16_groups, zero.fp32_partitioned_groups_flat
     fragments = []
     for parameter in parameters:
+        _check_private(parameter, "ds_numel")
         _, offset, length = zero.grad_position[zero.get_param_id(parameter)]
         start = min(rank * length, parameter.ds_numel)
         # The last ranks' slices are padded up to `length`, or are nothing but padding.

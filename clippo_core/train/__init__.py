@@ -1,1 +1,1 @@
-"""Pretraining: the loop and what stands around it (lease, saving, speed, watching)."""
+"""Pretraining: the loop and what stands around it (lease, saving, speed, recording)."""

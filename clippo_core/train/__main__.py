@@ -13,6 +13,7 @@ import logging
 import sys
 
 from clippo_core import records, storage
+from clippo_core.analysis.watch import Watch
 from clippo_core.config import decode, parse_json
 from clippo_core.data.shards import open_manifest
 from clippo_core.errors import ClippoError, Preempted
@@ -30,7 +31,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
         plan = decode(PretrainPlan, parse_json(storage.read_text(given.plan), given.plan))
-        print(records.dumps(pretrain(plan, open_manifest(given.manifest), previous=given.previous)), end="")
+        manifest = open_manifest(given.manifest)
+        print(records.dumps(pretrain(plan, manifest, previous=given.previous, watch=Watch)), end="")
     except Preempted as error:
         print(error, file=sys.stderr)
         return Preempted.EXIT_CODE

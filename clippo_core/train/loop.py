@@ -38,10 +38,10 @@ from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import AugmentedRenderer
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
+from clippo_core.train.record import MakeWatcher, RunRecord, journal_uri
 from clippo_core.train.saving import Saving
 from clippo_core.train.speed import Meter
 from clippo_core.train.step import StepResult, on_device, train_step, with_varied_text
-from clippo_core.train.watch import Watch
 
 LOSSES_IN_MEAN = 100
 """CheckpointInfo.loss is the mean over this many last steps."""
@@ -60,11 +60,18 @@ class _State:
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
 
 
-def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", progress: bool = True) -> CheckpointInfo:
+def pretrain(
+    plan: PretrainPlan,
+    manifest: Manifest,
+    *,
+    previous: str = "",
+    watch: MakeWatcher | None = None,
+) -> CheckpointInfo:
     """Train the plan's tower on the shards of `manifest`; call it in every rank (torchrun's environment), or in one process.
 
-    `previous`: checkpoints of an earlier attempt, if they are elsewhere. Every rank gets the last checkpoint; a finished run is not
-    trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a rank was lost; too many non-finite
+    `previous`: checkpoints of an earlier attempt, if they are elsewhere. `watch`: makes what shows
+    the run, on rank 0 (`analysis/watch.py`). Every rank gets the last checkpoint; a finished run is
+    not trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a rank was lost; too many non-finite
     losses), ConflictError (another process has the run), CheckpointError, ConfigError, StorageError.
     """
     ranks = _join(plan)
@@ -74,7 +81,7 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
         engine, memory = _build(plan, ranks, start)
         state = _restore(engine, start, plan.model)
         agreement.barrier()
-        watch = Watch(plan.stage.root, state.step, plan.train.steps, progress) if ranks.rank == 0 else None
+        record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
         text_encoder = models.text_encoder(plan.model, plan.render)
 
@@ -82,8 +89,8 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
             return _progress(plan, state, ranks.world_size, text_encoder, finished)
 
         def before_commit() -> None:
-            if watch:
-                watch.journal.flush()  # no checkpoint without the curve that leads to it
+            if record:
+                record.flush()  # no checkpoint without the curve that leads to it
             check_owner()
 
         saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
@@ -99,16 +106,16 @@ def pretrain(plan: PretrainPlan, manifest: Manifest, *, previous: str = "", prog
                 line = _note(plan, state, result, multiplier) | meter.step()
                 if result.skipped:
                     line["skipped_keys"] = sum(agreement.everyone(batch.keys), [])
-                if watch:
-                    watch.step(line)
+                if record:
+                    record.step(line)
                 _stop_if_spoilt(plan, state, line)
                 if state.step < plan.train.steps:
                     saving.after_step(state.step)
             return saving.save_now(finished=True)
         finally:
             saving.close()
-            if watch:
-                watch.close()
+            if record:
+                record.close()
 
 
 def _join(plan: PretrainPlan) -> Ranks:
@@ -277,11 +284,10 @@ def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> 
     if len(state.skipped) <= plan.train.max_skipped_steps:
         return
     keys = line["skipped_keys"]
-    journal = storage.join(plan.stage.root, "journal.jsonl")
     raise TrainingError(
         f"loss or gradient was not finite in {len(state.skipped)} steps ({', '.join(map(str, state.skipped))}), more than "
         f"train.max_skipped_steps allows. The last of them had the pairs {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}; "
-        f"all stand in {journal} as skipped_keys. Look at these pairs, or lower optim.lr. No weight was changed by these steps."
+        f"all stand in {journal_uri(plan)} as skipped_keys. Look at these pairs, or lower optim.lr. No weight was changed by these steps."
     )
 
 
@@ -293,7 +299,7 @@ def _progress(plan: PretrainPlan, state: _State, world_size: int, text_encoder: 
         world_size=world_size,
         code_digest=code_digest(__name__),
         render_digest=text_encoder.digest,
-        journal=storage.join(plan.stage.root, "journal.jsonl"),
+        journal=journal_uri(plan),
         finished=finished,
         state={"skipped": list(state.skipped), "losses": list(state.losses)},
     )
