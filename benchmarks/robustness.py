@@ -133,8 +133,7 @@ def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig,
 
 def measured(model: Clippo, run: RunConfig) -> dict[str, dict[str, float]]:
     """Shift -> R@1 both ways in percent, the share of captions that lose ink, and the number of captions searched."""
-    retrieval = run.evaluate.retrieval
-    assert retrieval is not None
+    (retrieval,) = run.evaluate.retrieval
     records = list(karpathy_records(retrieval.annotations, retrieval.images, retrieval.split))
     texts = [text for record in records for text in record.texts]
     image_of_text = np.repeat(np.arange(len(records)), [len(record.texts) for record in records])

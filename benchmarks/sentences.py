@@ -27,6 +27,7 @@ from clippo_core.analysis.watch import Watch
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, RunConfig, SourceConfig, presets
 from clippo_core.evaluate import glue
 from clippo_core.evaluate.glue_files import TASKS, Rows, read_split
+from clippo_core.planning import benchmark_digest
 from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, StagePlan
 from clippo_core.train.loop import pretrain
 
@@ -56,12 +57,13 @@ def main() -> None:
         base = _recipe(chosen, seed)
         manifest = write_run_shards(base)
         tokenizer = train_run_tokenizer(base, chosen.vocab)
+        content = benchmark_digest(base.evaluate, "glue")
         for kind in chosen.towers:
             run = dataclasses.replace(base, model=tower_model(base, kind, tokenizer))
             for start in ("initial weights", "sentence pairs"):
                 root = f"{base.root}/{kind}/{start.replace(' ', '-')}"
                 checkpoint = _pretrain(run, manifest, root, trained=start == "sentence pairs")
-                result = glue.run(checkpoint.uri, EvaluatePlan(StagePlan(root, seed, "glue"), run.evaluate))
+                result = glue.run(checkpoint.uri, EvaluatePlan(StagePlan(root, seed, content), run.evaluate))
                 rows.append({"tower": kind, "start": start, "seed": seed, "loss": checkpoint.loss, **_row(result)})
                 _write(rows, Path(chosen.out), chosen)
     print((Path(chosen.out) / "sentences.md").read_text(encoding="utf-8"))

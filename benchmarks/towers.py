@@ -26,6 +26,7 @@ import torch
 
 from clippo_core import config, journal, models
 from clippo_core.config import EvaluateConfig, ModelConfig, RetrievalConfig, RunConfig, presets
+from clippo_core.planning import benchmark_digest
 from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 from clippo_core.rendering import Renderer
 
@@ -184,11 +185,15 @@ def _row(run: RunConfig, manifest: Manifest, root: str) -> dict[str, Any]:
     }
     galleries = _galleries(run)
     for gallery in galleries:
-        plan = EvaluatePlan(StagePlan(f"{root}/{gallery.dataset}", run.seed, manifest.data_digest), EvaluateConfig(retrieval=gallery))
+        one = EvaluateConfig(retrieval=(gallery,))
+        content = benchmark_digest(one, "retrieval")
+        plan = EvaluatePlan(StagePlan(f"{root}/{gallery.dataset}", run.seed, content), one)
         _add(row, retrieval.run(checkpoint.uri, plan))
     _add_held_out(row, checkpoint, galleries[-1], pairs)
     if run.evaluate.glue:
-        _add(row, glue.run(checkpoint.uri, EvaluatePlan(stage, EvaluateConfig(glue=run.evaluate.glue))))
+        content = benchmark_digest(run.evaluate, "glue")
+        one = EvaluateConfig(glue=run.evaluate.glue)
+        _add(row, glue.run(checkpoint.uri, EvaluatePlan(StagePlan(root, run.seed, content), one)))
     return row
 
 
@@ -203,8 +208,7 @@ def _captions_cut(run: RunConfig) -> float:
 
 def _galleries(run: RunConfig) -> list[RetrievalConfig]:
     """Flickr30k's test photos, and Flickr8k's, which are more."""
-    flickr30k, source = run.evaluate.retrieval, run.data.sources[0]
-    assert flickr30k is not None
+    (flickr30k,), source = run.evaluate.retrieval, run.data.sources[0]
     return [flickr30k, RetrievalConfig(source.path, source.images, dataset="flickr8k", expect_images=1000)]
 
 

@@ -84,6 +84,10 @@ class EvaluatePlan(Checked):
     stage: StagePlan
     evaluate: EvaluateConfig
     is_demo: bool = False
+    benchmarks: dict[str, StagePlan] = field(default_factory=dict)
+    """Dataset -> the stage of that benchmark alone, where an evaluation has several: where its part
+    stands and what it reads, so that a new benchmark beside it does not run it again. One that is
+    not named here stands in `stage` and runs again with it."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,8 @@ class EvalResult:
     """Fewer examples than the benchmark has: not comparable with published numbers."""
     is_demo: bool = False
     failure: str = ""
-    """Why the evaluation has no numbers; empty = it has."""
+    """Why the evaluation, or one of its benchmarks, has no numbers; empty = all have. The benchmarks
+    that did not fail have theirs."""
     schema_version: int = RESULT_SCHEMA
 
     @classmethod

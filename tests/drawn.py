@@ -69,6 +69,6 @@ def write_karpathy(folder: Path, drawn: Sequence[str], captions: Sequence[Sequen
     return {"annotations": str(folder / "dataset.json"), "images": str(folder / "images")}
 
 
-def evaluate_plan(root: Path | str, **evaluate: Any) -> EvaluatePlan:
+def evaluate_plan(root: Path | str, data_digest: str = "0" * 64, **evaluate: Any) -> EvaluatePlan:
     """A plan for one evaluation below `root`."""
-    return EvaluatePlan(StagePlan(root=str(root), seed=0, data_digest="0" * 64), EvaluateConfig(**evaluate))
+    return EvaluatePlan(StagePlan(str(root), 0, data_digest), EvaluateConfig(**evaluate))

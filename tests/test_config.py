@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from conftest import PROJECT
 
 from clippo_core import config as config_package
 from clippo_core.config import (
-    Checked,
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -38,7 +36,7 @@ from clippo_core.config import (
     replace,
     to_json,
 )
-from clippo_core.config.hints import OneOrMany, field_hints
+from clippo_core.config.hints import field_hints
 from clippo_core.errors import ConfigError
 from clippo_core.records import (
     EvalResult,
@@ -280,21 +278,65 @@ def test_a_config_of_another_version_says_what_to_do() -> None:
     assert decode(RunConfig, plain).train.loader_workers == TrainConfig().loader_workers
 
 
-@dataclass(frozen=True)
-class Several(Checked, path="several"):
-    """A list of objects that was once a single object."""
+OLD_RETRIEVAL: list[Any] = [
+    {"annotations": "a.json", "images": "a"},
+    [{"annotations": "a.json", "images": "a"}],
+    None,
+    [],
+]
+"""What run.json held when there was one benchmark or none, and what it holds now."""
 
-    retrieval: OneOrMany[tuple[RetrievalConfig, ...]] = ()
+
+def retrieval_of(old: Any) -> tuple[RetrievalConfig, ...]:
+    """The benchmarks that `old` means."""
+    return (RetrievalConfig("a.json", "a"),) if old else ()
 
 
-def test_a_list_that_was_one_object_is_still_read() -> None:
-    one = {"annotations": "a.json", "images": "a"}
-    several = Several((RetrievalConfig("a.json", "a"),))
-    for old in (one, [one]):
-        assert decode(Several, {"retrieval": old}) == several
-    assert decode(Several, {"retrieval": None}) == decode(Several, {}) == Several()
-    with pytest.raises(ConfigError, match="several.retrieval\\[0\\].image: there is no such field"):
-        decode(Several, {"retrieval": {"image": "a"}})
+@pytest.mark.parametrize("old", OLD_RETRIEVAL)
+def test_a_list_that_was_one_object_is_still_read(old: Any) -> None:
+    expected = EvaluateConfig(retrieval=retrieval_of(old))
+    assert decode(EvaluateConfig, {"retrieval": old}) == expected
+    assert EvaluateConfig.from_json(json.dumps({"retrieval": old})) == expected
+    assert from_dict(EvaluateConfig, {"retrieval": old}) == expected
+    assert decode(EvaluateConfig, json.loads(to_json(expected))) == expected
+    assert EvaluateConfig(retrieval=(retrieval_of(old) or (None,))[0]) == expected  # type: ignore[arg-type]
+    plain = json.loads(to_json(presets.demo()))
+    plain["evaluate"]["retrieval"] = old
+    run = RunConfig.from_json(json.dumps(plain))
+    assert run.evaluate.retrieval == expected.retrieval
+    assert loads(RunConfig, json.dumps(plain)) == run
+    for literal in literals(plain):
+        assert through_flyte(literal, RunConfig) == run
+    plan = json.loads(json.dumps(dataclasses.asdict(EvaluatePlan(StagePlan("r", 0, "d"), EvaluateConfig()))))
+    plan["evaluate"]["retrieval"] = old
+    del plan["benchmarks"]
+    for literal in literals(plan):
+        assert through_flyte(literal, EvaluatePlan).evaluate == expected
+
+
+def test_an_absent_list_is_empty() -> None:
+    assert decode(EvaluateConfig, {}).retrieval == EvaluateConfig().retrieval == ()
+
+
+def test_faults_of_benchmarks_are_named_by_their_place() -> None:
+    with pytest.raises(ConfigError, match="evaluate.retrieval\\[0\\].image: there is no such field"):
+        decode(EvaluateConfig, {"retrieval": {"image": "a"}})
+    with pytest.raises(ConfigError, match="evaluate.retrieval\\[1\\].limit is -1"):
+        decode(EvaluateConfig, {"retrieval": [OLD_RETRIEVAL[0], OLD_RETRIEVAL[0] | {"limit": -1}]})
+
+
+def test_two_benchmarks_of_one_name_are_refused() -> None:
+    coco, flickr = RetrievalConfig("a.json", "a"), RetrievalConfig("b.json", "b", "flickr30k")
+    assert EvaluateConfig(retrieval=(coco, flickr)).retrieval == (coco, flickr)
+    with pytest.raises(ConfigError) as refusal:
+        EvaluateConfig(retrieval=(coco, flickr, replace(coco, images="c")))
+    sentence = str(refusal.value)
+    assert sentence.startswith("evaluate.retrieval has two benchmarks with the dataset 'coco'")
+    plain = json.loads(to_json(presets.benchmarks("d")))
+    plain["retrieval"][1]["dataset"] = "coco"
+    for literal in literals(plain):
+        with pytest.raises(ConfigError, match="two benchmarks with the dataset 'coco'"):
+            through_flyte(literal, EvaluateConfig)
 
 
 def literals(plain: dict[str, Any]) -> list[Any]:
@@ -346,7 +388,8 @@ def test_plans_cross_tasks(place: int) -> None:
         ValidatePlan(stage, run.data, run.render, run.evaluate),
         RenderPlan(stage, run.data, run.render),
         PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train),
-        EvaluatePlan(stage, run.evaluate, True),
+        EvaluatePlan(stage, run.evaluate, True, {"coco": stage, "flickr30k": stage}),
+        EvaluatePlan(stage, presets.benchmarks("d")),
         GatePlan(stage, "demo", "promoted.json", {"glue": "folder"}, "m", True),
     ]
     for plan in plans:

@@ -23,7 +23,7 @@ from clippo_core.data import annotation_files, pairs, sources, tars
 from clippo_core.data.images import MAX_PIXELS, decode_image, fewshot_crop, squash
 from clippo_core.data.splitter import split_sentences
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, ShardError
-from clippo_core.evaluate import retrieval
+from clippo_core.evaluate import gallery
 
 # ---------------------------------------------------------------- pictures
 
@@ -390,12 +390,12 @@ def test_bad_entries_become_problems_and_are_refused_by_evaluations(tmp_path: Pa
     assert [bool(record.problem) for record in records] == [False] + [True] * len(bad)
     assert records[1].problem.startswith("image 1 of")
     with pytest.raises(DataError, match="image 1 of"):
-        retrieval.usable(records, "here")
+        gallery.usable(records, "here")
     number = karpathy_file(tmp_path, [{**good, "sentences": [{"raw": 5}]}])
     with pytest.raises(DataError, match="no text"):
-        retrieval.usable(list(sources.read_source(SourceConfig("karpathy", number, images="photos"))), "here")
+        gallery.usable(list(sources.read_source(SourceConfig("karpathy", number, images="photos"))), "here")
     with pytest.raises(EvaluationError, match="split"):
-        retrieval.usable([], "here")
+        gallery.usable([], "here")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"images": [', b"[]", b'{"images": {}}', b"\xff\xfe", b"[" * 100_000])

@@ -203,8 +203,9 @@ def checkpoint(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("tower"))
 
 
-def harness(checkpoint, root, work, content=lambda config: []):
-    return evaluate("glue", checkpoint, plan(root), False, work, content)
+def harness(checkpoint, root, work, data_digest="data"):
+    stage = StagePlan(root=str(root), seed=0, data_digest=data_digest)
+    return evaluate("glue", checkpoint, replace(plan(root), stage=stage), False, work)
 
 
 def test_expected_failures_become_results_and_others_stay_errors(tmp_path, checkpoint):
@@ -256,7 +257,7 @@ def test_the_harness_runs_once_per_content_and_again_after_a_failure(tmp_path, c
     assert found.metrics["glue/average"] == Metric(why_not="eight are missing")
     assert found.main_metrics == ["glue/rte_accuracy"] and found.counts == {"rows": 3}
     assert harness(checkpoint, tmp_path, work) == found and len(calls) == 2
-    other = harness(checkpoint, tmp_path, work, content=lambda config: ["changed"])
+    other = harness(checkpoint, tmp_path, work, data_digest="changed")
     assert len(calls) == 3 and other.inputs_digest != found.inputs_digest
 
 

@@ -248,7 +248,7 @@ def evaluations(folder: Path) -> EvaluateConfig:
     questions = str(folder / "questions.json")
     return EvaluateConfig(
         imagenet=ImagenetConfig(str(folder / "imagenet"), "names.json"),
-        retrieval=RetrievalConfig(str(folder / "retrieval.json"), str(folder / "retrieval")),
+        retrieval=(RetrievalConfig(str(folder / "retrieval.json"), str(folder / "retrieval")),),
         vqa=VqaConfig(questions, "annotations.json", str(folder / "vqa"), questions, images=str(folder / "vqa")),
         xm3600=Xm3600Config(str(folder / "captions.jsonl"), str(folder / "xm")),
     )

@@ -20,7 +20,7 @@ import pytest
 from conftest import PROJECT
 
 from clippo_core import journal
-from clippo_core.config import RunConfig, presets, replace
+from clippo_core.config import RetrievalConfig, RunConfig, presets, replace
 from clippo_core.config.presets import NUMBERS_FOLDER
 from clippo_core.data.numbers import write_numbers
 from clippo_core.engine.checkpoint import open_checkpoint
@@ -168,6 +168,11 @@ def test_what_a_user_sees_when_ranks_and_batch_do_not_fit(tmp_path: Path, flyte_
     assert "does not divide by 2 ranks" in done.stdout + done.stderr
 
 
+def limited(run_config: RunConfig, n: int) -> tuple[RetrievalConfig, ...]:
+    """The run's retrieval benchmarks, each on at most `n` images (0 = all)."""
+    return tuple(replace(one, limit=n) for one in run_config.evaluate.retrieval)
+
+
 def few(data: Path, root: Path) -> RunConfig:
     """A few dozen real pairs at 64 px, and a few rows of each real benchmark."""
     run_config = presets.slices(str(data), str(root), image_px=64, steps=8, batch_pairs=16)
@@ -181,7 +186,7 @@ def few(data: Path, root: Path) -> RunConfig:
         train__save_every_steps=4,
         evaluate__bootstrap_samples=100,
         evaluate__imagenet__templates="name",
-        evaluate__retrieval__limit=24,
+        evaluate__retrieval=limited(run_config, 24),
         evaluate__vqa__finetune__max_steps=2,
         evaluate__glue__tasks=("MNLI", "CoLA", "STS-B"),
         evaluate__glue__limit_train=32,
@@ -217,7 +222,7 @@ def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, sli
 
     config = few(slices, tmp_path / "runs")
     leaky = tuple(dataclasses.replace(source, split="test") if source.name == "flickr30k" else source for source in config.data.sources)
-    tolerant = replace(config, data__sources=leaky, data__max_bad_share=0.5, evaluate__retrieval__limit=0)
+    tolerant = replace(config, data__sources=leaky, data__max_bad_share=0.5, evaluate__retrieval=limited(config, 0))
     report = validate(make_plan(tolerant, UNSCHEDULED).validate, progress=False)
     leaked = {key for key, reason in report.excluded.items() if "evaluated" in reason}
     assert len(leaked) == 48 and all(key.startswith("flickr30k/") for key in leaked)

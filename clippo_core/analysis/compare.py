@@ -69,7 +69,6 @@ def compare(
         model = (labels or {}).get(result.weights_sha256, result.weights_sha256[:8] or "unknown")
         if result.failure:
             found.append(failed_row(result, f"{result.dataset}/*", model=model))
-            continue
         for metric in result.metrics:
             paper = [one for one in lookup(metric) if not beside or one.model in beside]
             if paper or metric in result.main_metrics or not only_main:

@@ -106,7 +106,7 @@ def write_report(
         results=results,
         verdict=verdict,
         journal=_read_journal(checkpoint.journal),
-        examples={result.name: decks.read_examples(folders[result.name]) for result in results if not result.failure},
+        examples={result.name: decks.read_examples(folders[result.name]) for result in results if result.metrics or not result.failure},
         timings={result.name: decks.read_timings(folders[result.name]) for result in results},
         insight=gather_insight(root, checkpoint, manifest, config.render, tokenizers=_tokenizers(config), seed=config.seed),
     )

@@ -15,14 +15,12 @@ from typing import Any
 
 from clippo_core.analysis import digits
 from clippo_core.config import RunConfig
+from clippo_core.evaluate.registry import EVALUATIONS
 from clippo_core.published import Published
 from clippo_core.records import EvalResult, Metric
 
 PAPER_WIDTH_DEPTH = (768, 12)
 """The paper's B/16 tower, with which most published numbers were made."""
-
-BENCHMARKS: dict[str, str] = {"imagenet": "imagenet", "retrieval": "coco", "vqa": "vqav2", "glue": "glue", "xm3600": "xm3600"}
-"""Evaluation -> the benchmark whose published numbers stand beside a dataset that nobody else has published on."""
 
 PublishedLookup = Callable[[str], list[Published]]
 """Metric name -> published values (see `clippo_core.published.published`)."""
@@ -83,25 +81,30 @@ def marks_of(result: EvalResult) -> tuple[str, ...]:
 
 
 def rows_of(result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None) -> list[Row]:
-    """The lines of one result: main metrics first, then the others by name, then what was not run. A failed result has one line."""
-    if result.failure:
-        return [failed_row(result, result.dataset or result.name)]
+    """The lines of one result: that it failed, main metrics, the others by name, what was not run.
+
+    A result that failed has numbers too where only some of its benchmarks failed.
+    """
+    rows = [failed_row(result, result.dataset or result.name)] if result.failure else []
     numbers = {name for name, metric in result.metrics.items() if metric.value is not None}
     order = [name for name in result.main_metrics if name in numbers]
     order += sorted(numbers - set(order))
-    rows = []
     for metric in order:
         paper, paper_metric = _published(result.name, metric, published, config)
-        differs = differences(result, config, paper_metric) if paper else ""
+        differs = differences(result, config, metric if paper_metric else "") if paper else ""
         rows.append(row_of(result, metric, paper=paper, paper_metric=paper_metric, differs=differs))
     return rows + _not_run(result, published, config)
 
 
-def differences(result: EvalResult, config: RunConfig | None, paper_metric: str = "") -> str:
-    """In what a result differs from the paper's CLIPPO B/16 on the whole benchmark, in a few words; `recipe.py` has every setting."""
+def differences(result: EvalResult, config: RunConfig | None, other_task: str = "") -> str:
+    """In what a result differs from the paper's CLIPPO B/16 on the whole benchmark, in a few words.
+
+    other_task: the metric, where the published number is of another dataset. `recipe.py` has every
+    setting.
+    """
     words = []
-    if paper_metric:
-        words.append(f"task ({result.dataset})")
+    if other_task:
+        words.append(f"task ({other_task.partition('/')[0]})")
     elif result.is_partial:
         words.append("part of the benchmark")
     words.append("training data")
@@ -141,10 +144,10 @@ def _published(evaluation: str, metric: str, published: PublishedLookup | None, 
     if published is None:
         return [], ""
     exact = published(metric)
-    if exact or evaluation not in BENCHMARKS:
+    if exact or evaluation not in EVALUATIONS:
         return nearest(exact, config), ""
     _, _, rest = metric.partition("/")
-    other = f"{BENCHMARKS[evaluation]}/{rest}"
+    other = f"{EVALUATIONS[evaluation].benchmark}/{rest}"
     found = published(other) if rest and other != metric else []
     return nearest(found, config), other if found else ""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from clippo_core.config.check import Checked
-from clippo_core.config.hints import Check, Count, Input, Name, Runtime, Whole
+from clippo_core.config.check import Checked, require
+from clippo_core.config.hints import Check, Count, Input, Name, OneOrMany, Runtime, Whole
 from clippo_core.config.train import FinetuneConfig
 
 XM3600_LANGUAGES: tuple[str, ...] = (
@@ -160,12 +160,12 @@ class Xm3600Config(Checked, path="evaluate.xm3600"):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Checked, path="evaluate"):
-    """The five evaluations. One that is None is not run, and the report says so."""
+    """The five evaluations. One that is None (or empty) is not run, and the report says so."""
 
     imagenet: ImagenetConfig | None = None
     """Zero-shot and few-shot classification."""
-    retrieval: RetrievalConfig | None = None
-    """Image-text retrieval."""
+    retrieval: OneOrMany[tuple[RetrievalConfig, ...]] = ()
+    """Image-text retrieval, on any number of benchmarks, each with its own `dataset`."""
     vqa: VqaConfig | None = None
     """Visual question answering."""
     glue: GlueConfig | None = None
@@ -177,3 +177,12 @@ class EvaluateConfig(Checked, path="evaluate"):
     no digit of a result depends on it."""
     bootstrap_samples: Count = 1000
     """Resamples behind each 95 % interval."""
+
+    def check_together(self) -> None:
+        """Raise ConfigError where two benchmarks have one name."""
+        names = [config.dataset for config in self.retrieval]
+        twice = next((name for name in names if names.count(name) > 1), "")
+        require(
+            not twice,
+            f"evaluate.retrieval has two benchmarks with the dataset {twice!r}; metrics are named by it, so give each its own.",
+        )

@@ -131,7 +131,14 @@ def demo(root: str = "runs") -> RunConfig:
                 n_classes=10,
                 expect_images=360,
             ),
-            retrieval=RetrievalConfig(f"{data}/retrieval/dataset.json", f"{data}/retrieval/images", dataset="numbers", expect_images=100),
+            retrieval=(
+                RetrievalConfig(
+                    f"{data}/retrieval/dataset.json",
+                    f"{data}/retrieval/images",
+                    dataset="numbers",
+                    expect_images=100,
+                ),
+            ),
             vqa=VqaConfig(
                 train_questions=f"{data}/vqa/train_questions.json",
                 train_annotations=f"{data}/vqa/train_annotations.json",
@@ -202,8 +209,13 @@ def slices(data: str, root: str = "runs", *, image_px: int = 112, steps: int = 6
                 f"{data}/imagenet_sample/val",
                 f"{data}/imagenet_sample/en_classnames_imagenet1k.json",
             ),
-            retrieval=RetrievalConfig(
-                f"{flickr30k}/dataset_flickr30k.json", f"{flickr30k}/flickr30k-images", dataset="flickr30k", expect_images=1000
+            retrieval=(
+                RetrievalConfig(
+                    f"{flickr30k}/dataset_flickr30k.json",
+                    f"{flickr30k}/flickr30k-images",
+                    dataset="flickr30k",
+                    expect_images=1000,
+                ),
             ),
             vqa=VqaConfig(
                 train_questions=f"{vqav2}/v2_OpenEnded_mscoco_train2014_questions.json",
@@ -232,10 +244,18 @@ def by_name() -> dict[str, Callable[..., RunConfig]]:
 
 def benchmarks(data: str) -> EvaluateConfig:
     """The five evaluations on the full benchmarks, laid out under `data` as the README says."""
-    coco, vqa = f"{data}/coco", f"{data}/vqav2"
+    coco, flickr30k, vqa = f"{data}/coco", f"{data}/flickr30k", f"{data}/vqav2"
     return EvaluateConfig(
         imagenet=ImagenetConfig(f"{data}/imagenet/val", f"{data}/imagenet/class_names.json", train_images=f"{data}/imagenet/train"),
-        retrieval=RetrievalConfig(f"{coco}/dataset_coco.json", f"{coco}/images"),
+        retrieval=(
+            RetrievalConfig(f"{coco}/dataset_coco.json", f"{coco}/images"),
+            RetrievalConfig(
+                f"{flickr30k}/dataset_flickr30k.json",
+                f"{flickr30k}/images",
+                dataset="flickr30k",
+                expect_images=1000,
+            ),
+        ),
         vqa=VqaConfig(
             train_questions=f"{vqa}/v2_OpenEnded_mscoco_train2014_questions.json",
             train_annotations=f"{vqa}/v2_mscoco_train2014_annotations.json",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clippo_core.evaluate import metrics
+from clippo_core.evaluate.classification import few_shot_predict
 from clippo_core.evaluate.embed import Embedded, Pictures
 from clippo_core.evaluate.labelled import ClassNames, LabelledPictures, open_labelled
 from clippo_core.evaluate.session import Session
@@ -51,7 +51,7 @@ def few_shot(session: Session, labelled: LabelledPictures, classes: ClassNames, 
         for order in drawn.values():
             chosen = order[:, :k].ravel()
             rows = np.searchsorted(needed, chosen)
-            predicted.append(metrics.few_shot_predict(train.features[rows], pool_labels[chosen], test))
+            predicted.append(few_shot_predict(train.features[rows], pool_labels[chosen], test))
         _note(session, k, labels, predicted, 100.0 / len(classes.names), labelled.names)
 
 

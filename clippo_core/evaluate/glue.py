@@ -21,14 +21,14 @@ from clippo_core.config import GlueConfig, require
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import ClippoError, DataError, EvaluationError, Preempted
 from clippo_core.evaluate import bootstrap, results
+from clippo_core.evaluate.checks import is_constant
 from clippo_core.evaluate.finetune import Sweep, fine_tune, join_ranks
-from clippo_core.evaluate.glue_files import TASKS, Rows, split_digests
+from clippo_core.evaluate.glue_files import TASKS, Rows
 from clippo_core.evaluate.glue_scores import (
     GLUE_METRICS,
     STATISTICS,
     glue_average,
     glue_score,
-    is_constant,
 )
 from clippo_core.evaluate.glue_tasks import (
     TaskRows,
@@ -56,11 +56,7 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     """
     for name in plan.evaluate.glue.tasks if plan.evaluate.glue else ():
         require(name in TASKS, f"glue.tasks has {name!r}; use {', '.join(TASKS)}.")
-    return evaluate("glue", checkpoint, plan, progress, _evaluate, _content, join_ranks())
-
-
-def _content(config: GlueConfig) -> dict[str, list[str]]:
-    return split_digests(config.root, config.tasks)
+    return evaluate("glue", checkpoint, plan, progress, _evaluate, join_ranks())
 
 
 def _evaluate(session: Session) -> None:

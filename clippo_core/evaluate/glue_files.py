@@ -11,9 +11,7 @@ few columns (QQP has some) are left out and counted. WNLI is not read: the paper
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,16 +123,6 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
         raise DataError(f"{', '.join(tables)}: there are no rows; give a split of {task.name} that has some.")
     kind = np.int64 if task.labels else np.float64
     return Rows(first, second, np.array(labels, dtype=kind), n_skipped)
-
-
-def split_digests(root: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """`<task>/<split>` -> sha256 of each of its files; none where a split is missing."""
-    return {
-        f"{name}/{split}": [hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in tables]
-        for name in names
-        for split in ("train", *TASKS[name].dev)
-        for tables in [_tables(root, TASKS[name], split)]
-    }
 
 
 def _tables(root: str, task: GlueTask, split: str) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.bootstrap import Statistic
-from clippo_core.evaluate.ranking import finite
+from clippo_core.evaluate.checks import finite, is_constant
 
 GLUE_METRICS: dict[str, str] = {
     "mnli_m": "accuracy",
@@ -113,12 +113,6 @@ def glue_average(scores: Mapping[str, float]) -> float:
     if missing:
         raise EvaluationError(f"the mean of GLUE needs nine numbers; {', '.join(missing)} is missing.")
     return math.fsum(found.values()) / len(GLUE_METRICS)
-
-
-def is_constant(predictions: np.ndarray | Sequence[Any]) -> bool:
-    """Whether every prediction is the same: a degenerate classifier, to be flagged."""
-    values = np.asarray(predictions)
-    return bool(len(values)) and bool((values == values[0]).all())
 
 
 def _confusion(rows: np.ndarray, counts: np.ndarray) -> tuple[float, float, float, float]:

@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 from clippo_core.config import GlueConfig
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ClippoError, DataError
+from clippo_core.evaluate.checks import is_constant
 from clippo_core.evaluate.glue_files import TASKS, GlueTask, Rows, read_split
-from clippo_core.evaluate.glue_scores import glue_score, is_constant
+from clippo_core.evaluate.glue_scores import glue_score
 from clippo_core.evaluate.problem import Problem, text_inputs
 from clippo_core.rendering.compose import join_pair
 

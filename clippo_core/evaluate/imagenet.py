@@ -10,7 +10,6 @@ classes is read, not only ImageNet. It trains nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,11 +18,13 @@ from clippo_core.data.annotation_files import load_json
 from clippo_core.data.images import decode_image
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import EvaluationError
-from clippo_core.evaluate import metrics, results
+from clippo_core.evaluate import results
+from clippo_core.evaluate.classification import zero_shot_ranks
 from clippo_core.evaluate.few_shot import few_shot
 from clippo_core.evaluate.labelled import ClassNames, load_class_names, open_labelled
 from clippo_core.evaluate.prompts import load_templates
-from clippo_core.evaluate.session import Session, content_of, evaluate
+from clippo_core.evaluate.ranking import Ranking
+from clippo_core.evaluate.session import Session, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan
 
 
@@ -33,12 +34,7 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Metrics: zero_shot_top1, _top5, _class_mean, _any_correct (given multi_labels), <k>shot_top1 and each seed's. Data and protocol
     errors become a result with its `failure`.
     """
-    return evaluate("imagenet", checkpoint, plan, progress, _evaluate, _content)
-
-
-def _content(config: ImagenetConfig) -> list[Any]:
-    templates = config.templates if config.templates.endswith(".json") else ""
-    return content_of(config.images, config.train_images, config.class_names, config.multi_labels, templates)
+    return evaluate("imagenet", checkpoint, plan, progress, _evaluate)
 
 
 def _evaluate(session: Session) -> None:
@@ -90,12 +86,12 @@ def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None
 
 def _zero_shot(
     session: Session, classes: ClassNames, labels: np.ndarray, names: Sequence[str], images: np.ndarray, texts: np.ndarray
-) -> metrics.Ranking:
+) -> Ranking:
     """Top-1, top-5, mean per class, and any-correct where several labels are given."""
     n_classes = len(classes.names)
     first = {name: number for number, name in reversed(list(enumerate(classes.names)))}
     twins = np.array([first[name] for name in classes.names])
-    ranking = metrics.zero_shot_ranks(images, texts, labels, twins)
+    ranking = zero_shot_ranks(images, texts, labels, twins)
     correct = 100.0 * (ranking.ranks == 1)
     session.score("zero_shot_top1", correct, chance=100.0 / n_classes)
     if n_classes > 5:
@@ -133,7 +129,7 @@ def _any_correct(session: Session, names: Sequence[str], images: np.ndarray, tex
     table = np.full((len(kept), max(map(len, lists))), -1)
     for row, i in enumerate(kept):
         table[row, : len(lists[i])] = lists[i]
-    ranking = metrics.zero_shot_ranks(images[kept], texts, table, twins)
+    ranking = zero_shot_ranks(images[kept], texts, table, twins)
     n_right = (table >= 0).sum(axis=1).mean()
     session.score("zero_shot_any_correct", 100.0 * (ranking.ranks == 1), chance=100.0 * n_right / len(texts))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clippo_core.errors import EvaluationError
+from clippo_core.evaluate.checks import finite
 
 TILE_IMAGES, TILE_TEXTS = 512, 2048
 """Shape of one tile of the score matrix: about 20 MB at work."""
@@ -97,21 +98,6 @@ def chance_recall(n_items: int, n_positives: np.ndarray | Sequence[int], k: int)
     for drawn in range(min(k, n_items)):
         missed *= np.maximum(n_items - counts - drawn, 0) / (n_items - drawn)
     return float((1 - missed).mean())
-
-
-def finite(name: str, values: np.ndarray, ndim: int | None = None) -> None:
-    """Raise EvaluationError unless `values` is a non-empty array of finite numbers (of `ndim` dimensions)."""
-    values = np.asarray(values)
-    if values.size == 0:
-        raise EvaluationError(f"{name} are empty; there is nothing to score.")
-    if ndim is not None and values.ndim != ndim:
-        raise EvaluationError(f"{name} have shape {values.shape}; they need {ndim} dimensions.")
-    if values.dtype.kind not in "fiub":
-        raise EvaluationError(f"{name} are of type {values.dtype}; they must be numbers.")
-    bad = 0 if values.dtype.kind != "f" else int(values.size - np.isfinite(values).sum())
-    if bad:
-        where = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise EvaluationError(f"{name} hold {bad} non-finite values (the first at {where}); a score from them would read as chance.")
 
 
 class _Counter:

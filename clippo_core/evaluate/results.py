@@ -2,8 +2,9 @@
 
     <folder>/result.json           EvalResult, a pure function of weights, data, protocol and code; written last: it is the commit
              predictions.parquet   one row per example and metric, with its score (`scores.py`)
-             examples.json         six hits and six misses, as pictures
+             examples.json         six hits and six misses per benchmark, as pictures
              timings.json          seconds; the only file that differs between two runs
+             benchmark-<dataset>/  the same files of one benchmark of several, with part.json for result.json
 
 A result is skipped when its folder already holds one with the same `inputs_digest`; a failed one is
 tried again. Many results side by side, and the paper's numbers beside ours, stand in
@@ -17,19 +18,22 @@ import hashlib
 import json
 import math
 import os
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from clippo_core import records, storage
-from clippo_core.config import digest
-from clippo_core.errors import EvaluationError
+from clippo_core.config import digest, identity
+from clippo_core.errors import EvaluationError, StorageError
 from clippo_core.evaluate import scores as score_table
 from clippo_core.evaluate.scores import Scores
-from clippo_core.records import RESULT_SCHEMA, EvalResult, EvaluatePlan
+from clippo_core.records import RESULT_SCHEMA, EvalResult, EvaluatePlan, StagePlan
 
 RESULT, EXAMPLES, TIMINGS = "result.json", "examples.json", "timings.json"
+PART = "part.json"
+"""The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
 
 
 def evaluation_folder(plan: EvaluatePlan, name: str) -> str:
@@ -37,16 +41,30 @@ def evaluation_folder(plan: EvaluatePlan, name: str) -> str:
     return storage.join(plan.stage.root, "evaluations", name)
 
 
-def inputs_digest(plan: EvaluatePlan, name: str, *, weights_sha256: str, render_digest: str, code_digest: str, **extra: Any) -> str:
-    """sha256 of everything that the result of evaluation `name` depends on: its config, seed, data, weights, rendering, code.
+def benchmark_folder(plan: EvaluatePlan, name: str, dataset: str) -> str:
+    """Where one benchmark of the evaluation `name` stands: a folder below its stage's.
 
-    The batch size of embedding and the run's folder are left out: no digit depends on them. `extra` takes what the evaluation
-    knows besides, as the sha256 of its annotation files.
+    Its stage is plan.benchmarks[dataset], or else the evaluation's own.
+    """
+    folder = evaluation_folder(dataclasses.replace(plan, stage=benchmark_stage(plan, dataset)), name)
+    return storage.join(folder, "benchmark-" + urllib.parse.quote(dataset, safe=""))
+
+
+def benchmark_stage(plan: EvaluatePlan, dataset: str) -> StagePlan:
+    """The stage of one benchmark: its own, or that of the whole evaluation."""
+    return plan.benchmarks.get(dataset, plan.stage)
+
+
+def inputs_digest(plan: EvaluatePlan, name: str, *, weights_sha256: str, render_digest: str, code_digest: str) -> str:
+    """sha256 of everything that the result of evaluation `name` depends on: its config, seed, data,
+    weights, rendering, code.
+
+    The batch size of embedding and the run's folder are left out: no digit depends on them.
     """
     return digest(
         {
             "name": name,
-            "config": dataclasses.asdict(getattr(plan.evaluate, name)),
+            "config": identity(getattr(plan.evaluate, name)),
             "bootstrap_samples": plan.evaluate.bootstrap_samples,
             "seed": plan.stage.seed,
             "data_digest": plan.stage.data_digest,
@@ -54,7 +72,6 @@ def inputs_digest(plan: EvaluatePlan, name: str, *, weights_sha256: str, render_
             "weights": weights_sha256,
             "render": render_digest,
             "code": code_digest,
-            **extra,
         }
     )
 
@@ -65,8 +82,10 @@ def write_result(
     scores: Scores | None = None,
     examples: Sequence[dict[str, Any]] = (),
     timings: Mapping[str, float] | None = None,
+    *,
+    record: str = RESULT,
 ) -> EvalResult:
-    """Write one evaluation into `folder` (local or s3://), every file atomically, result.json last.
+    """Write one evaluation into `folder` (local or s3://), every file atomically, `record` last.
 
     The result is returned with the address and sha256 of its `scores`. Every rank of a process
     group may call this; the first one writes. timings: name -> seconds. Raises EvaluationError for
@@ -83,17 +102,17 @@ def write_result(
             storage.write_bytes(storage.join(folder, result.scores), table)
         storage.write_text(storage.join(folder, EXAMPLES), _json(list(examples)))
         storage.write_text(storage.join(folder, TIMINGS), _json(dict(timings or {})))
-        storage.write_text(storage.join(folder, RESULT), records.dumps(result))
+        storage.write_text(storage.join(folder, record), records.dumps(result))
     return result
 
 
-def read_result(folder: str) -> EvalResult | None:
+def read_result(folder: str, record: str = RESULT) -> EvalResult | None:
     """The result in `folder`, or None where there is none.
 
     Results of schema 1 are read, too; they have no per-example scores. Raises EvaluationError for a
     file that cannot be read.
     """
-    uri = storage.join(folder, RESULT)
+    uri = storage.join(folder, record)
     if not storage.exists(uri):
         return None
     try:
@@ -110,19 +129,24 @@ def read_result(folder: str) -> EvalResult | None:
         raise EvaluationError(f"{uri} is no evaluation result ({error}); delete it and run the evaluation again.") from error
 
 
-def finished_result(folder: str, wanted: str) -> EvalResult | None:
+def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResult | None:
     """The result in `folder`, if it can stand for a new one; otherwise None: run the evaluation.
 
-    It was made from the inputs with digest `wanted`, did not fail, and its scores are still there.
+    It was made from the inputs with digest `wanted`, did not fail, and its scores are still whole.
     """
     try:
-        result = read_result(folder)
+        result = read_result(folder, record)
     except EvaluationError:
         return None
     if result is None or result.inputs_digest != wanted or result.failure:
         return None
-    has_scores = not result.scores or storage.exists(storage.join(folder, result.scores))
-    return result if has_scores else None
+    if not result.scores:
+        return result
+    try:
+        scores = storage.read_bytes(storage.join(folder, result.scores))
+    except StorageError:
+        return None
+    return result if hashlib.sha256(scores).hexdigest() == result.scores_sha256 else None
 
 
 def read_results(root: str) -> list[EvalResult]:

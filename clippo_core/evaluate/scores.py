@@ -14,7 +14,7 @@ resample groups. Further columns are for digging. Equal scores give equal bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clippo_core.errors import EvaluationError
@@ -55,7 +55,7 @@ class Scores:
         metric is a mean. groups: None = every example is a group of its own. columns: name -> one
         value per example. Raises EvaluationError for unequal lengths.
         """
-        n, before = len(examples), len(self)
+        n = len(examples)
         names = [str(example) for example in examples]
         rows: dict[str, Sequence[Any]] = {
             "metric": [metric] * n,
@@ -68,9 +68,14 @@ class Scores:
         lengths = {name: len(values) for name, values in rows.items()}
         if set(lengths.values()) - {n}:
             raise EvaluationError(f"columns of the scores of {metric} differ in length: {lengths}.")
-        for name in dict.fromkeys([*self.columns, *rows]):
-            column = self.columns.setdefault(name, [None] * before)
-            column.extend(rows.get(name, [None] * n))
+        self._append(rows, n)
+
+    def add_parquet(self, table: bytes) -> None:
+        """Append the rows of a file that `to_parquet` wrote."""
+        import pyarrow.parquet
+
+        found = pyarrow.parquet.read_table(io.BytesIO(table))
+        self._append(found.to_pydict(), found.num_rows)
 
     def to_parquet(self) -> bytes:
         """The table as a parquet file, a function of the rows alone."""
@@ -81,3 +86,10 @@ class Scores:
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table, buffer)
         return buffer.getvalue()
+
+    def _append(self, rows: Mapping[str, Sequence[Any]], n: int) -> None:
+        """Append `n` rows by column; a column that either side lacks is empty there."""
+        before = len(self)
+        for name in dict.fromkeys([*self.columns, *rows]):
+            column = self.columns.setdefault(name, [None] * before)
+            column.extend(rows.get(name, [None] * n))

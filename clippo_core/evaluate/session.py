@@ -2,8 +2,9 @@
 
     evaluate(name, ...) = load the checkpoint ─▶ finished before? return that ─▶ work(session) ─▶ write result.json last
 
-All five evaluations run this way. The result is a function of weights, data, protocol and code;
-what takes time goes into timings.json. No protocol stands here.
+All five evaluations run this way; one on several benchmarks does so per benchmark
+(`benchmarks.py`). The result is a function of weights, data, protocol and code; what takes time goes
+into timings.json. No protocol stands here.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clippo_core import storage
-from clippo_core.config import digest
 from clippo_core.embedder import Clippo
-from clippo_core.errors import ClippoError, ConfigError, EvaluationError, Preempted, StorageError
+from clippo_core.errors import ClippoError, ConfigError, EvaluationError, Preempted
 from clippo_core.evaluate import bootstrap, results
 from clippo_core.evaluate.embed import FeatureStore
 from clippo_core.evaluate.scores import Scores
@@ -38,7 +39,7 @@ class Session:
 
     def __init__(self, name: str, plan: EvaluatePlan, model: Clippo, wanted: str, progress: bool) -> None:
         """wanted: digest of everything that the result depends on."""
-        self.config = getattr(plan.evaluate, name)
+        self.config = _only_config(plan, name)
         self.plan = plan
         self.model = model
         self.progress = progress
@@ -158,32 +159,46 @@ def evaluate(
     plan: EvaluatePlan,
     progress: bool,
     work: Callable[[Session], None],
-    content: Callable[[Any], Any],
     device: torch.device | None = None,
 ) -> EvalResult:
-    """Run `work` and write its result below plan.stage.root; one that is finished is returned as it is.
+    """Run `work` and write its result below plan.stage.root; one that is finished is returned.
 
-    content: config of the evaluation -> what stands for the content of the files that it names, as
-    JSON: a part of the result's inputs. Runs in one process, or in every rank of a process group,
-    of which the first writes. Data and protocol errors become a result with its `failure`; other
-    errors and Preempted are raised, and ConfigError where the evaluation is not configured.
+    Which data it reads is stated by plan.stage.data_digest alone: with another one it runs anew.
+    Runs in one process, or in every rank of a process group, of which the first writes. Data and
+    protocol errors become a result with its `failure`; other errors and Preempted are raised, and
+    ConfigError where the evaluation is not configured.
     """
-    config = getattr(plan.evaluate, name)
-    if config is None:
-        raise ConfigError(f"evaluate.{name} is not set; name its data in EvaluateConfig.")
+    if getattr(plan.evaluate, name) is None:
+        raise not_set(name)
     folder = results.evaluation_folder(plan, name)
+    return evaluate_one(name, partial(Clippo.load, checkpoint, device=device), plan, progress, work, folder)
+
+
+def evaluate_one(
+    name: str,
+    load: Callable[[], Clippo],
+    plan: EvaluatePlan,
+    progress: bool,
+    work: Callable[[Session], None],
+    folder: str,
+    record: str = results.RESULT,
+) -> EvalResult:
+    """As `evaluate`, with the model that `load` gives, into `folder`, with `record` written last.
+
+    An evaluation of several benchmarks has exactly one of them in `plan`.
+    """
     known: dict[str, Any] = {"is_demo": plan.is_demo}
     started = time.monotonic()
     try:
-        model = Clippo.load(checkpoint, device=device)
+        model = load()
         digests = {
             "weights_sha256": model.weights_sha256,
             "render_digest": model.render_digest,
             "code_digest": code_digest(f"clippo_core.evaluate.{name}"),
         }
         known |= digests
-        wanted = results.inputs_digest(plan, name, **digests, files=digest(content(config)))
-        finished = results.finished_result(folder, wanted)
+        wanted = results.inputs_digest(plan, name, **digests)
+        finished = results.finished_result(folder, wanted, record)
         if finished is not None:
             return finished
         session = Session(name, plan, model, wanted, progress)
@@ -191,27 +206,26 @@ def evaluate(
         session.timings["total_seconds"] = time.monotonic() - started
         session.timings["rows_embedded"] = float(session.store.computed)
         result = session.result(name, known | {"inputs_digest": wanted})
-        result = results.write_result(folder, result, session.scores, session.examples, session.timings)
+        result = results.write_result(folder, result, session.scores, session.examples, session.timings, record=record)
     except Preempted:
         raise
     except ClippoError as error:
         reason = f"{type(error).__name__}: {error}"
-        failed = EvalResult.failed(name, config.dataset, reason, **known)
-        return results.write_result(folder, failed)
+        failed = EvalResult.failed(name, _only_config(plan, name).dataset, reason, **known)
+        return results.write_result(folder, failed, record=record)
     if results.is_first_rank():
         storage.delete(session.unfinished)
     return result
 
 
-def content_of(*uris: str) -> list[Any]:
-    """What stands for files and folders in a digest: sha256 of JSON, names and sizes of others."""
-    found: list[Any] = []
-    for uri in filter(None, uris):
-        try:
-            if uri.endswith((".json", ".jsonl")):
-                found.append((uri, storage.sha256_file(storage.fetch(uri))))
-            else:
-                found.append((uri, [(stat.name, stat.bytes) for stat in storage.list_files(uri)]))
-        except StorageError:
-            found.append((uri, "missing"))
-    return found
+def not_set(name: str) -> ConfigError:
+    """The error for an evaluation that is not configured."""
+    return ConfigError(f"evaluate.{name} is not set; name its data in EvaluateConfig.")
+
+
+def _only_config(plan: EvaluatePlan, name: str) -> Any:
+    """The config of the evaluation `name`: its field, or the one benchmark in it."""
+    value = getattr(plan.evaluate, name)
+    if isinstance(value, tuple):
+        (value,) = value
+    return value

@@ -27,13 +27,13 @@ from clippo_core.config import VqaConfig
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate import results
+from clippo_core.evaluate.checks import is_constant
 from clippo_core.evaluate.finetune import Sweep, fine_tune, join_ranks
-from clippo_core.evaluate.glue_scores import is_constant
 from clippo_core.evaluate.photos import Photos
 from clippo_core.evaluate.problem import Inputs, Problem, text_inputs
 from clippo_core.evaluate.session import Session, evaluate
 from clippo_core.evaluate.vqa_data import VqaData, read_data
-from clippo_core.evaluate.vqa_files import Question, file_digest, find_pictures, server_results
+from clippo_core.evaluate.vqa_files import Question, find_pictures, server_results
 from clippo_core.evaluate.vqa_text import vqa_accuracy
 from clippo_core.models import resize_positions
 from clippo_core.records import EvalResult, EvaluatePlan
@@ -50,17 +50,7 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Runs in one process, or in every rank of a process group. Where data or protocol don't fit (a missing picture, scoring what was
     trained on) the result is a failure that says why.
     """
-    return evaluate("vqa", checkpoint, plan, progress, _evaluate, _content, join_ranks())
-
-
-def _content(config: VqaConfig) -> dict[str, str]:
-    return file_digest(
-        config.train_questions,
-        config.train_annotations,
-        config.questions,
-        config.annotations,
-        *config.vocabulary_annotations,
-    )
+    return evaluate("vqa", checkpoint, plan, progress, _evaluate, join_ranks())
 
 
 def _evaluate(session: Session) -> None:

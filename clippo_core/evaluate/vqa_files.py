@@ -9,7 +9,6 @@ A class is an answer that enough questions have; a target is the score that answ
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -145,11 +144,6 @@ def server_results(question_ids: Sequence[int], answers: Sequence[str]) -> str:
     """The results file that EvalAI's VQA server takes, as JSON."""
     rows = [{"question_id": int(i), "answer": answer} for i, answer in zip(question_ids, answers, strict=True)]
     return json.dumps(rows, ensure_ascii=False) + "\n"
-
-
-def file_digest(*uris: str) -> dict[str, str]:
-    """Address -> sha256 of the bytes there, for those that are given."""
-    return {uri: hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in dict.fromkeys(uris) if uri}
 
 
 def _items(uri: str, key: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ and the protocol says which it was. Never one gallery over all languages. Data: 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.photo_sources import xm3600_records
 from clippo_core.data.scripts import SCRIPTS
 from clippo_core.errors import EvaluationError
+from clippo_core.evaluate.gallery import add_scores, examples, record_pictures, usable
 from clippo_core.evaluate.ranking import Ranking, chance_recall, retrieval_ranks
-from clippo_core.evaluate.retrieval import add_scores, examples, record_pictures, usable
-from clippo_core.evaluate.session import Session, content_of, evaluate
+from clippo_core.evaluate.session import Session, evaluate
 from clippo_core.records import EvalResult, EvaluatePlan
 
 DIRECTIONS = ("i2t", "t2i")
@@ -46,11 +46,7 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
     Metrics: i2t_recall@1|5|10 and t2i_recall@1|5|10 (means over languages), <language>/i2t_recall@1, <language>/t2i_recall@1,
     script/<Script>/i2t_recall@1 (mean over a script's languages). Data and protocol errors become a result with its `failure`.
     """
-    return evaluate("xm3600", checkpoint, plan, progress, _evaluate, _content)
-
-
-def _content(config: Xm3600Config) -> list[Any]:
-    return content_of(config.captions, config.images)
+    return evaluate("xm3600", checkpoint, plan, progress, _evaluate)
 
 
 def _evaluate(session: Session) -> None:

@@ -1,0 +1,101 @@
+"""An evaluation on several benchmarks: each one runs and resumes by itself, and one result has all.
+
+    <evaluation>/benchmark-coco/part.json        ─┐
+    <evaluation>/benchmark-flickr30k/part.json   ─┴▶ <evaluation>/result.json
+
+A part is an EvalResult of its own, with its own digest: a new benchmark beside it, or a kill during
+the next one, does not run it again. The result of a single benchmark is that benchmark's part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from clippo_core import storage
+from clippo_core.config import digest
+from clippo_core.embedder import Clippo
+from clippo_core.evaluate import results
+from clippo_core.evaluate.scores import Scores
+from clippo_core.evaluate.session import Session, evaluate_one, not_set
+from clippo_core.records import EvalResult, EvaluatePlan
+
+
+def evaluate_each(
+    name: str,
+    checkpoint: str,
+    plan: EvaluatePlan,
+    progress: bool,
+    work: Callable[[Session], None],
+) -> EvalResult:
+    """Run `work` once per benchmark, and write the result of all below plan.stage.root.
+
+    Finished parts, and a finished whole, are taken as they are. Runs in one process. A benchmark
+    with a data or protocol error leaves its reason in the result's `failure`, beside the numbers of
+    the others. Other errors and Preempted are raised, and ConfigError where none is configured.
+    """
+    configs = getattr(plan.evaluate, name)
+    if not configs:
+        raise not_set(name)
+    load = functools.cache(lambda: Clippo.load(checkpoint))
+    parts = {}
+    for config in configs:
+        only: dict[str, Any] = {name: (config,)}
+        alone = dataclasses.replace(
+            plan,
+            stage=results.benchmark_stage(plan, config.dataset),
+            evaluate=dataclasses.replace(plan.evaluate, **only),
+        )
+        folder = results.benchmark_folder(plan, name, config.dataset)
+        parts[folder] = evaluate_one(name, load, alone, progress, work, folder, results.PART)
+    return _write_whole(results.evaluation_folder(plan, name), parts)
+
+
+def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
+    """Write the result of all parts (their folders -> their records), unless it is there already."""
+    whole = _merged(list(parts.values()))
+    finished = results.finished_result(folder, whole.inputs_digest)
+    if finished is not None:
+        return finished
+    scores, examples = Scores(), []
+    timings: dict[str, float] = {}
+    for place, part in parts.items():
+        prefix = f"{part.dataset}_" if len(parts) > 1 else ""
+        if part.scores:
+            scores.add_parquet(storage.read_bytes(storage.join(place, part.scores)))
+        for example in _read(place, results.EXAMPLES):
+            asked = f"({part.dataset}) {example['asked']}" if prefix else example["asked"]
+            examples.append({**example, "asked": asked})
+        seconds = _read(place, results.TIMINGS)
+        timings |= {f"{prefix}{name}": value for name, value in seconds.items()}
+    examples.sort(key=lambda example: not example["hit"])
+    return results.write_result(folder, whole, scores, examples, timings)
+
+
+def _merged(parts: list[EvalResult]) -> EvalResult:
+    """One result of all; of a single part, that part."""
+    if len(parts) == 1:
+        return parts[0]
+    failures = [f"{part.dataset}: {part.failure}" for part in parts if part.failure]
+    return dataclasses.replace(
+        parts[0],
+        dataset=", ".join(part.dataset for part in parts),
+        split=", ".join(dict.fromkeys(part.split for part in parts if part.split)),
+        protocol=" ".join(dict.fromkeys(part.protocol for part in parts if part.protocol)),
+        n_examples=sum(part.n_examples for part in parts),
+        metrics={name: metric for part in parts for name, metric in part.metrics.items()},
+        counts={f"{part.dataset}_{name}": n for part in parts for name, n in part.counts.items()},
+        main_metrics=[name for part in parts for name in part.main_metrics],
+        inputs_digest=digest([part.inputs_digest for part in parts]),
+        scores="",
+        scores_sha256="",
+        is_partial=any(part.is_partial for part in parts),
+        failure="; ".join(failures),
+    )
+
+
+def _read(folder: str, file: str) -> Any:
+    return json.loads(storage.read_text(storage.join(folder, file)))
