@@ -243,7 +243,7 @@ def test_multipart_appears_whole_and_is_cleaned_up(bucket: str, tmp_path: Path, 
 def test_completing_an_upload_is_tried_again_while_the_object_is_not_there(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(bucket_module, "PART_BYTES", 5 * MIB)
     proxy = FaultProxy(os.environ["AWS_ENDPOINT_URL_S3"], share=0, seed=0)
     faults = iter(["500", "503", "500"])
 
