@@ -1,12 +1,14 @@
 """From a RunConfig to one sub-plan a stage, each with a digest of everything its result depends on.
 
-    stage digest  = sha256(sub-config, seed, data content, code of the stage, digest of the stage before)
+    stage digest  = sha256(identity of the sub-config, seed, data content, code of the stage,
+                           digest of the stage before)
     run folder    = <root>/<name>-<first 12 digits of all stage digests together>
 
 A stage whose digest was completed before, in whichever run's folder, is planned into that same folder with the same
 `generation`, so that its inputs are equal and a cache answers. If the bytes are gone or were never finished, it gets a new
 generation, and no cache can answer: it runs again, and picks up whatever usable pieces lie in its folder. So new data under an old
-path retrains, a new learning rate does not draw the text again, and deleted shards are made again.
+path retrains, a new learning rate does not draw the text again, and deleted shards are made again. More workers, another timeout or
+saving more often change no digest: `identity` leaves such fields out.
 
 It is not the cache: that is Flyte's, keyed by these plans.
 """
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clippo_core import storage
-from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest
+from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity, without_runtime
 from clippo_core.errors import ConfigError, DataError, NotFoundError
 from clippo_core.evaluate.results import evaluation_folder
 from clippo_core.provenance import code_digest
@@ -75,7 +77,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     evaluations = {name: EvaluatePlan(stage(name, benchmarks[name]), only[name], config.is_demo) for name in EVALUATIONS}
     return RunPlan(
         root=root,
-        validate=ValidatePlan(stage("validate", pairs), data, render, config.evaluate),
+        validate=ValidatePlan(stage("validate", pairs), data, render, without_runtime(config.evaluate)),
         render=RenderPlan(stage("render", pairs), data, render),
         pretrain=PretrainPlan(stage("pretrain", pairs), data, render, config.model, config.optim, config.train),
         evaluations=evaluations,
@@ -96,7 +98,7 @@ def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root:
     plans = {}
     for name in EVALUATIONS:
         only, content = only_evaluation(evaluate, name), benchmark_digest(evaluate, name)
-        stage_digest = digest([name, code_digest(STAGE_CODE[name]), dataclasses.asdict(only), content, checkpoint.weights_sha256])
+        stage_digest = digest([name, code_digest(STAGE_CODE[name]), identity(only), content, checkpoint.weights_sha256])
         place, generation = _place(root, storage.join(folder, stage_digest[:12]), name, stage_digest)
         plans[name] = EvaluatePlan(StagePlan(place, 0, content, generation), only)
     return plans
@@ -201,8 +203,7 @@ def _files_present(folder: str, manifest: str) -> bool:
 
 
 def _digest(stage: str, config: RunConfig, *parts: Any) -> str:
-    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part for part in parts]
-    return digest([stage, config.seed, code_digest(STAGE_CODE[stage]), plain])
+    return digest([stage, config.seed, code_digest(STAGE_CODE[stage]), identity(parts)])
 
 
 def _place(base: str, root: str, stage: str, stage_digest: str) -> tuple[str, str]:

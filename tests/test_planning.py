@@ -5,12 +5,26 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clippo_core import planning
-from clippo_core.config import DataConfig, GlueConfig, RunConfig, SourceConfig, presets, replace
+from clippo_core.config import (
+    Checked,
+    DataConfig,
+    GlueConfig,
+    RunConfig,
+    SourceConfig,
+    digest,
+    identity,
+    presets,
+    replace,
+    without_runtime,
+)
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.planning import RunPlan, fill_kickoff, make_plan
 
@@ -103,3 +117,149 @@ def test_evaluations_are_kept_apart() -> None:
     assert planning.only_evaluation(evaluate, "vqa").vqa == evaluate.vqa
     with pytest.raises(ConfigError, match="there is no evaluation 'snli'"):
         planning.only_evaluation(evaluate, "snli")
+
+
+# --- identity: which fields decide which stage ----------------------------------------------------
+
+EVALUATIONS = {"imagenet", "retrieval", "vqa", "glue", "xm3600"}
+STAGES = {"validate", "render", "pretrain"} | EVALUATIONS
+ANOTHER = {
+    "optim.name": "adamw",
+    "optim.momentum_dtype": "float32",
+    "train.precision": "float32",
+    "train.memory": "cached",
+    "train.timeout_seconds": 90.0,
+    "evaluate.vqa.question_place": "above",
+    "evaluate.xm3600.which_captions": "first",
+    "render.layout": "shaped",
+    "render.image_px": 96,
+    "model.kind": "image_only",
+    "model.width": 1536,
+    "model.num_heads": 6,
+    "evaluate.vqa.image_px": 96,
+    "data.text_pair_share": None,  # with one source of texts alone only 1 is right
+    "train.augment.share": None,  # below
+    "data.sources": None,  # tried above, with other content
+    "render.fonts": None,  # tried above
+    "model.initial_weights": None,  # tried above
+    "model.tokenizer": None,  # as initial_weights, a file
+    "tokenizers": ("one=one.model",),
+    "name": "another",
+    "root": None,  # other folders by intent
+    "promote_metric": "glue/mean",
+}
+"""Field -> another value that works, where `another` finds none; None = not tried here."""
+
+
+@pytest.fixture
+def whole(config: RunConfig) -> RunConfig:
+    """The run with all five evaluations, whose files are missing."""
+    return replace(config, evaluate=presets.benchmarks("/nowhere"))
+
+
+def another(path: str, value: Any) -> Any:
+    """Another value for the field at `path`, or None where it is not to be tried."""
+    if path in ANOTHER:
+        return ANOTHER[path]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.5
+    return value + "x" if isinstance(value, str) else (*value, value[0])
+
+
+def leaves(config: Checked, path: str = "", is_runtime: bool = False) -> Iterator[Any]:
+    """(dotted path, value, whether it is marked as runtime) of every field that is no config."""
+    for field in dataclasses.fields(config):
+        inside = f"{path}.{field.name}" if path else field.name
+        value, runtime = getattr(config, field.name), is_runtime or config.is_runtime(field.name)
+        if isinstance(value, Checked):
+            yield from leaves(value, inside, runtime)
+        else:
+            yield inside, value, runtime
+
+
+def variants(config: RunConfig, runtime: bool) -> dict[str, RunConfig]:
+    """Every single change to a field that is (or is not) marked as runtime, by its path."""
+    changed = {path: another(path, value) for path, value, is_one in leaves(config) if is_one == runtime}
+    return {path: replace(config, **{path.replace(".", "__"): value}) for path, value in changed.items() if value is not None}
+
+
+def noted(config: RunConfig) -> dict[str, str]:
+    """Plan, and say which note (stage and digest) each stage has."""
+    folder = Path(config.root) / "stages"
+    shutil.rmtree(folder, ignore_errors=True)
+    make_plan(config, SUNDAY)
+    return {path.name.partition("-")[0]: path.name for path in folder.iterdir()}
+
+
+def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
+    before, plan = noted(whole), make_plan(whole, SUNDAY)
+    changed = variants(whole, runtime=True)
+    assert set(changed) == {
+        "evaluate.batch_size",
+        "name",
+        "promote_metric",
+        "tokenizers",
+        *(
+            f"train.{name}"
+            for name in (
+                "chunk_pairs",
+                "compile",
+                "keep_checkpoints",
+                "loader_workers",
+                "max_skipped_steps",
+                "memory",
+                "memory_gib",
+                "save_every_steps",
+                "timeout_seconds",
+                "zero_stage",
+            )
+        ),
+    }
+    for path, config in changed.items():
+        assert noted(config) == before, path
+        if path != "name":
+            assert make_plan(config, SUNDAY).root == plan.root, path
+        # What Flyte's own cache compares: these stages leave no bytes that would answer at once.
+        again = make_plan(config, SUNDAY)
+        assert (again.validate.evaluate, again.render.data) == (
+            plan.validate.evaluate,
+            plan.render.data,
+        )
+
+
+def moves(path: str) -> set[str]:
+    """The stages that a change to the deciding field at `path` has to move."""
+    part, _, rest = path.partition(".")
+    if part in ("data", "render", "seed"):
+        return STAGES
+    if part in ("model", "optim", "train"):
+        return {"pretrain"} | EVALUATIONS
+    if part == "is_demo":
+        return EVALUATIONS
+    # Validation looks for evaluated photos among the training photos.
+    one = rest.partition(".")[0]
+    return {"validate", one} if one in EVALUATIONS else {"validate"} | EVALUATIONS
+
+
+def test_a_deciding_field_moves_its_stages_and_no_other(whole: RunConfig) -> None:
+    before, changed = noted(whole), variants(whole, runtime=False)
+    assert len(changed) > 70 and {"train.resume_from", "data.store_drawings"} <= set(changed)
+    for path, config in changed.items():
+        after = noted(config)
+        assert {name for name in STAGES if after[name] != before[name]} == moves(path), path
+
+
+def test_an_augmentation_that_is_off_decides_nothing(config: RunConfig) -> None:
+    assert noted(replace(config, train__augment__share=0.5)) == noted(config)
+
+
+def test_two_configs_are_one_run_when_their_identities_are_equal(whole: RunConfig) -> None:
+    busy = replace(whole, train__loader_workers=9, evaluate__batch_size=1, name="other")
+    assert identity(busy) == identity(whole) and digest(busy) != digest(whole)
+    assert without_runtime(busy.train) == without_runtime(whole.train)
+    assert identity(replace(whole, seed=7)) != identity(whole)
+    assert json.loads(json.dumps(identity(whole))) == identity(whole)

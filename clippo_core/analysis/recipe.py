@@ -2,8 +2,8 @@
 
     recipe_differences(presets.demo())[0] -> Difference("model.width", "128", "768", "Width of the transformer.")
 
-Paths, names, seeds and the cluster are left out: they say where, not how. It is not a list of what the paper leaves open; that is
-the README's.
+Fields marked `Runtime` or `Input` are left out: how a run is carried out and which data go in are no
+difference of method. What the paper leaves open is listed in the README.
 """
 
 from __future__ import annotations
@@ -12,43 +12,12 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from clippo_core import config as config_module
 from clippo_core.config import RunConfig, presets
-
-WHERE_NOT_HOW = {
-    "annotations",
-    "class_names",
-    "captions",
-    "batch_size@evaluate",
-    "chunk_pairs",
-    "compile",
-    "dataset",
-    "expect_images",
-    "expect_questions",
-    "images",
-    "keep_checkpoints",
-    "loader_workers",
-    "memory",
-    "memory_gib",
-    "n_classes",
-    "questions",
-    "records_per_shard",
-    "resume_from",
-    "root",
-    "save_every_steps",
-    "sources",
-    "store_drawings",
-    "timeout_seconds",
-    "train_annotations",
-    "train_images",
-    "train_questions",
-    "vocabulary_annotations",
-    "zero_stage",
-}
-"""Fields that do not change the method; how memory is saved is one, for the loss stays the same to rounding."""
+from clippo_core.config.hints import Mark, is_marked
 
 
 @dataclass(frozen=True)
@@ -82,15 +51,18 @@ def recipe_differences(config: RunConfig, paper: RunConfig | None = None) -> lis
 
 def _differences(path: str, ours: Any, paper: Any) -> list[Difference]:
     found = []
+    cls: type = type(ours)
+    meanings = _meanings(cls)
     for field in dataclasses.fields(ours):
         mine, theirs = getattr(ours, field.name), getattr(paper, field.name)
-        if field.name in WHERE_NOT_HOW or f"{field.name}@{path}" in WHERE_NOT_HOW or mine == theirs:
+        is_method = not is_marked(cls, field.name, Mark.RUNTIME, Mark.INPUT)
+        if not is_method or mine == theirs:
             continue
         setting = f"{path}.{field.name}"
         if dataclasses.is_dataclass(mine) and dataclasses.is_dataclass(theirs):
             found += _differences(setting, mine, theirs)
         elif not dataclasses.is_dataclass(mine) and not dataclasses.is_dataclass(theirs):
-            found.append(Difference(setting, _words(mine), _words(theirs), _meanings(type(ours).__name__).get(field.name, "")))
+            found.append(Difference(setting, _words(mine), _words(theirs), meanings.get(field.name, "")))
     return found
 
 
@@ -105,13 +77,12 @@ def _words(value: Any) -> str:
 
 
 @functools.cache
-def _meanings(name: str) -> dict[str, str]:
-    """Field -> the docstring under it in config.py, as one line."""
-    tree = ast.parse(inspect.getsource(config_module))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+def _meanings(cls: type) -> dict[str, str]:
+    """Field -> the docstring under it in the source of `cls`, as one line."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
     found = {}
-    for node, after in zip(body, body[1:], strict=False):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_text:
-            found[node.target.id] = " ".join(after.value.value.split())  # type: ignore[attr-defined]  # is_text looked
+    for field, text in itertools.pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = " ".join(words.split())
     return found

@@ -13,7 +13,6 @@ stand in `tables.py`, the paper's numbers beside ours in `analysis/compare.py`.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import math
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from clippo_core import records, storage
-from clippo_core.config import digest
+from clippo_core.config import digest, identity
 from clippo_core.errors import ClippoError, EvaluationError, Preempted
 from clippo_core.records import EvalResult, EvaluatePlan
 
@@ -48,7 +47,7 @@ def inputs_digest(plan: EvaluatePlan, name: str, *, weights_sha256: str, render_
     return digest(
         {
             "name": name,
-            "config": dataclasses.asdict(getattr(plan.evaluate, name)),
+            "config": identity(getattr(plan.evaluate, name)),
             "bootstrap_samples": plan.evaluate.bootstrap_samples,
             "seed": plan.stage.seed,
             "data_digest": plan.stage.data_digest,
