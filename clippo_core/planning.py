@@ -60,6 +60,8 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     only = {name: one.only(config.evaluate) for name, one in EVALUATIONS.items()}
     benchmarks = {name: benchmark_digest(config.evaluate, name) for name in EVALUATIONS}
     shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
+    # Without what decides how they are run and judged, which touches no validation.
+    shown_alone = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
 
     def digested(module: str, *parts: Any) -> str:
         return digest([module, code_digest(module), config.seed, *map(identity, parts)])
@@ -79,7 +81,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     evaluations = {name: EvaluatePlan(stage(name, benchmarks[name]), only[name], config.is_demo) for name in EVALUATIONS}
     return RunPlan(
         root=root,
-        validate=ValidatePlan(stage("validate", pairs), data, render, config.evaluate),
+        validate=ValidatePlan(stage("validate", pairs), data, render, shown_alone),
         render=RenderPlan(stage("render", pairs), data, render),
         pretrain=PretrainPlan(stage("pretrain", pairs), data, render, config.model, config.optim, config.train),
         evaluations=evaluations,

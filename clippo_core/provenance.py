@@ -20,7 +20,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("clippo_core", "tasks", "workflows")
 NOT_THE_RESULT = ("tasks.settings",)
-"""Modules that decide where code runs, not what comes out: a pod with more memory must not retrain."""
+"""Modules that decide where code runs: a pod with more memory must not retrain."""
 ASSETS = "clippo_core/assets/unifont-*"
 """The fonts and what is known of them."""
 LOCK = "requirements.lock"

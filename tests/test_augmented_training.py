@@ -23,7 +23,7 @@ from clippo_core.config import AugmentConfig, RunConfig, TrainConfig, presets, r
 from clippo_core.data.loader import Batch, batches
 from clippo_core.embedder import Clippo
 from clippo_core.engine.checkpoint import open_checkpoint
-from clippo_core.engine.recipe import recipe
+from clippo_core.engine.recipe import check_same_recipe, recipe
 from clippo_core.errors import CheckpointError, ConfigError
 from clippo_core.planning import make_plan
 from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan, from_dict
@@ -129,7 +129,13 @@ def test_it_changes_training_and_nothing_before_it(tmp_path: Path) -> None:
     assert "pretrain" in new and not new & {"validate", "render"}
     # A run without it goes on from checkpoints that were written before there was such a thing.
     assert recipe(replace(plain, train__augment__share=0.5)) == recipe(plain)  # a share of nothing
-    assert "augment" not in recipe(plain)["train"] and recipe(replace(plain, train__augment=ALL))["train"]["augment"]["noise"] == 0.2
+    varied = replace(plain, train__augment=ALL)
+    assert recipe(varied)["train"]["augment"]["noise"] == 0.2
+    written_before = recipe(plain)
+    del written_before["train"]["augment"]
+    check_same_recipe("old", written_before, plain)
+    with pytest.raises(CheckpointError, match="train.augment.*there"):
+        check_same_recipe("old", written_before, varied)
 
 
 # ---------------------------------------------------------------- the batches

@@ -129,6 +129,96 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     check_same_recipe(checkpoint.uri, saved, tiny_plan("elsewhere", **{f"train__{name}": value for name, value in allowed.items()}))
 
 
+WRITTEN_BEFORE: dict[str, Any] = {
+    "seed": 0,
+    "data_digest": "0" * 64,
+    "train": {"steps": 6, "batch_pairs": 8, "precision": "float32"},
+    "data": {
+        "sources": [
+            {
+                "kind": "karpathy",
+                "path": "data/dataset.json",
+                "images": "data/images",
+                "split": "",
+                "second_path": "",
+                "languages": [],
+                "limit": 0,
+                "name": "",
+            },
+            {
+                "kind": "tsv",
+                "path": "data/sentences.tsv",
+                "images": "",
+                "split": "",
+                "second_path": "",
+                "languages": [],
+                "limit": 0,
+                "name": "",
+            },
+        ],
+        "text_pair_share": 0.25,
+        "records_per_shard": 1000,
+        "store_drawings": False,
+        "max_short_side_px": 256,
+        "max_bad_share": 0.05,
+    },
+    "render": {
+        "image_px": 32,
+        "layout": "reference",
+        "monospace": False,
+        "fonts": [],
+        "strict_font": False,
+    },
+    "model": {
+        "kind": "clippo",
+        "width": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_dim": 64,
+        "embed_dim": 32,
+        "initial_logit_scale": 10.0,
+        "separate_patch_embeddings": False,
+        "separate_heads": False,
+        "tokenizer": "",
+        "text_tokens": 196,
+        "initial_weights": "",
+        "skip_blank_rows": False,
+    },
+    "optim": {
+        "name": "adafactor",
+        "lr": 0.001,
+        "weight_decay": 0.0001,
+        "clip_norm": 1.0,
+        "momentum_dtype": "bfloat16",
+        "warmup_steps": 2,
+        "timescale_steps": 4,
+        "cooldown_steps": 2,
+        "adam_beta2": 0.95,
+    },
+}
+"""The recipe of `tiny_plan` as version 0.1.0 wrote it into a checkpoint's manifest."""
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_or_says_why_not() -> None:
+    check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs"))
+    check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs", train__resume_from="elsewhere"))
+    with pytest.raises(CheckpointError, match="dropped is 1 there, null here"):
+        check_same_recipe("old", WRITTEN_BEFORE | {"dropped": 1}, tiny_plan("runs"))
+    gone = WRITTEN_BEFORE | {"optim": WRITTEN_BEFORE["optim"] | {"fancy": True}}
+    with pytest.raises(CheckpointError, match="another version .*optim.fancy: there is no such"):
+        check_same_recipe("old", gone, tiny_plan("runs"))
+    with pytest.raises(CheckpointError, match="model.depth is 2 there, 3 here"):
+        check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs", model__depth=3))
+    with pytest.raises(CheckpointError, match="train.augment is {} there, {.share.*here"):
+        check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs", train__augment__noise=0.1))
+    other = WRITTEN_BEFORE | {"optim": WRITTEN_BEFORE["optim"] | {"name": "lion"}}
+    with pytest.raises(CheckpointError, match="another version .*optim.name is 'lion'; use"):
+        check_same_recipe("old", other, tiny_plan("runs"))
+    lost = {name: part for name, part in WRITTEN_BEFORE.items() if name != "optim"}
+    with pytest.raises(CheckpointError, match="another version of this project wrote"):
+        check_same_recipe("old", lost, tiny_plan("runs"))
+
+
 def test_crash_at_every_call_of_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     for index in range(500):

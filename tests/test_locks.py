@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROGRAM = ("clippo_core", "tasks", "workflows")
-PEERS = {"clip_benchmark", "grad_cache", "gradcache", "inf_cl"}
-"""Programs that a benchmark compares us with where they can be imported."""
+PEERS = {"atheris", "clip_benchmark", "grad_cache", "gradcache", "inf_cl"}
+"""What a benchmark or the fuzzer uses only where it can be imported."""
 
 
 def pins(name: str) -> dict[str, str]:

@@ -5,28 +5,31 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clippo_core.config import (
+    Checked,
     DataConfig,
     EvaluateConfig,
     GlueConfig,
     ImagenetConfig,
     RunConfig,
     SourceConfig,
-    TrainConfig,
+    digest,
+    identity,
     presets,
     replace,
+    without_runtime,
 )
-from clippo_core.config.hints import field_hints
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
 from clippo_core.planning import RunPlan, benchmark_digest, fill_kickoff, make_plan
 
-OTHERS = set(EVALUATIONS) - {"glue"}
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 
 
@@ -118,72 +121,161 @@ def test_evaluations_are_kept_apart() -> None:
         evaluation("snli")
 
 
-RUNTIME = {
-    "train__loader_workers": 7,
-    "train__keep_checkpoints": 9,
-    "train__save_every_steps": 77,
-    "train__timeout_seconds": 11.0,
-    "train__zero_stage": 2,
-    "train__memory": "recompute",
-    "train__chunk_pairs": 8,
-    "train__memory_gib": 3.0,
-    "train__compile": True,
-    "train__max_skipped_steps": 1,
-    "evaluate__batch_size": 3,
-    "promote_metric": "coco/i2t_recall@1",
-    "tokenizers": ("t5=spiece.model",),
+# --- identity: which fields decide which stage ----------------------------------------------------
+
+STAGES = {"validate", "render", "pretrain", *EVALUATIONS}
+ANOTHER = {
+    "optim.name": "adamw",
+    "optim.momentum_dtype": "float32",
+    "train.precision": "float32",
+    "train.memory": "cached",
+    "train.timeout_seconds": 90.0,
+    "evaluate.vqa.question_place": "above",
+    "evaluate.xm3600.which_captions": "first",
+    "render.layout": "shaped",
+    "render.image_px": 96,
+    "model.kind": "image_only",
+    "model.width": 1536,
+    "model.num_heads": 6,
+    "evaluate.vqa.image_px": 96,
+    "data.text_pair_share": None,  # with one source of texts alone only 1 is right
+    "train.augment.share": None,  # below
+    "data.sources": None,  # tried above, with other content
+    "render.fonts": None,  # tried above
+    "model.initial_weights": None,  # tried above
+    "model.tokenizer": None,  # as initial_weights, a file
+    "tokenizers": ("one=one.model",),
+    "name": "another",
+    "root": None,  # other folders by intent
+    "promote_metric": "glue/mean",
 }
+"""Field -> another value that works, where `another` finds none; None = not tried here."""
 
 
-def stage_folders(plan: RunPlan) -> dict[str, str]:
-    """Stage -> the folder that it is planned into."""
-    stages = {"render": plan.render, "pretrain": plan.pretrain, **plan.evaluations}
-    return {name: one.stage.root for name, one in stages.items()}
+@pytest.fixture
+def whole(config: RunConfig) -> RunConfig:
+    """The run with all five evaluations, whose files are missing."""
+    return replace(config, evaluate=presets.benchmarks("/nowhere"))
 
 
-@pytest.mark.parametrize("name", RUNTIME)
-def test_a_field_that_decides_no_result_plans_the_same_run(config: RunConfig, name: str) -> None:
-    before = make_plan(config, SUNDAY)
-    other = replace(config, **{name: RUNTIME[name]})
-    assert other != config
-    assert stage_folders(make_plan(other, SUNDAY)) == stage_folders(before)
+def another(path: str, value: Any) -> Any:
+    """Another value for the field at `path`, or None where it is not to be tried."""
+    if path in ANOTHER:
+        return ANOTHER[path]
+    if path == "evaluate.retrieval":
+        return value[:1]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.5
+    return value + "x" if isinstance(value, str) else (*value, value[0])
 
 
-def test_every_runtime_field_is_tried() -> None:
-    found = {
-        f"{part}__{field}" if part else field
-        for part, one in {"": RunConfig, "train": TrainConfig, "evaluate": EvaluateConfig}.items()
-        for field in field_hints(one)
-        if one.is_runtime(field)
-    }
-    assert found == set(RUNTIME) | {"name", "root"}  # these two name the folder itself
+def leaves(config: Checked, path: str = "", is_runtime: bool = False) -> Iterator[Any]:
+    """(dotted path, value, whether it is marked as runtime) of every field that is no config."""
+    for field in dataclasses.fields(config):
+        inside = f"{path}.{field.name}" if path else field.name
+        value, runtime = getattr(config, field.name), is_runtime or config.is_runtime(field.name)
+        if isinstance(value, Checked):
+            yield from leaves(value, inside, runtime)
+        else:
+            yield inside, value, runtime
 
 
-@pytest.mark.parametrize(
-    ("change", "stays"),
-    [
-        ({"optim__lr": 5e-4}, {"render"}),
-        ({"train__resume_from": "elsewhere/checkpoints"}, {"render"}),
-        ({"train__precision": "float32"}, {"render"}),
-        ({"seed": 1}, set()),
-        ({"render__monospace": True}, set()),
-        ({"evaluate__glue": GlueConfig("/nowhere/glue")}, {"render", "pretrain", *OTHERS}),
-    ],
-)
-def test_a_field_that_decides_moves_its_stage_and_what_follows(config: RunConfig, change: dict[str, Any], stays: set[str]) -> None:
-    before = digests(config)
-    after = digests(replace(config, **change))
-    assert {name for name in before if before[name] == after[name]} == stays
+def variants(config: RunConfig, runtime: bool) -> dict[str, RunConfig]:
+    """Every single change to a field that is (or is not) marked as runtime, by its path."""
+    changed = {path: another(path, value) for path, value, is_one in leaves(config) if is_one == runtime}
+    return {path: replace(config, **{path.replace(".", "__"): value}) for path, value in changed.items() if value is not None}
 
 
-def digests(config: RunConfig) -> dict[str, str]:
-    """Stage -> its digest, as `stages/` notes it."""
+def noted(config: RunConfig) -> dict[str, str]:
+    """Plan, and say which note (stage and digest) each stage has."""
+    folder = Path(config.root) / "stages"
+    shutil.rmtree(folder, ignore_errors=True)
     make_plan(config, SUNDAY)
-    folder = Path(config.root, "stages")
-    found = dict(path.stem.rsplit("-", 1) for path in folder.iterdir())
-    for path in folder.iterdir():
-        path.unlink()
-    return {name: value for name, value in found.items() if name != "validate"}
+    return {path.name.partition("-")[0]: path.name for path in folder.iterdir()}
+
+
+def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
+    before, plan = noted(whole), make_plan(whole, SUNDAY)
+    changed = variants(whole, runtime=True)
+    assert set(changed) == {
+        "evaluate.batch_size",
+        "name",
+        "promote_metric",
+        "tokenizers",
+        *(
+            f"train.{name}"
+            for name in (
+                "chunk_pairs",
+                "compile",
+                "keep_checkpoints",
+                "loader_workers",
+                "max_skipped_steps",
+                "memory",
+                "memory_gib",
+                "save_every_steps",
+                "timeout_seconds",
+                "zero_stage",
+            )
+        ),
+    }
+    for path, config in changed.items():
+        assert noted(config) == before, path
+        if path != "name":
+            assert make_plan(config, SUNDAY).root == plan.root, path
+        # What Flyte's own cache compares: these stages leave no bytes that would answer at once.
+        again = make_plan(config, SUNDAY)
+        assert (again.validate.evaluate, again.render.data) == (
+            plan.validate.evaluate,
+            plan.render.data,
+        )
+
+
+def moves(path: str, before: EvaluateConfig, after: EvaluateConfig) -> set[str]:
+    """The stages that a change to the deciding field at `path` has to move."""
+    part, _, rest = path.partition(".")
+    if part in ("data", "render", "seed"):
+        return STAGES
+    if part in ("model", "optim", "train"):
+        return {"pretrain", *EVALUATIONS}
+    if part == "is_demo":
+        return set(EVALUATIONS)
+    one = rest.partition(".")[0]
+    # Validation looks for evaluated photos among the training photos.
+    validates = {"validate"} if shown(before) != shown(after) else set()
+    return validates | ({one} if one in EVALUATIONS else set(EVALUATIONS))
+
+
+def shown(evaluate: EvaluateConfig) -> list[Any]:
+    """What the evaluations read, and what they show of it."""
+    return [
+        (benchmark_digest(evaluate, name), one.pictures(evaluate))
+        for name, one in EVALUATIONS.items()
+    ]
+
+
+def test_a_deciding_field_moves_its_stages_and_no_other(whole: RunConfig) -> None:
+    before, changed = noted(whole), variants(whole, runtime=False)
+    assert len(changed) > 70 and {"train.resume_from", "data.store_drawings"} <= set(changed)
+    for path, config in changed.items():
+        after = noted(config)
+        expected = moves(path, whole.evaluate, config.evaluate)
+        assert {name for name in STAGES if after[name] != before[name]} == expected, path
+
+
+def test_an_augmentation_that_is_off_decides_nothing(config: RunConfig) -> None:
+    assert noted(replace(config, train__augment__share=0.5)) == noted(config)
+
+
+def test_two_configs_are_one_run_when_their_identities_are_equal(whole: RunConfig) -> None:
+    busy = replace(whole, train__loader_workers=9, evaluate__batch_size=1, name="other")
+    assert identity(busy) == identity(whole) and digest(busy) != digest(whole)
+    assert without_runtime(busy.train) == without_runtime(whole.train)
+    assert identity(replace(whole, seed=7)) != identity(whole)
+    assert json.loads(json.dumps(identity(whole))) == identity(whole)
 
 
 def test_files_that_decide_labels_are_part_of_the_data(config: RunConfig, tmp_path: Path) -> None:

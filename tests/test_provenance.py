@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from clippo_core.planning import STAGE_CODE
+from clippo_core.evaluate.registry import EVALUATIONS as REGISTRY
+from clippo_core.planning import PRETRAIN, RENDER, VALIDATE
 from clippo_core.provenance import COMPUTING, LOCK, code_digest, reached_modules
 
 Edit = Callable[[str], str]
@@ -26,6 +27,14 @@ def project(tmp_path: Path) -> Path:
     for name in (LOCK, "LICENSE", "README.md"):
         shutil.copy(PROJECT / name, tmp_path / name)
     return tmp_path
+
+STAGE_CODE = {
+    "validate": VALIDATE,
+    "render": RENDER,
+    "pretrain": PRETRAIN,
+    **{name: one.module for name, one in REGISTRY.items()},
+}
+"""The module behind each stage."""
 
 
 def moved(project: Path) -> set[str]:
@@ -84,7 +93,7 @@ def test_what_surrounds_a_result_moves_no_stage(project: Path, what: str) -> Non
     assert moved(project) == set()
 
 
-EVALUATIONS = set(STAGE_CODE) - {"validate", "render", "pretrain"}
+EVALUATIONS = set(REGISTRY)
 
 
 def test_a_line_of_the_loss_moves_training_and_nothing_before_it(project: Path) -> None:

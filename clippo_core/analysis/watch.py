@@ -37,7 +37,8 @@ class Watch:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self._total_steps, initial=start, unit="step", dynamic_ncols=True)
+            total = self._total_steps
+            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
 
     def step(self, line: dict[str, Any], shown: list[dict[str, Any]]) -> None:
         """Move the bar on by the step of `line`; now and then draw the page of `shown`."""
@@ -48,8 +49,8 @@ class Watch:
         is_due = time.monotonic() - self._drawn >= PAGE_SECONDS
         if is_due and not (self._drawing and self._drawing.is_alive()):
             self._drawn = time.monotonic()
-            lines = (list(shown),)
-            self._drawing = threading.Thread(target=self._draw, args=lines, name="page", daemon=True)
+            args = (list(shown),)
+            self._drawing = threading.Thread(target=self._draw, args=args, name="page", daemon=True)
             self._drawing.start()
 
     def close(self, shown: list[dict[str, Any]]) -> None:

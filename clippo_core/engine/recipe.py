@@ -1,8 +1,7 @@
-"""The recipe of a run: everything that its numbers follow from, and so must be the same for a run to
-go on from a checkpoint.
+"""The recipe of a run: everything that its numbers follow from, and so must be the same for a run
+to go on from a checkpoint: the `identity` of its configs, its seed and its data.
 
-Runtime fields (memory, ZeRO stage, workers, timeouts, saving) and ranks may change between two
-attempts of one run; `config/hints.py` says how a field is marked.
+Memory, ranks, ZeRO stage, workers, timeouts and saving may change between two attempts of one run.
 """
 
 from __future__ import annotations
@@ -11,41 +10,68 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from clippo_core.config import identity
-from clippo_core.errors import CheckpointError
+from clippo_core.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RenderConfig,
+    TrainConfig,
+    decode,
+    identity,
+)
+from clippo_core.errors import CheckpointError, ConfigError
 from clippo_core.records import PretrainPlan
+
+_PARTS: dict[str, type] = {
+    "data": DataConfig,
+    "render": RenderConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+}
 
 
 def recipe(plan: PretrainPlan) -> dict[str, Any]:
     """The recipe of `plan` as JSON gives it: dicts, lists, numbers and texts."""
-    # What is off has no entry, so that checkpoints from before an option existed still go on.
-    train = {name: value for name, value in identity(plan.train).items() if value not in ("", {})}
-    parts = {name: identity(getattr(plan, name)) for name in ("data", "render", "model", "optim")}
-    values = {
-        "seed": plan.stage.seed,
-        "data_digest": plan.stage.data_digest,
-        "train": train,
-        **parts,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
+    parts = {name: _identity(getattr(plan, name)) for name in _PARTS}
+    return {"seed": plan.stage.seed, "data_digest": plan.stage.data_digest, **parts}
 
 
 def check_same_recipe(uri: str, saved: dict[str, Any], plan: PretrainPlan) -> None:
-    """Raise CheckpointError naming what differs, unless `plan` has the recipe `saved` of the checkpoint at `uri`."""
-    changes = list(_differences("", saved, recipe(plan)))
+    """Raise CheckpointError naming what differs, unless `plan` has the recipe `saved` of the
+    checkpoint at `uri`, which an earlier version may have written."""
+    try:
+        parts = {name: _identity(decode(cls, saved.get(name))) for name, cls in _PARTS.items()}
+    except ConfigError as error:
+        fault = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{uri} has settings that another version of this project wrote and this one cannot "
+            f"read: {fault} Go on with that version, or give the new run another folder."
+        ) from error
+    changes = list(_differences("", saved | parts, recipe(plan)))
     if changes:
         raise CheckpointError(
-            f"{uri} belongs to a run with other settings ({'; '.join(changes[:5])}{'; …' if len(changes) > 5 else ''}). "
-            "Give the new run another folder; to go on from these weights on purpose, name them in its train.resume_from."
+            f"{uri} belongs to a run with other settings "
+            f"({'; '.join(changes[:5])}{'; …' if len(changes) > 5 else ''}). "
+            "Give the new run another folder; to go on from these weights on purpose, name them "
+            "in its train.resume_from."
         )
+
+
+def _identity(config: Any) -> Any:
+    """The identity of one config, without train.resume_from: where a run once began no longer
+    matters when it goes on from a checkpoint of its own."""
+    found = identity(config)
+    found.pop("resume_from", None)
+    return found
 
 
 def _differences(path: str, there: Any, here: Any) -> Iterator[str]:
     """Sentences "optim.lr is 0.001 there, 0.002 here"."""
-    if isinstance(there, dict) and isinstance(here, dict):
+    if isinstance(there, dict) and isinstance(here, dict) and there and here:
         for name in sorted(there.keys() | here.keys()):
-            yield from _differences(f"{path}.{name}" if path else name, there.get(name), here.get(name))
+            inside = f"{path}.{name}" if path else name
+            yield from _differences(inside, there.get(name), here.get(name))
     elif there != here:
         yield f"{path} is {_short(there)} there, {_short(here)} here"
 
