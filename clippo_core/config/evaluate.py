@@ -75,7 +75,7 @@ class VqaConfig(Checked, path="evaluate.vqa"):
     """Official questions json of the training set."""
     train_annotations: Input[Name]
     """Official annotations json of the training set."""
-    train_images: Input[Name]
+    train_images: Input[str]
     """Folder of the training pictures; `COCO_train2014_000000000042.jpg` and `000000000042.jpg`
     names are both found."""
     questions: Input[Name]
