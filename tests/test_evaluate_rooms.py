@@ -1,4 +1,4 @@
-"""Each evaluation keeps to its room: its code digest moves with its own modules, not with another's."""
+"""Each evaluation keeps to its room: another one's code does not move its code digest."""
 
 from __future__ import annotations
 
