@@ -231,6 +231,7 @@ def test_several_benchmarks_give_one_result_with_the_numbers_of_each(tmp_path, c
     assert both.protocol == alone[0].protocol == alone[1].protocol
     assert both.n_examples == 100 and both.failure == ""
     assert [one.is_partial for one in (*alone, both)] == [False, True, True]
+    assert not {"", alone[0].inputs_digest, alone[1].inputs_digest} & {both.inputs_digest}
     assert both.main_metrics == [
         "drawn/i2t_recall@1",
         "drawn/t2i_recall@1",
@@ -351,7 +352,8 @@ def test_table_deck_and_gate_show_both_benchmarks(tmp_path, checkpoint):
     result = retrieval.run(checkpoint, planned(tmp_path, left, right), progress=False)
     names = [f"{one}/{way}_recall@1" for one in ("flickr30k", "little") for way in ("i2t", "t2i")]
     assert result.main_metrics == names
-    table, deck = summary_table([result]), evaluation_deck(result, str(folder(tmp_path)))
+    table = summary_table([result])
+    deck = evaluation_deck(result, str(folder(tmp_path))).replace("<wbr>", "")
     assert all(name in table and name in deck for name in names)
     assert "retrieval on flickr30k, little, test" in deck
     rows = {row.metric: row for row in rows_of(result, presets.paper_b16(), published)}

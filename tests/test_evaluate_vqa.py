@@ -326,7 +326,8 @@ def test_official_evaluator_agrees(slices, part, checkpoint):
 
 def TEXT_ONLY(folder):
     questions = str(folder / "v2_OpenEnded_mscoco_train2014_questions.json")
-    return VqaConfig(questions, str(folder / "v2_mscoco_train2014_annotations.json"), "", questions, min_answer_count=1)
+    annotations = str(folder / "v2_mscoco_train2014_annotations.json")
+    return VqaConfig(questions, annotations, "no-pictures-are-read", questions, min_answer_count=1)
 
 
 def test_real_slice(slices, tmp_path, checkpoint):

@@ -55,7 +55,7 @@ def evaluate_each(
 
 
 def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
-    """Write the result of all parts (their folders -> their records), unless it is there already."""
+    """Write the result of all parts (folder -> record), unless it is there already."""
     whole = _merged(list(parts.values()))
     finished = results.finished_result(folder, whole.inputs_digest)
     if finished is not None:

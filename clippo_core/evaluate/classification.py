@@ -1,4 +1,4 @@
-"""Classification of pictures from their features: zero-shot by class embeddings, few-shot by a ridge.
+"""Classification of pictures from their features, zero-shot and few-shot.
 
     zero-shot    argmax_c <image, class_c>
     few-shot     argmax_c of a ridge regression on whitened features

@@ -1,6 +1,8 @@
-"""A gallery of photos and captions, as retrieval and Crossmodal-3600 rank it: checks, pictures, scores, examples.
+"""A gallery of photos and captions, as retrieval and Crossmodal-3600 rank it.
 
-records ─▶ usable(records) ─▶ record_pictures(records) ─▶ embedded and ranked by the evaluation ─▶ add_scores, examples
+    records ─▶ usable, record_pictures ─▶ embedded and ranked ─▶ add_scores, examples
+
+Embedding and ranking stand with each evaluation.
 """
 
 from __future__ import annotations

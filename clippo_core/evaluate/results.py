@@ -4,7 +4,7 @@
              predictions.parquet   one row per example and metric, with its score (`scores.py`)
              examples.json         six hits and six misses per benchmark, as pictures
              timings.json          seconds; the only file that differs between two runs
-             benchmark-<dataset>/  the same files of one benchmark of several, with part.json for result.json
+             benchmark-<dataset>/  the same files of one benchmark, part.json for result.json
 
 A result is skipped when its folder already holds one with the same `inputs_digest`; a failed one is
 tried again. Many results side by side, and the paper's numbers beside ours, stand in

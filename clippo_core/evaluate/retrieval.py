@@ -25,11 +25,11 @@ from clippo_core.records import EvalResult, EvaluatePlan
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
-    """Evaluate `checkpoint` on every benchmark of plan.evaluate.retrieval, and write one result below
-    plan.stage.root; what is finished is not computed again.
+    """Evaluate `checkpoint` on every benchmark of plan.evaluate.retrieval, and write one result
+    below plan.stage.root; what is finished is not computed again.
 
-    Metrics of each dataset: i2t_recall@1|5|10, t2i_recall@1|5|10, i2t_tie_share, t2i_tie_share. Data
-    and protocol errors become a result with its `failure`.
+    Metrics of each dataset: i2t_recall@1|5|10, t2i_recall@1|5|10, i2t_tie_share, t2i_tie_share.
+    Data and protocol errors become a result with its `failure`.
     """
     return evaluate_each("retrieval", checkpoint, plan, progress, _evaluate)
 

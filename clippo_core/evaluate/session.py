@@ -3,8 +3,8 @@
     evaluate(name, ...) = load the checkpoint ─▶ finished before? return that ─▶ work(session) ─▶ write result.json last
 
 All five evaluations run this way; one on several benchmarks does so per benchmark
-(`benchmarks.py`). The result is a function of weights, data, protocol and code; what takes time goes
-into timings.json. No protocol stands here.
+(`benchmarks.py`). The result is a function of weights, data, protocol and code; what takes time
+goes into timings.json. No protocol stands here.
 """
 
 from __future__ import annotations
