@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
-from clippo_core.evaluate.results import evaluation_folder
+from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
 from clippo_core.provenance import code_digest
 from clippo_core.records import CheckpointInfo, EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 
@@ -78,7 +80,15 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         folder, generation = _place(config.root, root, name, stages[name])
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
-    evaluations = {name: EvaluatePlan(stage(name, benchmarks[name]), only[name], config.is_demo) for name in EVALUATIONS}
+    evaluations = {
+        name: EvaluatePlan(
+            stage(name, benchmarks[name]),
+            only[name],
+            config.is_demo,
+            _parts(name, only[name], config.root, root, config.seed, stages["pretrain"]),
+        )
+        for name in EVALUATIONS
+    }
     return RunPlan(
         root=root,
         validate=ValidatePlan(stage("validate", pairs), data, render, shown_alone),
@@ -102,10 +112,37 @@ def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root:
     plans = {}
     for name, one in EVALUATIONS.items():
         only, content = one.only(evaluate), benchmark_digest(evaluate, name)
-        stage_digest = digest([one.module, code_digest(one.module), identity(only), content, checkpoint.weights_sha256])
-        place, generation = _place(root, storage.join(folder, stage_digest[:12]), name, stage_digest)
-        plans[name] = EvaluatePlan(StagePlan(place, 0, content, generation), only)
+        weights = checkpoint.weights_sha256
+        parts = [one.module, code_digest(one.module), identity(only), content, weights]
+        stage_digest = digest(parts)
+        here = storage.join(folder, stage_digest[:12])
+        place, generation = _place(root, here, name, stage_digest)
+        stage = StagePlan(place, 0, content, generation)
+        benchmarks = _parts(name, only, root, here, 0, weights)
+        plans[name] = EvaluatePlan(stage, only, benchmarks=benchmarks)
     return plans
+
+
+def _parts(name: str, only: EvaluateConfig, base: str, root: str, seed: int, model: str) -> dict[str, StagePlan]:
+    """A stage per benchmark of an evaluation that takes several, so that one more runs alone.
+
+    model: digest of what was trained. Empty for an evaluation of one benchmark.
+    """
+    one, found = EVALUATIONS[name], {}
+    for config in one.configs(only) if isinstance(getattr(only, name), tuple) else ():
+        changes: dict[str, Any] = {name: (config,)}
+        alone = dataclasses.replace(only, **changes)
+        content = benchmark_digest(alone, name)
+        part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
+
+        def is_whole(at: str, dataset: str = config.dataset) -> bool:
+            plan = EvaluatePlan(StagePlan(at, seed, ""), only)
+            return _no_failure(storage.join(benchmark_folder(plan, name, dataset), PART))
+
+        stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
+        folder, generation = _place(base, root, stage, part, is_whole)
+        found[config.dataset] = StagePlan(folder, seed, content, generation)
+    return found
 
 
 def benchmark_digest(evaluate: EvaluateConfig, name: str) -> str:
@@ -166,8 +203,15 @@ def is_complete(stage: str, root: str) -> bool:
         if stage == "pretrain":
             latest = json.loads(storage.read_text(storage.join(root, "checkpoints", "latest.json")))
             return bool(latest.get("finished")) and _files_present(storage.join(root, "checkpoints", latest["name"]), "manifest.json")
-        result = json.loads(storage.read_text(storage.join(root, "evaluations", stage, "result.json")))
-        return not result["failure"]
+        return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
+    except (NotFoundError, KeyError, ValueError):
+        return False
+
+
+def _no_failure(result: str) -> bool:
+    """Whether there is an evaluation's result at this address, and it has numbers."""
+    try:
+        return not json.loads(storage.read_text(result))["failure"]
     except (NotFoundError, KeyError, ValueError):
         return False
 
@@ -178,12 +222,23 @@ def _files_present(folder: str, manifest: str) -> bool:
     return all(sizes.get(file["name"]) == file["bytes"] for file in listed)
 
 
-def _place(base: str, root: str, stage: str, stage_digest: str) -> tuple[str, str]:
-    """Folder and generation of a stage: those of its last completion if the bytes are still there, else this run's and a new one."""
+def _place(
+    base: str,
+    root: str,
+    stage: str,
+    stage_digest: str,
+    is_whole: Callable[[str], bool] | None = None,
+) -> tuple[str, str]:
+    """Folder and generation of a stage: those of its last completion if the bytes are still there,
+    else this run's and a new one.
+
+    is_whole: whether the stage is complete under a folder; None = `is_complete`.
+    """
     note = storage.join(base, "stages", f"{stage}-{stage_digest[:32]}.json")
+    is_whole = is_whole or functools.partial(is_complete, stage)
     try:
         placed = json.loads(storage.read_text(note))
-        if is_complete(stage, placed["root"]):
+        if is_whole(placed["root"]):
             return placed["root"], placed["generation"]
     except NotFoundError:
         pass

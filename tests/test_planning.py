@@ -195,7 +195,8 @@ def noted(config: RunConfig) -> dict[str, str]:
     folder = Path(config.root) / "stages"
     shutil.rmtree(folder, ignore_errors=True)
     make_plan(config, SUNDAY)
-    return {path.name.partition("-")[0]: path.name for path in folder.iterdir()}
+    notes = {path.name.partition("-")[0]: path.name for path in folder.iterdir()}
+    return {stage: note for stage, note in notes.items() if stage in STAGES}
 
 
 def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
@@ -251,10 +252,7 @@ def moves(path: str, before: EvaluateConfig, after: EvaluateConfig) -> set[str]:
 
 def shown(evaluate: EvaluateConfig) -> list[Any]:
     """What the evaluations read, and what they show of it."""
-    return [
-        (benchmark_digest(evaluate, name), one.pictures(evaluate))
-        for name, one in EVALUATIONS.items()
-    ]
+    return [(benchmark_digest(evaluate, name), one.pictures(evaluate)) for name, one in EVALUATIONS.items()]
 
 
 def test_a_deciding_field_moves_its_stages_and_no_other(whole: RunConfig) -> None:
@@ -290,3 +288,16 @@ def test_files_that_decide_labels_are_part_of_the_data(config: RunConfig, tmp_pa
     with_mapping = benchmark_digest(evaluate, "imagenet")
     (folder / "LOC_synset_mapping.txt").write_text("b dog\na cat\n")
     assert len({before, with_mapping, benchmark_digest(evaluate, "imagenet")}) == 3
+
+
+def test_one_more_benchmark_leaves_the_finished_one_where_it_is(config: RunConfig) -> None:
+    coco, flickr = presets.benchmarks("/nowhere").retrieval
+    before = make_plan(replace(config, evaluate__retrieval=(coco,)), SUNDAY)
+    coco_before = before.evaluations["retrieval"].benchmarks["coco"]
+    part = Path(coco_before.root, "evaluations", "retrieval", "benchmark-coco", "part.json")
+    part.parent.mkdir(parents=True)
+    part.write_text('{"failure": ""}')
+    after = make_plan(replace(config, evaluate__retrieval=(coco, flickr)), SUNDAY)
+    assert after.evaluations["retrieval"].stage.root != before.evaluations["retrieval"].stage.root
+    assert after.evaluations["retrieval"].benchmarks["coco"] == coco_before
+    assert after.evaluations["retrieval"].benchmarks["flickr30k"].root == after.root

@@ -28,6 +28,7 @@ def project(tmp_path: Path) -> Path:
         shutil.copy(PROJECT / name, tmp_path / name)
     return tmp_path
 
+
 STAGE_CODE = {
     "validate": VALIDATE,
     "render": RENDER,
