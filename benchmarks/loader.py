@@ -28,8 +28,8 @@ from PIL import Image
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
 from clippo_core.data import loader, shards
 from clippo_core.data.images import decode_image, squash
-from clippo_core.records import Manifest, RenderPlan, StagePlan, ValidationReport
 from clippo_core.rendering import Renderer
+from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport
 
 OUT = Path(__file__).resolve().parent / "out" / "loader.json"
 FLICKR = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k"

@@ -26,13 +26,13 @@ import torch
 
 from clippo_core import storage
 from clippo_core.config import AugmentConfig, RenderConfig, RunConfig, presets, replace
-from clippo_core.data.numbers import write_numbers
-from clippo_core.data.photo_sources import karpathy_records
+from clippo_core.data.numbers.world.world import write_numbers
+from clippo_core.data.sources.kinds.photos import karpathy_records
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate.metrics import retrieval_ranks
-from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, PIXEL_NUMBERS, AugmentedRenderer, augmented_pixels, noise_of_step, numbers_of_step
+from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 
 OUT = Path(__file__).resolve().parent / "out" / "robustness"
 AUGMENT = AugmentConfig(share=0.5, max_extra_px=1, max_offset_px=1, stroke_share=0.3, contrast=0.7, inversion_share=0.2, noise=0.1)
@@ -113,9 +113,9 @@ def _trained(way: str, seed: int, chosen: argparse.Namespace) -> tuple[RunConfig
 
 def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig, CheckpointInfo]:
     """The demo's preset with `changes`, and its checkpoint: trained now, or found under `out`/`name`. The data are those of `make demo`."""
-    from clippo_core.analysis.watch import Watch
-    from clippo_core.data.expectations import validate
     from clippo_core.data.shards import open_manifest, write_shards
+    from clippo_core.data.validate.expectations import validate
+    from clippo_core.report.watch import Watch
     from clippo_core.train.loop import pretrain
 
     run: RunConfig = replace(presets.demo(str(out)), seed=seed, **changes)

@@ -23,12 +23,12 @@ from typing import Any
 from towers import tower_model, train_run_tokenizer, write_run_shards
 
 from clippo_core import config
-from clippo_core.analysis.watch import Watch
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, RunConfig, SourceConfig, presets
-from clippo_core.evaluate import glue
-from clippo_core.evaluate.glue_files import TASKS, Rows, read_split
-from clippo_core.planning import benchmark_digest
-from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, StagePlan
+from clippo_core.evaluate.glue.protocol import protocol as glue
+from clippo_core.evaluate.glue.protocol.files import TASKS, Rows, read_split
+from clippo_core.report.watch import Watch
+from clippo_core.run.planning import benchmark_digest
+from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, StagePlan
 from clippo_core.train.loop import pretrain
 
 OUT = Path(__file__).resolve().parent / "out" / "sentences"

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from clippo_core import config, journal, models
+from clippo_core import config, models
 from clippo_core.config import EvaluateConfig, ModelConfig, RetrievalConfig, RunConfig, presets
-from clippo_core.planning import benchmark_digest
-from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 from clippo_core.rendering import Renderer
+from clippo_core.run import journal
+from clippo_core.run.planning import benchmark_digest
+from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 
 OUT = Path(__file__).resolve().parent / "out" / "towers"
 TOWERS = ("clippo", "one_tower_clip", "two_tower_clip")
@@ -104,8 +105,8 @@ def _recipe(chosen: argparse.Namespace, share: float, seed: int) -> RunConfig:
 
 
 def write_run_shards(run: RunConfig) -> Manifest:
-    from clippo_core.data.expectations import validate
     from clippo_core.data.shards import write_shards
+    from clippo_core.data.validate.expectations import validate
 
     stage = StagePlan(f"{run.root}/data", run.seed, config.digest(run.data))
     report = validate(ValidatePlan(stage, run.data, run.render, run.evaluate))
@@ -163,8 +164,9 @@ def _speeds(runs: dict[str, RunConfig], rounds: int = 7) -> dict[str, float]:
 
 def _row(run: RunConfig, manifest: Manifest, root: str) -> dict[str, Any]:
     """Train, and everything that one column of the table says; beside it chance, interval and n by metric."""
-    from clippo_core.analysis.watch import Watch
-    from clippo_core.evaluate import glue, retrieval
+    from clippo_core.evaluate.glue.protocol import protocol as glue
+    from clippo_core.evaluate.retrieval.protocol import protocol as retrieval
+    from clippo_core.report.watch import Watch
     from clippo_core.train.loop import pretrain
 
     stage = StagePlan(root, run.seed, manifest.data_digest)
@@ -229,9 +231,9 @@ def _add(row: dict[str, Any], result: EvalResult) -> None:
 
 def _add_held_out(row: dict[str, Any], checkpoint: CheckpointInfo, gallery: RetrievalConfig, pairs: int) -> None:
     """Gap, separability and the hit rate in batches as large as in training, on test photos, each with its first caption."""
-    from clippo_core.analysis.geometry import geometry
-    from clippo_core.data.photo_sources import karpathy_records
+    from clippo_core.data.sources.kinds.photos import karpathy_records
     from clippo_core.embedder import Clippo
+    from clippo_core.measure.geometry import geometry
 
     records = list(karpathy_records(gallery.annotations, gallery.images, gallery.split))
     model = Clippo.load(checkpoint.uri)

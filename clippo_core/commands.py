@@ -106,7 +106,7 @@ def gap(chosen: argparse.Namespace) -> None:
     """Modality gap and its companions, as JSON."""
     from dataclasses import asdict
 
-    from clippo_core.analysis.geometry import measure
+    from clippo_core.measure.geometry import measure
 
     pairs = [line.split("\t", 1) for line in _lines(chosen.captions)]
     bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
@@ -118,8 +118,8 @@ def gap(chosen: argparse.Namespace) -> None:
 
 def patches(chosen: argparse.Namespace) -> None:
     """Principal components of the patch kernel."""
-    from clippo_core.analysis.geometry import patch_components
-    from clippo_core.analysis.pictures import patch_figure
+    from clippo_core.measure.geometry import patch_components
+    from clippo_core.report.pictures import patch_figure
 
     kernel = _load(chosen).tower.state_dict()["patch_embed.proj.weight"].cpu().numpy()
     components, shares = patch_components(kernel, chosen.n)
@@ -129,7 +129,7 @@ def patches(chosen: argparse.Namespace) -> None:
 
 def lengths(chosen: argparse.Namespace) -> None:
     """Patches against tokens, by language."""
-    from clippo_core.analysis.lengths import lengths_figure, lengths_table, measure_lengths
+    from clippo_core.measure.lengths import lengths_figure, lengths_table, measure_lengths
     from clippo_core.rendering import Renderer
 
     texts = {name: _lines(path) for name, path in _named(chosen.texts, "--texts").items()}
@@ -140,9 +140,9 @@ def lengths(chosen: argparse.Namespace) -> None:
 
 def compare(chosen: argparse.Namespace) -> None:
     """Results beside published numbers."""
-    from clippo_core.analysis import compare
     from clippo_core.evaluate.results import read_results
     from clippo_core.published import all_published
+    from clippo_core.report import compare
 
     known = sorted({number.model for number in all_published()})
     for name in chosen.beside:

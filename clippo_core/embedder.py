@@ -24,7 +24,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from clippo_core import models, records, storage
+from clippo_core import models, storage
 from clippo_core.config import ModelConfig, RenderConfig, replace
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
@@ -32,6 +32,7 @@ from clippo_core.models import Tower, build_tower, load_big_vision, load_weights
 from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer, TextEncoder
+from clippo_core.run import records
 
 Preprocess = Literal["squash", "fewshot"]
 _FORMAT = 1

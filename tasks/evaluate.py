@@ -1,7 +1,7 @@
 """The boxes `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side.
 
 One that fails returns a result that says why, so that the other four and the report go on; such a result is never promoted, and
-never answered from a cache (`planning.py`).
+never answered from a cache (`run/planning.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flytekit import Deck, task
 
 from clippo_core.config import EvaluateConfig
 from clippo_core.evaluate.registry import check_complete, evaluation
-from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan
+from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
 
 
@@ -71,7 +71,7 @@ def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
 def open_checkpoint(checkpoint: str) -> CheckpointInfo:
     """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it points to."""
     from clippo_core.engine.checkpoint import open_checkpoint as read
-    from clippo_core.promotion import promoted_uri
+    from clippo_core.run.promotion import promoted_uri
 
     return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
 
@@ -79,15 +79,15 @@ def open_checkpoint(checkpoint: str) -> CheckpointInfo:
 @task(**settings.processing(cpu="2", memory="4Gi"))
 def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root: str) -> Plans:
     """A plan for each evaluation of a checkpoint that is there already."""
-    from clippo_core.planning import plan_evaluations as plan
+    from clippo_core.run.planning import plan_evaluations as plan
 
     return Plans(**plan(evaluate, checkpoint, root))
 
 
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Run one evaluation, turn any failure into a result, draw the deck."""
-    from clippo_core.analysis.decks import evaluation_deck
     from clippo_core.evaluate.results import evaluation_folder
+    from clippo_core.report.decks import evaluation_deck
 
     one = evaluation(name)
     configs = one.configs(plan.evaluate)

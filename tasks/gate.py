@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from flytekit import Deck, task
 
-from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Verdict
+from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Verdict
 from tasks import settings
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
 def gate(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
     """Decide, and move the promoted pointer by compare-and-swap."""
-    from clippo_core.analysis.decks import gate_deck
-    from clippo_core.promotion import decide
+    from clippo_core.report.decks import gate_deck
+    from clippo_core.run.promotion import decide
 
     verdict = decide(plan, checkpoint, results)
     Deck("Verdict", gate_deck(verdict))

@@ -9,7 +9,7 @@ from flytekit import Deck, task
 
 from clippo_core.config import RunConfig
 from clippo_core.config.presets import NUMBERS_FOLDER
-from clippo_core.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
+from clippo_core.run.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
 from tasks import settings
 
 
@@ -28,8 +28,8 @@ class Plans(NamedTuple):
 @task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
 def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     """Split the run into stages and digest the data that each one reads."""
-    from clippo_core.analysis.decks import plan_deck
-    from clippo_core.planning import make_plan
+    from clippo_core.report.decks import plan_deck
+    from clippo_core.run.planning import make_plan
 
     run = make_plan(config, kickoff_time)
     Deck("Plan", plan_deck(config, run.root))
@@ -39,7 +39,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 @task(**settings.processing(cpu="2", memory="4Gi"))
 def numbers(config: RunConfig) -> RunConfig:
     """Write the demo's handwritten numbers in the benchmarks' file formats, unless they are there already."""
-    from clippo_core.data.numbers import write_numbers
+    from clippo_core.data.numbers.world.world import write_numbers
     from clippo_core.storage import join
 
     write_numbers(join(config.root, NUMBERS_FOLDER))

@@ -11,17 +11,17 @@ import os
 from flytekit import Deck, current_context, task
 from flytekit.exceptions.user import FlyteRecoverableException
 
-from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
+from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from tasks import settings
 
 
 @task(**settings.training(), cache=settings.cached("clippo_core.train.loop"), enable_deck=True, deck_fields=())
 def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
-    from clippo_core import journal
-    from clippo_core.analysis.decks import training_deck
-    from clippo_core.analysis.watch import Watch
     from clippo_core.errors import ConflictError, NotFoundError, Preempted, StorageError, TrainingError
+    from clippo_core.report.decks import training_deck
+    from clippo_core.report.watch import Watch
+    from clippo_core.run import journal
     from clippo_core.storage import join
     from clippo_core.train.loop import pretrain as train
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flytekit import Deck, task
 
-from clippo_core.records import Manifest, RenderPlan, ValidationReport
+from clippo_core.run.records import Manifest, RenderPlan, ValidationReport
 from tasks import settings
 
 
@@ -16,8 +16,8 @@ from tasks import settings
 )
 def render(plan: RenderPlan, validation: ValidationReport) -> Manifest:
     """Write the shards that pretraining reads."""
-    from clippo_core.analysis.decks import render_deck
     from clippo_core.data.shards import write_shards
+    from clippo_core.report.decks import render_deck
 
     manifest = write_shards(plan, validation)
     Deck("Shards", render_deck(manifest, plan.render))

@@ -9,7 +9,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile, HTMLPage
 
 from clippo_core.config import RunConfig
-from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Manifest, ValidationReport, Verdict
+from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Manifest, ValidationReport, Verdict
 from tasks import settings
 
 
@@ -29,7 +29,7 @@ def report(
     verdict: Verdict,
 ) -> Reported:
     """Write the report beside the run, show it in the console, and print the table."""
-    from clippo_core.analysis.report import summary_table, write_report
+    from clippo_core.report.page import summary_table, write_report
 
     page = write_report(plan.stage.root, config, validation, manifest, checkpoint, results, verdict, evaluation_folders=plan.evaluations)
     Deck("Report", page.html)

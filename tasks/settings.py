@@ -16,7 +16,7 @@ from flytekit import Cache, Resources
 from flytekit.extras import accelerators
 from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
 
-from clippo_core.provenance import code_digest
+from clippo_core.run.provenance import code_digest
 from tasks.flytekit_shim import remember_schemas
 
 TRAIN_IMAGE = "{{.image.train.fqn}}:{{.image.train.version}}"

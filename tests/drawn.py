@@ -14,8 +14,8 @@ from PIL import Image
 from clippo_core.config import EvaluateConfig, ModelConfig, RenderConfig
 from clippo_core.embedder import Clippo
 from clippo_core.models import build_tower
-from clippo_core.records import EvaluatePlan, StagePlan
 from clippo_core.rendering import Renderer
+from clippo_core.run.records import EvaluatePlan, StagePlan
 
 PX = 48
 MODEL = ModelConfig(width=48, depth=2, num_heads=2, mlp_dim=96, embed_dim=32)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from clippo_core.evaluate.glue_scores import STATISTICS
-from clippo_core.records import EvalResult
+from clippo_core.evaluate.glue.protocol.scores import STATISTICS
+from clippo_core.run.records import EvalResult
 
 
 def values(result: EvalResult) -> dict[str, float]:

@@ -12,9 +12,10 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from clippo_core import journal, storage
+from clippo_core import storage
 from clippo_core.errors import NotFoundError
-from clippo_core.records import Manifest, PretrainPlan, dumps
+from clippo_core.run import journal
+from clippo_core.run.records import Manifest, PretrainPlan, dumps
 
 TESTS = Path(__file__).resolve().parent
 CONTEXT = multiprocessing.get_context("forkserver")

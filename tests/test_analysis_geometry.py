@@ -11,10 +11,10 @@ from PIL import Image
 from tower_reference import SMALL
 
 from clippo_core import models, published
-from clippo_core.analysis import geometry, lengths
 from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.embedder import Clippo
 from clippo_core.errors import EvaluationError
+from clippo_core.measure import geometry, lengths
 from clippo_core.rendering import Renderer
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import PROJECT
 
-from clippo_core.provenance import code_digest, imported_modules, module_path, reached_modules
+from clippo_core.run.provenance import code_digest, imported_modules, module_path, reached_modules
 
 FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
 LAYERS = [
@@ -58,7 +58,7 @@ def test_core_knows_no_orchestrator() -> None:
     [
         ("deepspeed", "clippo_core/engine/zero.py"),
         ("boto3", "clippo_core/storage/__init__.py"),
-        ("great_expectations", "clippo_core/data/expectations.py"),
+        ("great_expectations", "clippo_core/data/validate/expectations.py"),
     ],
 )
 def test_heavy_libraries_have_one_home(package: str, home: str) -> None:
@@ -74,7 +74,7 @@ def test_workflows_only_wire() -> None:
     for path in (PROJECT / "workflows").glob("*.py"):
         assert imports_of(path) <= {"__future__", "datetime", "flytekit", "clippo_core", "tasks", "workflows"}, path
         core = {module for module in imported_modules(module_name(path)) if module.startswith("clippo_core.")}
-        assert core <= {"clippo_core.config", "clippo_core.config.presets", "clippo_core.records"}, path
+        assert core <= {"clippo_core.config", "clippo_core.config.presets", "clippo_core.run.records"}, path
 
 
 def floor(module: str) -> int | None:

@@ -18,17 +18,18 @@ from ranks import Training
 from tiny import tiny_plan, write_tiny_data, write_tiny_shards
 
 from clippo_core import __main__ as command_line
-from clippo_core import journal, storage
+from clippo_core import storage
 from clippo_core.config import AugmentConfig, RunConfig, TrainConfig, presets, replace
 from clippo_core.data.loader import Batch, batches
 from clippo_core.embedder import Clippo
 from clippo_core.engine.checkpoint import open_checkpoint
 from clippo_core.engine.recipe import check_same_recipe, recipe
 from clippo_core.errors import CheckpointError, ConfigError
-from clippo_core.planning import make_plan
-from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan, from_dict
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, augmented_pixels, noise_of_step, numbers_of_step
+from clippo_core.run import journal
+from clippo_core.run.planning import make_plan
+from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan, from_dict
 from clippo_core.train import loop, step
 from clippo_core.train.step import train_step, with_varied_text
 
@@ -191,7 +192,7 @@ def test_the_same_texts_for_any_workers_and_start(shards: Manifest, options: dic
 
 def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> None:
     from clippo_core.data.shards import write_shards
-    from clippo_core.records import RenderPlan, ValidationReport
+    from clippo_core.run.records import RenderPlan, ValidationReport
 
     write_tiny_data(tmp_path / "data")
     plan = tiny_plan(str(tmp_path), str(tmp_path / "data"), data__store_drawings=True)

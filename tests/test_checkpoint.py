@@ -22,7 +22,7 @@ from clippo_core import storage
 from clippo_core.engine.checkpoint import AsyncSaver, Progress, latest_checkpoint, open_checkpoint, save_checkpoint
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConflictError, NotFoundError, StorageError
-from clippo_core.records import CheckpointInfo
+from clippo_core.run.records import CheckpointInfo
 from clippo_core.storage import bucket as bucket_module
 
 

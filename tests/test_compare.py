@@ -5,10 +5,10 @@ import io
 import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
-from clippo_core.analysis import compare
 from clippo_core.evaluate import results
 from clippo_core.published import Published
-from clippo_core.records import EvalResult, Metric
+from clippo_core.report import compare
+from clippo_core.run.records import EvalResult, Metric
 
 
 def result(**fields):

@@ -38,7 +38,7 @@ from clippo_core.config import (
 )
 from clippo_core.config.hints import field_hints
 from clippo_core.errors import ConfigError
-from clippo_core.records import (
+from clippo_core.run.records import (
     EvalResult,
     EvaluatePlan,
     GatePlan,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clippo_core.provenance import PROJECT, code_digest
+from clippo_core.run.provenance import PROJECT, code_digest
 
 RECIPES = sorted((PROJECT / "containers").glob("*.Dockerfile"))
 HADOLINT = Path(sys.executable).with_name("hadolint")
@@ -115,8 +115,8 @@ def test_what_is_copied_is_the_whole_program_with_the_same_digest(path, tmp_path
             shutil.copytree(PROJECT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(PROJECT / source, tmp_path / target)
-    modules = ["tasks.report", "clippo_core.analysis.report", "clippo_core.data.shards", "clippo_core.evaluate.glue"]
-    program = f"from clippo_core.provenance import code_digest\nfor name in {modules}: print(code_digest(name))"
+    modules = ["tasks.report", "clippo_core.report.page", "clippo_core.data.shards", "clippo_core.evaluate.glue.protocol"]
+    program = f"from clippo_core.run.provenance import code_digest\nfor name in {modules}: print(code_digest(name))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [code_digest(name) for name in modules]

@@ -25,8 +25,8 @@ from clippo_core.data.images import decode_image, squash
 from clippo_core.data.order import Order, Pool, epoch_order
 from clippo_core.data.pairs import key_hash
 from clippo_core.errors import ConfigError, ShardError
-from clippo_core.records import Manifest, RenderPlan, StagePlan, ValidationReport
 from clippo_core.rendering import Renderer
+from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport
 
 RENDER = RenderConfig(image_px=64)
 

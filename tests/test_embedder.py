@@ -18,8 +18,8 @@ from clippo_core.data.images import fewshot_crop, squash
 from clippo_core.embedder import Clippo
 from clippo_core.engine.checkpoint import Progress, open_checkpoint, save_checkpoint
 from clippo_core.errors import CheckpointError, ConfigError, ImageError, NotFoundError, RenderError
-from clippo_core.records import PretrainPlan, StagePlan
 from clippo_core.rendering import Renderer
+from clippo_core.run.records import PretrainPlan, StagePlan
 
 TEXTS = ["a dog", "two cats on a mat", "", "ein Hund"]
 SENTENCES = [

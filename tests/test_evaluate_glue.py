@@ -20,12 +20,12 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, ModelConfig, RenderConfig, replace
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, NotFoundError
-from clippo_core.evaluate import glue
-from clippo_core.evaluate.glue_files import TASKS, read_split
-from clippo_core.evaluate.glue_scores import GLUE_METRICS, STATISTICS, glue_score
-from clippo_core.evaluate.glue_tasks import baseline
+from clippo_core.evaluate.glue.protocol import protocol as glue
+from clippo_core.evaluate.glue.protocol.files import TASKS, read_split
+from clippo_core.evaluate.glue.protocol.scores import GLUE_METRICS, STATISTICS, glue_score
+from clippo_core.evaluate.glue.protocol.tasks import baseline
 from clippo_core.models import build_tower, train_tokenizer
-from clippo_core.records import EvaluatePlan, Metric, StagePlan
+from clippo_core.run.records import EvaluatePlan, Metric, StagePlan
 
 MODEL = ModelConfig(width=32, depth=2, num_heads=2, mlp_dim=64, embed_dim=16)
 MNLI_12 = ["index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse"]

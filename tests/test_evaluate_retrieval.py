@@ -17,15 +17,17 @@ import pytest
 from drawn import draw, evaluate_plan, phrases, tiny_checkpoint, write_karpathy
 from found import recomputed, score_rows
 
-from clippo_core import promotion, storage
-from clippo_core.analysis.decks import evaluation_deck
-from clippo_core.analysis.rows import rows_of, summary_table
+from clippo_core import storage
 from clippo_core.config import EvaluateConfig, RetrievalConfig, presets
 from clippo_core.errors import ConfigError
-from clippo_core.evaluate import embed, gallery, metrics, results, retrieval
-from clippo_core.planning import benchmark_digest
+from clippo_core.evaluate import embed, gallery, metrics, results
+from clippo_core.evaluate.retrieval.protocol import protocol as retrieval
 from clippo_core.published import published
-from clippo_core.records import CheckpointInfo, EvaluatePlan, GatePlan, StagePlan
+from clippo_core.report.decks import evaluation_deck
+from clippo_core.report.rows import rows_of, summary_table
+from clippo_core.run import promotion
+from clippo_core.run.planning import benchmark_digest
+from clippo_core.run.records import CheckpointInfo, EvaluatePlan, GatePlan, StagePlan
 
 PROJECT = Path(__file__).resolve().parent.parent
 FILES = ("result.json", "predictions.parquet", "examples.json")

@@ -8,7 +8,7 @@ import pytest
 from conftest import PROJECT
 
 from clippo_core.evaluate.registry import EVALUATIONS
-from clippo_core.provenance import module_path, reached_modules
+from clippo_core.run.provenance import module_path, reached_modules
 
 ROOMS: dict[str, set[str]] = {
     "imagenet": {"imagenet", "classification", "few_shot", "labelled", "prompts"},

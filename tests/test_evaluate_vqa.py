@@ -20,10 +20,12 @@ from clippo_core import storage
 from clippo_core.config import EvaluateConfig, FinetuneConfig, ModelConfig, RenderConfig, VqaConfig, replace
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, RenderError
-from clippo_core.evaluate import photos, results, vqa
-from clippo_core.evaluate.session import Session
-from clippo_core.evaluate.vqa_data import read_data
-from clippo_core.evaluate.vqa_files import (
+from clippo_core.evaluate import results
+from clippo_core.evaluate.harness import Session
+from clippo_core.evaluate.vqa.protocol import photos
+from clippo_core.evaluate.vqa.protocol import protocol as vqa
+from clippo_core.evaluate.vqa.protocol.data import read_data
+from clippo_core.evaluate.vqa.protocol.files import (
     Annotation,
     Question,
     find_pictures,
@@ -33,10 +35,10 @@ from clippo_core.evaluate.vqa_files import (
     split_by_photo,
     vocabulary,
 )
-from clippo_core.evaluate.vqa_text import vqa_accuracy
+from clippo_core.evaluate.vqa.protocol.text import vqa_accuracy
 from clippo_core.models import build_tower, train_tokenizer
-from clippo_core.records import EvaluatePlan, StagePlan
 from clippo_core.rendering import Renderer
+from clippo_core.run.records import EvaluatePlan, StagePlan
 
 MODEL = ModelConfig(width=32, depth=2, num_heads=2, mlp_dim=64, embed_dim=16)
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}

@@ -15,7 +15,7 @@ from flyteidl.core import literals_pb2
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RunConfig, SourceConfig, replace
-from clippo_core.records import ValidatePlan, from_dict
+from clippo_core.run.records import ValidatePlan, from_dict
 
 EXECUTE = Path(sys.executable).with_name("pyflyte-execute")
 

@@ -14,21 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippo_core.analysis import digits, live, pictures
-from clippo_core.analysis.figures import (
-    FAMILIES,
-    comparison_figure,
-    modality_gap_figure,
-    recall_by_language,
-)
-from clippo_core.analysis.gather import principal_plane
-from clippo_core.analysis.rows import Row
-from clippo_core.analysis.style import SERIES, SERIES_DARK
 from clippo_core.config import XM3600_LANGUAGES
 from clippo_core.data.scripts import SCRIPTS
 from clippo_core.data.thumbnails import THUMB_PX, data_uri
+from clippo_core.measure.insight import principal_plane
 from clippo_core.published import Published
-from clippo_core.records import EvalResult, Metric
+from clippo_core.report import digits, live, pictures
+from clippo_core.report.figures import FAMILIES, comparison_figure, modality_gap_figure, recall_by_language
+from clippo_core.report.rows import Row
+from clippo_core.report.style import SERIES, SERIES_DARK
+from clippo_core.run.records import EvalResult, Metric
 
 
 def journal(n: int, batch: int = 92) -> list[dict]:

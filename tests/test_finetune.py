@@ -16,14 +16,15 @@ from clippo_core import storage
 from clippo_core.config import FinetuneConfig, ModelConfig, OptimConfig, RenderConfig
 from clippo_core.engine import make_engine
 from clippo_core.errors import EvaluationError
-from clippo_core.evaluate import finetune, trial
-from clippo_core.evaluate.finetune import choose, sweep
+from clippo_core.evaluate.finetune.sweep import sweep as finetune
+from clippo_core.evaluate.finetune.sweep import trial
+from clippo_core.evaluate.finetune.sweep.problem import FineTuned, Inputs, Problem, freeze_unused, text_inputs
+from clippo_core.evaluate.finetune.sweep.sweep import choose, sweep
+from clippo_core.evaluate.finetune.sweep.trial import Trial, epoch_order, linear_schedule
 from clippo_core.evaluate.metrics import is_constant
-from clippo_core.evaluate.problem import FineTuned, Inputs, Problem, freeze_unused, text_inputs
-from clippo_core.evaluate.trial import Trial, epoch_order, linear_schedule
 from clippo_core.models import build_tower, text_encoder
-from clippo_core.provenance import reached_modules
 from clippo_core.rendering import Renderer
+from clippo_core.run.provenance import reached_modules
 
 MODEL = ModelConfig(width=32, depth=2, num_heads=2, mlp_dim=64, embed_dim=16)
 RENDER = RenderConfig(image_px=32)
@@ -211,7 +212,7 @@ def test_texts_are_the_same_cached_or_not(monkeypatch):
     texts = [f"text {i}" for i in range(20)]
     encode = Renderer(32).masks
     cached = text_inputs(encode, texts)
-    monkeypatch.setattr("clippo_core.evaluate.problem.CACHE_BYTES", 0)
+    monkeypatch.setattr("clippo_core.evaluate.finetune.problem.CACHE_BYTES", 0)
     lazy = text_inputs(encode, texts)
     chosen = np.array([3, 19, 3])
     assert torch.equal(cached.batch(chosen), lazy.batch(chosen)) and cached.n == lazy.n == 20
@@ -266,7 +267,7 @@ import os, sys
 sys.path[:0] = [{tests!r}, {project!r}]
 import numpy as np
 import test_finetune as t
-from clippo_core.evaluate.finetune import join_ranks
+from clippo_core.evaluate.finetune.sweep import join_ranks
 swept = t.run(sys.argv[1], a_config=t.config(batch_size=9, patience_epochs=5), batch_size=7, device=join_ranks(), save_seconds=0.0)
 np.save(sys.argv[1] + "/rank-" + os.environ["RANK"], swept.outputs["scored"])
 """
@@ -303,6 +304,6 @@ def test_evaluations_that_only_embed_do_not_depend_on_the_fine_tuning_and_none_o
     for name in ("imagenet", "retrieval", "xm3600", "vqa", "glue"):
         reached = reached_modules(f"clippo_core.evaluate.{name}")
         is_tuned = name in ("vqa", "glue")
-        assert ("clippo_core.evaluate.finetune" in reached) is is_tuned
-        assert ("clippo_core.evaluate.trial" in reached) is is_tuned
+        assert ("clippo_core.evaluate.finetune.sweep" in reached) is is_tuned
+        assert ("clippo_core.evaluate.finetune.trial" in reached) is is_tuned
         assert not {module for module in reached if module.startswith("clippo_core.analysis")}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clippo_core import journal, storage
+from clippo_core import storage
 from clippo_core.errors import NotFoundError
+from clippo_core.run import journal
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -6,7 +6,7 @@ import pytest
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 
-from clippo_core.records import EvalResult, Metric, Verdict
+from clippo_core.run.records import EvalResult, Metric, Verdict
 
 METRICS = {
     "coco/i2t_recall@1": Metric(40.0, 38, 42.5, 0.1, 5000, "0.02 % of the queries tie"),

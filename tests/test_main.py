@@ -18,8 +18,8 @@ from clippo_core import models
 from clippo_core.config import ModelConfig
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate.results import write_result
-from clippo_core.records import EvalResult, Metric
 from clippo_core.rendering import Renderer
+from clippo_core.run.records import EvalResult, Metric
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ def test_tokenizer(folder, capsys, tmp_path):
 
 
 def test_preset(capsys):
-    from clippo_core import records
     from clippo_core.config import RunConfig, presets
+    from clippo_core.run import records
 
     code, out, _ = run(
         capsys, "preset", "slices", "--data", "DATA", "--set", "steps=900", "--set", "train__batch_pairs=32", "--set", "seed=4"

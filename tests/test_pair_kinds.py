@@ -28,13 +28,13 @@ from clippo_core.config import (
     presets,
     replace,
 )
-from clippo_core.data.expectations import validate
-from clippo_core.data.number_tasks import glue_files, name
-from clippo_core.data.numbers import TRAIN_DIGITS, Scribe, load_digits
+from clippo_core.data.numbers.world.tasks import glue_files, name
+from clippo_core.data.numbers.world.world import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.shards import write_shards
+from clippo_core.data.validate.expectations import validate
 from clippo_core.embedder import Clippo
-from clippo_core.evaluate import glue
-from clippo_core.records import EvaluatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
+from clippo_core.evaluate.glue.protocol import protocol as glue
+from clippo_core.run.records import EvaluatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 from clippo_core.train.loop import pretrain
 
 SMALL = ModelConfig(width=64, depth=2, num_heads=2, mlp_dim=256, embed_dim=64)

@@ -28,7 +28,7 @@ from clippo_core.config import (
 )
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
-from clippo_core.planning import RunPlan, benchmark_digest, fill_kickoff, make_plan
+from clippo_core.run.planning import RunPlan, benchmark_digest, fill_kickoff, make_plan
 
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clippo_core import promotion, storage
-from clippo_core.records import CheckpointInfo, EvalResult, GatePlan, Metric, StagePlan
+from clippo_core import storage
+from clippo_core.run import promotion
+from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Metric, StagePlan
 
 CHECKPOINT = CheckpointInfo("runs/new", 10, 100, 1.0, "sha-new", "c", "k", 1)
 

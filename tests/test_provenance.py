@@ -12,8 +12,8 @@ import pytest
 from conftest import PROJECT
 
 from clippo_core.evaluate.registry import EVALUATIONS as REGISTRY
-from clippo_core.planning import PRETRAIN, RENDER, VALIDATE
-from clippo_core.provenance import COMPUTING, LOCK, code_digest, reached_modules
+from clippo_core.run.planning import PRETRAIN, RENDER, VALIDATE
+from clippo_core.run.provenance import COMPUTING, LOCK, code_digest, reached_modules
 
 Edit = Callable[[str], str]
 
@@ -57,9 +57,9 @@ def replaced(pattern: str, text: str) -> Edit:
 
 
 NOTHING: dict[str, tuple[str, Edit]] = {
-    "a colour of the pages": ("clippo_core/analysis/style.py", replaced("#[0-9a-f]{6}", "#123456")),
+    "a colour of the pages": ("clippo_core/report/style.py", replaced("#[0-9a-f]{6}", "#123456")),
     "a colour of the live page": (
-        "clippo_core/analysis/live.py",
+        "clippo_core/report/live.py",
         lambda text: text + "\nRED = '#f00'\n",
     ),
     "a linter's pin": (
@@ -82,7 +82,7 @@ NOTHING: dict[str, tuple[str, Edit]] = {
     "a licence": ("clippo_core/assets/OFL-1.1.txt", lambda text: text + "\n"),
     "the project's licence": ("LICENSE", lambda text: text + "\n"),
     "the cluster's shape": ("tasks/settings.py", lambda text: text + "\nSPARE = 1\n"),
-    "a deck": ("clippo_core/analysis/decks.py", lambda text: text + "\nSPARE = 1\n"),
+    "a deck": ("clippo_core/report/decks.py", lambda text: text + "\nSPARE = 1\n"),
     "a preset": ("clippo_core/config/presets.py", lambda text: text + "\nSPARE = 1\n"),
 }
 
@@ -109,8 +109,8 @@ def test_a_line_of_the_loss_moves_training_and_nothing_before_it(project: Path) 
         (LOCK, replaced("^torch==.*?$", "torch==9.9.9"), set(STAGE_CODE)),
         (LOCK, replaced("^numpy==.*?$", "numpy==9.9.9"), set(STAGE_CODE)),
         ("clippo_core/data/order.py", lambda text: text + "\nSPARE = 1\n", {"pretrain"}),
-        ("clippo_core/evaluate/vqa.py", lambda text: text + "\nSPARE = 1\n", {"vqa"}),
-        ("clippo_core/data/expectations.py", lambda text: text + "\nSPARE = 1\n", {"validate"}),
+        ("clippo_core/evaluate/vqa/protocol.py", lambda text: text + "\nSPARE = 1\n", {"vqa"}),
+        ("clippo_core/data/validate/expectations.py", lambda text: text + "\nSPARE = 1\n", {"validate"}),
     ],
     ids=["torch", "numpy", "order", "vqa", "expectations"],
 )

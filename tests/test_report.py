@@ -18,19 +18,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippo_core.analysis import decks, pictures
-from clippo_core.analysis.gather import Insight, contact_items, gather_insight
-from clippo_core.analysis.lengths import Lengths, measure_lengths
-from clippo_core.analysis.live import CHARTS, training_charts
-from clippo_core.analysis.pages import TEMPLATES, fragment, shorten
-from clippo_core.analysis.recipe import paper_run, recipe_differences
-from clippo_core.analysis.report import Report, RunRecord, report_page, summary_table, write_report
-from clippo_core.analysis.rows import rows_of
-from clippo_core.analysis.shard_pairs import read_pairs
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
 from clippo_core.data.thumbnails import data_uri
+from clippo_core.measure.insight import Insight, contact_items, gather_insight
+from clippo_core.measure.lengths import Lengths, measure_lengths
+from clippo_core.measure.shard_pairs import read_pairs
 from clippo_core.published import Published
-from clippo_core.records import (
+from clippo_core.rendering import Renderer
+from clippo_core.report import decks, pictures
+from clippo_core.report.differences import paper_run, recipe_differences
+from clippo_core.report.live import CHARTS, training_charts
+from clippo_core.report.page import Report, RunRecord, report_page, summary_table, write_report
+from clippo_core.report.pages import TEMPLATES, fragment, shorten
+from clippo_core.report.rows import rows_of
+from clippo_core.run.records import (
     CheckpointInfo,
     EvalResult,
     Expectation,
@@ -42,7 +43,6 @@ from clippo_core.records import (
     ValidationReport,
     Verdict,
 )
-from clippo_core.rendering import Renderer
 
 PROJECT = Path(__file__).resolve().parent.parent
 

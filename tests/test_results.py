@@ -18,9 +18,9 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import DataError, EvaluationError, NotFoundError, Preempted
 from clippo_core.evaluate import results
 from clippo_core.evaluate.bootstrap import bootstrap_interval
+from clippo_core.evaluate.harness import evaluate
 from clippo_core.evaluate.scores import Scores
-from clippo_core.evaluate.session import evaluate
-from clippo_core.records import EvalResult, EvaluatePlan, Metric, StagePlan
+from clippo_core.run.records import EvalResult, EvaluatePlan, Metric, StagePlan
 
 
 def result(**fields):

@@ -18,15 +18,16 @@ import pytest
 import torch
 from tiny import tiny_plan, write_tiny_shards
 
-from clippo_core import config, journal, models, storage
-from clippo_core.analysis import watch
+from clippo_core import config, models, storage
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
 from clippo_core.errors import CheckpointError, ConfigError, ConflictError, Preempted, StorageError, TrainingError
 from clippo_core.losses import contrastive_loss
 from clippo_core.optim import Adafactor, rsqrt_schedule
-from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
+from clippo_core.report import watch
+from clippo_core.run import journal
+from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from clippo_core.train import loop, speed
 from clippo_core.train.lease import Lease
 from clippo_core.train.step import train_step

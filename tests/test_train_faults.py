@@ -17,9 +17,10 @@ from ranks import Training, steps_of
 from test_train import assert_same_run, curve, moved
 from tiny import tiny_plan, write_tiny_shards
 
-from clippo_core import journal, storage
+from clippo_core import storage
 from clippo_core.engine.checkpoint import latest_checkpoint, open_checkpoint
-from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan, dumps
+from clippo_core.run import journal
+from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan, dumps
 
 
 @pytest.fixture(scope="module")

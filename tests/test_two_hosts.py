@@ -12,9 +12,10 @@ from ranks import steps_of
 from tiny import tiny_plan, write_tiny_shards
 from two_hosts import two_hosts
 
-from clippo_core import journal, storage
+from clippo_core import storage
 from clippo_core.engine.checkpoint import open_checkpoint
-from clippo_core.records import dumps
+from clippo_core.run import journal
+from clippo_core.run.records import dumps
 
 PROGRAM = """
 import sys

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippo_core.analysis.decks import validation_deck
 from clippo_core.config import (
     DataConfig,
     EvaluateConfig,
@@ -25,12 +24,13 @@ from clippo_core.config import (
     presets,
 )
 from clippo_core.data import loader, shard_index, shards
-from clippo_core.data.evaluated import evaluated_pictures
-from clippo_core.data.expectations import RULES, validate
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS
+from clippo_core.data.validate.evaluated import evaluated_pictures
+from clippo_core.data.validate.expectations import RULES, validate
 from clippo_core.errors import DataError
-from clippo_core.records import RenderPlan, StagePlan, ValidatePlan, ValidationReport
 from clippo_core.rendering import Renderer
+from clippo_core.report.decks import validation_deck
+from clippo_core.run.records import RenderPlan, StagePlan, ValidatePlan, ValidationReport
 
 RENDER = RenderConfig(image_px=64)
 STAGE = StagePlan("unused", 0, "digest")

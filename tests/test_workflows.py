@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from conftest import PROJECT
 
-from clippo_core import journal
 from clippo_core.config import RetrievalConfig, RunConfig, presets, replace
 from clippo_core.config.presets import NUMBERS_FOLDER
-from clippo_core.data.numbers import write_numbers
+from clippo_core.data.numbers.world.world import write_numbers
 from clippo_core.engine.checkpoint import open_checkpoint
+from clippo_core.run import journal
 
 PYFLYTE = Path(sys.executable).with_name("pyflyte")
 
@@ -215,9 +215,9 @@ def test_real_photos_and_real_benchmark_files(tmp_path: Path, flyte_home: Path, 
 @pytest.mark.slow
 def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, slices: Path) -> None:
     """The test split of Flickr30k among the sources of pairs: validation excludes exactly those photos, or refuses the run."""
-    from clippo_core.data.expectations import validate
+    from clippo_core.data.validate.expectations import validate
     from clippo_core.errors import DataError
-    from clippo_core.planning import make_plan
+    from clippo_core.run.planning import make_plan
     from workflows.pipeline import UNSCHEDULED
 
     config = few(slices, tmp_path / "runs")

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clippo_core.config import DataConfig, ModelConfig, OptimConfig, RenderConfig, SourceConfig, TrainConfig, replace
-from clippo_core.records import Manifest, PretrainPlan, RenderPlan, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, PretrainPlan, RenderPlan, StagePlan, ValidationReport
 
 PHOTOS, SENTENCES = 40, 24
 

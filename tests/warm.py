@@ -5,7 +5,7 @@ import tiny  # noqa: F401
 
 import clippo_core.train.__main__  # noqa: F401
 from clippo_core.models import load_timm
-from clippo_core.provenance import code_digest
+from clippo_core.run.provenance import code_digest
 
 load_timm()
 code_digest("clippo_core.train.loop")

@@ -10,7 +10,7 @@ import datetime
 from flytekit import WorkflowFailurePolicy, workflow
 
 from clippo_core.config import EvaluateConfig
-from clippo_core.records import EvalResult
+from clippo_core.run.records import EvalResult
 from tasks.evaluate import glue, imagenet, open_checkpoint, plan_evaluations, retrieval, vqa, xm3600
 from workflows.pipeline import UNSCHEDULED, evaluate_all
 

@@ -14,7 +14,7 @@ import datetime
 from flytekit import WorkflowFailurePolicy, workflow
 
 from clippo_core.config import RunConfig, presets
-from clippo_core.records import CheckpointInfo, EvalResult, EvaluatePlan
+from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks.alert import alert
 from tasks.evaluate import glue, imagenet, retrieval, vqa, xm3600
 from tasks.gate import gate

@@ -1,1 +1,1 @@
-"""Looking at towers, corpora and runs: geometry, tokenizer lengths, published numbers, figures, decks, the report. Trains nothing."""
+"""Public names of `measure/` under the address that callers outside this repository use."""

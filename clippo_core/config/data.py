@@ -40,7 +40,7 @@ class SourceConfig(Checked, path="source"):
     `webdataset`: foreign jpg+txt/json tars. `c4`: json lines with a `text`: consecutive sentences.
     `sentences`: one sentence per line, consecutive lines are a pair. `moses`: two line-aligned
     files. `tsv`: tab-separated first, second (or first language, second language, first, second).
-    See `data/sources.py` for the optional `group` of a record."""
+    See `data/sources/kinds.py` for the optional `group` of a record."""
     path: Name
     """The annotation or text file (local or s3://; .gz is read; `*` in the last part matches
     several files)."""

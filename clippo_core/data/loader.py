@@ -30,9 +30,9 @@ from clippo_core.data.images import decode_image, squash
 from clippo_core.data.order import Draw, Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.errors import ConfigError, ShardError
-from clippo_core.records import FileEntry, Manifest
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
+from clippo_core.run.records import FileEntry, Manifest
 
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""

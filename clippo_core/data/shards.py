@@ -28,11 +28,13 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config import digest
-from clippo_core.data import annotation_files, shard_index, sources, tars
+from clippo_core.data import shard_index
 from clippo_core.data.images import decode_image, image_size
 from clippo_core.data.pairs import PhotoRecord, Record
+from clippo_core.data.sources.kinds import annotation_files, tars
+from clippo_core.data.sources.kinds import kinds as sources
 from clippo_core.errors import DataError, ShardError, StorageError
-from clippo_core.records import FileEntry, Manifest, RenderPlan, ValidationReport, dumps, loads
+from clippo_core.run.records import FileEntry, Manifest, RenderPlan, ValidationReport, dumps, loads
 
 if TYPE_CHECKING:
     from clippo_core.rendering import Renderer

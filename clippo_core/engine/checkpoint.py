@@ -24,7 +24,7 @@ from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig, digest
 from clippo_core.engine.recipe import recipe
 from clippo_core.errors import CheckpointError, NotFoundError
-from clippo_core.records import CheckpointInfo, PretrainPlan, from_dict
+from clippo_core.run.records import CheckpointInfo, PretrainPlan, from_dict
 
 WEIGHTS, OPTIMIZER, MANIFEST, LATEST = "weights.safetensors", "optimizer.safetensors", "manifest.json", "latest.json"
 SCHEMA = 1

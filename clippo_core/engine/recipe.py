@@ -20,7 +20,7 @@ from clippo_core.config import (
     identity,
 )
 from clippo_core.errors import CheckpointError, ConfigError
-from clippo_core.records import PretrainPlan
+from clippo_core.run.records import PretrainPlan
 
 _PARTS: dict[str, type] = {
     "data": DataConfig,

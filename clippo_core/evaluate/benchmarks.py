@@ -19,9 +19,9 @@ from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate import results
+from clippo_core.evaluate.harness import Session, evaluate_one, not_set
 from clippo_core.evaluate.scores import Scores
-from clippo_core.evaluate.session import Session, evaluate_one, not_set
-from clippo_core.records import EvalResult, EvaluatePlan
+from clippo_core.run.records import EvalResult, EvaluatePlan
 
 
 def evaluate_each(

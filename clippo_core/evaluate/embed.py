@@ -27,7 +27,7 @@ from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import EvaluationError, StorageError
-from clippo_core.provenance import code_digest
+from clippo_core.run.provenance import code_digest
 
 if TYPE_CHECKING:
     from clippo_core.embedder import Clippo

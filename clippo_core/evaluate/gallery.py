@@ -18,8 +18,8 @@ from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import DataError, EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.embed import Pictures
+from clippo_core.evaluate.harness import Session
 from clippo_core.evaluate.ranking import Ranking
-from clippo_core.evaluate.session import Session
 
 
 def record_pictures(records: Sequence[PhotoRecord]) -> Pictures:

@@ -28,7 +28,7 @@ from clippo_core.config import (
 from clippo_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clippo_core.records import EvalResult, EvaluatePlan
+    from clippo_core.run.records import EvalResult, EvaluatePlan
 
 CLASS_MAPPINGS = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
 """Files beside a list of class names that say which folder is which class (so they decide labels)."""
@@ -135,7 +135,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         Evaluation(
             name="imagenet",
             config=ImagenetConfig,
-            module="clippo_core.evaluate.imagenet",
+            module="clippo_core.evaluate.imagenet.protocol",
             reads=_imagenet_inputs,
             shows=lambda config: [Pictures("folder", config.images)],
             benchmark="imagenet",
@@ -143,7 +143,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         Evaluation(
             name="retrieval",
             config=RetrievalConfig,
-            module="clippo_core.evaluate.retrieval",
+            module="clippo_core.evaluate.retrieval.protocol",
             reads=lambda config: [Input(config.annotations), Input(config.images)],
             shows=lambda config: [Pictures("captions", config.images, config.annotations, config.split)],
             benchmark="coco",
@@ -151,7 +151,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         Evaluation(
             name="vqa",
             config=VqaConfig,
-            module="clippo_core.evaluate.vqa",
+            module="clippo_core.evaluate.vqa.protocol",
             reads=_vqa_inputs,
             shows=lambda config: [Pictures("questions", config.images or config.train_images, config.questions)],
             benchmark="vqav2",
@@ -159,7 +159,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         Evaluation(
             name="glue",
             config=GlueConfig,
-            module="clippo_core.evaluate.glue",
+            module="clippo_core.evaluate.glue.protocol",
             reads=lambda config: [Input(config.root)],
             shows=lambda config: [],
             benchmark="glue",
@@ -167,7 +167,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         Evaluation(
             name="xm3600",
             config=Xm3600Config,
-            module="clippo_core.evaluate.xm3600",
+            module="clippo_core.evaluate.xm3600.protocol",
             reads=lambda config: [Input(config.captions), Input(config.images)],
             shows=lambda config: [Pictures("xm3600", config.images, config.captions)],
             benchmark="xm3600",

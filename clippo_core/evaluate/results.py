@@ -8,7 +8,7 @@
 
 A result is skipped when its folder already holds one with the same `inputs_digest`; a failed one is
 tried again. Many results side by side, and the paper's numbers beside ours, stand in
-`analysis/compare.py`.
+`report/compare.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from clippo_core import records, storage
+from clippo_core import storage
 from clippo_core.config import digest, identity
 from clippo_core.errors import EvaluationError, StorageError
 from clippo_core.evaluate import scores as score_table
 from clippo_core.evaluate.scores import Scores
-from clippo_core.records import RESULT_SCHEMA, EvalResult, EvaluatePlan, StagePlan
+from clippo_core.run import records
+from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan, StagePlan
 
 RESULT, EXAMPLES, TIMINGS = "result.json", "examples.json", "timings.json"
 PART = "part.json"

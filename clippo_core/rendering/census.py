@@ -3,7 +3,7 @@
     language      texts   rows    cut  missing
     en            2,340   2.37   0.1%     0.0%
 
-`python -m clippo_core render --census` prints it. It counts; whether a share is too high is decided by validation (`data/expectations.py`).
+`python -m clippo_core render --census` prints it. It counts; whether a share is too high is decided by validation (`data/validate/expectations.py`).
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ import argparse
 import logging
 import sys
 
-from clippo_core import records, storage
-from clippo_core.analysis.watch import Watch
+from clippo_core import storage
 from clippo_core.config import decode, parse_json
 from clippo_core.data.shards import open_manifest
 from clippo_core.errors import ClippoError, Preempted
-from clippo_core.records import PretrainPlan
+from clippo_core.report.watch import Watch
+from clippo_core.run import records
+from clippo_core.run.records import PretrainPlan
 from clippo_core.train.loop import pretrain
 
 

@@ -32,10 +32,10 @@ from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_chec
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
 from clippo_core.optim import rsqrt_schedule
-from clippo_core.provenance import code_digest
-from clippo_core.records import CheckpointInfo, Manifest, PretrainPlan
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import AugmentedRenderer
+from clippo_core.run.provenance import code_digest
+from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
 from clippo_core.train.record import MakeWatcher, RunRecord, journal_uri
@@ -70,7 +70,7 @@ def pretrain(
     """Train the plan's tower on the shards of `manifest`; call it in every rank (torchrun's environment), or in one process.
 
     `previous`: checkpoints of an earlier attempt, if they are elsewhere. `watch`: makes what shows
-    the run, on rank 0 (`analysis/watch.py`). Every rank gets the last checkpoint; a finished run is
+    the run, on rank 0 (`report/watch.py`). Every rank gets the last checkpoint; a finished run is
     not trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a rank was lost; too many non-finite
     losses), ConflictError (another process has the run), CheckpointError, ConfigError, StorageError.
     """

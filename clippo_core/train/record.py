@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from clippo_core import storage
-from clippo_core.journal import Journal
-from clippo_core.records import PretrainPlan
+from clippo_core.run.journal import Journal
+from clippo_core.run.records import PretrainPlan
 
 
 class Watcher(Protocol):

@@ -15,7 +15,7 @@ from clippo_core import storage
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import AsyncSaver, Progress, save_checkpoint
 from clippo_core.errors import Preempted, TrainingError
-from clippo_core.records import CheckpointInfo, PretrainPlan
+from clippo_core.run.records import CheckpointInfo, PretrainPlan
 from clippo_core.train.agreement import Agreement, Signal
 
 

@@ -1,0 +1,1 @@
+"""The demo's data: handwritten numbers, in the benchmarks' file formats."""

@@ -1,0 +1,1 @@
+"""Readers of the formats in which pairs are published; `kinds.py` has the table."""

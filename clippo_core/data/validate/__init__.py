@@ -1,0 +1,1 @@
+"""What is expected of the pairs, and what follows for each record."""

@@ -1,0 +1,1 @@
+"""GLUE, with rendered sentences."""

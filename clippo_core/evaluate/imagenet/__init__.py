@@ -1,0 +1,1 @@
+"""Zero-shot and few-shot classification of ImageNet and its like."""

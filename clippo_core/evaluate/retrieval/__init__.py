@@ -1,0 +1,1 @@
+"""Retrieval on MS-COCO and Flickr30k."""

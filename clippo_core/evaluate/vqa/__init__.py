@@ -1,0 +1,1 @@
+"""VQAv2, with the question rendered into the photo."""

@@ -1,0 +1,1 @@
+"""Retrieval in the 36 languages of Crossmodal-3600."""

@@ -1,0 +1,83 @@
+"""Records out of a run's shards, undecoded: the same few hundred for the same seed, from at most four tars.
+
+    shard indexes ─▶ which shards hold photos (or sentence pairs) ─▶ up to n records, read at their offsets
+
+It is for looking at data (gap, lengths, contact sheet), not for training: `data/loader.py` deals batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clippo_core.run.records import Manifest
+
+if TYPE_CHECKING:
+    from clippo_core.data.shard_index import ShardIndex
+
+MOST_SHARDS = 4
+"""Shards that are opened: from a bucket each is fetched whole."""
+
+MOST_INDEXES = 64
+"""Shards whose index is read in search of those."""
+
+
+@dataclass(frozen=True)
+class ShardPair:
+    """One record out of a shard, undecoded."""
+
+    key: str
+    photo: bytes | None
+    """The picture's file; None for a text/text pair."""
+    first_text: str
+    texts: list[str]
+    languages: list[str]
+    """Language of each of `texts`."""
+    first_language: str = ""
+    """Language of `first_text`."""
+
+
+def read_pairs(manifest: Manifest, n: int, *, seed: int = 0, photos: bool = True) -> list[ShardPair]:
+    """Up to `n` records out of at most MOST_SHARDS shards, with a photo or without, the same ones for the same seed.
+
+    Raises ShardError for a missing or damaged shard.
+    """
+    from clippo_core.data import shard_index, shards
+
+    random = np.random.default_rng(seed)
+    tars = {file.name: file for file in manifest.files}
+    indexes = [file for file in manifest.files if file.name.endswith(".index")]
+    found: list[ShardPair] = []
+    opened = 0
+    for position in random.permutation(len(indexes))[:MOST_INDEXES]:
+        index, about = shard_index.load(shards.local_file(manifest, indexes[position]))
+        places = np.flatnonzero((index.kinds != shard_index.TEXT) == photos)
+        if len(places) and opened < MOST_SHARDS and len(found) < n:
+            opened += 1
+            share = n if len(indexes) == 1 else -(-n // min(MOST_SHARDS, len(indexes)))
+            with open(shards.local_file(manifest, tars[about["name"]]), "rb") as tar:
+                found += [_read_pair(tar.fileno(), index, place) for place in random.permutation(places)[:share]]
+    return found[:n]
+
+
+def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
+    from clippo_core.data import shard_index
+
+    first, second = (os.pread(descriptor, int(size), int(offset)) for offset, size in (index.first[place], index.second[place]))
+    kind = index.kinds[place]
+    if kind == shard_index.FOREIGN_TXT:
+        about = {"texts": [second.decode()]}
+    else:
+        about = json.loads(second)
+        if kind == shard_index.FOREIGN_JSON:
+            about = {"texts": [about["caption"]]}
+    texts = [str(text) for text in about["texts"]]
+    known = [str(language) for language in about.get("languages", [])]
+    languages = known[-len(texts) :] or [""] * len(texts)
+    if kind != shard_index.TEXT:
+        return ShardPair(index.key(place), first, "", texts, languages)
+    return ShardPair(index.key(place), None, first.decode(), texts, languages, known[0] if len(known) > len(texts) else "")

@@ -1,0 +1,1 @@
+"""Pages, decks, tables and figures that show a run."""

@@ -1,0 +1,192 @@
+"""What each box shows in the Flyte console: one HTML fragment a task, small, self-contained, with every foreign text escaped.
+
+    validation_deck(report) · render_deck(manifest, render) · training_deck(journal) · evaluation_deck(result, folder) · gate_deck(verdict)
+
+A deck is uploaded whole at each publication, so its pictures are thumbnails. It knows no Flyte: the task makes the `Deck`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from clippo_core import storage
+from clippo_core.config import RenderConfig, RunConfig
+from clippo_core.errors import NotFoundError
+from clippo_core.report import digits
+from clippo_core.report.differences import paper_run, recipe_differences
+from clippo_core.report.figures import recall_by_language
+from clippo_core.report.live import training_charts
+from clippo_core.report.pages import deck, fragment
+from clippo_core.report.pictures import ContactItem, safe_picture
+from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
+from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
+
+CONTACT_ITEMS = 12
+"""Pairs on a contact sheet."""
+
+
+def plan_deck(config: RunConfig, root: str) -> str:
+    """What will run and where, and in what it differs from the paper."""
+    name, paper = paper_run(config)
+    return deck(
+        fragment("heading", title=f"Run {config.name}", marks=["demo"] if config.is_demo else [], text=f"Folder: {root}"),
+        fragment("facts", entries=run_facts(config)),
+        fragment("recipe", differences=recipe_differences(config, paper), paper_name=name),
+    )
+
+
+def validation_deck(report: ValidationReport) -> str:
+    """Each expectation with what was checked, what failed and the three worst rows; what is left out; shares by source and language."""
+    return deck(
+        fragment("heading", title="Data validation", marks=[], text=""),
+        fragment("expectations", report=report, reasons=exclusions(report)),
+        fragment("data", data=report),
+    )
+
+
+def render_deck(manifest: Manifest, render: RenderConfig | None = None, samples: list[ContactItem] | None = None) -> str:
+    """The shards in numbers, and a contact sheet: photo beside drawn text, as many scripts as there are.
+
+    `samples` are read out of the shards and drawn with `render` where None is given; without both there is no contact sheet.
+    """
+    if samples is None and render is not None:
+        from clippo_core.measure.insight import contact_items
+
+        samples = contact_items(manifest, render, CONTACT_ITEMS)
+    parts = [fragment("heading", title="Shards", marks=[], text=manifest.uri), fragment("facts", entries=manifest_facts(manifest))]
+    if samples:
+        parts.append(fragment("contact", items=samples))
+    return deck(*parts, fragment("data", data=manifest))
+
+
+def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
+    """The live page's curves, of the journal's lines so far."""
+    from markupsafe import Markup
+
+    return deck(fragment("heading", title="Training", marks=[], text=""), Markup(training_charts(records, total_steps)))
+
+
+def evaluation_deck(result: EvalResult, folder: str = "", examples: list[dict[str, Any]] | None = None) -> str:
+    """All numbers of one evaluation with n and chance, recall by language where there are languages, six hits and six misses.
+
+    Examples are read from `folder`/examples.json where None are given.
+    """
+    shown = read_examples(folder) if examples is None else clean_examples(examples)
+    figures = [recall_by_language(result, kind) for kind in ("i2t_recall@1", "t2i_recall@1")]
+    return deck(
+        fragment("heading", title=evaluation_title(result), marks=badges_of(result), text=result.protocol),
+        fragment("metrics", groups=[metric_group(result)], show_protocol=False),
+        fragment("figures", figures=[figure for figure in figures if figure]),
+        fragment("examples", hits=[e for e in shown if e["hit"]], misses=[e for e in shown if not e["hit"]]),
+        fragment("facts", entries=[(name, digits.count(number)) for name, number in sorted(result.counts.items())]),
+    )
+
+
+def gate_deck(verdict: Verdict) -> str:
+    """Promoted or not, the reason, and the numbers compared."""
+    return deck(
+        fragment("heading", title="Verdict", marks=[], text=""),
+        fragment("verdict", verdict=verdict, reason=split_reason(verdict)),
+        fragment("facts", entries=[("model", verdict.model_uri), ("promoted before", verdict.previous_uri or "none")]),
+    )
+
+
+def evaluation_title(result: EvalResult) -> str:
+    """`vqa on vqav2, val`."""
+    where = ", ".join(part for part in (result.dataset, result.split) if part)
+    return f"{result.name} on {where}" if where and where != result.name else result.name
+
+
+def badges_of(result: EvalResult) -> list[str]:
+    """The badges beside a result's title: its marks, and `failed`."""
+    return [*marks_of(result), *(["failed"] if result.failure else [])]
+
+
+def metric_group(result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None) -> dict[str, Any]:
+    """One evaluation's lines, as the template `metrics` takes them."""
+    return {
+        "title": evaluation_title(result),
+        "marks": badges_of(result),
+        "protocol": result.protocol,
+        "rows": rows_of(result, config, published),
+    }
+
+
+def exclusions(report: ValidationReport) -> list[tuple[str, list[str]]]:
+    """Reason -> keys of the records left out, the commonest reason first."""
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in sorted(report.excluded.items()):
+        by_reason.setdefault(reason, []).append(key)
+    return sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+
+
+def run_facts(config: RunConfig) -> list[tuple[str, str]]:
+    """A run in a few numbers."""
+    model, train = config.model, config.train
+    return [
+        ("tower", f"{model.kind}, width {model.width}, depth {model.depth}"),
+        ("image", f"{config.render.image_px} × {config.render.image_px} px"),
+        ("steps", digits.count(train.steps)),
+        ("pairs a batch", digits.count(train.batch_pairs)),
+        ("sentence pairs", f"{100 * config.data.text_pair_share:.0f} %"),
+        ("optimizer", f"{config.optim.name}, lr {digits.value(config.optim.lr, 2)}"),
+        ("seed", str(config.seed)),
+    ]
+
+
+def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Shards in a few numbers."""
+    return [
+        ("pairs", digits.count(manifest.n_pairs)),
+        ("with a photo", digits.count(manifest.n_photo_pairs)),
+        ("text and text", digits.count(manifest.n_pairs - manifest.n_photo_pairs)),
+        ("shards", digits.count(sum(not file.name.endswith(".index") for file in manifest.files))),
+        ("size", digits.size(sum(file.bytes for file in manifest.files))),
+    ]
+
+
+def split_reason(verdict: Verdict) -> tuple[str, str]:
+    """The verdict's sentence as (what happened, why): `Promoted:` and the rest, or `Promoted.` and the whole."""
+    for word in ("Promoted:", "Not promoted:"):
+        if verdict.reason.startswith(word):
+            return word, verdict.reason[len(word) :].strip()
+    return ("Promoted." if verdict.promoted else "Not promoted."), verdict.reason
+
+
+def read_examples(folder: str) -> list[dict[str, Any]]:
+    """Hits and misses of an evaluation's folder, cleaned; empty where there are none or the file cannot be read."""
+    if not folder:
+        return []
+    try:
+        return clean_examples(json.loads(storage.read_text(storage.join(folder, "examples.json"))))
+    except (NotFoundError, ValueError):
+        return []
+
+
+def read_timings(folder: str) -> dict[str, float]:
+    """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be read."""
+    try:
+        found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
+        return {
+            str(name).removesuffix("_seconds"): float(seconds)
+            for name, seconds in found.items()
+            if str(name).endswith("_seconds") and isinstance(seconds, (int, float))
+        }
+    except (NotFoundError, ValueError, AttributeError):
+        return {}
+
+
+def clean_examples(examples: Any) -> list[dict[str, Any]]:
+    """Only well-formed examples, and only pictures that are data URIs: the file may come from elsewhere."""
+    if not isinstance(examples, list):
+        return []
+    return [
+        {
+            "hit": bool(example.get("hit")),
+            "pictures": [uri for uri in map(safe_picture, example.get("pictures") or []) if uri],
+            **{name: str(example.get(name) or "") for name in ("asked", "predicted", "truth")},
+        }
+        for example in examples
+        if isinstance(example, dict)
+    ]

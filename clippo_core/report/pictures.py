@@ -1,0 +1,71 @@
+"""Pictures made of pixels, as PNG or JPEG data URIs inside the page: contact sheets, hits and misses, the patch kernel's components.
+
+    contact item = photo beside its drawn text:   [ photo ][ drawing ]   caption, language
+
+A data URI that comes from a file is let through only if it is a picture and nothing else. It is not for curves (`figures.py`).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from clippo_core.data.thumbnails import data_uri
+from clippo_core.report.figures import Figure
+
+_PICTURE = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass(frozen=True)
+class ContactItem:
+    """One pair of a contact sheet."""
+
+    photo: str
+    """Data URI, or empty for a text/text pair, whose first text is then `first_text`."""
+    drawing: str
+    """Data URI of the drawn text."""
+    text: str
+    language: str = ""
+    first_text: str = ""
+
+
+def safe_picture(uri: object) -> str:
+    """`uri` if it is a PNG or JPEG data URI, otherwise an empty string: nothing in a page may load from elsewhere."""
+    return uri if isinstance(uri, str) and _PICTURE.fullmatch(uri) else ""
+
+
+def contact_item(photo: np.ndarray | None, drawing: np.ndarray, text: str, language: str = "", first_text: str = "") -> ContactItem:
+    """A pair for the contact sheet from photo uint8 [h, w, 3] (None for a text/text pair) and drawing uint8 [px, px]."""
+    shown = "" if photo is None else data_uri(photo, photo=True)
+    return ContactItem(shown, data_uri(drawing, max(drawing.shape)), text, language, first_text)
+
+
+def patch_figure(components: np.ndarray, shares: np.ndarray) -> Figure:
+    """The first principal components [n, 3, 16, 16] of the patch kernel as tiles, with their shares of the variance, 0..1.
+
+    Each tile is scaled about mid-grey by its own largest absolute value; the sign of a component is arbitrary.
+    """
+    n, columns, tile, gap, label = len(components), 10, 72, 14, 16
+    parts = []
+    for position, (component, share) in enumerate(zip(components, shares, strict=True)):
+        scaled = 127.5 + 127.5 * component / max(float(np.abs(component).max()), 1e-12)
+        uri = data_uri(np.clip(np.rint(scaled), 0, 255).astype(np.uint8).transpose(1, 2, 0))
+        x, y = position % columns * (tile + gap), position // columns * (tile + gap + label)
+        parts.append(f'<image x="{x}" y="{y}" width="{tile}" height="{tile}" href="{uri}" style="image-rendering:pixelated"/>')
+        parts.append(f'<text x="{x}" y="{y + tile + 13}" font-size="11" fill="currentColor">{position + 1}: {100 * share:.1f} %</text>')
+    wide = min(n, columns) * (tile + gap) - gap
+    high = -(-n // columns) * (tile + gap + label) - gap
+    total = 100 * float(np.sum(shares))
+    alt = html.escape(f"First {n} principal components of the patch kernel; together {total:.1f} % of its variance")
+    svg = (
+        f'<svg role="img" aria-label="{alt}" viewBox="0 0 {wide} {high}" style="width:100%;max-width:{wide}px;height:auto">'
+        f"{''.join(parts)}</svg>"
+    )
+    height, width = components.shape[2:]
+    caption = (
+        f"{height} × {width} px × 3 colours each; under a tile its share of the variance, together {total:.1f} %. Signs are arbitrary."
+    )
+    return Figure("patch-kernel", f"First {n} components of the patch kernel", svg, caption, is_wide=True)

@@ -1,0 +1,247 @@
+"""From a RunConfig to one sub-plan a stage, each with a digest of everything its result depends on.
+
+    stage digest  = sha256(identity of its configs, seed, data content, code, digest of the stage before)
+    run folder    = <root>/<name>-<first 12 digits of all stage digests together>
+
+A stage whose digest was completed before, in whichever run's folder, is planned into that same folder with the same
+`generation`, so that its inputs are equal and a cache answers. If the bytes are gone or were never finished, it gets a new
+generation, and no cache can answer: it runs again, and picks up whatever usable pieces lie in its folder. So new data under an old
+path retrains, a new learning rate does not draw the text again, and deleted shards are made again.
+
+It is not the cache: that is Flyte's, keyed by these plans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import json
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from clippo_core import storage
+from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.errors import DataError, NotFoundError
+from clippo_core.evaluate.registry import EVALUATIONS, Input
+from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
+from clippo_core.run.provenance import code_digest
+from clippo_core.run.records import CheckpointInfo, EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
+
+VALIDATE, RENDER, PRETRAIN = (
+    "clippo_core.data.validate.expectations",
+    "clippo_core.data.shards",
+    "clippo_core.train.loop",
+)
+"""The module behind each stage but the evaluations; its code is part of the stage's digest."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One sub-plan a stage."""
+
+    root: str
+    validate: ValidatePlan
+    render: RenderPlan
+    pretrain: PretrainPlan
+    evaluations: dict[str, EvaluatePlan]
+    gate: GatePlan
+
+
+def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
+    """Plan a run. `{kickoff:%Y-%m-%d}` in any path becomes the kickoff time. Raises DataError naming a file or folder that is missing:
+    pairs, fonts, tokenizer, weights to start from. What `train.resume_from` names is not read: a committed checkpoint never changes."""
+    config = fill_kickoff(config, kickoff_time)
+    data, render, model = config.data, config.render, config.model
+    pairs = content_digest(source_inputs(data))
+    fonts = content_digest(list(map(Input, render.fonts)))
+    starts = content_digest([Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri])
+    only = {name: one.only(config.evaluate) for name, one in EVALUATIONS.items()}
+    benchmarks = {name: benchmark_digest(config.evaluate, name) for name in EVALUATIONS}
+    shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
+    # Without what decides how they are run and judged, which touches no validation.
+    shown_alone = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
+
+    def digested(module: str, *parts: Any) -> str:
+        return digest([module, code_digest(module), config.seed, *map(identity, parts)])
+
+    stages: dict[str, str] = {}
+    stages["validate"] = digested(VALIDATE, pairs, data, render, fonts, shown, benchmarks)
+    stages["render"] = digested(RENDER, pairs, data, render, fonts)
+    stages["pretrain"] = digested(PRETRAIN, stages["render"], model, starts, config.optim, config.train)
+    for name, one in EVALUATIONS.items():
+        stages[name] = digested(one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo)
+    root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
+
+    def stage(name: str, content: str) -> StagePlan:
+        folder, generation = _place(config.root, root, name, stages[name])
+        return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
+
+    evaluations = {
+        name: EvaluatePlan(
+            stage(name, benchmarks[name]),
+            only[name],
+            config.is_demo,
+            _parts(name, only[name], config.root, root, config.seed, stages["pretrain"]),
+        )
+        for name in EVALUATIONS
+    }
+    return RunPlan(
+        root=root,
+        validate=ValidatePlan(stage("validate", pairs), data, render, shown_alone),
+        render=RenderPlan(stage("render", pairs), data, render),
+        pretrain=PretrainPlan(stage("pretrain", pairs), data, render, config.model, config.optim, config.train),
+        evaluations=evaluations,
+        gate=GatePlan(
+            StagePlan(root, config.seed, pairs),
+            name=config.name,
+            promoted=storage.join(config.root, f"promoted-{config.name}.json"),
+            evaluations={name: evaluation_folder(plan, name) for name, plan in evaluations.items()},
+            promote_metric=config.promote_metric,
+            is_demo=config.is_demo,
+        ),
+    )
+
+
+def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str) -> dict[str, EvaluatePlan]:
+    """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
+    folder = storage.join(root, f"evaluation-{checkpoint.weights_sha256[:12]}")
+    plans = {}
+    for name, one in EVALUATIONS.items():
+        only, content = one.only(evaluate), benchmark_digest(evaluate, name)
+        weights = checkpoint.weights_sha256
+        parts = [one.module, code_digest(one.module), identity(only), content, weights]
+        stage_digest = digest(parts)
+        here = storage.join(folder, stage_digest[:12])
+        place, generation = _place(root, here, name, stage_digest)
+        stage = StagePlan(place, 0, content, generation)
+        benchmarks = _parts(name, only, root, here, 0, weights)
+        plans[name] = EvaluatePlan(stage, only, benchmarks=benchmarks)
+    return plans
+
+
+def _parts(name: str, only: EvaluateConfig, base: str, root: str, seed: int, model: str) -> dict[str, StagePlan]:
+    """A stage per benchmark of an evaluation that takes several, so that one more runs alone.
+
+    model: digest of what was trained. Empty for an evaluation of one benchmark.
+    """
+    one, found = EVALUATIONS[name], {}
+    for config in one.configs(only) if isinstance(getattr(only, name), tuple) else ():
+        changes: dict[str, Any] = {name: (config,)}
+        alone = dataclasses.replace(only, **changes)
+        content = benchmark_digest(alone, name)
+        part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
+
+        def is_whole(at: str, dataset: str = config.dataset) -> bool:
+            plan = EvaluatePlan(StagePlan(at, seed, ""), only)
+            return _no_failure(storage.join(benchmark_folder(plan, name, dataset), PART))
+
+        stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
+        folder, generation = _place(base, root, stage, part, is_whole)
+        found[config.dataset] = StagePlan(folder, seed, content, generation)
+    return found
+
+
+def benchmark_digest(evaluate: EvaluateConfig, name: str) -> str:
+    """Digest of what the evaluation `name` reads. A missing file stops neither plan nor training:
+    that evaluation's result will say so.
+    """
+    try:
+        return content_digest(EVALUATIONS[name].inputs(evaluate))
+    except DataError as error:
+        return f"missing: {error}"
+
+
+def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
+    """`config` with `{kickoff}` or `{kickoff:%Y-%m-%d}` (strftime) filled in, in every string of it."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = {f.name: fill_kickoff(getattr(config, f.name), kickoff_time) for f in dataclasses.fields(config)}
+        return dataclasses.replace(config, **values)
+    if isinstance(config, tuple):
+        return tuple(fill_kickoff(item, kickoff_time) for item in config)
+    if isinstance(config, str):
+        return re.sub(r"\{kickoff(?::([^}]*))?\}", lambda m: kickoff_time.strftime(m[1] or "%Y-%m-%d"), config)
+    return config
+
+
+def source_inputs(data: DataConfig) -> list[Input]:
+    """Files and folders that the sources read."""
+    found = []
+    for source in data.sources:
+        found += [source.path, source.second_path, source.images]
+    return [Input(uri) for uri in found if uri]
+
+
+def content_digest(inputs: list[Input]) -> str:
+    """sha256 over names, sizes and contents (a bucket's etags, a folder's sha256) of files, folders
+    and `*` patterns.
+
+    Raises DataError naming the first that does not exist and is not optional.
+    """
+    entries: list[list[Any]] = []
+    for uri, is_optional in sorted(set(inputs)):
+        try:
+            files = storage.list_files(uri)
+        except NotFoundError:
+            files = []
+        if not files and not is_optional:
+            raise DataError(f"{uri}: not found, or an empty folder; check the path in the run's config.")
+        entries.append([uri, [[file.name, file.bytes, file.etag] for file in files]])
+    return digest(entries)
+
+
+def is_complete(stage: str, root: str) -> bool:
+    """Whether the bytes that `stage` leaves under `root` are all there, by name and size."""
+    try:
+        if stage == "validate":
+            return True  # its result is a value: there are no bytes to lose
+        if stage == "render":
+            return _files_present(storage.join(root, "shards"), "manifest.json")
+        if stage == "pretrain":
+            latest = json.loads(storage.read_text(storage.join(root, "checkpoints", "latest.json")))
+            return bool(latest.get("finished")) and _files_present(storage.join(root, "checkpoints", latest["name"]), "manifest.json")
+        return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
+    except (NotFoundError, KeyError, ValueError):
+        return False
+
+
+def _no_failure(result: str) -> bool:
+    """Whether there is an evaluation's result at this address, and it has numbers."""
+    try:
+        return not json.loads(storage.read_text(result))["failure"]
+    except (NotFoundError, KeyError, ValueError):
+        return False
+
+
+def _files_present(folder: str, manifest: str) -> bool:
+    listed = json.loads(storage.read_text(storage.join(folder, manifest)))["files"]
+    sizes = {file.name: file.bytes for file in storage.list_files(folder)}
+    return all(sizes.get(file["name"]) == file["bytes"] for file in listed)
+
+
+def _place(
+    base: str,
+    root: str,
+    stage: str,
+    stage_digest: str,
+    is_whole: Callable[[str], bool] | None = None,
+) -> tuple[str, str]:
+    """Folder and generation of a stage: those of its last completion if the bytes are still there,
+    else this run's and a new one.
+
+    is_whole: whether the stage is complete under a folder; None = `is_complete`.
+    """
+    note = storage.join(base, "stages", f"{stage}-{stage_digest[:32]}.json")
+    is_whole = is_whole or functools.partial(is_complete, stage)
+    try:
+        placed = json.loads(storage.read_text(note))
+        if is_whole(placed["root"]):
+            return placed["root"], placed["generation"]
+    except NotFoundError:
+        pass
+    generation = uuid.uuid4().hex[:12]
+    storage.write_text(note, json.dumps({"root": root, "generation": generation}) + "\n")
+    return root, generation

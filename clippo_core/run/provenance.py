@@ -1,0 +1,142 @@
+"""Which code made a result: a sha256 of what computes, and of nothing that only surrounds it.
+
+    code_digest("clippo_core.train.loop") -> 64 hex digits
+
+It covers a module and every module of this project that it reaches by import, as syntax trees
+without docstrings and comments; the fonts, which decide pixels; and the pinned versions of the
+libraries that compute. Imports are read from the source, inside functions too, so nothing is
+executed and a lazy import counts. An edited working tree has its own digest. A style sheet, a
+linter's version, a comment, a licence or a published number changes none.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import re
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = ("clippo_core", "tasks", "workflows")
+NOT_THE_RESULT = ("tasks.settings",)
+"""Modules that decide where code runs: a pod with more memory must not retrain."""
+ASSETS = "clippo_core/assets/unifont-*"
+"""The fonts and what is known of them."""
+LOCK = "requirements.lock"
+COMPUTING = frozenset(
+    {
+        "deepspeed",
+        "numpy",
+        "pillow",
+        "safetensors",
+        "scikit-learn",
+        "scipy",
+        "sentencepiece",
+        "timm",
+        "torch",
+        "torchvision",
+    }
+)
+"""Libraries whose pinned version can change a digit of a result; the others carry, show or check."""
+
+
+@functools.cache
+def module_path(name: str, project: Path = PROJECT) -> Path | None:
+    """File of a module of the project in the folder `project`, or None for any other module."""
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    path = project.joinpath(*name.split("."))
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+@functools.cache
+def imported_modules(name: str, project: Path = PROJECT) -> frozenset[str]:
+    """The project's modules that the module `name` imports, directly, anywhere in its text."""
+    path = module_path(name, project)
+    if path is None:
+        return frozenset()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join(filter(None, [*parents, base]))
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    found = {module for module in found if module_path(module, project)}
+    # A package is executed on the way to its modules.
+    splits = [module.split(".") for module in found]
+    parents_of = {".".join(parts[:n]) for parts in splits for n in range(1, len(parts))}
+    return frozenset((found | {p for p in parents_of if module_path(p, project)}) - {name})
+
+
+def reached_modules(name: str, project: Path = PROJECT) -> set[str]:
+    """`name` and every module of the project that it reaches by import."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        module = todo.pop()
+        if module not in seen and module not in NOT_THE_RESULT and module_path(module, project):
+            seen.add(module)
+            todo.extend(imported_modules(module, project))
+    return seen
+
+
+@functools.cache
+def code_digest(*modules: str, project: Path = PROJECT) -> str:
+    """sha256 over what computes in `modules` and the modules they reach: their syntax trees, the
+    fonts, the pins. Raises ValueError where there is no such module."""
+    for module in modules:
+        if module_path(module, project) is None:
+            known = ", ".join(PACKAGES)
+            raise ValueError(f"{module} is no module of this project ({known}).")
+    reached = set[str]().union(*(reached_modules(module, project) for module in modules))
+    parts = {path: _code(path) for module in reached if (path := module_path(module, project))}
+    parts |= {path: _sha256(path.read_bytes()) for path in project.glob(ASSETS)}
+    total = hashlib.sha256("".join(_pins(project)).encode())
+    for path in sorted(parts):
+        total.update(f"{path.relative_to(project).as_posix()} {parts[path]}\n".encode())
+    return total.hexdigest()
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    """A file's syntax tree without docstrings, those under fields included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        for block in ("body", "orelse", "finalbody"):
+            statements = getattr(node, block, None)
+            if isinstance(statements, list):
+                setattr(node, block, [line for line in statements if not _is_text(line)])
+    return tree
+
+
+@functools.cache
+def _code(path: Path) -> str:
+    """sha256 of what a file says to the computer."""
+    return _sha256(ast.dump(_tree(path)).encode())
+
+
+def _is_text(statement: ast.AST) -> bool:
+    """Whether a statement is only a text, which does nothing."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _pins(project: Path) -> list[str]:
+    """The lock's lines of libraries that compute; none where there is no lock."""
+    lock = project / LOCK
+    lines = lock.read_text(encoding="utf-8").splitlines() if lock.is_file() else []
+    pins = [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+    return sorted(f"{pin}\n" for pin in pins if re.split("[=\\[ ;@]", pin)[0] in COMPUTING)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

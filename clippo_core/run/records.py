@@ -1,0 +1,296 @@
+"""Values that cross a task: what one stage of the pipeline hands to the next, all of them small, frozen and JSON-able.
+
+    RunConfig ─▶ plan ─▶ RunPlan (one sub-plan a stage) ─▶ ValidationReport ─▶ Manifest ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
+
+Bulk bytes never stand here: a value carries their URI and sha256. It is not a place for behaviour beyond reading and writing itself.
+
+Annotations are real types here, without `from __future__ import annotations`: flytekit looks at a
+field's type to read a list back from a Struct, and refuses a string.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from clippo_core.config import (
+    Checked,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    OptimConfig,
+    RenderConfig,
+    TrainConfig,
+    decode,
+    parse_json,
+)
+
+RESULT_SCHEMA = 2
+"""Version of EvalResult's JSON."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StagePlan(Checked):
+    """What every stage needs to know: where the run lives, and the digest of everything that its result depends on."""
+
+    root: str
+    """The run's own folder or prefix."""
+    seed: int
+    """Seed of the run."""
+    data_digest: str
+    """sha256 over names, sizes and contents (etags or sha256) of the data that this stage reads."""
+    generation: str = ""
+    """Changes when this stage's bytes were lost or never completed, so that no cache can answer for them (`run/planning.py`)."""
+
+
+@dataclass(frozen=True)
+class ValidatePlan(Checked):
+    """Input of the validation."""
+
+    stage: StagePlan
+    data: DataConfig
+    render: RenderConfig
+    evaluate: EvaluateConfig
+    """Read only to refuse training images that are also evaluated."""
+
+
+@dataclass(frozen=True)
+class RenderPlan(Checked):
+    """Input of rendering and sharding."""
+
+    stage: StagePlan
+    data: DataConfig
+    render: RenderConfig
+
+
+@dataclass(frozen=True)
+class PretrainPlan(Checked):
+    """Input of pretraining."""
+
+    stage: StagePlan
+    data: DataConfig
+    render: RenderConfig
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class EvaluatePlan(Checked):
+    """Input of one evaluation: the whole EvaluateConfig with only the one evaluation set."""
+
+    stage: StagePlan
+    evaluate: EvaluateConfig
+    is_demo: bool = False
+    benchmarks: dict[str, StagePlan] = field(default_factory=dict)
+    """Dataset -> the stage of that benchmark alone, where an evaluation has several: where its part
+    stands and what it reads, so that a new benchmark beside it does not run it again. One that is
+    not named here stands in `stage` and runs again with it."""
+
+
+@dataclass(frozen=True)
+class GatePlan(Checked):
+    """Input of gate and report."""
+
+    stage: StagePlan
+    name: str
+    """The run's name; runs of one name compete for one promoted pointer."""
+    promoted: str
+    """URI of the pointer to the promoted model."""
+    evaluations: dict[str, str] = field(default_factory=dict)
+    """Evaluation -> folder of its result, predictions and examples."""
+    promote_metric: str = ""
+    is_demo: bool = False
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One line of a validation report."""
+
+    name: str
+    """What was expected, as a sentence."""
+    checked: int
+    """How many records were looked at."""
+    failed: int
+    """How many broke it."""
+    allowed_share: float
+    """Share of failures that is tolerated, 0..1."""
+    worst: list[str]
+    """Up to three offending rows: key and value."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the failures stay within what is tolerated."""
+        return self.failed <= self.allowed_share * max(self.checked, 1)
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What validation found."""
+
+    n_records: int
+    expectations: list[Expectation]
+    excluded: dict[str, str]
+    """key -> reason, of the records that are left out of the shards."""
+    shares_by_source: dict[str, float]
+    cut_share_by_language: dict[str, float]
+    """Share of texts that the page cuts off, by language."""
+    missing_glyph_share_by_language: dict[str, float]
+    """Share of texts with a glyph that the font lacks, by language."""
+    data_digest: str
+    mean_rows_by_language: dict[str, float] = field(default_factory=dict)
+    """Mean number of text rows that a text fills on the page, by language."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a manifest."""
+
+    name: str
+    bytes: int
+    sha256: str
+    n_records: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Prepared shards."""
+
+    uri: str
+    """Folder or prefix of the shards and their manifest.json."""
+    n_pairs: int
+    """Records, each of which gives one pair an epoch."""
+    n_photo_pairs: int
+    """Those with a photo; the others are text/text."""
+    files: list[FileEntry]
+    render_digest: str
+    data_digest: str
+    shares_by_source: dict[str, float]
+    cut_share_by_language: dict[str, float]
+    missing_glyph_share_by_language: dict[str, float]
+    mean_rows_by_language: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A finished (or interrupted) training run's checkpoint."""
+
+    uri: str
+    """Folder or prefix of the checkpoint."""
+    step: int
+    """Optimizer steps done."""
+    pairs_seen: int
+    loss: float
+    """Mean loss of the last steps, nats."""
+    weights_sha256: str
+    config_digest: str
+    code_digest: str
+    world_size: int
+    journal: str = ""
+    """URI of the journal with one JSON line a step."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of an evaluation with what a reader needs to believe it, or why there is none."""
+
+    value: float | None = None
+    """In the metric's unit, shares as 0..100; None = it was not run, and `why_not` says why."""
+    low: float | None = None
+    """Lower end of the bootstrap's 95 % interval; None = there is no interval."""
+    high: float | None = None
+    chance: float | None = None
+    """What guessing gives (or the majority class), in the metric's unit; None = not known."""
+    n: int = 0
+    """Number of examples behind the value."""
+    flag: str = ""
+    """What a reader must know: degenerate predictions, ties, trained on the scored split."""
+    why_not: str = ""
+    """Why there is no value."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high) of the interval; None where there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The result of one evaluation: a pure function of weights, data, protocol and code.
+
+    Timings stand elsewhere.
+    """
+
+    name: str
+    """imagenet, retrieval, vqa, glue or xm3600."""
+    dataset: str
+    split: str
+    protocol: str
+    """How the numbers were made, in a sentence, with every choice that changes them."""
+    n_examples: int
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """`set/metric` -> its number, or why it was not run; never averaged away."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Images, texts, classes, trials, ... as found."""
+    main_metrics: list[str] = field(default_factory=list)
+    """The metrics that stand for this evaluation in tables and at the gate."""
+    weights_sha256: str = ""
+    render_digest: str = ""
+    code_digest: str = ""
+    inputs_digest: str = ""
+    """sha256 of everything above and the config, seed and data: a result with the same one is not made again."""
+    scores: str = ""
+    """Address of the per-example scores, relative to the folder of result.json, so that the result
+    does not depend on where it is stored; empty = not paired: there are none to compare with."""
+    scores_sha256: str = ""
+    """Of that file's bytes."""
+    is_partial: bool = False
+    """Fewer examples than the benchmark has: not comparable with published numbers."""
+    is_demo: bool = False
+    failure: str = ""
+    """Why the evaluation, or one of its benchmarks, has no numbers; empty = all have. The benchmarks
+    that did not fail have theirs."""
+    schema_version: int = RESULT_SCHEMA
+
+    @classmethod
+    def failed(cls, name: str, dataset: str, reason: str, **fields: Any) -> Self:
+        """A result that says why there is none."""
+        return cls(name=name, dataset=dataset, split="", protocol="", n_examples=0, failure=reason, **fields)
+
+    @classmethod
+    def skipped(cls, name: str, reason: str) -> Self:
+        """A result of an evaluation that was not asked for: no numbers, no failure."""
+        metrics = {name: Metric(why_not=reason)}
+        return cls(name=name, dataset="", split="", protocol="", n_examples=0, metrics=metrics)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the model was promoted, and why."""
+
+    promoted: bool
+    reason: str
+    """A sentence."""
+    model_uri: str
+    previous_uri: str
+    """The model promoted before; empty = none."""
+    compared: dict[str, list[float]] = field(default_factory=dict)
+    """Metric -> [before, now]."""
+
+
+def dumps(record: Any) -> str:
+    """A record as JSON, the same bytes for the same value."""
+    return json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def loads(cls: type[T], text: str) -> T:
+    """The record of type `cls` that `dumps` wrote, in this or another version: unknown fields are
+    ignored, nothing is executed. Raises ConfigError for anything else."""
+    return decode(cls, parse_json(text, cls.__name__), lenient=True)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The record of type `cls` in plain dicts and lists; otherwise as `loads`."""
+    return decode(cls, values, lenient=True)
