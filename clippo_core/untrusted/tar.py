@@ -163,12 +163,14 @@ def _extend(tar: _Tar, following: _Next, kind: bytes, offset: int, length: int) 
     following.count += kind != b"g"  # one for all members may stand anywhere
     if length > tar.limits.tar_extension_bytes or following.count > tar.limits.tar_extensions:
         raise tar.refuse(f"it is damaged (extended headers without end at offset {offset:,})")
-    data = tar.read(offset, length)
     if kind == b"K":
         return
     if kind == b"L":
-        following.name = data.partition(b"\0")[0]
+        following.name = tar.read(offset, -(-length // _BLOCK) * _BLOCK).partition(b"\0")[0]
+        if len(following.name) > length:
+            raise tar.refuse(f"it is damaged (a long name without end at offset {offset:,})")
         return
+    data = tar.read(offset, length)
     records = _records(tar, data, offset)
     is_sparse = any(key.startswith(b"GNU.sparse.") for key in records)
     if kind == b"g" and (is_sparse or {b"path", b"size"} & set(records)):

@@ -175,7 +175,7 @@ def check_number(data: bytes) -> bool:
     real = outcome(lambda: numbers.real_number(digits, WHERE))
     for base in (8, 16):
         outcome(lambda base=base: numbers.whole_number(digits, WHERE, base=base))
-    is_whole = re.fullmatch("-?[0-9]+", digits, re.ASCII) and len(digits) < 20 and abs(int(digits)) <= 2**62
+    is_whole = re.fullmatch("-?[0-9]{1,19}", digits, re.ASCII) and abs(int(digits)) <= 2**62
     assert isinstance(whole, Refused) != bool(is_whole)
     assert isinstance(whole, Refused) or str(whole) == digits or digits[:1] in "-0"
     assert isinstance(real, Refused) or math.isfinite(real) and real == float(digits)

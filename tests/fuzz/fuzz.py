@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import resource
 import sys
@@ -42,16 +43,19 @@ def limit_resources(cpu_seconds: int) -> None:
 
 def check_one(name: str, data: bytes, count: dict[str, int]) -> None:
     """One example: right or refused, and quickly. A failing one is kept among the cases."""
+    folder = CASES / name
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"unfinished-{os.getpid()}"  # stays where the process is killed by it
+    unfinished.write_bytes(data)
     start = time.process_time()
     try:
         accepted = CHECKS[name](data)
         seconds = time.process_time() - start
         assert seconds < EXAMPLE_SECONDS, f"{seconds:.1f} s for {len(data):,} bytes"
     except BaseException:
-        folder = CASES / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+        unfinished.replace(folder / hashlib.sha256(data).hexdigest()[:16])
         raise
+    unfinished.unlink()
     count["read" if accepted else "refused"] += 1
 
 

@@ -194,7 +194,7 @@ def npy_bytes(draw: DrawFn) -> bytes:
     shape = draw(st.lists(st.integers(0, 5), max_size=4))
     order = draw(st.sampled_from("CF"))
     target = io.BytesIO()
-    values = np.frombuffer(bytes(range(200)) * 30, np.uint8)
+    values = np.frombuffer(bytes(range(200)) * 60, np.uint8)
     kind = np.dtype(dtype)
     n = int(np.prod(shape))
     if kind.hasobject:
@@ -311,10 +311,18 @@ def parquet_files() -> tuple[bytes, ...]:
 
 @fuzzed("parquet")
 def parquet_file(draw: DrawFn) -> bytes:
-    """A small parquet file, sometimes cut together from two."""
+    """A small parquet file, as it is, cut together from two, or damaged in its footer alone."""
     files = parquet_files()
     whole = draw(st.sampled_from(files[:8] * 3 + files))
-    return damaged(whole, random.Random(draw(_SEEDS)), files) if draw(st.integers(0, 5)) == 0 else whole
+    rng = random.Random(draw(_SEEDS))
+    where = draw(st.sampled_from(["anywhere", "footer", "footer", "nowhere", "nowhere"]))
+    if where == "anywhere":
+        return damaged(whole, rng, files)
+    if where == "footer":
+        start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+        footer = damaged(whole[start:-8], rng)
+        return whole[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    return whole
 
 
 @lru_cache
