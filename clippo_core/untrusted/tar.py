@@ -160,7 +160,7 @@ def _octal(raw: bytes) -> int | None:
 
 def _extend(tar: _Tar, following: _Next, kind: bytes, offset: int, length: int) -> None:
     """Read an extended header into what is known of the next member."""
-    following.count += kind != b"g"  # one for all members may stand anywhere
+    following.count += 1
     if length > tar.limits.tar_extension_bytes or following.count > tar.limits.tar_extensions:
         raise tar.refuse(f"it is damaged (extended headers without end at offset {offset:,})")
     if kind == b"K":

@@ -1,4 +1,4 @@
-"""Arrays and tensors from outside: the same bits as numpy and safetensors read, and lies refused."""
+"""Arrays and tensors from outside: the bits of numpy and safetensors, and lies refused."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ LONG = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }"
         (npy(LONG % ("(" * 900)), "header is damaged"),
         (npy(LONG % ("(" + "1," * 40 + ")"), b"1234"), "40 dimensions"),
         (npy(LONG % "(1,)", b"1234").replace(b"<f4", b"|O8"), "is not supported"),
-        (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", b"1234"), "structured"),
+        (
+            npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", b"1234"),
+            "structured",
+        ),
         (npy("__import__('os').getpid()"), "header is damaged"),
         (npy(LONG % "(1,)", b"1234", length=9999), "header is damaged"),
         (npy(LONG % "(1,)", b"1234", length=65_000), "header claims 65,000 bytes"),
@@ -96,7 +99,10 @@ LONG = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }"
 )
 def test_arrays_that_lie(content: bytes, words: str) -> None:
     tracemalloc.start()
-    with pytest.raises(CheckpointError) as caught, open_npz(io.BytesIO(zipped({"a.npy": content})), "x.npz"):
+    with (
+        pytest.raises(CheckpointError) as caught,
+        open_npz(io.BytesIO(zipped({"a.npy": content})), "x.npz"),
+    ):
         pass
     assert words in str(caught.value) and str(caught.value).startswith("x.npz")
     assert tracemalloc.get_traced_memory()[1] < 2**22
@@ -127,9 +133,12 @@ def test_zips_that_lie() -> None:
         with pytest.raises(CheckpointError) as caught, open_npz(io.BytesIO(data), "x.npz") as found:
             found.read("a")
         assert words in str(caught.value), (words, str(caught.value))
-    with pytest.raises(ShardError, match="its arrays have 4,128 bytes, more than 1,000"):
-        with open_npz(io.BytesIO(good), "x", error=ShardError, limits=Limits(array_bytes=1000)):
-            pass
+    few = Limits(array_bytes=1000)
+    with (
+        pytest.raises(ShardError, match="its arrays have 4,128 bytes, more than 1,000"),
+        open_npz(io.BytesIO(good), "x.npz", error=ShardError, limits=few),
+    ):
+        pass
 
 
 def test_a_name_twice_is_refused() -> None:
@@ -138,7 +147,10 @@ def test_a_name_twice_is_refused() -> None:
         archive.writestr("a.npy", npy(LONG % "(1,)", b"1234"))
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("a.npy", npy(LONG % "(1,)", b"4321"))
-    with pytest.raises(CheckpointError, match="array a: it occurs twice"), open_npz(target, "x.npz"):
+    with (
+        pytest.raises(CheckpointError, match="array a: it occurs twice"),
+        open_npz(target, "x.npz"),
+    ):
         pass
 
 
@@ -163,13 +175,21 @@ def tensors(header: Any, body: bytes = b"", length: int | None = None) -> io.Byt
 
 
 def test_safetensors_as_the_library_reads_them() -> None:
-    arrays = {name: np.ascontiguousarray(a) for name, a in ARRAYS.items() if name not in ("bfloat16", "big_endian")}
+    arrays = {
+        name: np.ascontiguousarray(a)
+        for name, a in ARRAYS.items()
+        if name not in ("bfloat16", "big_endian")
+    }
     data = safetensors.numpy.save(arrays, metadata={"clippo": "{}"})
     found = open_safetensors(io.BytesIO(data), "x.safetensors")
     assert found.metadata == {"clippo": "{}"} and found.facts.keys() == arrays.keys()
     for name, array in arrays.items():
         read = found.read(name)
-        assert (read.dtype, read.shape, read.tobytes()) == (array.dtype, array.shape, array.tobytes())
+        assert (read.dtype, read.shape, read.tobytes()) == (
+            array.dtype,
+            array.shape,
+            array.tobytes(),
+        )
     with pytest.raises(CheckpointError, match="tensor nothing is missing"):
         found.read("nothing")
 
@@ -201,7 +221,10 @@ def one(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[st
         (tensors({"a": one(dtype="F8_E4M3")}, b"x" * 8), "not supported"),
         (tensors({"a": one(shape=[-2])}, b"x" * 8), "not supported"),
         (tensors({"a": one(shape=[1] * 50)}, b"x" * 8), "not supported"),
-        (tensors({"a": one(shape=[2**40])}, b"x" * 8), "should have 4,398,046,511,104 bytes, and has 8"),
+        (
+            tensors({"a": one(shape=[2**40])}, b"x" * 8),
+            "should have 4,398,046,511,104 bytes, and has 8",
+        ),
         (tensors({"a": one(shape=["2"])}, b"x" * 8), r"a.shape[0] is a text"),
         (tensors({"a": one(offsets=[8, 16])}, b"x" * 16), "a gap or overlap"),
         (tensors({"a": one(), "b": one()}, b"x" * 8), "a gap or overlap"),

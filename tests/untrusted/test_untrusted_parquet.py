@@ -49,7 +49,11 @@ def test_pictures_as_structs_or_bytes() -> None:
 
 
 def test_nulls_and_nans_are_problems_and_never_words() -> None:
-    columns = {"sentence": ["a", None, "None"], "label": [1, 2, None], "score": [math.nan, 1.0, math.inf]}
+    columns = {
+        "sentence": ["a", None, "None"],
+        "label": [1, 2, None],
+        "score": [math.nan, 1.0, math.inf],
+    }
     (found,) = groups(written(columns), {**GLUE, "score": Kind.REAL})
     assert found.columns["sentence"] == ["a", None, "None"]
     assert found.columns["score"] == [None, 1.0, None]
@@ -64,11 +68,17 @@ def test_nulls_and_nans_are_problems_and_never_words() -> None:
     ("columns", "words"),
     [
         ({"sentence": [b"a"], "label": [1]}, "column sentence holds binary, and must hold texts"),
-        ({"sentence": ["a"], "label": ["1"]}, "column label holds string, and must hold whole numbers"),
+        (
+            {"sentence": ["a"], "label": ["1"]},
+            "column label holds string, and must hold whole numbers",
+        ),
         ({"sentence": ["a"], "label": [True]}, "column label holds bool"),
         ({"sentence": [["a"]], "label": [1]}, "column sentence holds list"),
         ({"sentence": ["a"]}, "column label is missing; its columns are sentence; give one with"),
-        ({"sentence": pa.array([], pa.string()), "label": pa.array([], pa.int64())}, "it holds no rows"),
+        (
+            {"sentence": pa.array([], pa.string()), "label": pa.array([], pa.int64())},
+            "it holds no rows",
+        ),
     ],
 )
 def test_columns_that_do_not_fit(columns: dict[str, Any], words: str) -> None:
@@ -78,7 +88,9 @@ def test_columns_that_do_not_fit(columns: dict[str, Any], words: str) -> None:
 
 
 def test_damage_is_a_sentence() -> None:
-    whole = written({"sentence": ["a dog"] * 50, "label": list(range(50))}, compression="gzip").getvalue()
+    whole = written(
+        {"sentence": ["a dog"] * 50, "label": list(range(50))}, compression="gzip"
+    ).getvalue()
     for data, words in [
         (b"", "no parquet file"),
         (whole[:-1], "no parquet file"),

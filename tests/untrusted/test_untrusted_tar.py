@@ -71,7 +71,13 @@ def test_large_sizes_in_base_256_and_pax() -> None:
 def test_links_folders_and_devices_are_passed_over() -> None:
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as tar:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+        for kind in (
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.CHRTYPE,
+            tarfile.FIFOTYPE,
+            tarfile.DIRTYPE,
+        ):
             about = tarfile.TarInfo("trap.jpg")
             about.type, about.linkname = kind, "/etc/passwd"
             tar.addfile(about)
@@ -117,7 +123,10 @@ GOOD = make(["0.jpg", "1.jpg"])
         (changed(GOOD, 2, 124, b"0000000_764\0"), "no size in the header at offset 1,024"),
         (GOOD + GOOD, "tars put together"),
         (changed(GOOD, 0, 156, b"x"), "a bad extended header at offset 512"),
-        (make(["0.jpg"], tarfile.PAX_FORMAT, pax_headers={"size": "99999999"}), "an impossible size"),
+        (
+            make(["0.jpg"], tarfile.PAX_FORMAT, pax_headers={"size": "99999999"}),
+            "an impossible size",
+        ),
     ],
 )
 def test_bad_tars_are_refused(data: bytes, words: str) -> None:

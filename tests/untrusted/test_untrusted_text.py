@@ -65,7 +65,7 @@ def test_damaged_gzip(data: bytes, words: str) -> None:
 
 
 def test_a_gzip_bomb_is_refused_early() -> None:
-    bomb = gzip.compress(b"\0" * 300 * 2**20)
+    bomb = gzip.compress(b"\0" * 100 * 2**20)
     tracemalloc.start()
     start = time.process_time()
     with pytest.raises(DataError, match="unpack to more than"):
@@ -88,7 +88,7 @@ def test_many_empty_members_take_linear_time() -> None:
 
 
 def test_a_packed_text_is_the_text() -> None:
-    words = random.Random(0).choices("a dog runs é 😀 \n".split(" "), k=300_000)
+    words = random.Random(0).choices(["a", "dog", "é", "😀", "", "\n"], k=300_000)
     text = " ".join(words)
     assert read_text(io.BytesIO(gzip.compress(text.encode())), "x.gz", packed=True) == text
     with pytest.raises(DataError, match="not UTF-8"):
@@ -130,7 +130,10 @@ def test_names_that_can(name: str) -> None:
 def test_what_sentences_show() -> None:
     assert printable("a\x1b[31m\u202e") == "a\\x1b[31m\\u202e"
     assert len(printable("x" * 10**6)) == 200 and printable("x" * 10**6).endswith("…")
-    assert reason(OSError("cannot identify <_io.BytesIO object at 0x7f8a12345678>")) == "cannot identify the file"
+    assert (
+        reason(OSError("cannot identify <_io.BytesIO object at 0x7f8a12345678>"))
+        == "cannot identify the file"
+    )
     assert reason(KeyError()) == "KeyError"
 
 
