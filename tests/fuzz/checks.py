@@ -198,12 +198,13 @@ def check_tar(data: bytes) -> bool:
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.offset + ours.size <= len(data)
-        if not ours.problem:
-            assert (ours.name, ours.offset, ours.size) == (
-                theirs.name,
-                theirs.offset_data,
-                theirs.size,
-            )
+        if ours.problem:
+            continue
+        assert (ours.offset, ours.size) == (theirs.offset_data, theirs.size)
+        is_posix = data[ours.offset - 255 : ours.offset - 249] == b"ustar\0"
+        # tarfile reads a prefix where GNU's headers have times.
+        with_times = not is_posix and theirs.name.endswith(f"/{ours.name}")
+        assert ours.name == theirs.name or with_times
     return True
 
 
