@@ -136,11 +136,18 @@ def test_bad_tars_are_refused(data: bytes, words: str) -> None:
     assert str(caught.value).startswith("s3://b/x.tar: ") and words in str(caught.value)
 
 
-def test_a_chain_of_long_names_ends() -> None:
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (tarfile.GNUTYPE_LONGLINK, "extended headers without end"),
+        (tarfile.GNUTYPE_LONGNAME, "it gives a member two names"),
+    ],
+)
+def test_a_chain_of_extended_headers_ends(kind: bytes, words: str) -> None:
     link = tarfile.TarInfo("././@LongLink")
-    link.type, link.size = tarfile.GNUTYPE_LONGNAME, 5
+    link.type, link.size = kind, 5
     chain = (link.tobuf(tarfile.GNU_FORMAT) + b"name\0".ljust(512, b"\0")) * 5000
-    with pytest.raises(ShardError, match="extended headers without end"):
+    with pytest.raises(ShardError, match=words):
         members(chain + GOOD)
 
 
