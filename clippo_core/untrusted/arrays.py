@@ -81,14 +81,17 @@ class Npz:
 
     def _check_directory(self, limits: Limits) -> None:
         packed = total = 0
+        seen: set[str] = set()
         for member in self._archive.infolist():
-            name, problem = read_name(member.filename, limits)
-            if not name.endswith(".npy"):
+            file_name, problem = read_name(member.filename, limits)
+            name = file_name.removesuffix(".npy")
+            if name in seen:  # numpy takes "a" and "a.npy" for the same
+                raise self._refuse(f"array {printable(name)}: it occurs twice")
+            seen.add(name)
+            if name == file_name:
                 continue
-            name = name.removesuffix(".npy")
-            if problem or name in self._members or member.flag_bits & 1:
-                what = "occurs twice" if name in self._members else "is encrypted"
-                raise self._refuse(f"array {printable(name)}: {problem or 'it ' + what}")
+            if problem or member.flag_bits & 1:
+                raise self._refuse(f"array {printable(name)}: {problem or 'it is encrypted'}")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise self._refuse(f"array {name} is packed by a method that numpy does not use")
             if member.file_size > limits.zip_ratio * max(member.compress_size, 100):

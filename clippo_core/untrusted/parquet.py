@@ -6,8 +6,8 @@
         group.columns["label"], group.problems          row -> why it cannot be used
 
 A null or a number that is not finite is a problem of its row and comes as None; a column of another
-type refuses the file. Repeated texts are kept once, so that a small file cannot become a large one
-in memory. What the columns mean is for the reader to know.
+type refuses the file. Repeated texts and bytes are kept once, so that a small file cannot become a
+large one in memory. What the columns mean is for the reader to know.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _REMEDY = "fetch or write it again"
-_BATCH_BYTES = 2**29
-"""Memory that one batch of bytes may take even where all its rows hold the largest value."""
-_BATCH_ROWS = 65_536
 
 
 class Kind(enum.Enum):
@@ -68,8 +65,9 @@ class Table:
         with self._words("its footer is damaged"):
             self._file = self._open(file, [])
             self._leaves = {name: self._leaf(name) for name in self._wanted}
-            texts = [name for name, kind in self._wanted.items() if kind is Kind.TEXT]
-            self._file = self._open(file, texts) if texts else self._file
+            strings = (Kind.TEXT, Kind.BYTES)
+            shared = [self._leaves[name] for name in self._wanted if self._wanted[name] in strings]
+            self._file = self._open(file, shared) if shared else self._file
             about = self._file.metadata
             rows = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
         self.group_rows: tuple[int, ...] = tuple(rows)
@@ -82,20 +80,20 @@ class Table:
     def read_group(self, number: int) -> Group:
         """The wanted columns of a row group. Raises `error` where it is damaged or too large."""
         n_rows, problems = self.group_rows[number], dict[int, str]()
-        largest = self._largest(number)
-        columns = {}
+        if n_rows > self._limits.parquet_group_rows:
+            fault = f"row group {number} has {n_rows:,} rows"
+            raise self._refuse(fault, "write it with smaller row groups")
+        columns, taken = {}, 0
         for name, kind in self._wanted.items():
-            many = _BATCH_BYTES // max(largest[name], 1) if kind is Kind.BYTES else _BATCH_ROWS
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
-                taken = 0
                 for batch in self._file.iter_batches(
-                    batch_size=max(1, min(many, _BATCH_ROWS)), row_groups=[number],
-                    columns=[self._leaves[name]], use_threads=False,
-                ):  # fmt: skip
+                    row_groups=[number], columns=[self._leaves[name]], use_threads=False
+                ):
                     taken += batch.nbytes
                     if taken > self._limits.parquet_group_bytes or len(values) > n_rows:
-                        raise self._refuse(f"column {name} of row group {number} is too large")
+                        fault = f"row group {number} is too large (at column {name})"
+                        raise self._refuse(fault, "write it with smaller row groups")
                     values += _values(batch.column(0), kind)
             if len(values) != n_rows:
                 fault = f"column {name} of row group {number} has {len(values):,} rows"
@@ -108,12 +106,12 @@ class Table:
             columns[name] = values
         return Group(columns, dict(sorted(problems.items())))
 
-    def _open(self, file: IO[bytes], texts: list[str]) -> pq.ParquetFile:
+    def _open(self, file: IO[bytes], shared: list[str]) -> pq.ParquetFile:
         import pyarrow.parquet
 
         return pyarrow.parquet.ParquetFile(
             file,
-            read_dictionary=texts,
+            read_dictionary=shared,
             pre_buffer=False,
             thrift_string_size_limit=self._limits.parquet_footer_bytes,
             thrift_container_size_limit=self._limits.parquet_items,
@@ -140,22 +138,6 @@ class Table:
             fault = f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
             raise self._refuse(fault, "give the published file")
         return leaf
-
-    def _largest(self, number: int) -> dict[str, int]:
-        """Most bytes of one value of each wanted column; raises where the group is too large."""
-        limits, rows = self._limits, self.group_rows[number]
-        sizes = dict.fromkeys(self._wanted, 0)
-        with self._words("its footer is damaged"):
-            group = self._file.metadata.row_group(number)
-            for place in range(group.num_columns):
-                column = group.column(place)
-                for name, leaf in self._leaves.items():
-                    if column.path_in_schema == leaf:
-                        sizes[name] = max(column.total_uncompressed_size, 0)
-        if rows > limits.parquet_group_rows or sum(sizes.values()) > limits.parquet_group_bytes:
-            fault = f"row group {number} has {rows:,} rows and {sum(sizes.values()):,} bytes"
-            raise self._refuse(fault, "write it with smaller row groups")
-        return sizes
 
     @contextlib.contextmanager
     def _words(self, fault: str) -> Iterator[None]:
@@ -212,14 +194,14 @@ def _is_of(found: pa.DataType, kind: Kind) -> bool:
 
 
 def _values(column: pa.Array, kind: Kind) -> list[Any]:
-    """Values by row as str, bytes, int or float, None for null; equal texts are one object."""
+    """Values by row as str, bytes, int or float, None for null; equal ones are one object."""
     import pyarrow as pa
 
     if pa.types.is_struct(column.type):
         column = column.flatten()[0]  # a null struct is a null
     if pa.types.is_dictionary(column.type):
-        texts = column.dictionary.to_pylist()
-        return [None if place is None else texts[place] for place in column.indices.to_pylist()]
+        found = column.dictionary.to_pylist()
+        return [None if place is None else found[place] for place in column.indices.to_pylist()]
     values = column.to_pylist()
     if kind is Kind.REAL:
         return [None if value is None else float(value) for value in values]

@@ -31,6 +31,8 @@ _REGULAR = (b"0", b"\0", b"7", b"S")
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, folders and pipes: no data follow, whatever size they claim."""
 _OCTAL = re.compile(rb" *([0-7]*) *")
+_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
+"""Where mode, owners, time and device stand in a header."""
 _RECORD = re.compile(rb"([1-9][0-9]{0,8}) ([^=]+)=", re.DOTALL)
 
 
@@ -132,11 +134,14 @@ def tar_members(
 
 
 def _check(tar: _Tar, header: bytes, offset: int) -> None:
-    """Raise unless the header's checksum is that of its bytes, as unsigned or (old tars) signed."""
+    """Raise unless the checksum is that of the bytes, unsigned or (old tars) signed, and all
+    numbers are octal or in base 256, so that no text with a fitting checksum passes for a header.
+    """
     bare = header[:148] + b" " * 8 + header[156:]
     total = sum(bare)
     signed = total - 256 * sum(byte > 127 for byte in bare)
-    if _octal(header[148:156]) not in (total, signed):
+    odd = any(header[a] < 0x80 and _octal(header[a:b]) is None for a, b in _NUMBERS)
+    if odd or _octal(header[148:156]) not in (total, signed):
         what = "it is no tar" if offset == 0 else "it is damaged"
         raise tar.refuse(f"{what} (no valid header at offset {offset:,})")
 
@@ -158,15 +163,18 @@ def _octal(raw: bytes) -> int | None:
 
 def _extend(tar: _Tar, following: _Next, kind: bytes, offset: int, length: int) -> None:
     """Read an extended header into what is known of the next member."""
-    following.count += kind != b"g"  # one for all members may stand anywhere
+    following.count += 1
     if length > tar.limits.tar_extension_bytes or following.count > tar.limits.tar_extensions:
         raise tar.refuse(f"it is damaged (extended headers without end at offset {offset:,})")
-    data = tar.read(offset, length)
     if kind == b"K":
         return
     if kind == b"L":
-        following.name = data.partition(b"\0")[0]
+        name = tar.read(offset, -(-length // _BLOCK) * _BLOCK).partition(b"\0")[0]
+        if len(name) > length:
+            raise tar.refuse(f"it is damaged (a long name without end at offset {offset:,})")
+        _say(tar, following, offset, name=name)
         return
+    data = tar.read(offset, length)
     records = _records(tar, data, offset)
     is_sparse = any(key.startswith(b"GNU.sparse.") for key in records)
     if kind == b"g" and (is_sparse or {b"path", b"size"} & set(records)):
@@ -175,9 +183,18 @@ def _extend(tar: _Tar, following: _Next, kind: bytes, offset: int, length: int) 
         digits = records[b"size"]
         if not re.fullmatch(rb"[0-9]{1,19}", digits) or int(digits) > tar.size:
             raise tar.refuse(f"it is damaged (an impossible size at offset {offset:,})")
-        following.size = int(digits)
-    following.name = records.get(b"path", following.name)
+        _say(tar, following, offset, size=int(digits))
+    if b"path" in records:
+        _say(tar, following, offset, name=records[b"path"])
     following.sparse = following.sparse or is_sparse
+
+
+def _say(tar: _Tar, following: _Next, offset: int, **told: bytes | int) -> None:
+    """Note a name or size; raise where there was one, for readers differ in which they take."""
+    for field, value in told.items():
+        if getattr(following, field) is not None:
+            raise tar.refuse(f"it gives a member two {field}s (at offset {offset:,})")
+        setattr(following, field, value)
 
 
 def _records(tar: _Tar, data: bytes, offset: int) -> dict[bytes, bytes]:

@@ -1,6 +1,6 @@
 """Every decoder of what comes from outside, against files that were made to break it.
 
-The examples run in a child process whose memory and CPU time are bounded; `fuzz.py` is that program.
+The examples run in a child process with bounds on memory and CPU time, which is `fuzz.py`.
 CLIPPO_FUZZ_SECONDS=600 makes the slow test go on for ten minutes with each format.
 """
 
@@ -30,7 +30,10 @@ def fuzz(*options: str, timeout: float) -> list[dict[str, object]]:
         text=True,
         timeout=timeout,
         cwd=HERE.parent.parent,
-        env={**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
     )
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return [json.loads(line) for line in done.stdout.splitlines()]

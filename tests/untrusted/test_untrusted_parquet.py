@@ -1,0 +1,146 @@
+"""Parquet files from outside: kinds, nulls, damage and bombs."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clippo_core.errors import DataError, EvaluationError
+from clippo_core.untrusted.limits import Limits
+from clippo_core.untrusted.parquet import Group, Kind, open_parquet
+
+GLUE = {"sentence": Kind.TEXT, "label": Kind.WHOLE}
+
+
+def written(columns: dict[str, Any], **options: Any) -> io.BytesIO:
+    """A parquet file of these columns."""
+    target = io.BytesIO()
+    pq.write_table(pa.table(columns), target, **options)
+    return target
+
+
+def groups(file: io.BytesIO, wanted: dict[str, Kind], **options: Any) -> list[Group]:
+    """All row groups."""
+    table = open_parquet(file, "x.parquet", wanted, **options)
+    return [table.read_group(number) for number in range(len(table.group_rows))]
+
+
+def test_columns_by_row_group() -> None:
+    columns = {"sentence": ["a", "b", "a", "c"], "label": [0, 1, -1, 2], "idx": [1, 2, 3, 4]}
+    found = groups(written(columns, row_group_size=3), GLUE)
+    assert [group.columns for group in found] == [
+        {"sentence": ["a", "b", "a"], "label": [0, 1, -1]},
+        {"sentence": ["c"], "label": [2]},
+    ]
+    assert not any(group.problems for group in found)
+
+
+def test_pictures_as_structs_or_bytes() -> None:
+    structs = [{"bytes": b"1", "path": "a"}, None, {"bytes": None, "path": "b"}]
+    for column in (structs, [b"1", None, None]):
+        (found,) = groups(written({"image": column}), {"image": Kind.BYTES})
+        assert found.columns["image"] == [b"1", None, None]
+        assert found.problems == dict.fromkeys((1, 2), "its image is missing (null)")
+
+
+def test_nulls_and_nans_are_problems_and_never_words() -> None:
+    columns = {
+        "sentence": ["a", None, "None"],
+        "label": [1, 2, None],
+        "score": [math.nan, 1.0, math.inf],
+    }
+    (found,) = groups(written(columns), {**GLUE, "score": Kind.REAL})
+    assert found.columns["sentence"] == ["a", None, "None"]
+    assert found.columns["score"] == [None, 1.0, None]
+    assert found.problems == {
+        0: "its score is not finite",
+        1: "its sentence is missing (null)",
+        2: "its label is missing (null)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"sentence": [b"a"], "label": [1]}, "column sentence holds binary, and must hold texts"),
+        (
+            {"sentence": ["a"], "label": ["1"]},
+            "column label holds string, and must hold whole numbers",
+        ),
+        ({"sentence": ["a"], "label": [True]}, "column label holds bool"),
+        ({"sentence": [["a"]], "label": [1]}, "column sentence holds list"),
+        ({"sentence": ["a"]}, "column label is missing; its columns are sentence; give one with"),
+        (
+            {"sentence": pa.array([], pa.string()), "label": pa.array([], pa.int64())},
+            "it holds no rows",
+        ),
+    ],
+)
+def test_columns_that_do_not_fit(columns: dict[str, Any], words: str) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        groups(written(columns), GLUE, error=EvaluationError)
+    assert str(caught.value).startswith("x.parquet: ") and words in str(caught.value)
+
+
+def test_damage_is_a_sentence() -> None:
+    whole = written(
+        {"sentence": ["a dog"] * 50, "label": list(range(50))}, compression="gzip"
+    ).getvalue()
+    for data, words in [
+        (b"", "no parquet file"),
+        (whole[:-1], "no parquet file"),
+        (b"PAR1" + b"\xff\xff\xff\x7f" + b"PAR1", "its footer claims"),
+        (whole[:-40] + b"\xff" * 32 + whole[-8:], "its footer is damaged"),
+        (whole[:4] + b"\xff" * 60 + whole[64:], "of row group 0 is damaged"),
+    ]:
+        with pytest.raises(DataError) as caught:
+            groups(io.BytesIO(data), GLUE)
+        assert words in str(caught.value), str(caught.value)
+
+
+def test_texts_that_are_no_utf8() -> None:
+    bad = pa.array([b"\xff"]).view(pa.string())
+    with pytest.raises(DataError, match="column sentence of row group 0 is damaged"):
+        groups(written({"sentence": bad, "label": [1]}), GLUE)
+
+
+def test_a_repeated_text_is_kept_once() -> None:
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 50_000), pa.array(["x" * 200_000]))
+    file = written({"sentence": repeated, "label": [1] * 50_000}, store_schema=False)
+    assert len(file.getvalue()) < 100_000  # and 10 GB of texts
+    (found,) = groups(file, GLUE)
+    assert len({id(text) for text in found.columns["sentence"]}) < 50
+
+
+def test_repeated_bytes_are_kept_once() -> None:
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 50_000), pa.array([b"x" * 200_000]))
+    pair = pa.StructArray.from_arrays([repeated, pa.nulls(50_000, pa.string())], ["bytes", "path"])
+    for column in (repeated, pair):
+        (found,) = groups(written({"image": column}, store_schema=False), {"image": Kind.BYTES})
+        assert len({id(data) for data in found.columns["image"]}) < 50
+
+
+def test_groups_that_are_too_large() -> None:
+    columns = {"sentence": [f"{n:050}" for n in range(100)], "label": [1] * 100}
+    for options in ({}, {"use_dictionary": False}):
+        file = written(columns, **options)
+        with pytest.raises(DataError, match="row group 0 has 100 rows; write it with smaller"):
+            groups(file, GLUE, limits=Limits(parquet_group_rows=99))
+        with pytest.raises(DataError, match="row group 0 is too large .at column sentence"):
+            groups(file, GLUE, limits=Limits(parquet_group_bytes=1000))
+        with pytest.raises(DataError, match="its footer claims 100 rows"):
+            groups(file, GLUE, limits=Limits(parquet_rows=99))
+
+
+def test_deep_schemas_are_refused() -> None:
+    kind = pa.int64()
+    for _ in range(60):
+        kind = pa.struct([("a", kind)])
+    file = written({"sentence": ["a"], "label": [1], "deep": pa.nulls(1, kind)}, store_schema=False)
+    with pytest.raises(DataError, match="its footer is damaged .*too deeply nested"):
+        groups(file, GLUE)
