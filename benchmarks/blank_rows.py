@@ -27,9 +27,9 @@ from clippo_core.config import RunConfig, presets, replace
 from clippo_core.data.loader import Batch, batches
 from clippo_core.data.shards import open_manifest
 from clippo_core.engine import Engine, make_engine
-from clippo_core.evaluate.imagenet.protocol import protocol as imagenet
+from clippo_core.evaluate.imagenet import protocol as imagenet
 from clippo_core.evaluate.registry import EVALUATIONS
-from clippo_core.evaluate.retrieval.protocol import protocol as retrieval
+from clippo_core.evaluate.retrieval import protocol as retrieval
 from clippo_core.models import build_tower
 from clippo_core.rendering import Renderer
 from clippo_core.run.records import CheckpointInfo, EvaluatePlan, StagePlan

@@ -82,7 +82,7 @@ def clip_benchmark(n_languages: int) -> dict[str, Any]:
 
 def prompts() -> dict[str, Any]:
     """Rendering (not embedding) 81 templates x 1,000 class names at 224 px."""
-    from clippo_core.evaluate.imagenet.protocol.prompts import load_templates
+    from clippo_core.evaluate.imagenet.prompts import load_templates
     from clippo_core.rendering import Renderer
 
     rng = np.random.default_rng(0)

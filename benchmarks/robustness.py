@@ -26,8 +26,8 @@ import torch
 
 from clippo_core import storage
 from clippo_core.config import AugmentConfig, RenderConfig, RunConfig, presets, replace
-from clippo_core.data.numbers.world.world import write_numbers
-from clippo_core.data.sources.kinds.photos import karpathy_records
+from clippo_core.data.numbers.world import write_numbers
+from clippo_core.data.sources.photos import karpathy_records
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate.metrics import retrieval_ranks
 from clippo_core.rendering import Renderer

@@ -24,8 +24,8 @@ from towers import tower_model, train_run_tokenizer, write_run_shards
 
 from clippo_core import config
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, RunConfig, SourceConfig, presets
-from clippo_core.evaluate.glue.protocol import protocol as glue
-from clippo_core.evaluate.glue.protocol.files import TASKS, Rows, read_split
+from clippo_core.evaluate.glue import protocol as glue
+from clippo_core.evaluate.glue.files import TASKS, Rows, read_split
 from clippo_core.report.watch import Watch
 from clippo_core.run.planning import benchmark_digest
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan, Manifest, PretrainPlan, StagePlan

@@ -164,8 +164,8 @@ def _speeds(runs: dict[str, RunConfig], rounds: int = 7) -> dict[str, float]:
 
 def _row(run: RunConfig, manifest: Manifest, root: str) -> dict[str, Any]:
     """Train, and everything that one column of the table says; beside it chance, interval and n by metric."""
-    from clippo_core.evaluate.glue.protocol import protocol as glue
-    from clippo_core.evaluate.retrieval.protocol import protocol as retrieval
+    from clippo_core.evaluate.glue import protocol as glue
+    from clippo_core.evaluate.retrieval import protocol as retrieval
     from clippo_core.report.watch import Watch
     from clippo_core.train.loop import pretrain
 
@@ -231,7 +231,7 @@ def _add(row: dict[str, Any], result: EvalResult) -> None:
 
 def _add_held_out(row: dict[str, Any], checkpoint: CheckpointInfo, gallery: RetrievalConfig, pairs: int) -> None:
     """Gap, separability and the hit rate in batches as large as in training, on test photos, each with its first caption."""
-    from clippo_core.data.sources.kinds.photos import karpathy_records
+    from clippo_core.data.sources.photos import karpathy_records
     from clippo_core.embedder import Clippo
     from clippo_core.measure.geometry import geometry
 

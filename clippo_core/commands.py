@@ -129,8 +129,9 @@ def patches(chosen: argparse.Namespace) -> None:
 
 def lengths(chosen: argparse.Namespace) -> None:
     """Patches against tokens, by language."""
-    from clippo_core.measure.lengths import lengths_figure, lengths_table, measure_lengths
+    from clippo_core.measure.lengths import lengths_table, measure_lengths
     from clippo_core.rendering import Renderer
+    from clippo_core.report.lengths import lengths_figure
 
     texts = {name: _lines(path) for name, path in _named(chosen.texts, "--texts").items()}
     lengths = measure_lengths(texts, _named(chosen.tokenizer, "--tokenizer"), Renderer(chosen.image_px))

@@ -39,7 +39,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 @task(**settings.processing(cpu="2", memory="4Gi"))
 def numbers(config: RunConfig) -> RunConfig:
     """Write the demo's handwritten numbers in the benchmarks' file formats, unless they are there already."""
-    from clippo_core.data.numbers.world.world import write_numbers
+    from clippo_core.data.numbers.world import write_numbers
     from clippo_core.storage import join
 
     write_numbers(join(config.root, NUMBERS_FOLDER))

@@ -15,7 +15,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 SLICES = PROJECT.parent / "shared" / "data"
 OLD_FONT = PROJECT.parent / "shared" / "fonts" / "unifont-9.0.06"
 
-sys.path.append(str(PROJECT / "tools"))
+# Helpers of the tests, and tools, by their plain names; also for the processes that tests start.
+HELPERS = [str(PROJECT / folder) for folder in ("tests/support", "tests", "tools")]
+sys.path += HELPERS
+os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *HELPERS])
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 # Many test processes on few cores: more threads would only fight for them.

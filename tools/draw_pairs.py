@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from clippo_core.config import AugmentConfig, RenderConfig
-from clippo_core.data.numbers.world.tasks import name
-from clippo_core.data.numbers.world.world import LANGUAGES, Scribe, load_digits
+from clippo_core.data.numbers.tasks import name
+from clippo_core.data.numbers.world import LANGUAGES, Scribe, load_digits
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, augmented_pixels, noise_of_step, numbers_of_step
 

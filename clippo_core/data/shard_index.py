@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from clippo_core.data.pairs import key_hash
-from clippo_core.data.sources.kinds import tars
+from clippo_core.data.sources import tars
 from clippo_core.errors import ShardError
 
 PHOTO, TEXT, FOREIGN_TXT, FOREIGN_JSON = range(4)

@@ -31,8 +31,8 @@ from clippo_core.config import digest
 from clippo_core.data import shard_index
 from clippo_core.data.images import decode_image, image_size
 from clippo_core.data.pairs import PhotoRecord, Record
-from clippo_core.data.sources.kinds import annotation_files, tars
-from clippo_core.data.sources.kinds import kinds as sources
+from clippo_core.data.sources import annotation_files, tars
+from clippo_core.data.sources import kinds as sources
 from clippo_core.errors import DataError, ShardError, StorageError
 from clippo_core.run.records import FileEntry, Manifest, RenderPlan, ValidationReport, dumps, loads
 

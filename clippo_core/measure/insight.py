@@ -21,9 +21,9 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import RenderConfig, digest
 from clippo_core.errors import ClippoError, EvaluationError, NotFoundError
+from clippo_core.measure.contact import ContactItem, contact_item, safe_picture
 from clippo_core.measure.lengths import Lengths, measure_language
 from clippo_core.measure.shard_pairs import ShardPair, read_pairs
-from clippo_core.report.pictures import ContactItem, contact_item, safe_picture
 from clippo_core.run.records import CheckpointInfo, Manifest
 
 if TYPE_CHECKING:

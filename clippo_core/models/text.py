@@ -18,7 +18,7 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, ModelConfig, RenderConfig
-from clippo_core.data.sources.kinds.kinds import TextRecord, read_source
+from clippo_core.data.sources.kinds import TextRecord, read_source
 from clippo_core.errors import ConfigError, NotFoundError, RenderError
 from clippo_core.rendering import Renderer, TextEncoder
 

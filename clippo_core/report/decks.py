@@ -13,12 +13,12 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
 from clippo_core.errors import NotFoundError
+from clippo_core.measure.contact import ContactItem, safe_picture
 from clippo_core.report import digits
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.figures import recall_by_language
 from clippo_core.report.live import training_charts
 from clippo_core.report.pages import deck, fragment
-from clippo_core.report.pictures import ContactItem, safe_picture
 from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 

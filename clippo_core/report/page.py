@@ -19,11 +19,11 @@ from clippo_core import storage
 from clippo_core.config import RunConfig, to_json
 from clippo_core.errors import NotFoundError
 from clippo_core.measure.insight import Insight
-from clippo_core.measure.lengths import lengths_figure
 from clippo_core.report import decks, digits
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.figures import Figure, comparison_figure, modality_gap_figure, recall_by_language
 from clippo_core.report.findings import geometry_findings, length_findings
+from clippo_core.report.lengths import lengths_figure
 from clippo_core.report.live import by_step, number_of, training_charts
 from clippo_core.report.pages import fragment
 from clippo_core.report.pictures import patch_figure

@@ -87,9 +87,7 @@ class Table:
         for name, kind in self._wanted.items():
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
-                for batch in self._file.iter_batches(
-                    row_groups=[number], columns=[self._leaves[name]], use_threads=False
-                ):
+                for batch in self._file.iter_batches(row_groups=[number], columns=[self._leaves[name]], use_threads=False):
                     taken += batch.nbytes
                     if taken > self._limits.parquet_group_bytes or len(values) > n_rows:
                         fault = f"row group {number} is too large (at column {name})"

@@ -32,8 +32,8 @@ import numpy as np
 from PIL import Image
 
 from clippo_core import storage
-from clippo_core.data.numbers.world import tasks as number_tasks
-from clippo_core.data.numbers.world.tasks import NUMBERS, UNSEEN, name
+from clippo_core.data.numbers import tasks as number_tasks
+from clippo_core.data.numbers.tasks import NUMBERS, UNSEEN, name
 
 VERSION = 1
 """Raised whenever the written bytes change."""

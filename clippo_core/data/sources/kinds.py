@@ -13,10 +13,10 @@ from collections.abc import Container, Iterable, Iterator
 
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord, Record, TextRecord
-from clippo_core.data.sources.kinds import annotation_files as files
-from clippo_core.data.sources.kinds import photos as photo_sources
-from clippo_core.data.sources.kinds import tars
-from clippo_core.data.sources.kinds import texts as text_sources
+from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources import photos as photo_sources
+from clippo_core.data.sources import tars
+from clippo_core.data.sources import texts as text_sources
 from clippo_core.errors import ConfigError, DataError
 
 __all__ = [

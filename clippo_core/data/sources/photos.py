@@ -17,7 +17,7 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.data.pairs import PhotoRecord
-from clippo_core.data.sources.kinds import annotation_files as files
+from clippo_core.data.sources import annotation_files as files
 from clippo_core.errors import DataError
 
 _EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")

@@ -17,7 +17,7 @@ from pathlib import Path
 from clippo_core import storage
 from clippo_core.data.images import read_image_bytes
 from clippo_core.data.pairs import PhotoRecord
-from clippo_core.data.sources.kinds import annotation_files as files
+from clippo_core.data.sources import annotation_files as files
 from clippo_core.errors import ImageError, ShardError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")

@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterator
 
 from clippo_core.data.pairs import TextRecord
-from clippo_core.data.sources.kinds import annotation_files as files
-from clippo_core.data.sources.kinds.splitter import split_sentences
+from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources.splitter import split_sentences
 from clippo_core.errors import DataError
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig
-from clippo_core.data.sources.kinds import annotation_files as files
-from clippo_core.data.sources.kinds import photos as photo_sources
-from clippo_core.data.sources.kinds import tars
+from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources import photos as photo_sources
+from clippo_core.data.sources import tars
 from clippo_core.errors import ClippoError
 from clippo_core.evaluate.registry import EVALUATIONS, Pictures
 

@@ -20,8 +20,8 @@ from typing import Any
 from clippo_core.config import DataConfig, RenderConfig
 from clippo_core.data.images import decode_image
 from clippo_core.data.pairs import PhotoRecord, Record
-from clippo_core.data.sources.kinds import annotation_files, tars
-from clippo_core.data.sources.kinds import kinds as sources
+from clippo_core.data.sources import annotation_files, tars
+from clippo_core.data.sources import kinds as sources
 from clippo_core.data.validate.evaluated import Evaluated
 from clippo_core.errors import ClippoError
 from clippo_core.rendering.census import Census, LanguageCensus, by_language, concatenate

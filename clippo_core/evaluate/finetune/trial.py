@@ -23,7 +23,7 @@ import torch
 from clippo_core import storage
 from clippo_core.config import FinetuneConfig, OptimConfig
 from clippo_core.engine import make_engine
-from clippo_core.evaluate.finetune.sweep.problem import FineTuned, Inputs, Problem, freeze_unused
+from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused
 from clippo_core.models import Tower
 
 BETA2 = 0.999

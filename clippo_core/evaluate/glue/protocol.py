@@ -22,10 +22,10 @@ from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import ClippoError, DataError, EvaluationError, Preempted
 from clippo_core.evaluate import bootstrap, results
 from clippo_core.evaluate.checks import is_constant
-from clippo_core.evaluate.finetune.sweep.sweep import Sweep, fine_tune, join_ranks
-from clippo_core.evaluate.glue.protocol.files import TASKS, Rows
-from clippo_core.evaluate.glue.protocol.scores import GLUE_METRICS, STATISTICS, glue_average, glue_score
-from clippo_core.evaluate.glue.protocol.tasks import TaskRows, baseline, make_problem, number_splits, predictions, read_task, texts
+from clippo_core.evaluate.finetune.sweep import Sweep, fine_tune, join_ranks
+from clippo_core.evaluate.glue.files import TASKS, Rows
+from clippo_core.evaluate.glue.scores import GLUE_METRICS, STATISTICS, glue_average, glue_score
+from clippo_core.evaluate.glue.tasks import TaskRows, baseline, make_problem, number_splits, predictions, read_task, texts
 from clippo_core.evaluate.harness import Session, evaluate
 from clippo_core.rendering.compose import join_pair
 from clippo_core.run.records import EvalResult, EvaluatePlan

@@ -18,9 +18,9 @@ from clippo_core.config import GlueConfig
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ClippoError, DataError
 from clippo_core.evaluate.checks import is_constant
-from clippo_core.evaluate.finetune.sweep.problem import Problem, text_inputs
-from clippo_core.evaluate.glue.protocol.files import TASKS, GlueTask, Rows, read_split
-from clippo_core.evaluate.glue.protocol.scores import glue_score
+from clippo_core.evaluate.finetune.problem import Problem, text_inputs
+from clippo_core.evaluate.glue.files import TASKS, GlueTask, Rows, read_split
+from clippo_core.evaluate.glue.scores import glue_score
 from clippo_core.rendering.compose import join_pair
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.data.images import read_image_bytes
-from clippo_core.data.sources.kinds import tars
-from clippo_core.data.sources.kinds.annotation_files import load_json
+from clippo_core.data.sources import tars
+from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.errors import (
     DataError,
     EvaluationError,
@@ -31,7 +31,7 @@ from clippo_core.errors import (
     StorageError,
 )
 from clippo_core.evaluate.embed import Pictures
-from clippo_core.evaluate.imagenet.protocol.prompts import canonical_name
+from clippo_core.evaluate.imagenet.prompts import canonical_name
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _WNID_FILES = ("imagenet_class_index.json", "LOC_synset_mapping.txt")

@@ -13,7 +13,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from clippo_core.data.sources.kinds.annotation_files import load_json
+from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.errors import ConfigError, EvaluationError
 
 _CLIP = """

@@ -15,15 +15,15 @@ import numpy as np
 
 from clippo_core.config import ImagenetConfig
 from clippo_core.data.images import decode_image
-from clippo_core.data.sources.kinds.annotation_files import load_json
+from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session, evaluate
-from clippo_core.evaluate.imagenet.protocol.classification import zero_shot_ranks
-from clippo_core.evaluate.imagenet.protocol.few_shot import few_shot
-from clippo_core.evaluate.imagenet.protocol.labelled import ClassNames, load_class_names, open_labelled
-from clippo_core.evaluate.imagenet.protocol.prompts import load_templates
+from clippo_core.evaluate.imagenet.classification import zero_shot_ranks
+from clippo_core.evaluate.imagenet.few_shot import few_shot
+from clippo_core.evaluate.imagenet.labelled import ClassNames, load_class_names, open_labelled
+from clippo_core.evaluate.imagenet.prompts import load_templates
 from clippo_core.evaluate.ranking import Ranking
 from clippo_core.run.records import EvalResult, EvaluatePlan
 

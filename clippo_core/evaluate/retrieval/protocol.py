@@ -14,8 +14,8 @@ import numpy as np
 
 from clippo_core.config import RetrievalConfig
 from clippo_core.data.pairs import PhotoRecord
-from clippo_core.data.sources.kinds.annotation_files import load_json
-from clippo_core.data.sources.kinds.photos import coco_records, karpathy_records
+from clippo_core.data.sources.annotation_files import load_json
+from clippo_core.data.sources.photos import coco_records, karpathy_records
 from clippo_core.errors import DataError, EvaluationError
 from clippo_core.evaluate.benchmarks import evaluate_each
 from clippo_core.evaluate.gallery import add_scores, examples, record_pictures, usable

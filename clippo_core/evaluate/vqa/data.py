@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from clippo_core.config import VqaConfig
 from clippo_core.errors import EvaluationError
-from clippo_core.evaluate.vqa.protocol.files import (
+from clippo_core.evaluate.vqa.files import (
     Annotation,
     Question,
     annotated,

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from clippo_core import storage
-from clippo_core.data.sources.kinds.annotation_files import load_json
+from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.errors import DataError, EvaluationError
-from clippo_core.evaluate.vqa.protocol.text import normalise
+from clippo_core.evaluate.vqa.text import normalise
 
 SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
 """Soft target of an answer that 0, 1, 2, 3, or more of the ten people gave."""

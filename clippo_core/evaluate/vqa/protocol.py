@@ -28,13 +28,13 @@ from clippo_core.data.thumbnails import data_uri
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate import results
 from clippo_core.evaluate.checks import is_constant
-from clippo_core.evaluate.finetune.sweep.problem import Inputs, Problem, text_inputs
-from clippo_core.evaluate.finetune.sweep.sweep import Sweep, fine_tune, join_ranks
+from clippo_core.evaluate.finetune.problem import Inputs, Problem, text_inputs
+from clippo_core.evaluate.finetune.sweep import Sweep, fine_tune, join_ranks
 from clippo_core.evaluate.harness import Session, evaluate
-from clippo_core.evaluate.vqa.protocol.data import VqaData, read_data
-from clippo_core.evaluate.vqa.protocol.files import Question, find_pictures, server_results
-from clippo_core.evaluate.vqa.protocol.photos import Photos
-from clippo_core.evaluate.vqa.protocol.text import vqa_accuracy
+from clippo_core.evaluate.vqa.data import VqaData, read_data
+from clippo_core.evaluate.vqa.files import Question, find_pictures, server_results
+from clippo_core.evaluate.vqa.photos import Photos
+from clippo_core.evaluate.vqa.text import vqa_accuracy
 from clippo_core.models import resize_positions
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.compose import question_above, question_overlay

@@ -17,7 +17,7 @@ import numpy as np
 from clippo_core.config import XM3600_LANGUAGES, Xm3600Config
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.scripts import SCRIPTS
-from clippo_core.data.sources.kinds.photos import xm3600_records
+from clippo_core.data.sources.photos import xm3600_records
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.gallery import add_scores, examples, record_pictures, usable
 from clippo_core.evaluate.harness import Session, evaluate

@@ -21,9 +21,9 @@ from PIL import Image
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data import pairs
 from clippo_core.data.images import MAX_PIXELS, decode_image, fewshot_crop, squash
-from clippo_core.data.sources.kinds import annotation_files, tars
-from clippo_core.data.sources.kinds import kinds as sources
-from clippo_core.data.sources.kinds.splitter import split_sentences
+from clippo_core.data.sources import annotation_files, tars
+from clippo_core.data.sources import kinds as sources
+from clippo_core.data.sources.splitter import split_sentences
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, ShardError
 from clippo_core.evaluate import gallery
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from conftest import PROJECT
 from drawn import tiny_checkpoint
 from found import score_rows
 
@@ -103,7 +104,7 @@ def test_only_the_first_rank_writes_and_every_rank_has_the_result(tmp_path, monk
 
 def test_a_result_of_schema_1_is_read_without_scores(tmp_path):
     """The file was written by version 0.1.0, which had one dict per property of a metric."""
-    old = (Path(__file__).parent / "golden" / "result-schema-1.json").read_text()
+    old = (PROJECT / "tests/golden/result-schema-1.json").read_text()
     (tmp_path / "result.json").write_text(old)
     found = results.read_result(str(tmp_path))
     assert found.metrics == {

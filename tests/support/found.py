@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from clippo_core.evaluate.glue.protocol.scores import STATISTICS
+from clippo_core.evaluate.glue.scores import STATISTICS
 from clippo_core.run.records import EvalResult
 
 

@@ -20,10 +20,10 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from clippo_core.config import EvaluateConfig, FinetuneConfig, GlueConfig, ModelConfig, RenderConfig, replace
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, NotFoundError
-from clippo_core.evaluate.glue.protocol import protocol as glue
-from clippo_core.evaluate.glue.protocol.files import TASKS, read_split
-from clippo_core.evaluate.glue.protocol.scores import GLUE_METRICS, STATISTICS, glue_score
-from clippo_core.evaluate.glue.protocol.tasks import baseline
+from clippo_core.evaluate.glue import protocol as glue
+from clippo_core.evaluate.glue.files import TASKS, read_split
+from clippo_core.evaluate.glue.scores import GLUE_METRICS, STATISTICS, glue_score
+from clippo_core.evaluate.glue.tasks import baseline
 from clippo_core.models import build_tower, train_tokenizer
 from clippo_core.run.records import EvaluatePlan, Metric, StagePlan
 
@@ -251,7 +251,7 @@ def test_five_random_kills_do_not_change_a_byte(tmp_path, data, checkpoint):
     run(checkpoint, tmp_path / "whole", data, **settings)
     seconds = time.monotonic() - started
     here = Path(__file__).resolve()
-    code = KILLED.format(tests=str(here.parent), project=str(here.parent.parent))
+    code = KILLED.format(tests=str(here.parent), project=str(here.parents[2]))
     chance = random.Random(0)
     for _ in range(5):
         command = [sys.executable, "-c", code, checkpoint, str(tmp_path / "killed"), str(data)]

@@ -17,10 +17,10 @@ from clippo_core.run.provenance import code_digest, imported_modules, module_pat
 
 FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
 LAYERS = [
-    ["errors"], ["untrusted"], ["config", "published"], ["records", "provenance"],
-    ["evaluate.registry"], ["storage"], ["journal"],
-    ["rendering"], ["data"], ["models"], ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["analysis"], ["train", "evaluate"],
-    ["planning", "promotion"], ["commands"], ["__main__"],
+    ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
+    ["evaluate.registry"], ["storage"], ["run.journal"], ["rendering"], ["data"], ["models"],
+    ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["train", "measure", "evaluate"],
+    ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"], ["commands"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;
 the longest name that a module is, or lies in, counts."""
@@ -74,7 +74,7 @@ def test_workflows_only_wire() -> None:
     for path in (PROJECT / "workflows").glob("*.py"):
         assert imports_of(path) <= {"__future__", "datetime", "flytekit", "clippo_core", "tasks", "workflows"}, path
         core = {module for module in imported_modules(module_name(path)) if module.startswith("clippo_core.")}
-        assert core <= {"clippo_core.config", "clippo_core.config.presets", "clippo_core.run.records"}, path
+        assert core <= {"clippo_core.config", "clippo_core.config.presets", "clippo_core.run.records", "clippo_core.run"}, path
 
 
 def floor(module: str) -> int | None:

@@ -14,10 +14,10 @@ import pytest
 
 from clippo_core.config import RenderConfig, SourceConfig
 from clippo_core.data.images import decode_image
-from clippo_core.data.numbers.world import tasks as number_tasks
-from clippo_core.data.numbers.world import world as numbers
-from clippo_core.data.numbers.world.tasks import DEV_NUMBERS, TRAIN_NUMBERS, UNSEEN, name
-from clippo_core.data.sources.kinds import kinds as sources
+from clippo_core.data.numbers import tasks as number_tasks
+from clippo_core.data.numbers import world as numbers
+from clippo_core.data.numbers.tasks import DEV_NUMBERS, TRAIN_NUMBERS, UNSEEN, name
+from clippo_core.data.sources import kinds as sources
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.compose import join_pair
 

@@ -28,12 +28,12 @@ from clippo_core.config import (
     presets,
     replace,
 )
-from clippo_core.data.numbers.world.tasks import glue_files, name
-from clippo_core.data.numbers.world.world import TRAIN_DIGITS, Scribe, load_digits
+from clippo_core.data.numbers.tasks import glue_files, name
+from clippo_core.data.numbers.world import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.shards import write_shards
 from clippo_core.data.validate.expectations import validate
 from clippo_core.embedder import Clippo
-from clippo_core.evaluate.glue.protocol import protocol as glue
+from clippo_core.evaluate.glue import protocol as glue
 from clippo_core.run.records import EvaluatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
 from clippo_core.train.loop import pretrain
 

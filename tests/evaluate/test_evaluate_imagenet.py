@@ -19,9 +19,9 @@ from sklearn.linear_model import Ridge
 from clippo_core.config import ImagenetConfig
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError
-from clippo_core.evaluate.imagenet.protocol import few_shot, prompts
-from clippo_core.evaluate.imagenet.protocol import protocol as imagenet
-from clippo_core.evaluate.imagenet.protocol.labelled import load_class_names, open_labelled
+from clippo_core.evaluate.imagenet import few_shot, prompts
+from clippo_core.evaluate.imagenet import protocol as imagenet
+from clippo_core.evaluate.imagenet.labelled import load_class_names, open_labelled
 from clippo_core.run.records import EvalResult
 
 

@@ -12,7 +12,7 @@ from found import recomputed, score_rows, values, whys
 
 from clippo_core.config import XM3600_LANGUAGES, Xm3600Config
 from clippo_core.evaluate import metrics
-from clippo_core.evaluate.xm3600.protocol import protocol as xm3600
+from clippo_core.evaluate.xm3600 import protocol as xm3600
 
 N = 40
 

@@ -21,7 +21,7 @@ from clippo_core import storage
 from clippo_core.config import EvaluateConfig, RetrievalConfig, presets
 from clippo_core.errors import ConfigError
 from clippo_core.evaluate import embed, gallery, metrics, results
-from clippo_core.evaluate.retrieval.protocol import protocol as retrieval
+from clippo_core.evaluate.retrieval import protocol as retrieval
 from clippo_core.published import published
 from clippo_core.report.decks import evaluation_deck
 from clippo_core.report.rows import rows_of, summary_table
@@ -29,7 +29,7 @@ from clippo_core.run import promotion
 from clippo_core.run.planning import benchmark_digest
 from clippo_core.run.records import CheckpointInfo, EvaluatePlan, GatePlan, StagePlan
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 FILES = ("result.json", "predictions.parquet", "examples.json")
 
 

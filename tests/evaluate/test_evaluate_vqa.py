@@ -22,10 +22,10 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, RenderError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session
-from clippo_core.evaluate.vqa.protocol import photos
-from clippo_core.evaluate.vqa.protocol import protocol as vqa
-from clippo_core.evaluate.vqa.protocol.data import read_data
-from clippo_core.evaluate.vqa.protocol.files import (
+from clippo_core.evaluate.vqa import photos
+from clippo_core.evaluate.vqa import protocol as vqa
+from clippo_core.evaluate.vqa.data import read_data
+from clippo_core.evaluate.vqa.files import (
     Annotation,
     Question,
     find_pictures,
@@ -35,7 +35,7 @@ from clippo_core.evaluate.vqa.protocol.files import (
     split_by_photo,
     vocabulary,
 )
-from clippo_core.evaluate.vqa.protocol.text import vqa_accuracy
+from clippo_core.evaluate.vqa.text import vqa_accuracy
 from clippo_core.models import build_tower, train_tokenizer
 from clippo_core.rendering import Renderer
 from clippo_core.run.records import EvaluatePlan, StagePlan
@@ -450,7 +450,7 @@ def test_five_random_kills_do_not_change_a_byte(tmp_path, data, checkpoint):
     run(checkpoint, tmp_path / "whole", killed_config(data))
     seconds = time.monotonic() - started
     here = Path(__file__).resolve()
-    code = KILLED.format(tests=str(here.parent), project=str(here.parent.parent))
+    code = KILLED.format(tests=str(here.parent), project=str(here.parents[2]))
     chance = random.Random(1)
     for _ in range(5):
         command = [sys.executable, "-c", code, checkpoint, str(tmp_path / "killed"), str(data)]

@@ -1,6 +1,6 @@
 """The forty tricky inputs as text that a reviewer can read: two pixel rows a line of half blocks, for both layouts.
 
-python tests/golden_art.py      rewrites tests/golden/rendering-{reference,shaped}.txt after a wanted change; read the difference
+python tests/support/golden_art.py      rewrites tests/golden/rendering-{reference,shaped}.txt after a wanted change; read the difference
 """
 
 import hashlib

@@ -44,7 +44,7 @@ from clippo_core.run.records import (
     Verdict,
 )
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 HOSTILE = '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> {{ 7*7 }} " \' \u202eabc </title></svg>'
 RUN = presets.demo()

@@ -78,7 +78,7 @@ def steps_of(plan: PretrainPlan) -> list[int]:
 def _start_server() -> None:
     """Start the server, once, where it finds what it is to import: Python 3.11 forgets to tell it the path."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), str(TESTS.parent), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), str(TESTS.parents[1]), before]))
     forkserver.ensure_running()
     if before is None:
         del os.environ["PYTHONPATH"]

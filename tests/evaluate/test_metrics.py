@@ -13,9 +13,9 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import metrics
-from clippo_core.evaluate.vqa.protocol.text import CONTRACTIONS, normalise
+from clippo_core.evaluate.vqa.text import CONTRACTIONS, normalise
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 # --- recall -------------------------------------------------------------------------------------------------------------------------
