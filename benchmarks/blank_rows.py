@@ -1,11 +1,14 @@
-"""What does leaving out trailing blank rows of drawn text cost, and what does it save? An ablation on the demo world.
+"""What does leaving out trailing blank rows of drawn text cost, and what does it save? An ablation
+on the demo world.
 
     python benchmarks/blank_rows.py [--seeds 0 1]                two trainings a seed, about 2 minutes each on two idle cores
 
-The demo's preset is trained as it is and with `model.skip_blank_rows`; retrieval of its 100 held-out pictures and zero-shot digits as the
-demo measures them, with 95 % intervals. Pairs a second: the training step alone, both ways in turn on the same batches in this process,
-at the demo's page of 4 rows and on pages of 14 rows with the same tower. A training that is already there is not made again. Writes
-benchmarks/out/robustness/blank_rows.json and .md; the plain trainings are those of robustness.py.
+The demo's preset is trained as it is and with `model.skip_blank_rows`; retrieval of its 100
+held-out pictures and zero-shot digits as the demo measures them, with 95 % intervals. Pairs a
+second: the training step alone, both ways in turn on the same batches in this process, at the
+demo's page of 4 rows and on pages of 14 rows with the same tower. A training that is already there
+is not made again. Writes benchmarks/out/robustness/blank_rows.json and .md; the plain trainings are
+those of robustness.py.
 
 Read it as: an experiment, another function than the paper's. Released weights are never read so.
 """
@@ -41,7 +44,9 @@ METRICS = ("digits/zero_shot_top1", "numbers/i2t_recall@1", "numbers/t2i_recall@
 
 def main() -> None:
     """Train what is missing, evaluate, time, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=0, help="of training; 0 = the preset's")
     parser.add_argument("--timed-steps", type=int, default=20)
@@ -50,9 +55,15 @@ def main() -> None:
     rows = []
     for seed in chosen.seeds:
         for way, skip in WAYS.items():
-            changes: dict[str, Any] = {"model__skip_blank_rows": skip} | ({"train__steps": chosen.steps} if chosen.steps else {})
-            run, checkpoint = trained(chosen.out, f"seed-{seed}-{'rows' if skip else 'plain'}", seed, **changes)
-            rows.append({"way": way, "seed": seed, "loss": checkpoint.loss, **evaluated(run, checkpoint)})
+            changes: dict[str, Any] = {"model__skip_blank_rows": skip} | (
+                {"train__steps": chosen.steps} if chosen.steps else {}
+            )
+            run, checkpoint = trained(
+                chosen.out, f"seed-{seed}-{'rows' if skip else 'plain'}", seed, **changes
+            )
+            rows.append(
+                {"way": way, "seed": seed, "loss": checkpoint.loss, **evaluated(run, checkpoint)}
+            )
     speeds = {px: pairs_per_second(chosen.out, px, chosen.timed_steps) for px in (64, 224)}
     print(written(rows, speeds, chosen.out))
 
@@ -62,19 +73,27 @@ def evaluated(run: RunConfig, checkpoint: CheckpointInfo) -> dict[str, Any]:
     folder = checkpoint.uri.rpartition("/checkpoints")[0]
     found: dict[str, Any] = {}
     for module, name in ((imagenet, "imagenet"), (retrieval, "retrieval")):
-        plan = EvaluatePlan(StagePlan(folder, run.seed, "numbers"), EVALUATIONS[name].only(run.evaluate), is_demo=True)
+        plan = EvaluatePlan(
+            StagePlan(folder, run.seed, "numbers"),
+            EVALUATIONS[name].only(run.evaluate),
+            is_demo=True,
+        )
         result = module.run(checkpoint.uri, plan, progress=False)
         if result.failure:
             raise SystemExit(f"{name}: {result.failure}")
         for metric in METRICS:
             if metric in result.metrics:
                 known = dataclasses.asdict(result.metrics[metric])
-                found[metric] = {name: known[name] for name in ("value", "low", "high", "chance", "n")}
+                found[metric] = {
+                    name: known[name] for name in ("value", "low", "high", "chance", "n")
+                }
     return found
 
 
 def pairs_per_second(out: Path, image_px: int, steps: int) -> dict[str, float]:
-    """Way -> pairs of the demo's batches per second of CPU time of this process: forward, loss, backward, update. Medians."""
+    """Way -> pairs of the demo's batches per second of CPU time of this process: forward, loss,
+    backward, update. Medians.
+    """
     run: RunConfig = replace(presets.demo(str(out)), render__image_px=image_px)
     feed = list(_batches(run, out, steps + 2))
     engines = {way: _engine(run, skip) for way, skip in WAYS.items()}
@@ -84,7 +103,9 @@ def pairs_per_second(out: Path, image_px: int, steps: int) -> dict[str, float]:
             started = time.process_time()
             train_step(engine, batch, 1e-6, None)
             seconds[way].append(time.process_time() - started)
-    return {way: run.train.batch_pairs / float(np.median(taken[2:])) for way, taken in seconds.items()}
+    return {
+        way: run.train.batch_pairs / float(np.median(taken[2:])) for way, taken in seconds.items()
+    }
 
 
 def _batches(run: RunConfig, out: Path, steps: int) -> list[Batch]:
@@ -108,14 +129,28 @@ def _engine(run: RunConfig, skip: bool) -> Engine:
 
 def written(rows: list[dict[str, Any]], speeds: dict[int, dict[str, float]], out: Path) -> str:
     """Write JSON and Markdown; the latter."""
-    (out / "blank_rows.json").write_text(json.dumps({"torch": torch.__version__, "rows": rows, "speeds": speeds}, indent=1) + "\n")
+    (out / "blank_rows.json").write_text(
+        json.dumps({"torch": torch.__version__, "rows": rows, "speeds": speeds}, indent=1) + "\n"
+    )
     lines = ["| | seed | " + " | ".join(METRICS) + " | loss |", "|---" * (3 + len(METRICS)) + "|"]
     for row in rows:
-        cells = [f"{row[m]['value']:.1f} [{row[m]['low']:.1f}, {row[m]['high']:.1f}]" for m in METRICS]
-        lines.append(f"| {row['way']} | {row['seed']} | " + " | ".join(cells) + f" | {row['loss']:.2f} |")
+        cells = [
+            f"{row[m]['value']:.1f} [{row[m]['low']:.1f}, {row[m]['high']:.1f}]" for m in METRICS
+        ]
+        lines.append(
+            f"| {row['way']} | {row['seed']} | " + " | ".join(cells) + f" | {row['loss']:.2f} |"
+        )
     first = rows[0]
-    lines.append("| guessing | | " + " | ".join(f"{first[m]['chance']:.1f} (n {first[m]['n']})" for m in METRICS) + " | |")
-    lines += ["", "| pairs per CPU second of the step | " + " | ".join(WAYS) + " | factor |", "|---|---|---|---|"]
+    lines.append(
+        "| guessing | | "
+        + " | ".join(f"{first[m]['chance']:.1f} (n {first[m]['n']})" for m in METRICS)
+        + " | |"
+    )
+    lines += [
+        "",
+        "| pairs per CPU second of the step | " + " | ".join(WAYS) + " | factor |",
+        "|---|---|---|---|",
+    ]
     for px, found in speeds.items():
         plain, skipped = (found[way] for way in WAYS)
         lines.append(f"| {px} px | {plain:.1f} | {skipped:.1f} | {skipped / plain:.2f} |")

@@ -2,10 +2,11 @@
 
     python benchmarks/gradient_factors.py [--ranks 1 2 4] [--out FILE]
 
-A small two-sided tower in float64, gradients averaged over gloo ranks as DDP and ZeRO average them; truth is one process with the
-whole batch. `weights` is <g, truth> / <truth, truth>, `direction` the cosine of the two, `logit scale` the ratio. GradCache
-and Inf-CL are optional packages (`GradCache`, `inf-cl` with triton); a row says so where one is not installed.
-open_clip's accumulation is its training loop written out again around its own ClipLoss (train.py, --accum-freq).
+A small two-sided tower in float64, gradients averaged over gloo ranks as DDP and ZeRO average them;
+truth is one process with the whole batch. `weights` is <g, truth> / <truth, truth>, `direction` the
+cosine of the two, `logit scale` the ratio. GradCache and Inf-CL are optional packages (`GradCache`,
+`inf-cl` with triton); a row says so where one is not installed. open_clip's accumulation is its
+training loop written out again around its own ClipLoss (train.py, --accum-freq).
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Tower(nn.Module):
     def scale(self) -> Tensor:
         return self.t.exp().reshape(())
 
-    def forward(self, photos: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, photos: Tensor, first: Tensor, second: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         return self.embed(torch.cat([photos, first])), self.embed(second), self.scale()
 
 
@@ -56,7 +59,11 @@ class Gradient(ShardedOptimizer):
     """Leaves the averaged gradients in place for a look."""
 
     def step(self, multiplier: float | None = None) -> None:
-        self.seen = {name: parameter.grad.clone() for name, parameter in self._whole.items() if parameter.grad is not None}
+        self.seen = {
+            name: parameter.grad.clone()
+            for name, parameter in self._whole.items()
+            if parameter.grad is not None
+        }
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -75,7 +82,13 @@ def ours(rank: int, world: int, chunks: int) -> dict[str, Tensor]:
     tower, (x, y) = Tower(), local(rank, world)
     optimizer = Gradient(tower.named_parameters(), 1.0, 0.0, set())
     engine = PlainEngine(tower, optimizer, "float32", torch.device("cpu"))
-    contrastive_step(engine, x, x[:0], y, memory=MemoryPlan("cached", len(x) // chunks, "") if chunks > 1 else None)
+    contrastive_step(
+        engine,
+        x,
+        x[:0],
+        y,
+        memory=MemoryPlan("cached", len(x) // chunks, "") if chunks > 1 else None,
+    )
     engine.update(1.0)
     return optimizer.seen
 
@@ -92,13 +105,17 @@ def averaged(tower: Tower, world: int) -> dict[str, Tensor]:
     return gradients
 
 
-def clip_loss(local_loss: bool, gather_with_grad: bool) -> Callable[[int, int], dict[str, Tensor] | str]:
+def clip_loss(
+    local_loss: bool, gather_with_grad: bool
+) -> Callable[[int, int], dict[str, Tensor] | str]:
     def run(rank: int, world: int) -> dict[str, Tensor] | str:
         module = _open_clip()
         if module is None:
             return "not installed"
         tower, (x, y) = Tower(), local(rank, world)
-        loss = module.ClipLoss(local_loss=local_loss, gather_with_grad=gather_with_grad, rank=rank, world_size=world)
+        loss = module.ClipLoss(
+            local_loss=local_loss, gather_with_grad=gather_with_grad, rank=rank, world_size=world
+        )
         loss(tower.embed(x), tower.embed(y), tower.scale()).backward()
         return averaged(tower, world)
 
@@ -106,7 +123,9 @@ def clip_loss(local_loss: bool, gather_with_grad: bool) -> Callable[[int, int], 
 
 
 def clip_accumulation(rank: int, world: int) -> dict[str, Tensor] | str:
-    """--accum-freq: features of all micro-batches once without a graph, then each again with the others' cached ones."""
+    """--accum-freq: features of all micro-batches once without a graph, then each again with the
+    others' cached ones.
+    """
     module = _open_clip()
     if module is None:
         return "not installed"
@@ -125,11 +144,15 @@ def clip_accumulation(rank: int, world: int) -> dict[str, Tensor] | str:
 
 
 def grad_cache(rank: int, world: int) -> dict[str, Tensor] | str:
-    """The package with its own losses, both directions; over ranks its DistributedContrastiveLoss."""
+    """The package with its own losses, both directions; over ranks its
+    DistributedContrastiveLoss.
+    """
     try:
         import gradcache
 
-        sys.modules.setdefault("grad_cache", gradcache)  # its files import themselves under the repository's name
+        sys.modules.setdefault(
+            "grad_cache", gradcache
+        )  # its files import themselves under the repository's name
         from gradcache.grad_cache import GradCache
         from gradcache.loss import DistributedContrastiveLoss, SimpleContrastiveLoss
     except ImportError:
@@ -138,7 +161,11 @@ def grad_cache(rank: int, world: int) -> dict[str, Tensor] | str:
     one_way = DistributedContrastiveLoss() if world > 1 else SimpleContrastiveLoss()
     side = nn.Module()
     side.forward = lambda x: tower.embed(x)
-    cache = GradCache([side, side], chunk_sizes=len(x) // CHUNKS, loss_fn=lambda a, b: _both(one_way, a, b, tower.scale()))
+    cache = GradCache(
+        [side, side],
+        chunk_sizes=len(x) // CHUNKS,
+        loss_fn=lambda a, b: _both(one_way, a, b, tower.scale()),
+    )
     cache(x, y)
     return averaged(tower, world)
 
@@ -152,12 +179,19 @@ def inf_cl(rank: int, world: int) -> dict[str, Tensor] | str:
     try:
         from inf_cl import cal_ring_loss
     except Exception as error:  # triton missing, or without a driver
-        return "not installed" if isinstance(error, ImportError) else f"not run: {type(error).__name__}"
+        return (
+            "not installed"
+            if isinstance(error, ImportError)
+            else f"not run: {type(error).__name__}"
+        )
     if world == 1:
         return "needs ranks"
     tower, (x, y) = Tower(), local(rank, world)
     a, b, scale = tower.embed(x).float(), tower.embed(y).float(), tower.scale().float()
-    (cal_ring_loss(a, b, scale=scale, head_dim=8).mean() + cal_ring_loss(b, a, scale=scale, head_dim=8).mean()).div(2).backward()
+    (
+        cal_ring_loss(a, b, scale=scale, head_dim=8).mean()
+        + cal_ring_loss(b, a, scale=scale, head_dim=8).mean()
+    ).div(2).backward()
     return averaged(tower, world)
 
 
@@ -179,18 +213,26 @@ def compared(gradients: dict[str, Tensor]) -> dict[str, float]:
     x, y = batch()
     contrastive_loss(tower.embed(x), tower.embed(y), tower.scale()).backward()
     truth = {name: p.grad for name, p in tower.named_parameters()}
-    g, t = (torch.cat([d[name].reshape(-1) for name in truth if name != "t"]) for d in (gradients, truth))
+    g, t = (
+        torch.cat([d[name].reshape(-1) for name in truth if name != "t"])
+        for d in (gradients, truth)
+    )
     return {
         "weights": float(g @ t / (t @ t)),
         "direction": float(g @ t / (g.norm() * t.norm())),
         "logit_scale": float(gradients["t"] / truth["t"]),
-        "error": max(float((gradients[name] - truth[name]).abs().max() / truth[name].abs().max()) for name in truth),
+        "error": max(
+            float((gradients[name] - truth[name]).abs().max() / truth[name].abs().max())
+            for name in truth
+        ),
     }
 
 
 def work(rank: int, world: int, port: int, path: str) -> None:
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     dist.init_process_group("gloo")
     results = {}
     for name, run in ROWS.items():
@@ -204,12 +246,17 @@ def work(rank: int, world: int, port: int, path: str) -> None:
 
 def main() -> None:
     """Print one table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/gradient_factors.json"))
     options = parser.parse_args()
     everything = {}
-    print(f"{'ranks':>5}  {'implementation':40}{'weights':>10}{'direction':>11}{'logit scale':>13}{'largest error':>15}")
+    print(
+        f"{'ranks':>5} "
+        f" {'implementation':40}{'weights':>10}{'direction':>11}{'logit scale':>13}{'largest error':>15}"
+    )
     for world in options.ranks:
         with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
             probe.bind(("127.0.0.1", 0))

@@ -1,12 +1,14 @@
-"""How many pairs a second does the loader make from real JPEG shards, by worker processes, and does drawing text live cost anything?
+"""How many pairs a second does the loader make from real JPEG shards, by worker processes, and does
+drawing text live cost anything?
 
     python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 20] [--workers 0 1 2] [--need 2000]
 
-Photos and captions of ../shared/data/flickr8k (224 px JPEGs, short side kept), written into shards with their drawings. Each row is the
-best of the rounds; "drawn" renders the captions in the loader, "stored" decodes the shards' 1-bit PNGs, "webdataset" reads the same tars
-with the webdataset library and Pillow's own resize (its usual use: other pixels, other order, no exactness), one text drawn.
-"share of a GPU" is the rate over --need pairs/s: what one accelerator is expected to consume. Parts are timed on one core, alone.
-Writes benchmarks/out/loader.json.
+Photos and captions of ../shared/data/flickr8k (224 px JPEGs, short side kept), written into shards
+with their drawings. Each row is the best of the rounds; "drawn" renders the captions in the loader,
+"stored" decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the webdataset
+library and Pillow's own resize (its usual use: other pixels, other order, no exactness), one text
+drawn. "share of a GPU" is the rate over --need pairs/s: what one accelerator is expected to
+consume. Parts are timed on one core, alone. Writes benchmarks/out/loader.json.
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ FLICKR = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k"
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image-px", type=int, default=224)
     parser.add_argument("--batch-pairs", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--need", type=float, default=2000.0, help="pairs a second that one accelerator consumes")
+    parser.add_argument(
+        "--need", type=float, default=2000.0, help="pairs a second that one accelerator consumes"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if not FLICKR.is_dir():
@@ -52,23 +58,41 @@ def main() -> None:
         manifest, data = prepared(Path(folder), arguments.image_px)
         rows = [*rates(manifest, data, arguments), *parts(manifest, arguments.image_px)]
     for row in rows:
-        share = f"{row['pairs_per_second'] / arguments.need:8.0%}" if "pairs_per_second" in row else ""
-        print(f"{row['what']:42s} {row.get('pairs_per_second', row.get('milliseconds')):10.2f} {row['unit']:10s} {share}")
+        share = (
+            f"{row['pairs_per_second'] / arguments.need:8.0%}" if "pairs_per_second" in row else ""
+        )
+        print(
+            f"{row['what']:42s} {row.get('pairs_per_second', row.get('milliseconds')):10.2f}"
+            f" {row['unit']:10s} {share}"
+        )
     OUT.parent.mkdir(exist_ok=True)
-    about = {"cores": os.cpu_count(), "machine": platform.processor() or platform.machine(), "load": os.getloadavg()[0], **vars(arguments)}
+    about = {
+        "cores": os.cpu_count(),
+        "machine": platform.processor() or platform.machine(),
+        "load": os.getloadavg()[0],
+        **vars(arguments),
+    }
     OUT.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
     """Flickr8k's training photos as shards that also hold their drawings."""
-    source = SourceConfig("karpathy", str(FLICKR / "dataset_flickr8k.json"), str(FLICKR / "Flicker8k_Dataset"), "train", name="flickr8k")
+    source = SourceConfig(
+        "karpathy",
+        str(FLICKR / "dataset_flickr8k.json"),
+        str(FLICKR / "Flicker8k_Dataset"),
+        "train",
+        name="flickr8k",
+    )
     data = DataConfig((source,), store_drawings=True)
     report = ValidationReport(2300, [], {}, {"flickr8k": 1.0}, {}, {}, "benchmark")
     plan = RenderPlan(StagePlan(str(folder), 0, "benchmark"), data, RenderConfig(image_px=image_px))
     return shards.write_shards(plan, report, progress=False), data
 
 
-def rates(manifest: Manifest, data: DataConfig, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def rates(
+    manifest: Manifest, data: DataConfig, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Pairs a second, from shards to batches."""
     renderer = Renderer(image_px=arguments.image_px)
 
@@ -90,7 +114,9 @@ def rates(manifest: Manifest, data: DataConfig, arguments: argparse.Namespace) -
     for workers in arguments.workers:
         runs[f"ours, drawn, {workers} workers"] = lambda workers=workers: ours(workers, False)
         runs[f"ours, stored, {workers} workers"] = lambda workers=workers: ours(workers, True)
-        runs[f"webdataset, {workers} workers"] = lambda workers=workers: theirs(manifest, renderer, arguments, workers)
+        runs[f"webdataset, {workers} workers"] = lambda workers=workers: theirs(
+            manifest, renderer, arguments, workers
+        )
     best = dict.fromkeys(runs, 0.0)
     for _ in range(arguments.rounds):
         for name, run in runs.items():
@@ -99,10 +125,14 @@ def rates(manifest: Manifest, data: DataConfig, arguments: argparse.Namespace) -
             start = time.perf_counter()
             n = sum(1 for _ in zip(range(arguments.steps), batches, strict=False))
             best[name] = max(best[name], n * arguments.batch_pairs / (time.perf_counter() - start))
-    return [{"what": name, "pairs_per_second": rate, "unit": "pairs/s"} for name, rate in best.items()]
+    return [
+        {"what": name, "pairs_per_second": rate, "unit": "pairs/s"} for name, rate in best.items()
+    ]
 
 
-def theirs(manifest: Manifest, renderer: Renderer, arguments: argparse.Namespace, workers: int) -> Iterable[Any]:
+def theirs(
+    manifest: Manifest, renderer: Renderer, arguments: argparse.Namespace, workers: int
+) -> Iterable[Any]:
     """The same tars through the webdataset library."""
     import torch
     import webdataset
@@ -110,11 +140,21 @@ def theirs(manifest: Manifest, renderer: Renderer, arguments: argparse.Namespace
     px = arguments.image_px
 
     def decoded(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        picture = Image.open(io.BytesIO(sample["jpg"])).convert("RGB").resize((px, px), Image.Resampling.BILINEAR)
+        picture = (
+            Image.open(io.BytesIO(sample["jpg"]))
+            .convert("RGB")
+            .resize((px, px), Image.Resampling.BILINEAR)
+        )
         return np.asarray(picture), renderer.masks([json.loads(sample["json"])["texts"][0]])[0]
 
-    urls = [str(Path(manifest.uri) / entry.name) for entry in manifest.files if entry.name.endswith(".tar")]
-    pipeline = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False)
+    urls = [
+        str(Path(manifest.uri) / entry.name)
+        for entry in manifest.files
+        if entry.name.endswith(".tar")
+    ]
+    pipeline = webdataset.WebDataset(
+        urls, shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
+    )
     pipeline = pipeline.repeat().map(decoded).batched(arguments.batch_pairs)
     return torch.utils.data.DataLoader(pipeline, batch_size=None, num_workers=workers)
 
@@ -127,10 +167,14 @@ def parts(manifest: Manifest, image_px: int) -> list[dict[str, Any]]:
     data = [source.read(record, source.index.first[record]) for record in records]
     images = [np.resize(decode_image(one), (256, 341, 3)) for one in data]
     texts = [source.texts(record)[0] for record in records]
-    drawings = [source.read(record, source.index.drawings[source.text_starts[record]]) for record in records]
+    drawings = [
+        source.read(record, source.index.drawings[source.text_starts[record]]) for record in records
+    ]
     work: dict[str, Callable[[], Any]] = {
         "decode a photo": lambda: [decode_image(one) for one in data],
-        f"squash it to {image_px} px (from 341 x 256)": lambda: [squash(image, image_px) for image in images],
+        f"squash it to {image_px} px (from 341 x 256)": lambda: [
+            squash(image, image_px) for image in images
+        ],
         "read and parse its texts": lambda: [source.texts(record) for record in records],
         "draw a text": lambda: renderer.masks(texts),
         "decode a stored drawing": lambda: [loader._masks(one) for one in drawings],

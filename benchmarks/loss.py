@@ -1,10 +1,12 @@
-"""What does the loss over a large batch cost, in memory and time, beside the dense definition and open_clip's ClipLoss?
+"""What does the loss over a large batch cost, in memory and time, beside the dense definition and
+open_clip's ClipLoss?
 
     python benchmarks/loss.py [--batches 1280 2560 5120 10240] [--width 768] [--largest-dense 10240] [--out FILE]
 
-One process, forward and backward on features of unit length, float32, on a GPU if there is one. Extra memory is the peak of what is
-allocated between the call and the end of backward, gradients of both features (2 B d floats) included, features not. It prints the
-largest gradient difference to the definition in float64 (up to 2,560), so that nothing wrong is fast.
+One process, forward and backward on features of unit length, float32, on a GPU if there is one.
+Extra memory is the peak of what is allocated between the call and the end of backward, gradients of
+both features (2 B d floats) included, features not. It prints the largest gradient difference to
+the definition in float64 (up to 2,560), so that nothing wrong is fast.
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ MIB = 1 << 20
 
 
 def open_clip_loss() -> Callable[..., Tensor] | None:
-    """open_clip's ClipLoss, loaded by its file alone: the package needs a torchvision that fits; None where it is not installed."""
+    """open_clip's ClipLoss, loaded by its file alone: the package needs a torchvision that fits;
+    None where it is not installed.
+    """
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.origin:
         return None
-    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
+    spec = importlib.util.spec_from_file_location(
+        "open_clip_loss", Path(package.origin).with_name("loss.py")
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -38,24 +44,37 @@ def open_clip_loss() -> Callable[..., Tensor] | None:
     return module.ClipLoss()
 
 
-def features(batch: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def features(
+    batch: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.nn.functional.normalize(torch.randn(batch, width, generator=generator), dim=1) for _ in range(2))
+    a, b = (
+        torch.nn.functional.normalize(torch.randn(batch, width, generator=generator), dim=1)
+        for _ in range(2)
+    )
     pair = (a, torch.nn.functional.normalize(0.2 * a + b, dim=1), torch.tensor(20.0))
     return tuple(x.to(device, dtype).requires_grad_() for x in pair)
 
 
 def extra_bytes(run: Callable[[], None], device: torch.device) -> int:
-    """Peak of allocated bytes above those at the start: the device's counter, or the sum of all events of the CPU's allocator."""
+    """Peak of allocated bytes above those at the start: the device's counter, or the sum of all
+    events of the CPU's allocator.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         run()
-    events = sorted((e.start_ns(), e.nbytes()) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    events = sorted(
+        (e.start_ns(), e.nbytes())
+        for e in profile.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    )
     peak = held = 0
     for _, change in events:
         held += change
@@ -63,7 +82,9 @@ def extra_bytes(run: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def measure(loss: Callable[..., Tensor], batch: int, width: int, device: torch.device, repeats: int) -> dict[str, float]:
+def measure(
+    loss: Callable[..., Tensor], batch: int, width: int, device: torch.device, repeats: int
+) -> dict[str, float]:
     inputs = features(batch, width, device)
 
     def run() -> None:
@@ -85,16 +106,23 @@ def measure(loss: Callable[..., Tensor], batch: int, width: int, device: torch.d
         exact = features(batch, width, device, torch.float64)
         truth = torch.autograd.grad(contrastive_loss(*exact), exact)
         scale = max(float(t.abs().max()) for t in truth[:2])
-        result["gradient_error"] = max(float((x.grad - t).abs().max()) / scale for x, t in zip(inputs[:2], truth[:2], strict=True))
+        result["gradient_error"] = max(
+            float((x.grad - t).abs().max()) / scale
+            for x, t in zip(inputs[:2], truth[:2], strict=True)
+        )
     return result
 
 
 def main() -> None:
     """Print the table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1280, 2560, 5120, 10240])
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--largest-dense", type=int, default=10240, help="no dense form above this batch")
+    parser.add_argument(
+        "--largest-dense", type=int, default=10240, help="no dense form above this batch"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/loss.json"))
     options = parser.parse_args()
@@ -114,12 +142,22 @@ def main() -> None:
             if loss is None or (batch > options.largest_dense and name != "ours, tiled"):
                 print(f"{batch:7}  {name:20}{'not installed' if loss is None else 'not run':>11}")
                 continue
-            row = {"batch": batch, "form": name, **measure(loss, batch, options.width, device, options.repeats)}
+            row = {
+                "batch": batch,
+                "form": name,
+                **measure(loss, batch, options.width, device, options.repeats),
+            }
             rows.append(row)
             error = f"{row['gradient_error']:16.1e}" if "gradient_error" in row else ""
-            print(f"{batch:7}  {name:20}{row['extra_mib']:11.1f}{row['seconds'] * 1e3:10.1f}{error}", flush=True)
+            print(
+                f"{batch:7}  {name:20}{row['extra_mib']:11.1f}{row['seconds'] * 1e3:10.1f}{error}",
+                flush=True,
+            )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"torch": torch.__version__, "device": str(device), "rows": rows}, indent=2) + "\n")
+    options.out.write_text(
+        json.dumps({"torch": torch.__version__, "device": str(device), "rows": rows}, indent=2)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

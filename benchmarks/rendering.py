@@ -1,9 +1,11 @@
-"""How fast is text drawn, on one core, beside Pillow with the same font and beside the time that merely writing the bytes takes?
+"""How fast is text drawn, on one core, beside Pillow with the same font and beside the time that
+merely writing the bytes takes?
 
     python benchmarks/rendering.py [--out FILE]
 
-Three corpora: captions of about 60 characters, texts of 700, sentences in 16 languages. To masks (6,272 bytes a text at 224 px), to pixels
-(50,176), in both layouts. With a CUDA device also the expansion there, beside a B/16 training step on as many images. It checks no pixel.
+Three corpora: captions of about 60 characters, texts of 700, sentences in 16 languages. To masks
+(6,272 bytes a text at 224 px), to pixels (50,176), in both layouts. With a CUDA device also the
+expansion there, beside a B/16 training step on as many images. It checks no pixel.
 """
 
 from __future__ import annotations
@@ -49,9 +51,27 @@ WORDS = (
     "near",
     "water",
 )
-LANGUAGES = ("en", "de", "vi", "el", "ru", "he", "ar", "fa", "hi", "bn", "te", "th", "ja", "ko", "zh", "tr")
+LANGUAGES = (
+    "en",
+    "de",
+    "vi",
+    "el",
+    "ru",
+    "he",
+    "ar",
+    "fa",
+    "hi",
+    "bn",
+    "te",
+    "th",
+    "ja",
+    "ko",
+    "zh",
+    "tr",
+)
 REFERENCE_RATES = {"captions": 235, "long": 38, "mixed": 249}
-"""texts/s of big_vision's render_unifont in tf.data, one thread, measured on an EPYC Zen 4 core (TensorFlow is no dependency here)."""
+"""texts/s of big_vision's render_unifont in tf.data, one thread, measured on an EPYC Zen 4 core
+(TensorFlow is no dependency here)."""
 
 
 def corpora(n: int = 2048) -> dict[str, list[str]]:
@@ -65,7 +85,11 @@ def corpora(n: int = 2048) -> dict[str, list[str]]:
         return words[:characters]
 
     mixed = [SENTENCES[LANGUAGES[i % len(LANGUAGES)]] for i in range(n)]
-    return {"captions": [text(rng.randrange(45, 78)) for _ in range(n)], "long": [text(700) for _ in range(n // 4)], "mixed": mixed}
+    return {
+        "captions": [text(rng.randrange(45, 78)) for _ in range(n)],
+        "long": [text(700) for _ in range(n // 4)],
+        "mixed": mixed,
+    }
 
 
 def rate(draw: Callable[[list[str]], object], texts: list[str], repeats: int = REPEATS) -> float:
@@ -80,7 +104,9 @@ def rate(draw: Callable[[list[str]], object], texts: list[str], repeats: int = R
 
 
 def pillow_draw(folder: Path) -> Callable[[list[str]], object]:
-    """Pillow's ImageDraw (FreeType) with the same glyphs, basic layout, wrapped at 28 characters."""
+    """Pillow's ImageDraw (FreeType) with the same glyphs, basic layout, wrapped at 28
+    characters.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(str(write_bdf(folder)), 16, layout_engine=ImageFont.Layout.BASIC)
@@ -101,9 +127,9 @@ def write_bdf(folder: Path) -> Path:
     path = folder / "unifont.bdf"
     code_points = [int(c) for c in np.flatnonzero(font.slots[:0x10000]) if not 0xD800 <= c < 0xE000]
     head = (
-        "STARTFONT 2.1\nFONT -misc-unifont-medium-r-normal--16-160-72-72-c-80-iso10646-1\nSIZE 16 72 72\nFONTBOUNDINGBOX 16 16 0 -2\n"
-        'STARTPROPERTIES 5\nPIXEL_SIZE 16\nFONT_ASCENT 14\nFONT_DESCENT 2\nCHARSET_REGISTRY "ISO10646"\nCHARSET_ENCODING "1"\n'
-        "ENDPROPERTIES\n"
+        "STARTFONT 2.1\nFONT -misc-unifont-medium-r-normal--16-160-72-72-c-80-iso10646-1\nSIZE 16"
+        " 72 72\nFONTBOUNDINGBOX 16 16 0 -2\nSTARTPROPERTIES 5\nPIXEL_SIZE 16\nFONT_ASCENT"
+        ' 14\nFONT_DESCENT 2\nCHARSET_REGISTRY "ISO10646"\nCHARSET_ENCODING "1"\nENDPROPERTIES\n'
     )
     with path.open("w", encoding="ascii") as file:
         file.write(f"{head}CHARS {len(code_points)}\n")
@@ -112,7 +138,10 @@ def write_bdf(folder: Path) -> Path:
             columns = font.cells[slot, :width]
             pixels = (columns[None, :] >> np.arange(16, dtype=np.uint16)[:, None]) & 1
             rows = [np.packbits(row.astype(np.uint8)).tobytes().hex().upper() for row in pixels]
-            file.write(f"STARTCHAR U+{code:04X}\nENCODING {code}\nSWIDTH {500 * width // 8} 0\nDWIDTH {width} 0\nBBX {width} 16 0 -2\n")
+            file.write(
+                f"STARTCHAR U+{code:04X}\nENCODING {code}\nSWIDTH {500 * width // 8} 0\nDWIDTH"
+                f" {width} 0\nBBX {width} 16 0 -2\n"
+            )
             file.write("BITMAP\n" + "\n".join(rows) + "\nENDCHAR\n")
         file.write("ENDFONT\n")
     return path
@@ -135,13 +164,17 @@ def host() -> dict[str, dict[str, float | str]]:
         results[name] = {corpus: round(rate(draw, batch)) for corpus, batch in texts.items()}
     with tempfile.TemporaryDirectory() as folder:
         draw = pillow_draw(Path(folder))
-        results["Pillow ImageDraw"] = {corpus: round(rate(draw, batch[:BATCH], 3)) for corpus, batch in texts.items()}
+        results["Pillow ImageDraw"] = {
+            corpus: round(rate(draw, batch[:BATCH], 3)) for corpus, batch in texts.items()
+        }
     results["big_vision (not run here)"] = dict(REFERENCE_RATES)
     return results
 
 
 def device() -> dict[str, float | str]:
-    """Milliseconds of expansion to bf16 RGB and of a B/16 step, forward and backward, on the same images."""
+    """Milliseconds of expansion to bf16 RGB and of a B/16 step, forward and backward, on the same
+    images.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -175,9 +208,13 @@ def device() -> dict[str, float | str]:
 
     results: dict[str, float | str] = {"device": torch.cuda.get_device_name(), "images": n}
     results["eager expansion ms"] = milliseconds(lambda: expand(masks, torch.bfloat16).contiguous())
-    results["compiled expansion ms"] = milliseconds(lambda: compiled(masks, torch.bfloat16).contiguous())
+    results["compiled expansion ms"] = milliseconds(
+        lambda: compiled(masks, torch.bfloat16).contiguous()
+    )
     results["B/16 step ms"] = milliseconds(step)
-    results["compiled expansion / step"] = results["compiled expansion ms"] / results["B/16 step ms"]
+    results["compiled expansion / step"] = (
+        results["compiled expansion ms"] / results["B/16 step ms"]
+    )
     return results
 
 
@@ -189,7 +226,11 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     load = os.getloadavg()[0]
-    results = {"machine": platform.processor() or platform.machine(), "load_before": load, "texts_per_second": host()}
+    results = {
+        "machine": platform.processor() or platform.machine(),
+        "load_before": load,
+        "texts_per_second": host(),
+    }
     print(f"texts/s of one core's CPU time, best of {REPEATS}; load before the run {load:.1f}")
     print(f"{'':30}{'captions':>12}{'long':>12}{'mixed':>12}")
     for name, row in results["texts_per_second"].items():

@@ -1,7 +1,9 @@
-"""`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset | released`: the model from a shell.
+"""`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset |
+released`: the model from a shell.
 
-Each command is a few lines over `Clippo`, `Renderer` or `analysis/`; what is wrong is said in a sentence, with exit code 2. Training and
-evaluation are Flyte workflows (`pyflyte run workflows …`), not commands here.
+Each command is a few lines over `Clippo`, `Renderer` or `analysis/`; what is wrong is said in a
+sentence, with exit code 2. Training and evaluation are Flyte workflows (`pyflyte run workflows …`),
+not commands here.
 """
 
 from __future__ import annotations
@@ -23,55 +25,69 @@ MODEL is one of
 """
 
 _EXAMPLES = {
-    "embed": """\
+    "embed": (
+        """\
 Writes float32 unit rows; the dot product of two rows is their cosine.
 
   python -m clippo_core embed clippo_b16_yfcc100m --images photos/*.jpg --out photos.npz
   printf 'a dog\\na cat\\n' | python -m clippo_core embed model.safetensors --texts - --out texts.npz
 
 texts.npz holds `texts` [n, d] and `text_names` [n]; photos.npz `images` [n, d] and `image_names` [n]; both may be asked for at once.
-""",
-    "classify": """\
+"""
+    ),
+    "classify": (
+        """\
 Zero-shot: each name is put into every template, drawn as a picture, and embedded by the same tower as the photos.
 
   python -m clippo_core classify clippo_b16_yfcc100m dog.jpg --names dog cat 'ice cream'
   python -m clippo_core classify model.npz photos/*.jpg --names-file classes.txt --template 'a photo of a {}.' --template '{}' --json
-""",
-    "render": """\
+"""
+    ),
+    "render": (
+        """\
 Draws texts as the tower reads them, ink on grey; the characters are those of the bitmap font GNU Unifont.
 
   python -m clippo_core render 'a dog' 'ein Hund' --out dogs.png              pages below one another
   python -m clippo_core render --file captions.txt --census                   rows used, glyphs cut off or missing, one line a text
   cut -f1,3 pairs.tsv | python -m clippo_core render --file - --tagged --census     the same by language
   python -m clippo_core render 'مرحبا' --layout shaped --image-px 384 --out hello.png
-""",
-    "convert": """\
+"""
+    ),
+    "convert": (
+        """\
 The endings say what is read and written.
 
   python -m clippo_core convert clippo_b16_yfcc100m clippo.safetensors        a released model as one file, ready for Clippo.load
   python -m clippo_core convert runs/demo-1a2b3c/checkpoints model.npz        what big_vision reads (plain CLIPPO only)
   python -m clippo_core convert model.npz large.safetensors --image-px 384    position embeddings resampled by the reference's rule
   python -m clippo_core convert B_16.npz vit.safetensors --image-only         a pretrained ViT (augreg .npz, timm .safetensors) for VQA
-""",
-    "tokenizer": """\
+"""
+    ),
+    "tokenizer": (
+        """\
 Lower-cased, with byte fallback, ids as T5's; what model.tokenizer of 1T-CLIP and CLIP* names.
 
   python -m clippo_core tokenizer --config run.json --out captions.model       from the sources of a run
   python -m clippo_core tokenizer en.txt de.txt --size 8000 --out ende.model
-""",
-    "preset": """\
+"""
+    ),
+    "preset": (
+        """\
 Prints the preset as JSON, to be edited and given to `pyflyte run workflows pretrain_and_evaluate --config run.json`.
 
   python -m clippo_core preset                                                 their names
   python -m clippo_core preset slices --data DATA > run.json
   python -m clippo_core preset paper_b16 --set c4_share=0.25 --set train__zero_stage=2 --set name=mine
-""",
-    "analyse": """\
+"""
+    ),
+    "analyse": (
+        """\
   python -m clippo_core analyse gap MODEL --images photos/ --captions captions.tsv      lines of file name, tab, text
   python -m clippo_core analyse patches MODEL --out patches.html
   python -m clippo_core analyse lengths --texts en=en.txt --texts th=th.txt --tokenizer t5=spiece.model --out lengths.html
   python -m clippo_core analyse compare runs --beside 'CLIPPO B/16' 'CLIP* B/16' --out side-by-side
-""",
+"""
+    ),
 }
 
 
@@ -89,14 +105,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m clippo_core", description="CLIPPO: photos and text, one tower, pixels only.")
+    parser = argparse.ArgumentParser(
+        "python -m clippo_core", description="CLIPPO: photos and text, one tower, pixels only."
+    )
     names = parser.add_subparsers(required=True, metavar="COMMAND")
     embed = _command(names, "embed", commands.embed, "embeddings of texts and images, as .npz")
     _add_model(embed)
-    embed.add_argument("--texts", metavar="FILE", help="one text a line, UTF-8; - is standard input")
-    embed.add_argument("--images", nargs="+", metavar="FILE", default=[], help="pictures, local or s3://")
     embed.add_argument(
-        "--preprocess", choices=("squash", "fewshot"), default="squash", help="fewshot cuts the middle out of a larger squash"
+        "--texts", metavar="FILE", help="one text a line, UTF-8; - is standard input"
+    )
+    embed.add_argument(
+        "--images", nargs="+", metavar="FILE", default=[], help="pictures, local or s3://"
+    )
+    embed.add_argument(
+        "--preprocess",
+        choices=("squash", "fewshot"),
+        default="squash",
+        help="fewshot cuts the middle out of a larger squash",
     )
     embed.add_argument("--out", required=True, metavar="FILE.npz")
 
@@ -105,67 +130,167 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("image", nargs="+", help="pictures, local or s3://")
     classify.add_argument("--names", nargs="+", default=[], help="class names")
     classify.add_argument("--names-file", metavar="FILE", help="one class name a line")
-    classify.add_argument("--template", action="append", metavar="SENTENCE", help="with {} for the name; may be repeated")
-    classify.add_argument("--top", type=int, default=5, help="classes shown for an image (default 5)")
+    classify.add_argument(
+        "--template",
+        action="append",
+        metavar="SENTENCE",
+        help="with {} for the name; may be repeated",
+    )
+    classify.add_argument(
+        "--top", type=int, default=5, help="classes shown for an image (default 5)"
+    )
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    render = _command(names, "render", commands.render, "text as the tower sees it, or a census of it")
+    render = _command(
+        names, "render", commands.render, "text as the tower sees it, or a census of it"
+    )
     render.add_argument("text", nargs="*")
     render.add_argument("--file", metavar="FILE", help="one text a line; - is standard input")
     render.add_argument("--out", metavar="FILE.png")
-    render.add_argument("--tagged", action="store_true", help="lines of --file are language, tab, text; --census then sums by language")
-    render.add_argument("--census", action="store_true", help="print rows used, glyphs cut off and glyphs missing")
+    render.add_argument(
+        "--tagged",
+        action="store_true",
+        help="lines of --file are language, tab, text; --census then sums by language",
+    )
+    render.add_argument(
+        "--census", action="store_true", help="print rows used, glyphs cut off and glyphs missing"
+    )
     _add_page(render)
-    render.add_argument("--layout", choices=("reference", "shaped"), default="reference", help="shaped: bidi, joining, marks, word wrap")
+    render.add_argument(
+        "--layout",
+        choices=("reference", "shaped"),
+        default="reference",
+        help="shaped: bidi, joining, marks, word wrap",
+    )
     render.add_argument("--monospace", action="store_true", help="16 px for every character")
-    render.add_argument("--font", action="append", metavar="FILE.hex", help="instead of the shipped font; later ones fill gaps")
+    render.add_argument(
+        "--font",
+        action="append",
+        metavar="FILE.hex",
+        help="instead of the shipped font; later ones fill gaps",
+    )
 
     convert = _command(names, "convert", commands.convert, "checkpoints from one form to another")
     convert.add_argument("source", metavar="MODEL")
     convert.add_argument("target", metavar="FILE", help=".safetensors or .npz")
-    convert.add_argument("--image-px", type=int, default=0, help="resample the position embeddings for this size")
-    convert.add_argument("--image-only", action="store_true", help="MODEL is a pretrained ViT; its MAP head starts fresh")
+    convert.add_argument(
+        "--image-px", type=int, default=0, help="resample the position embeddings for this size"
+    )
+    convert.add_argument(
+        "--image-only",
+        action="store_true",
+        help="MODEL is a pretrained ViT; its MAP head starts fresh",
+    )
     _add_analyse(names)
-    tokenizer = _command(names, "tokenizer", commands.tokenizer, "a SentencePiece model for the baselines that read tokens")
+    tokenizer = _command(
+        names,
+        "tokenizer",
+        commands.tokenizer,
+        "a SentencePiece model for the baselines that read tokens",
+    )
     tokenizer.add_argument("file", nargs="*", help="one text a line, UTF-8")
-    tokenizer.add_argument("--config", default="", metavar="RUN.json", help="take the texts of this run's sources instead")
-    tokenizer.add_argument("--size", type=int, default=32_000, help="pieces (default 32,000); fewer where the text gives no more")
+    tokenizer.add_argument(
+        "--config",
+        default="",
+        metavar="RUN.json",
+        help="take the texts of this run's sources instead",
+    )
+    tokenizer.add_argument(
+        "--size",
+        type=int,
+        default=32_000,
+        help="pieces (default 32,000); fewer where the text gives no more",
+    )
     tokenizer.add_argument("--out", required=True, metavar="FILE.model")
     preset = _command(names, "preset", commands.preset, "a complete run's configuration, as JSON")
     preset.add_argument("name", nargs="?", default="", metavar="PRESET")
     preset.add_argument("--data", default="", help="folder or bucket prefix of the data")
     preset.add_argument("--root", default="", help="where runs go")
-    preset.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of it, or a field: train__steps=10")
-    _command(names, "released", commands.released, "the authors' six checkpoints, with their results")
+    preset.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of it, or a field: train__steps=10",
+    )
+    _command(
+        names, "released", commands.released, "the authors' six checkpoints, with their results"
+    )
     return parser
 
 
 def _add_analyse(names: Any) -> None:
-    analyse = _command(names, "analyse", None, "modality gap, patch components, tokenizer lengths, comparison with published numbers")
+    analyse = _command(
+        names,
+        "analyse",
+        None,
+        "modality gap, patch components, tokenizer lengths, comparison with published numbers",
+    )
     kinds = analyse.add_subparsers(required=True, metavar="gap | patches | lengths | compare")
-    gap = _command(kinds, "gap", commands.gap, "distance between the clouds of images and texts, and whether a plane divides them")
+    gap = _command(
+        kinds,
+        "gap",
+        commands.gap,
+        "distance between the clouds of images and texts, and whether a plane divides them",
+    )
     _add_model(gap)
     gap.add_argument("--images", required=True, metavar="FOLDER")
-    gap.add_argument("--captions", required=True, metavar="FILE.tsv", help="lines of file name, tab, text")
-    patches = _command(kinds, "patches", commands.patches, "principal components of the patch embedding")
+    gap.add_argument(
+        "--captions", required=True, metavar="FILE.tsv", help="lines of file name, tab, text"
+    )
+    patches = _command(
+        kinds, "patches", commands.patches, "principal components of the patch embedding"
+    )
     _add_model(patches)
     patches.add_argument("--n", type=int, default=30, help="how many (default 30)")
     patches.add_argument("--out", metavar="FILE.html")
-    lengths = _command(kinds, "lengths", commands.lengths, "patches against SentencePiece tokens, by language")
-    lengths.add_argument("--texts", action="append", required=True, metavar="LANGUAGE=FILE", help="one text a line; may be repeated")
-    lengths.add_argument("--tokenizer", action="append", default=[], metavar="NAME=FILE.model", help="may be repeated")
+    lengths = _command(
+        kinds, "lengths", commands.lengths, "patches against SentencePiece tokens, by language"
+    )
+    lengths.add_argument(
+        "--texts",
+        action="append",
+        required=True,
+        metavar="LANGUAGE=FILE",
+        help="one text a line; may be repeated",
+    )
+    lengths.add_argument(
+        "--tokenizer",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.model",
+        help="may be repeated",
+    )
     lengths.add_argument("--out", metavar="FILE.html")
     _add_page(lengths)
-    compare = _command(kinds, "compare", commands.compare, "results of finished runs beside published numbers and chance")
-    compare.add_argument("runs", metavar="FOLDER", help="every result below it is taken; local or s3://")
-    compare.add_argument("--beside", nargs="+", default=["CLIPPO B/16"], metavar="MODEL", help="published models (default: CLIPPO B/16)")
-    compare.add_argument("--out", metavar="FOLDER", help="also write compare.csv, compare.md and compare.svg there")
+    compare = _command(
+        kinds,
+        "compare",
+        commands.compare,
+        "results of finished runs beside published numbers and chance",
+    )
+    compare.add_argument(
+        "runs", metavar="FOLDER", help="every result below it is taken; local or s3://"
+    )
+    compare.add_argument(
+        "--beside",
+        nargs="+",
+        default=["CLIPPO B/16"],
+        metavar="MODEL",
+        help="published models (default: CLIPPO B/16)",
+    )
+    compare.add_argument(
+        "--out", metavar="FOLDER", help="also write compare.csv, compare.md and compare.svg there"
+    )
 
 
 def _command(names: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     command: argparse.ArgumentParser = names.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".\n\n" + _EXAMPLES.get(name, ""), formatter_class=shape
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".\n\n" + _EXAMPLES.get(name, ""),
+        formatter_class=shape,
     )
     command.set_defaults(run=run)
     return command
@@ -175,13 +300,28 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.epilog = _MODEL
     command.add_argument("model", metavar="MODEL", help="see below")
     command.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where there is one)")
-    command.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: faster on a GPU")
+    command.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: faster on a GPU",
+    )
     command.add_argument("--batch-size", type=int, default=256)
-    command.add_argument("--font", action="append", metavar="FILE.hex", help="Unifont files; released models were trained with 9.0.06")
+    command.add_argument(
+        "--font",
+        action="append",
+        metavar="FILE.hex",
+        help="Unifont files; released models were trained with 9.0.06",
+    )
 
 
 def _add_page(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--image-px", type=int, default=224, help="height and width of the page, a multiple of 16 (default 224)")
+    command.add_argument(
+        "--image-px",
+        type=int,
+        default=224,
+        help="height and width of the page, a multiple of 16 (default 224)",
+    )
 
 
 if __name__ == "__main__":

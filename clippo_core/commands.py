@@ -1,7 +1,9 @@
-"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer` and `analysis/`.
+"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer`
+and `analysis/`.
 
-Every function takes the parsed arguments (`__main__.py` names and explains them), prints, and writes the file that was asked for.
-Errors are the package's own, which `__main__` turns into one sentence.
+Every function takes the parsed arguments (`__main__.py` names and explains them), prints, and
+writes the file that was asked for. Errors are the package's own, which `__main__` turns into one
+sentence.
 """
 
 from __future__ import annotations
@@ -27,12 +29,19 @@ def embed(chosen: argparse.Namespace) -> None:
     arrays: dict[str, Any] = {}
     if chosen.texts is not None:
         texts = _lines(chosen.texts)
-        arrays |= {"texts": model.embed_texts(texts, batch_size=chosen.batch_size), "text_names": np.array(texts)}
+        arrays |= {
+            "texts": model.embed_texts(texts, batch_size=chosen.batch_size),
+            "text_names": np.array(texts),
+        }
     if chosen.images:
-        images = model.embed_images(chosen.images, preprocess=chosen.preprocess, batch_size=chosen.batch_size)
+        images = model.embed_images(
+            chosen.images, preprocess=chosen.preprocess, batch_size=chosen.batch_size
+        )
         arrays |= {"images": images, "image_names": np.array(chosen.images)}
     np.savez(chosen.out, **arrays)
-    sizes = ", ".join(f"{len(arrays[what])} {what}" for what in ("texts", "images") if what in arrays)
+    sizes = ", ".join(
+        f"{len(arrays[what])} {what}" for what in ("texts", "images") if what in arrays
+    )
     print(f"{chosen.out}: {sizes}, {model.tower.config.embed_dim} numbers each")
 
 
@@ -44,7 +53,12 @@ def classify(chosen: argparse.Namespace) -> None:
     for image, row in zip(chosen.image, shares, strict=True):
         best = row.argsort()[::-1][: chosen.top]
         if chosen.json:
-            print(json.dumps({"image": image, "classes": {names[i]: round(float(row[i]), 6) for i in best}}, ensure_ascii=False))
+            print(
+                json.dumps(
+                    {"image": image, "classes": {names[i]: round(float(row[i]), 6) for i in best}},
+                    ensure_ascii=False,
+                )
+            )
         else:
             print(f"{image}\t" + "\t".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best))
 
@@ -58,7 +72,9 @@ def render(chosen: argparse.Namespace) -> None:
     languages: list[str] = []
     if chosen.tagged:
         if chosen.text or not chosen.file:
-            raise ConfigError("--tagged is about the lines of --file; texts among the arguments have no language.")
+            raise ConfigError(
+                "--tagged is about the lines of --file; texts among the arguments have no language."
+            )
         languages, lines = _tagged(chosen.file, lines)
     texts = [*chosen.text, *lines]
     if not texts:
@@ -69,7 +85,9 @@ def render(chosen: argparse.Namespace) -> None:
     elif chosen.census:
         census = renderer.census(texts)
         print("rows\tcut\tmissing\ttext")
-        for text, rows, cut, missing in zip(texts, census.rows, census.cut_glyphs, census.missing_glyphs, strict=True):
+        for text, rows, cut, missing in zip(
+            texts, census.rows, census.cut_glyphs, census.missing_glyphs, strict=True
+        ):
             print(f"{rows}\t{cut}\t{missing}\t{text[:80]!r}")
     if chosen.out:
         from PIL import Image
@@ -88,7 +106,10 @@ def convert(chosen: argparse.Namespace) -> None:
     from clippo_core.models import load_image_only, save_big_vision
 
     if not chosen.target.endswith((".npz", ".safetensors")):
-        raise ConfigError(f"{chosen.target} ends neither in .npz (for big_vision) nor in .safetensors (one file for Clippo.load).")
+        raise ConfigError(
+            f"{chosen.target} ends neither in .npz (for big_vision) nor in .safetensors (one file"
+            " for Clippo.load)."
+        )
     if chosen.image_only:
         tower = load_image_only(chosen.source, chosen.image_px or 224)
         model = Clippo(tower, RenderConfig(image_px=tower.image_px), device="cpu")
@@ -98,8 +119,14 @@ def convert(chosen: argparse.Namespace) -> None:
         save_big_vision(model.tower, chosen.target)
     else:
         model.save(chosen.target)
-    config, count = model.tower.config, sum(parameter.numel() for parameter in model.tower.parameters())
-    print(f"{chosen.target}: {config.kind}, width {config.width}, depth {config.depth}, {model.image_px} px, {count:,} parameters")
+    config, count = (
+        model.tower.config,
+        sum(parameter.numel() for parameter in model.tower.parameters()),
+    )
+    print(
+        f"{chosen.target}: {config.kind}, width {config.width}, depth {config.depth},"
+        f" {model.image_px} px, {count:,} parameters"
+    )
 
 
 def gap(chosen: argparse.Namespace) -> None:
@@ -123,7 +150,10 @@ def patches(chosen: argparse.Namespace) -> None:
 
     kernel = _load(chosen).tower.state_dict()["patch_embed.proj.weight"].cpu().numpy()
     components, shares = patch_components(kernel, chosen.n)
-    print(f"{len(shares)} components hold {100 * shares.sum():.1f} % of the kernel's variance, the first {100 * shares[0]:.1f} %")
+    print(
+        f"{len(shares)} components hold {100 * shares.sum():.1f} % of the kernel's variance, the"
+        f" first {100 * shares[0]:.1f} %"
+    )
     _write_figure(patch_figure(components, shares), chosen.out)
 
 
@@ -134,7 +164,9 @@ def lengths(chosen: argparse.Namespace) -> None:
     from clippo_core.report.lengths import lengths_figure
 
     texts = {name: _lines(path) for name, path in _named(chosen.texts, "--texts").items()}
-    lengths = measure_lengths(texts, _named(chosen.tokenizer, "--tokenizer"), Renderer(chosen.image_px))
+    lengths = measure_lengths(
+        texts, _named(chosen.tokenizer, "--tokenizer"), Renderer(chosen.image_px)
+    )
     print(lengths_table(lengths))
     _write_figure(lengths_figure(lengths), chosen.out)
 
@@ -151,7 +183,9 @@ def compare(chosen: argparse.Namespace) -> None:
             raise ConfigError(f"nothing is published of {name!r}; there are: {'; '.join(known)}.")
     results = read_results(chosen.runs)
     if not results:
-        raise ConfigError(f"{chosen.runs} holds no result of an evaluation; name the folder of finished runs.")
+        raise ConfigError(
+            f"{chosen.runs} holds no result of an evaluation; name the folder of finished runs."
+        )
     print(compare.to_markdown(compare.compare(results, beside=chosen.beside)), end="")
     if chosen.out:
         compare.write_comparison(chosen.out, results, beside=chosen.beside)
@@ -162,8 +196,13 @@ def released(chosen: argparse.Namespace) -> None:
     from clippo_core.released import RELEASED
 
     for released in RELEASED.values():
-        print(f"{released.name}\n    trained on {released.data}, {released.steps:,} steps; {released.url}")
-        print("    " + ", ".join(f"{number.metric} {number.value:g}" for number in released.results))
+        print(
+            f"{released.name}\n    trained on {released.data}, {released.steps:,} steps;"
+            f" {released.url}"
+        )
+        print(
+            "    " + ", ".join(f"{number.metric} {number.value:g}" for number in released.results)
+        )
 
 
 def preset(chosen: argparse.Namespace) -> None:
@@ -180,8 +219,14 @@ def preset(chosen: argparse.Namespace) -> None:
         raise ConfigError(f"there is no preset {chosen.name}; there are {', '.join(functions)}.")
     function = functions[chosen.name]
     settings = {name: _value(text) for name, text in _named(chosen.set, "--set").items()}
-    settings |= {name: value for name, value in (("data", chosen.data), ("root", chosen.root)) if value}
-    own = {name: settings.pop(name) for name in list(settings) if name in inspect.signature(function).parameters}
+    settings |= {
+        name: value for name, value in (("data", chosen.data), ("root", chosen.root)) if value
+    }
+    own = {
+        name: settings.pop(name)
+        for name in list(settings)
+        if name in inspect.signature(function).parameters
+    }
     try:
         print(config.to_json(config.replace(function(**own), **settings)))
     except TypeError as error:  # an argument that is missing
@@ -194,7 +239,10 @@ def tokenizer(chosen: argparse.Namespace) -> None:
     from clippo_core.config import RunConfig
 
     if bool(chosen.file) == bool(chosen.config):
-        raise ConfigError("give text files, or --config RUN.json for the captions and sentences of a run's sources.")
+        raise ConfigError(
+            "give text files, or --config RUN.json for the captions and sentences of a run's"
+            " sources."
+        )
     texts: Iterable[str] = (line for path in chosen.file for line in _lines(path))
     if chosen.config:
         texts = models.corpus(RunConfig.from_json(storage.read_text(chosen.config)).data)
@@ -217,7 +265,9 @@ def _load(chosen: argparse.Namespace) -> Any:
 
 
 def _lines(path: str) -> list[str]:
-    """Lines of a file, or of standard input: ended by newlines alone, for a text may hold any other separator of Unicode."""
+    """Lines of a file, or of standard input: ended by newlines alone, for a text may hold any other
+    separator of Unicode.
+    """
     if path == "-":
         return [line.rstrip("\r\n") for line in sys.stdin]
     try:
@@ -226,7 +276,9 @@ def _lines(path: str) -> list[str]:
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such file.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first.") from error
+        raise ConfigError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first."
+        ) from error
 
 
 def _tagged(path: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -247,6 +299,9 @@ def _named(pairs: Sequence[str], option: str) -> dict[str, str]:
 
 def _write_figure(figure: Any, path: str | None) -> None:
     if path:
-        page = f"<!doctype html><meta charset=utf-8><title>{figure.title}</title><h1>{figure.title}</h1>{figure.svg}<p>{figure.caption}</p>"
+        page = (
+            "<!doctype html><meta"
+            f" charset=utf-8><title>{figure.title}</title><h1>{figure.title}</h1>{figure.svg}<p>{figure.caption}</p>"
+        )
         Path(path).write_text(page, encoding="utf-8")
         print(path)

@@ -3,8 +3,9 @@
     model = Clippo.load("clippo_b16_yfcc100m")            a released name, an .npz, an exported .safetensors, or a run's checkpoint
     model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T        cosines [1, 2]
 
-Preprocessing is the reference's: images squashed to the tower's size (bilinear, without antialias, truncated to uint8), texts drawn as the
-checkpoint was trained. It is not an evaluation (`evaluate/`), and never trains.
+Preprocessing is the reference's: images squashed to the tower's size (bilinear, without antialias,
+truncated to uint8), texts drawn as the checkpoint was trained. It is not an evaluation
+(`evaluate/`), and never trains.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from clippo_core import models, storage
 from clippo_core.config import ModelConfig, RenderConfig, replace
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
-from clippo_core.models import Tower, build_tower, load_big_vision, load_weights, normalise, resize_positions
+from clippo_core.models import (
+    Tower,
+    build_tower,
+    load_big_vision,
+    load_weights,
+    normalise,
+    resize_positions,
+)
 from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer, TextEncoder
@@ -61,7 +69,9 @@ class Clippo:
         self.renderer = Renderer.from_config(self.render, warn_font=warn_font)
         reads_tokens = tower.config.kind in ("one_tower_clip", "two_tower_clip")
         if text_encoder is None:
-            text_encoder = models.text_encoder(tower.config, self.render) if reads_tokens else self.renderer
+            text_encoder = (
+                models.text_encoder(tower.config, self.render) if reads_tokens else self.renderer
+            )
         self.text_encoder: TextEncoder = text_encoder
         self.weights_sha256 = weights_sha256 or weights_digest(tower)
         self.precision = precision
@@ -77,12 +87,14 @@ class Clippo:
         strict_font: bool = False,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> Clippo:
-        """The model of a released name, a big_vision .npz, a single-file .safetensors, or a checkpoint or run folder (local or s3://).
+        """The model of a released name, a big_vision .npz, a single-file .safetensors, or a
+        checkpoint or run folder (local or s3://).
 
-        device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one resamples the position embeddings.
-        fonts: Unifont .hex files instead of the checkpoint's; released weights saw 9.0.06. strict_font: raise where the fonts differ.
-        precision: `bfloat16` is several times faster on a GPU; embeddings then have about three digits.
-        Raises NotFoundError, CheckpointError, ConfigError, StorageError.
+        device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one
+        resamples the position embeddings. fonts: Unifont .hex files instead of the checkpoint's;
+        released weights saw 9.0.06. strict_font: raise where the fonts differ. precision:
+        `bfloat16` is several times faster on a GPU; embeddings then have about three digits. Raises
+        NotFoundError, CheckpointError, ConfigError, StorageError.
         """
         source = str(source)
         if source in RELEASED:
@@ -99,10 +111,24 @@ class Clippo:
         if fonts is not None:
             render = replace(render, fonts=tuple(fonts))
         trained_digest = options.pop("render_digest", "")
-        model = cls(tower, replace(render, strict_font=strict_font or render.strict_font), device=device, precision=precision, **options)
+        model = cls(
+            tower,
+            replace(render, strict_font=strict_font or render.strict_font),
+            device=device,
+            precision=precision,
+            **options,
+        )
         # Empty in older checkpoints of token towers, which did not record it.
-        if trained_digest and not image_px and fonts is None and model.render_digest != trained_digest:
-            why = "drawn or tokenized otherwise than in training (fonts, layout rules or tokenizer differ)"
+        if (
+            trained_digest
+            and not image_px
+            and fonts is None
+            and model.render_digest != trained_digest
+        ):
+            why = (
+                "drawn or tokenized otherwise than in training (fonts, layout rules or tokenizer"
+                " differ)"
+            )
             warnings.warn(f"{source}: texts are {why}.", stacklevel=2)
         return model
 
@@ -121,53 +147,99 @@ class Clippo:
         """sha256 over everything that decides how a text is drawn or tokenized."""
         return self.text_encoder.digest
 
-    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> np.ndarray:
-        """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no list of str.
+    def embed_texts(
+        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None
+    ) -> np.ndarray:
+        """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no
+        list of str.
 
         progress: a bar on stderr; None = where there are many batches and somebody is looking.
         """
-        return self._texts(self.tower.embed_encoded_text, self.tower.config.embed_dim, texts, batch_size, progress)
+        return self._texts(
+            self.tower.embed_encoded_text, self.tower.config.embed_dim, texts, batch_size, progress
+        )
 
     def embed_images(
-        self, images: Sequence[Any], *, preprocess: Preprocess = "squash", batch_size: int = 256, progress: bool | None = None
+        self,
+        images: Sequence[Any],
+        *,
+        preprocess: Preprocess = "squash",
+        batch_size: int = 256,
+        progress: bool | None = None,
     ) -> np.ndarray:
-        """Embeddings of images (PIL image, path, s3:// address, or the bytes of a file), float32 [n, embed_dim], unit rows.
+        """Embeddings of images (PIL image, path, s3:// address, or the bytes of a file), float32
+        [n, embed_dim], unit rows.
 
-        preprocess: `squash` to the tower's size; `fewshot`: squash larger and cut the middle out. Raises ImageError, naming the image.
+        preprocess: `squash` to the tower's size; `fewshot`: squash larger and cut the middle out.
+        Raises ImageError, naming the image.
         """
-        return self._images(self.tower.embed, self.tower.config.embed_dim, images, preprocess, batch_size, progress)
+        return self._images(
+            self.tower.embed, self.tower.config.embed_dim, images, preprocess, batch_size, progress
+        )
 
-    def pooled_texts(self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None) -> np.ndarray:
-        """What the tower pools of texts, before its head, float32 [n, width]: features for probes."""
-        return self._texts(self.tower.pooled_encoded_text, self.tower.config.width, texts, batch_size, progress)
+    def pooled_texts(
+        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None
+    ) -> np.ndarray:
+        """What the tower pools of texts, before its head, float32 [n, width]: features for
+        probes.
+        """
+        return self._texts(
+            self.tower.pooled_encoded_text, self.tower.config.width, texts, batch_size, progress
+        )
 
     def pooled_images(
-        self, images: Sequence[Any], *, preprocess: Preprocess = "fewshot", batch_size: int = 256, progress: bool | None = None
+        self,
+        images: Sequence[Any],
+        *,
+        preprocess: Preprocess = "fewshot",
+        batch_size: int = 256,
+        progress: bool | None = None,
     ) -> np.ndarray:
         """The same of images, float32 [n, width] (big_vision's `img/pre_logits`)."""
-        return self._images(self.tower.pooled, self.tower.config.width, images, preprocess, batch_size, progress)
+        return self._images(
+            self.tower.pooled, self.tower.config.width, images, preprocess, batch_size, progress
+        )
 
     def classify(
-        self, images: Sequence[Any], names: Sequence[str], templates: Sequence[str] = ("{}",), *, progress: bool | None = None
+        self,
+        images: Sequence[Any],
+        names: Sequence[str],
+        templates: Sequence[str] = ("{}",),
+        *,
+        progress: bool | None = None,
     ) -> np.ndarray:
-        """Zero-shot probabilities, float32 [n_images, n_names]: softmax of logit_scale * cosine with each class's mean prompt.
+        """Zero-shot probabilities, float32 [n_images, n_names]: softmax of logit_scale * cosine
+        with each class's mean prompt.
 
-        templates: sentences with `{}` for the name, used as they are; their embeddings are averaged and made unit length again.
+        templates: sentences with `{}` for the name, used as they are; their embeddings are averaged
+        and made unit length again.
         """
         if isinstance(names, str) or not names:
             raise ConfigError("names must be a list of at least one class name.")
         bad = next((template for template in templates if "{}" not in template), None)
         if bad is not None or not templates:
-            raise ConfigError(f"template {bad!r} has no {{}} where the class name goes." if bad is not None else "there is no template.")
+            raise ConfigError(
+                f"template {bad!r} has no {{}} where the class name goes."
+                if bad is not None
+                else "there is no template."
+            )
         prompts = [template.replace("{}", name) for name in names for template in templates]
-        classes = self.embed_texts(prompts, progress=progress).reshape(len(names), len(templates), -1).mean(axis=1)
+        classes = (
+            self.embed_texts(prompts, progress=progress)
+            .reshape(len(names), len(templates), -1)
+            .mean(axis=1)
+        )
         classes /= np.linalg.norm(classes, axis=1, keepdims=True) + 1e-8
-        logits = self.tower.logit_scale.item() * self.embed_images(images, progress=progress) @ classes.T
+        logits = (
+            self.tower.logit_scale.item() * self.embed_images(images, progress=progress) @ classes.T
+        )
         logits = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
 
     def save(self, path: str | Path) -> None:
-        """Write the model as one .safetensors file, weights and everything needed to use them; `Clippo.load` reads it, without pickle."""
+        """Write the model as one .safetensors file, weights and everything needed to use them;
+        `Clippo.load` reads it, without pickle.
+        """
         from safetensors.torch import save
 
         facts = {
@@ -178,20 +250,35 @@ class Clippo:
             "weights_sha256": self.weights_sha256,
             "warn_font": self.renderer.warn_font,
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tower.named_parameters()}
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in self.tower.named_parameters()
+        }
         if isinstance(self.text_encoder, TokenEncoder):
             content = self.text_encoder.processor.serialized_model_proto()
             tensors[_TOKENIZER] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
         storage.write_bytes(str(path), save(tensors, {"clippo": json.dumps(facts)}))
 
-    def _texts(self, tower: Any, width: int, texts: Sequence[str], batch_size: int, progress: bool | None) -> np.ndarray:
+    def _texts(
+        self, tower: Any, width: int, texts: Sequence[str], batch_size: int, progress: bool | None
+    ) -> np.ndarray:
         if isinstance(texts, (str, bytes)):
             raise RenderError(f"texts is one {type(texts).__name__}; pass a list of str.")
         texts = list(texts)
-        batches = (self.text_encoder(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size))
+        batches = (
+            self.text_encoder(texts[start : start + batch_size])
+            for start in range(0, len(texts), batch_size)
+        )
         return self._run(tower, width, batches, len(texts), batch_size, "texts", progress)
 
-    def _images(self, tower: Any, width: int, images: Sequence[Any], preprocess: str, batch_size: int, progress: bool | None) -> np.ndarray:
+    def _images(
+        self,
+        tower: Any,
+        width: int,
+        images: Sequence[Any],
+        preprocess: str,
+        batch_size: int,
+        progress: bool | None,
+    ) -> np.ndarray:
         if isinstance(images, (str, bytes, Path)):
             raise ConfigError(f"images is one {type(images).__name__}; pass a list of images.")
         if preprocess not in ("squash", "fewshot"):
@@ -214,11 +301,20 @@ class Clippo:
 
         PIL.Image.init()  # Pillow's plugins are not safe to load from several threads
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return self._run(tower, width, batches(pool), len(images), batch_size, "images", progress)
+            return self._run(
+                tower, width, batches(pool), len(images), batch_size, "images", progress
+            )
 
     @torch.inference_mode()
     def _run(
-        self, tower: Any, width: int, batches: Iterator[np.ndarray], n: int, batch_size: int, what: str, progress: bool | None
+        self,
+        tower: Any,
+        width: int,
+        batches: Iterator[np.ndarray],
+        n: int,
+        batch_size: int,
+        what: str,
+        progress: bool | None,
     ) -> np.ndarray:
         from tqdm import tqdm
 
@@ -231,7 +327,9 @@ class Clippo:
         ):
             for batch in batches:
                 given = torch.from_numpy(batch).to(self.device)
-                found[done : done + len(batch)] = tower(normalise(given) if what == "images" else given).float().cpu().numpy()
+                found[done : done + len(batch)] = (
+                    tower(normalise(given) if what == "images" else given).float().cpu().numpy()
+                )
                 done += len(batch)
                 bar.update(len(batch))
         return found
@@ -247,9 +345,15 @@ def weights_digest(tower: torch.nn.Module) -> str:
 
 
 def _from_npz(path: Path) -> tuple[Tower, dict[str, Any]]:
-    """A big_vision file holds no render config: the reference layout at its own size, with a word where the fonts differ."""
+    """A big_vision file holds no render config: the reference layout at its own size, with a word
+    where the fonts differ.
+    """
     tower = load_big_vision(path)
-    return tower, {"render": RenderConfig(image_px=tower.image_px), "weights_sha256": storage.sha256_file(path), "warn_font": True}
+    return tower, {
+        "render": RenderConfig(image_px=tower.image_px),
+        "weights_sha256": storage.sha256_file(path),
+        "warn_font": True,
+    }
 
 
 def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
@@ -260,17 +364,21 @@ def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
             facts = json.loads((file.metadata() or {}).get("clippo", "null"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{source} is not a safetensors file, or is cut ({error}); export it again.") from error
+        raise CheckpointError(
+            f"{source} is not a safetensors file, or is cut ({error}); export it again."
+        ) from error
     if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{source} was not written by Clippo.save (no `clippo` in its header). A timm ViT becomes usable with "
-            f"`python -m clippo_core convert --image-only`."
+            f"{source} was not written by Clippo.save (no `clippo` in its header). A timm ViT"
+            " becomes usable with `python -m clippo_core convert --image-only`."
         )
     model = records.from_dict(ModelConfig, facts["model"])
     render = records.from_dict(RenderConfig, facts["render"])
     options = {name: facts[name] for name in ("render_digest", "weights_sha256", "warn_font")}
     if _TOKENIZER in weights:
-        options["text_encoder"] = TokenEncoder(weights.pop(_TOKENIZER).numpy().tobytes(), model.text_tokens)
+        options["text_encoder"] = TokenEncoder(
+            weights.pop(_TOKENIZER).numpy().tobytes(), model.text_tokens
+        )
     return _tower_of(model, render, weights, source), {"render": render, **options}
 
 
@@ -285,11 +393,16 @@ def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
             raise
         checkpoint = open_checkpoint(inside)  # a run's folder was named
     tower = _tower_of(checkpoint.model, checkpoint.render, checkpoint.weights(), checkpoint.uri)
-    options = {"weights_sha256": checkpoint.info.weights_sha256, "render_digest": checkpoint.progress.render_digest}
+    options = {
+        "weights_sha256": checkpoint.info.weights_sha256,
+        "render_digest": checkpoint.progress.render_digest,
+    }
     return tower, {"render": checkpoint.render, **options}
 
 
-def _tower_of(model: ModelConfig, render: RenderConfig, weights: dict[str, torch.Tensor], source: str) -> Tower:
+def _tower_of(
+    model: ModelConfig, render: RenderConfig, weights: dict[str, torch.Tensor], source: str
+) -> Tower:
     embedding = weights.get("token_embed.weight", weights.get("text.token_embed.weight"))
     vocab_size = len(embedding) if embedding is not None else 0
     # Built without drawing initial weights, and without reading those it once started from.

@@ -1,4 +1,5 @@
-"""The tree of expected failures: each is raised with a sentence that names the thing, what is wrong and what to do.
+"""The tree of expected failures: each is raised with a sentence that names the thing, what is wrong
+and what to do.
 
     ClippoError
     ├── ConfigError        a setting, or two settings together, cannot work          (also a ValueError)
@@ -69,7 +70,9 @@ class EvaluationError(ClippoError):
 
 
 class Preempted(ClippoError):
-    """The process was asked to stop, and has committed a checkpoint; the same command goes on from it."""
+    """The process was asked to stop, and has committed a checkpoint; the same command goes on from
+    it.
+    """
 
     EXIT_CODE = 143
     """128 + SIGTERM: the exit code with which a preempted training process ends."""

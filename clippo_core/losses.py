@@ -1,19 +1,23 @@
-"""The contrastive loss: the definition, and the same loss over a batch that is spread over ranks and too large for one matrix.
+"""The contrastive loss: the definition, and the same loss over a batch that is spread over ranks
+and too large for one matrix.
 
     s_ij = logit_scale * a_i · b_j                                             all pairs of the global batch, N x N
     loss = mean_i [ lse_j (s_ij - s_ii) + lse_j (s_ji - s_ii) ] / 2            lse = log-sum-exp, along row i and along column i
 
-`contrastive_loss` is that by two cross-entropies. `distributed_contrastive_loss` has only this rank's n rows of `a` and `b`: it gathers
-`b` once, walks over s in tiles of rows and keeps nothing but the 2N log-sum-exps; a column's is put together from the ranks' parts.
-The backward pass computes each tile again, so memory is O(N) and the gradient of `b` goes home by one reduce-scatter:
+`contrastive_loss` is that by two cross-entropies. `distributed_contrastive_loss` has only this
+rank's n rows of `a` and `b`: it gathers `b` once, walks over s in tiles of rows and keeps nothing
+but the 2N log-sum-exps; a column's is put together from the ranks' parts. The backward pass
+computes each tile again, so memory is O(N) and the gradient of `b` goes home by one reduce-scatter:
 
     forward     all-gather b and s_ii [n, d + 1] -> [N, d + 1]        all-gather of column parts [N] -> [W, N]
     backward    reduce-scatter of b's gradient [N, d] -> [n, d]
 
-Everything is measured from s_ii, so that a pair that is all but learnt keeps its small loss and gradient in float32.
+Everything is measured from s_ii, so that a pair that is all but learnt keeps its small loss and
+gradient in float32.
 
-Gradients, averaged over the ranks as every data-parallel engine does, equal the definition's, the logit scale's too. It is not a
-loss over micro-batches: summing it over parts of a batch would leave out the negatives between the parts.
+Gradients, averaged over the ranks as every data-parallel engine does, equal the definition's, the
+logit scale's too. It is not a loss over micro-batches: summing it over parts of a batch would leave
+out the negatives between the parts.
 """
 
 from __future__ import annotations
@@ -26,36 +30,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILE_ELEMENTS = 1 << 22
-"""Similarities in one tile when the caller does not choose: 16 MiB in float32, of which three exist at once."""
+"""Similarities in one tile when the caller does not choose: 16 MiB in float32, of which three exist
+at once."""
 
 
 def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
     """The definition, on one process: mean nats over both directions.
 
-    `image_features`, `text_features` [n, d]: unit rows, pair i in row i of both. `logit_scale`: exp(t), a 0-d tensor.
-    Source: big_vision utils.bidirectional_contrastive_loss.
+    `image_features`, `text_features` [n, d]: unit rows, pair i in row i of both. `logit_scale`:
+    exp(t), a 0-d tensor. Source: big_vision utils.bidirectional_contrastive_loss.
     """
     logits = logit_scale * image_features @ text_features.T
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
-def distributed_contrastive_loss(a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int = 0) -> Tensor:
-    """This rank's share of the loss over the global batch; the mean over ranks is `contrastive_loss` of the gathered batch.
+def distributed_contrastive_loss(
+    a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int = 0
+) -> Tensor:
+    """This rank's share of the loss over the global batch; the mean over ranks is
+    `contrastive_loss` of the gathered batch.
 
-    `a_local`, `b_local` [n, d]: this rank's unit rows, the same n on every rank, global order by rank. `tile`: rows of the
-    similarity matrix at a time, 0 = as many as make `TILE_ELEMENTS`. Every rank must call it, forward and backward.
+    `a_local`, `b_local` [n, d]: this rank's unit rows, the same n on every rank, global order by
+    rank. `tile`: rows of the similarity matrix at a time, 0 = as many as make `TILE_ELEMENTS`.
+    Every rank must call it, forward and backward.
     """
     return contrast(a_local, b_local, logit_scale, tile=tile)[0]
 
 
-def contrast(a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
-    """`distributed_contrastive_loss` and, without gradient, sums over this rank's rows that a training log wants: [3], float.
+def contrast(
+    a_local: Tensor, b_local: Tensor, logit_scale: Tensor, *, tile: int = 0
+) -> tuple[Tensor, Tensor]:
+    """`distributed_contrastive_loss` and, without gradient, sums over this rank's rows that a
+    training log wants: [3], float.
 
-    The sums: rows whose largest similarity is their own pair's; similarities of the pairs; similarities of all n x N.
+    The sums: rows whose largest similarity is their own pair's; similarities of the pairs;
+    similarities of all n x N.
     """
     if a_local.shape != b_local.shape or a_local.dim() != 2 or len(a_local) == 0:
-        raise ValueError(f"features of shape {tuple(a_local.shape)} and {tuple(b_local.shape)} are no pairs; both must be [n, d], n >= 1.")
+        raise ValueError(
+            f"features of shape {tuple(a_local.shape)} and {tuple(b_local.shape)} are no pairs;"
+            " both must be [n, d], n >= 1."
+        )
     dtype = torch.promote_types(a_local.dtype, torch.float32)
     with torch.autocast(a_local.device.type, enabled=False):
         a_local, b_local, logit_scale = a_local.to(dtype), b_local.to(dtype), logit_scale.to(dtype)
@@ -77,7 +93,9 @@ class _Contrast(torch.autograd.Function):
             similarity = _similarity(a[rows], b_all, own[rows], start + low)
             diagonal = torch.arange(start + low, start + low + len(similarity), device=a.device)
             hits += (similarity.argmax(dim=1) == diagonal).sum()
-            column_loss = torch.logaddexp(column_loss, (similarity - own_all).mul_(scale).logsumexp(dim=0))
+            column_loss = torch.logaddexp(
+                column_loss, (similarity - own_all).mul_(scale).logsumexp(dim=0)
+            )
             row_loss[rows] = similarity.sub_(own[rows, None]).mul_(scale).logsumexp(dim=1)
         if _world_size() > 1:
             column_loss = _all_gather(column_loss[None]).logsumexp(dim=0)
@@ -90,17 +108,24 @@ class _Contrast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        # Of the *sum* of the ranks' losses: d(sum)/ds_ij = weight * pull_ij, pull = p + q - 2 [i = j], softmax along row and column.
+        # Of the *sum* of the ranks' losses: d(sum)/ds_ij = weight * pull_ij, pull = p + q - 2 [i =
+        # j], softmax along row and column.
         a, b_all, scale, own, own_all, row_loss, column_loss = ctx.saved_tensors
         weight = grad / (2 * len(a))
-        grad_a, grad_b_all, grad_scale = torch.empty_like(a), torch.zeros_like(b_all), torch.zeros_like(scale)
+        grad_a, grad_b_all, grad_scale = (
+            torch.empty_like(a),
+            torch.zeros_like(b_all),
+            torch.zeros_like(scale),
+        )
         for low in range(0, len(a), ctx.tile):
             rows = slice(low, low + ctx.tile)
             similarity = _similarity(a[rows], b_all, own[rows], ctx.start + low)
             pull = (similarity - own[rows, None]).mul_(scale).sub_(row_loss[rows, None]).exp_()
             pull += (similarity - own_all).mul_(scale).sub_(column_loss).exp_()
             diagonal = slice(ctx.start + low, ctx.start + low + len(pull))
-            pull.diagonal(ctx.start + low).copy_(torch.expm1(-row_loss[rows]) + torch.expm1(-column_loss[diagonal]))
+            pull.diagonal(ctx.start + low).copy_(
+                torch.expm1(-row_loss[rows]) + torch.expm1(-column_loss[diagonal])
+            )
             pull *= weight
             grad_scale += (pull * similarity).sum()
             grad_a[rows] = pull @ b_all
@@ -117,7 +142,9 @@ def _gather_pairs(b: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _similarity(rows: Tensor, b_all: Tensor, own: Tensor, diagonal: int) -> Tensor:
-    """a_i · b_j of a tile whose first row's own pair stands in column `diagonal`; those exactly as `own` has them."""
+    """a_i · b_j of a tile whose first row's own pair stands in column `diagonal`; those exactly as
+    `own` has them.
+    """
     similarity = rows @ b_all.T
     similarity.diagonal(diagonal).copy_(own)
     return similarity

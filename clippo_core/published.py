@@ -1,4 +1,5 @@
-"""Published numbers as data: what the report's "paper" column and the released checkpoints quote, each with its source and its trust.
+"""Published numbers as data: what the report's "paper" column and the released checkpoints quote,
+each with its source and its trust.
 
     published("glue/average")  ──▶  [Published(68.6, "CLIPPO B/16", "WebLI", "glue/average", "CLIPPO, CVPR 2023 …", "secondary"), …]
 
@@ -34,13 +35,19 @@ class Published:
 
 @functools.cache
 def all_published() -> tuple[Published, ...]:
-    """Every published number, in the file's order: the paper's models, the released ones, then other systems."""
+    """Every published number, in the file's order: the paper's models, the released ones, then
+    other systems.
+    """
     content = json.loads(_PATH.read_text(encoding="utf-8"))
     found = []
     for row in content["rows"]:
         source = content["sources"][row["source"]]
         for metric, value in row["metrics"].items():
-            found.append(Published(float(value), row["model"], row["data"], metric, source["text"], source["trust"]))
+            found.append(
+                Published(
+                    float(value), row["model"], row["data"], metric, source["text"], source["trust"]
+                )
+            )
     return tuple(found)
 
 

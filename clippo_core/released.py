@@ -1,10 +1,12 @@
-"""The six checkpoints that CLIPPO's authors published, by name: what each was trained on, and how to get it.
+"""The six checkpoints that CLIPPO's authors published, by name: what each was trained on, and how
+to get it.
 
     fetch_released("clippo_b16_yfcc100m")  ──▶  ~/.cache/clippo/released/clippo_b16_yfcc100m.npz    (540 MiB, resumed where it broke off)
 
-They lie in a public bucket, read by https without an account. No sha256 of them is known: the first download is checked against the
-bucket's own MD5 and size, and the sha256 is recorded beside the file and checked from then on. It is not a mirror, and nothing here reads
-the arrays (`models/convert.py`). Source: big_vision configs/proj/clippo/README.md and clippo_colab.ipynb.
+They lie in a public bucket, read by https without an account. No sha256 of them is known: the first
+download is checked against the bucket's own MD5 and size, and the sha256 is recorded beside the
+file and checked from then on. It is not a mirror, and nothing here reads the arrays
+(`models/convert.py`). Source: big_vision configs/proj/clippo/README.md and clippo_colab.ipynb.
 """
 
 from __future__ import annotations
@@ -61,7 +63,12 @@ RELEASED: dict[str, Released] = {
     name: Released(name, data, steps, row)
     for name, data, steps, row in (
         ("clippo_b16_yfcc100m", "YFCC-100M", 250_000, (_FROM_SCRATCH, "YFCC-100M")),
-        ("clippo_b16_yfcc100m_i21k_init", "YFCC-100M, from ImageNet-21k weights", 250_000, (_FROM_I21K, "YFCC-100M")),
+        (
+            "clippo_b16_yfcc100m_i21k_init",
+            "YFCC-100M, from ImageNet-21k weights",
+            250_000,
+            (_FROM_I21K, "YFCC-100M"),
+        ),
         (
             "clippo_b16_yfcc100m_i21k_init_25c4",
             "75 % YFCC-100M and 25 % C4, from ImageNet-21k weights",
@@ -86,14 +93,24 @@ RELEASED: dict[str, Released] = {
 """Released checkpoints by name."""
 
 
-def fetch_released(name: str, cache_dir: str | Path | None = None, *, base_url: str = BASE_URL, progress: bool = True) -> Path:
+def fetch_released(
+    name: str,
+    cache_dir: str | Path | None = None,
+    *,
+    base_url: str = BASE_URL,
+    progress: bool = True,
+) -> Path:
     """The local file of a released checkpoint, downloaded where it is not there yet.
 
-    cache_dir: default ~/.cache/clippo/released. Raises ConfigError for another name, StorageError where the network is not to be had.
+    cache_dir: default ~/.cache/clippo/released. Raises ConfigError for another name, StorageError
+    where the network is not to be had.
     """
     if name not in RELEASED:
         raise ConfigError(f"{name} is no released checkpoint; there are {', '.join(RELEASED)}.")
-    folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo" / "released")
+    folder = Path(
+        cache_dir
+        or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo" / "released"
+    )
     path = folder / f"{name}.npz"
     note = path.with_suffix(".json")
     if path.is_file():
@@ -106,37 +123,53 @@ def fetch_released(name: str, cache_dir: str | Path | None = None, *, base_url: 
         headers = _download(url, partial, progress)
     except (OSError, http.client.HTTPException) as error:
         raise StorageError(
-            f"{name} is not on this machine, and {url} could not be read ({error}). Where there is a network, run\n"
-            f"    curl -C - -o {name}.npz {url}\n"
-            f"and copy the file to {path}, or give its own path instead of the name. What has arrived so far is kept."
+            f"{name} is not on this machine, and {url} could not be read ({error}). Where there is"
+            f" a network, run\n    curl -C - -o {name}.npz {url}\nand copy the file to {path}, or"
+            " give its own path instead of the name. What has arrived so far is kept."
         ) from error
     _check_md5(partial, headers)
-    facts = {"url": url, "bytes": partial.stat().st_size, "sha256": sha256_file(partial), "etag": headers.get("ETag", "")}
+    facts = {
+        "url": url,
+        "bytes": partial.stat().st_size,
+        "sha256": sha256_file(partial),
+        "etag": headers.get("ETag", ""),
+    }
     note.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
 
 
 def _check_noted(path: Path, note: Path) -> None:
-    """Compare a file with what was noted at its download; one that was copied here by hand has no note and gets one."""
+    """Compare a file with what was noted at its download; one that was copied here by hand has no
+    note and gets one.
+    """
     facts = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     sha256 = sha256_file(path)
     if facts.get("sha256", sha256) != sha256:
         raise StorageError(
-            f"{path} is not what was downloaded: sha256 {sha256}, noted {facts['sha256']}. Delete it and {note.name}, and load again."
+            f"{path} is not what was downloaded: sha256 {sha256}, noted {facts['sha256']}. Delete"
+            f" it and {note.name}, and load again."
         )
     if not facts:
-        facts = {"bytes": path.stat().st_size, "sha256": sha256, "note": "copied here, not downloaded"}
+        facts = {
+            "bytes": path.stat().st_size,
+            "sha256": sha256,
+            "note": "copied here, not downloaded",
+        }
         note.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _download(url: str, partial: Path, progress: bool) -> dict[str, str]:
-    """Bring `url` into `partial`, going on where it stands, and return the response's headers. Raises OSError."""
+    """Bring `url` into `partial`, going on where it stands, and return the response's headers.
+    Raises OSError.
+    """
     from tqdm import tqdm
 
     silent = 0
     mark = partial.with_suffix(".etag")
-    with tqdm(desc=partial.stem, unit="B", unit_scale=True, disable=not progress, file=sys.stderr) as bar:
+    with tqdm(
+        desc=partial.stem, unit="B", unit_scale=True, disable=not progress, file=sys.stderr
+    ) as bar:
         while True:
             before = partial.stat().st_size if partial.is_file() and mark.is_file() else 0
             try:
@@ -157,8 +190,12 @@ def _download(url: str, partial: Path, progress: bool) -> dict[str, str]:
             time.sleep(min(2.0**silent, 10.0) - 1)
 
 
-def _transfer(url: str, partial: Path, mark: Path, start: int, bar: Any) -> tuple[dict[str, str], int]:
-    """One connection, from byte `start` on if the file is still the same one. Returns headers and the whole file's size."""
+def _transfer(
+    url: str, partial: Path, mark: Path, start: int, bar: Any
+) -> tuple[dict[str, str], int]:
+    """One connection, from byte `start` on if the file is still the same one. Returns headers and
+    the whole file's size.
+    """
     request = urllib.request.Request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -179,11 +216,23 @@ def _transfer(url: str, partial: Path, mark: Path, start: int, bar: Any) -> tupl
 
 def _check_md5(partial: Path, headers: dict[str, str]) -> None:
     """Compare with the MD5 that the bucket gives, where it gives one."""
-    expected = next((part.strip()[4:] for part in headers.get("x-goog-hash", "").split(",") if part.strip().startswith("md5=")), "")
+    expected = next(
+        (
+            part.strip()[4:]
+            for part in headers.get("x-goog-hash", "").split(",")
+            if part.strip().startswith("md5=")
+        ),
+        "",
+    )
     if not expected:
         return
     with open(partial, "rb") as file:
-        found = base64.b64encode(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()).decode()
+        found = base64.b64encode(
+            hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
+        ).decode()
     if found != expected:
         partial.unlink()
-        raise StorageError(f"{partial.stem} arrived damaged: MD5 {found}, the bucket says {expected}. It was deleted; load again.")
+        raise StorageError(
+            f"{partial.stem} arrived damaged: MD5 {found}, the bucket says {expected}. It was"
+            " deleted; load again."
+        )

@@ -1,6 +1,8 @@
-"""The box `alert`: runs when the workflow fails; writes the failure to the log, and posts it to a webhook where one is configured.
+"""The box `alert`: runs when the workflow fails; writes the failure to the log, and posts it to a
+webhook where one is configured.
 
-The webhook's address is the Flyte secret `clippo/webhook` (a mounted file on a cluster). Flyte's own notifications are e-mail only.
+The webhook's address is the Flyte secret `clippo/webhook` (a mounted file on a cluster). Flyte's
+own notifications are e-mail only.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ WEBHOOK_SECRET = ("clippo", "webhook")
 
 
 @task(**settings.processing(cpu="1", memory="1Gi", disk="1Gi"))
-def alert(config: RunConfig, kickoff_time: datetime.datetime, err: FlyteError | None = None) -> None:
+def alert(
+    config: RunConfig, kickoff_time: datetime.datetime, err: FlyteError | None = None
+) -> None:
     """Tell somebody that a run failed, and where."""
     scheduled = f" of {kickoff_time:%Y-%m-%d %H:%M}" if kickoff_time.year > 1970 else ""
     what = f"run {config.name}{scheduled} failed"
@@ -30,8 +34,13 @@ def alert(config: RunConfig, kickoff_time: datetime.datetime, err: FlyteError | 
     try:
         webhook = current_context().secrets.get(*WEBHOOK_SECRET)
     except ValueError:
-        _logger.info("no webhook is configured (Flyte secret %s/%s), so nobody else was told", *WEBHOOK_SECRET)
+        _logger.info(
+            "no webhook is configured (Flyte secret %s/%s), so nobody else was told",
+            *WEBHOOK_SECRET,
+        )
         return
-    request = urllib.request.Request(webhook, json.dumps({"text": message}).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        webhook, json.dumps({"text": message}).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=30):
         pass

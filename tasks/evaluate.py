@@ -1,7 +1,7 @@
 """The boxes `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side.
 
-One that fails returns a result that says why, so that the other four and the report go on; such a result is never promoted, and
-never answered from a cache (`run/planning.py`).
+One that fails returns a result that says why, so that the other four and the report go on; such a
+result is never promoted, and never answered from a cache (`run/planning.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _logger = logging.getLogger(__name__)
 
 
 def _box(name: str) -> dict[str, Any]:
-    """Cache and deck of the task of one evaluation: its cache follows the code of that one alone."""
+    """Cache and deck of the task of one evaluation: its cache follows the code of that one
+    alone.
+    """
     cache = settings.cached(evaluation(name).module)
     return {"cache": cache, "enable_deck": True, "deck_fields": ()}
 
@@ -69,7 +71,9 @@ def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
 def open_checkpoint(checkpoint: str) -> CheckpointInfo:
-    """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it points to."""
+    """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it
+    points to.
+    """
     from clippo_core.engine.checkpoint import open_checkpoint as read
     from clippo_core.run.promotion import promoted_uri
 
@@ -95,10 +99,13 @@ def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> Eval
         return EvalResult.skipped(name, "not configured for this run")
     try:
         result = one.run(checkpoint.uri, plan)
-    # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be lost with this one.
+    # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be
+    # lost with this one.
     except Exception as error:
         _logger.exception("evaluation %s failed", name)
         dataset, reason = configs[0].dataset, f"{type(error).__name__}: {error}"
-        result = EvalResult.failed(name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo)
+        result = EvalResult.failed(
+            name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo
+        )
     Deck(name, evaluation_deck(result, evaluation_folder(plan, name)))
     return result

@@ -17,11 +17,13 @@ from flytekit.core.type_engine import DataclassTransformer
 from mashumaro.jsonschema import schema as json_schema
 
 WRITTEN_FOR = "1.16."
-"""Beginning of the versions of flytekit whose `get_literal_type` is known to depend on its type alone."""
+"""Beginning of the versions of flytekit whose `get_literal_type` is known to depend on its type
+alone."""
 
 
 def remember_schemas() -> bool:
-    """Let flytekit remember the literal type of each dataclass, for the whole process; whether it does.
+    """Let flytekit remember the literal type of each dataclass, for the whole process; whether it
+    does.
 
     Process-wide, because tasks, workflows and launch plans ask for it when they are declared, and
     flytekit again when it runs or registers them. With another flytekit than this was written for
@@ -33,9 +35,10 @@ def remember_schemas() -> bool:
     is_known = flytekit.__version__.startswith(WRITTEN_FOR) and parameters == ["self", "t"]
     if not is_known or default is None:
         warnings.warn(
-            f"flytekit {flytekit.__version__} is not the {WRITTEN_FOR}x that tasks/flytekit_shim.py "
-            f"was written for (get_literal_type takes {', '.join(parameters)}): it builds every schema "
-            "anew, and a start takes about 14 s longer. Look at the shim, then raise WRITTEN_FOR.",
+            f"flytekit {flytekit.__version__} is not the {WRITTEN_FOR}x that tasks/flytekit_shim.py"
+            f" was written for (get_literal_type takes {', '.join(parameters)}): it builds every"
+            " schema anew, and a start takes about 14 s longer. Look at the shim, then raise"
+            " WRITTEN_FOR.",
             stacklevel=2,
         )
         return False
@@ -43,7 +46,8 @@ def remember_schemas() -> bool:
 
     @functools.wraps(original)
     def remembered(self: DataclassTransformer, t: Any) -> Any:
-        # A copy, because flytekit replaces attributes of what it gets; it changes nothing below them.
+        # A copy, because flytekit replaces attributes of what it gets; it changes nothing below
+        # them.
         return copy.copy(known(self, t))
 
     DataclassTransformer.get_literal_type = remembered

@@ -1,4 +1,6 @@
-"""The box `gate`: compare with the promoted model, promote or say why not. Never cached: what is promoted changes outside this run."""
+"""The box `gate`: compare with the promoted model, promote or say why not. Never cached: what is
+promoted changes outside this run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The box `plan`: one sub-plan a stage, each its own named output, so that no attribute of a promise is ever read. Never cached."""
+"""The box `plan`: one sub-plan a stage, each its own named output, so that no attribute of a
+promise is ever read. Never cached.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 
 @task(**settings.processing(cpu="2", memory="4Gi"))
 def numbers(config: RunConfig) -> RunConfig:
-    """Write the demo's handwritten numbers in the benchmarks' file formats, unless they are there already."""
+    """Write the demo's handwritten numbers in the benchmarks' file formats, unless they are there
+    already.
+    """
     from clippo_core.data.numbers.world import write_numbers
     from clippo_core.storage import join
 

@@ -1,7 +1,9 @@
-"""The box `pretrain`: DeepSpeed ZeRO on every node through Elastic; goes on from the last checkpoint after any interruption.
+"""The box `pretrain`: DeepSpeed ZeRO on every node through Elastic; goes on from the last
+checkpoint after any interruption.
 
-Rank 0 keeps `training.html` and `journal.jsonl` in the run's folder: `Deck.publish` does nothing inside Elastic's workers, so that
-page is how a run is watched live; the same figures end in the deck.
+Rank 0 keeps `training.html` and `journal.jsonl` in the run's folder: `Deck.publish` does nothing
+inside Elastic's workers, so that page is how a run is watched live; the same figures end in the
+deck.
 """
 
 from __future__ import annotations
@@ -15,10 +17,21 @@ from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from tasks import settings
 
 
-@task(**settings.training(), cache=settings.cached("clippo_core.train.loop"), enable_deck=True, deck_fields=())
+@task(
+    **settings.training(),
+    cache=settings.cached("clippo_core.train.loop"),
+    enable_deck=True,
+    deck_fields=(),
+)
 def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
-    from clippo_core.errors import ConflictError, NotFoundError, Preempted, StorageError, TrainingError
+    from clippo_core.errors import (
+        ConflictError,
+        NotFoundError,
+        Preempted,
+        StorageError,
+        TrainingError,
+    )
     from clippo_core.report.decks import training_deck
     from clippo_core.report.watch import Watch
     from clippo_core.run import journal
@@ -38,9 +51,11 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
 
 
 def _previous_attempt(folder: str) -> str:
-    """Checkpoints of an earlier attempt of this execution, as it noted them with Flyte; empty where there is none. Notes ours.
+    """Checkpoints of an earlier attempt of this execution, as it noted them with Flyte; empty where
+    there is none. Notes ours.
 
-    Flyte's own checkpoint folder is copied whole at every save, from one node only: it holds an address, not the weights.
+    Flyte's own checkpoint folder is copied whole at every save, from one node only: it holds an
+    address, not the weights.
     """
     try:
         checkpoint = current_context().checkpoint

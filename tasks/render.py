@@ -1,4 +1,6 @@
-"""The box `render`: photos, texts and (by choice) drawings into WebDataset shards with a manifest."""
+"""The box `render`: photos, texts and (by choice) drawings into WebDataset shards with a
+manifest.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The box `report`: one self-contained page and one small table about the run. Never cached: the verdict changes outside the run."""
+"""The box `report`: one self-contained page and one small table about the run. Never cached: the
+verdict changes outside the run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile, HTMLPage
 
 from clippo_core.config import RunConfig
-from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Manifest, ValidationReport, Verdict
+from clippo_core.run.records import (
+    CheckpointInfo,
+    EvalResult,
+    GatePlan,
+    Manifest,
+    ValidationReport,
+    Verdict,
+)
 from tasks import settings
 
 
@@ -31,7 +40,16 @@ def report(
     """Write the report beside the run, show it in the console, and print the table."""
     from clippo_core.report.page import summary_table, write_report
 
-    page = write_report(plan.stage.root, config, validation, manifest, checkpoint, results, verdict, evaluation_folders=plan.evaluations)
+    page = write_report(
+        plan.stage.root,
+        config,
+        validation,
+        manifest,
+        checkpoint,
+        results,
+        verdict,
+        evaluation_folders=plan.evaluations,
+    )
     Deck("Report", page.html)
     print(f"\n{summary_table(results)}\n\n{verdict.reason}\nReport: {page.path}\n")
     return Reported(FlyteFile(page.path), FlyteDirectory(checkpoint.uri, remote_directory=False))

@@ -1,9 +1,11 @@
-"""Where and on what the boxes of the console run: images, resources, cluster shape, retries, cache versions. The only such place.
+"""Where and on what the boxes of the console run: images, resources, cluster shape, retries, cache
+versions. The only such place.
 
     CLIPPO_CLUSTER=h200x8 make register        one of the SHAPES below; `laptop` when unset
 
-Flyte bakes a task's shape into it when its module is imported, so the shape's name is the one thing that this project reads from the
-environment at import; every task carries it on into its pod. It holds no setting of the method: those are `clippo_core/config.py`.
+Flyte bakes a task's shape into it when its module is imported, so the shape's name is the one thing
+that this project reads from the environment at import; every task carries it on into its pod. It
+holds no setting of the method: those are `clippo_core/config.py`.
 """
 
 from __future__ import annotations
@@ -45,16 +47,34 @@ class ClusterShape:
 SHAPES: dict[str, ClusterShape] = {
     "laptop": ClusterShape(nodes=1, processes_per_node=1),
     "laptop2": ClusterShape(nodes=1, processes_per_node=2),
-    "h200": ClusterShape(1, 1, gpu="1", accelerator=accelerators.H200, cpu="16", memory="128Gi", disk="200Gi"),
-    "h200x8": ClusterShape(1, 8, gpu="8", accelerator=accelerators.H200, cpu="128", memory="1000Gi", disk="1000Gi"),
-    "h100x8x8": ClusterShape(8, 8, gpu="8", accelerator=accelerators.H100, cpu="128", memory="1000Gi", disk="1000Gi"),
-    "spot-a100x8": ClusterShape(1, 8, "8", accelerators.A100_80GB, cpu="96", memory="900Gi", disk="1000Gi", interruptible=True),
+    "h200": ClusterShape(
+        1, 1, gpu="1", accelerator=accelerators.H200, cpu="16", memory="128Gi", disk="200Gi"
+    ),
+    "h200x8": ClusterShape(
+        1, 8, gpu="8", accelerator=accelerators.H200, cpu="128", memory="1000Gi", disk="1000Gi"
+    ),
+    "h100x8x8": ClusterShape(
+        8, 8, gpu="8", accelerator=accelerators.H100, cpu="128", memory="1000Gi", disk="1000Gi"
+    ),
+    "spot-a100x8": ClusterShape(
+        1,
+        8,
+        "8",
+        accelerators.A100_80GB,
+        cpu="96",
+        memory="900Gi",
+        disk="1000Gi",
+        interruptible=True,
+    ),
 }
 """Pairs/s of each are in benchmarks/RESULTS.md; another cluster is another line here."""
 
 SHAPE_NAME = os.environ.get("CLIPPO_CLUSTER", "laptop")
 if SHAPE_NAME not in SHAPES:
-    raise ValueError(f"CLIPPO_CLUSTER is {SHAPE_NAME!r}; use one of {', '.join(SHAPES)}, or add a shape to tasks/settings.py.")
+    raise ValueError(
+        f"CLIPPO_CLUSTER is {SHAPE_NAME!r}; use one of {', '.join(SHAPES)}, or add a shape to"
+        " tasks/settings.py."
+    )
 SHAPE = SHAPES[SHAPE_NAME]
 
 remember_schemas()
@@ -64,16 +84,25 @@ RENDEZVOUS_SECONDS = 900
 
 
 def elastic() -> Elastic:
-    """Multi-node training. `max_restarts` restarts all workers inside the pods; the run goes on from its last checkpoint."""
+    """Multi-node training. `max_restarts` restarts all workers inside the pods; the run goes on
+    from its last checkpoint.
+    """
     return Elastic(
         nnodes=SHAPE.nodes,
         nproc_per_node=SHAPE.processes_per_node,
         start_method="spawn",
         max_restarts=0 if SHAPE_NAME.startswith("laptop") else 3,
-        rdzv_configs={"timeout": RENDEZVOUS_SECONDS, "join_timeout": RENDEZVOUS_SECONDS, "read_timeout": RENDEZVOUS_SECONDS},
-        # The flag is the old way to the same volume and warns at import; `shared_memory` on the task is the new one.
+        rdzv_configs={
+            "timeout": RENDEZVOUS_SECONDS,
+            "join_timeout": RENDEZVOUS_SECONDS,
+            "read_timeout": RENDEZVOUS_SECONDS,
+        },
+        # The flag is the old way to the same volume and warns at import; `shared_memory` on the
+        # task is the new one.
         increase_shared_mem=False,
-        run_policy=RunPolicy(clean_pod_policy=CleanPodPolicy.ALL, ttl_seconds_after_finished=86_400),
+        run_policy=RunPolicy(
+            clean_pod_policy=CleanPodPolicy.ALL, ttl_seconds_after_finished=86_400
+        ),
     )
 
 
@@ -88,21 +117,30 @@ def training() -> dict[str, Any]:
         "shared_memory": True,
         "retries": 5,
         "interruptible": SHAPE.interruptible,
-        "environment": _environment()
-        | {
-            # A rank that died or hangs inside a collective must end its peers, not leave them waiting for half an hour.
-            "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
-            "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
-            "NCCL_DEBUG": "WARN",
-            # Or a rank restarted inside the pod connects to the address that its dead predecessor left in the shared store.
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        },
+        "environment": (
+            _environment()
+            | {
+                # A rank that died or hangs inside a collective must end its peers, not leave them
+                # waiting for half an hour.
+                "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+                "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
+                "NCCL_DEBUG": "WARN",
+                # Or a rank restarted inside the pod connects to the address that its dead
+                # predecessor left in the shared store.
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            }
+        ),
     }
 
 
 def evaluation() -> dict[str, Any]:
     """Task settings of one evaluation: one GPU where the cluster has any."""
-    resources = Resources(cpu=_share(SHAPE.cpu), mem=SHAPE.memory, gpu="1" if SHAPE.gpu else None, ephemeral_storage=SHAPE.disk)
+    resources = Resources(
+        cpu=_share(SHAPE.cpu),
+        mem=SHAPE.memory,
+        gpu="1" if SHAPE.gpu else None,
+        ephemeral_storage=SHAPE.disk,
+    )
     return {
         "container_image": TRAIN_IMAGE,
         "requests": resources,
@@ -128,8 +166,9 @@ def processing(cpu: str = "4", memory: str = "16Gi", disk: str = "100Gi") -> dic
 
 
 def cached(*modules: str) -> Cache:
-    """A cache whose version is the code that computes the task's result: `modules` of clippo_core and
-    what they reach. The task's own file is left out, since it only draws the deck and wires."""
+    """A cache whose version is the code that computes the task's result: `modules` of clippo_core
+    and what they reach. The task's own file is left out, since it only draws the deck and wires.
+    """
     return Cache(version=code_digest(*modules)[:16], serialize=True)
 
 
@@ -138,7 +177,9 @@ def _environment() -> dict[str, str]:
 
 
 def _gpu_resources() -> Resources:
-    return Resources(cpu=SHAPE.cpu, mem=SHAPE.memory, gpu=SHAPE.gpu or None, ephemeral_storage=SHAPE.disk)
+    return Resources(
+        cpu=SHAPE.cpu, mem=SHAPE.memory, gpu=SHAPE.gpu or None, ephemeral_storage=SHAPE.disk
+    )
 
 
 def _share(cpu: str) -> str:

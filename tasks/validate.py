@@ -1,4 +1,6 @@
-"""The box `validate`: Great Expectations over every pair; fails naming the rows, or lists what is left out."""
+"""The box `validate`: Great Expectations over every pair; fails naming the rows, or lists what is
+left out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ from clippo_core.run.records import ValidatePlan, ValidationReport
 from tasks import settings
 
 
-@task(**settings.processing(), cache=settings.cached("clippo_core.data.validate.expectations"), enable_deck=True, deck_fields=())
+@task(
+    **settings.processing(),
+    cache=settings.cached("clippo_core.data.validate.expectations"),
+    enable_deck=True,
+    deck_fields=(),
+)
 def validate(plan: ValidatePlan) -> ValidationReport:
     """Check the pairs before anything is spent on them."""
     from clippo_core.data.validate.expectations import validate as validate_pairs

@@ -1,4 +1,6 @@
-"""What every test shares: where the real slices lie, and a home of its own for Flyte's local cache."""
+"""What every test shares: where the real slices lie, and a home of its own for Flyte's local
+cache.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ OLD_FONT = PROJECT.parent / "shared" / "fonts" / "unifont-9.0.06"
 # Helpers of the tests, and tools, by their plain names; also for the processes that tests start.
 HELPERS = [str(PROJECT / folder) for folder in ("tests/support", "tests", "tools")]
 sys.path += HELPERS
-os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *HELPERS])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*filter(None, [os.environ.get("PYTHONPATH")]), *HELPERS]
+)
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 # Many test processes on few cores: more threads would only fight for them.
@@ -35,7 +39,9 @@ def slices() -> Path:
 
 @pytest.fixture
 def flyte_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, so that Flyte's local cache and configuration are empty; for tests that start `pyflyte`."""
+    """A home of its own, so that Flyte's local cache and configuration are empty; for tests that
+    start `pyflyte`.
+    """
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -57,10 +63,18 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """s3:// address of an empty bucket of its own on the local server, with the environment set to reach it."""
+    """s3:// address of an empty bucket of its own on the local server, with the environment set to
+    reach it.
+    """
     import boto3
 
-    for name in ("AWS_ENDPOINT_URL", "FLYTE_AWS_ENDPOINT", "FLYTE_AWS_ACCESS_KEY_ID", "FLYTE_AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+    for name in (
+        "AWS_ENDPOINT_URL",
+        "FLYTE_AWS_ENDPOINT",
+        "FLYTE_AWS_ACCESS_KEY_ID",
+        "FLYTE_AWS_SECRET_ACCESS_KEY",
+        "AWS_PROFILE",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")

@@ -1,12 +1,14 @@
-"""Builds the shipped font asset from Debian's `unifont` and `fonts-unifont` 1:15.0.01-2, the same bytes every time.
+"""Builds the shipped font asset from Debian's `unifont` and `fonts-unifont` 1:15.0.01-2, the same
+bytes every time.
 
     python tools/build_font.py --hex unifont.hex --upper unifont_upper.otf --combining plane00-combining.txt
            [--reference unifont-9.0.06.hex unifont_upper-9.0.06.hex]  [--out FOLDER]
 
-The packages put the files into /usr/share/unifont and /usr/share/fonts/opentype/unifont. The BMP comes from the .hex file; Debian has the
-upper planes as OpenType only, whose outlines are unions of squares on the 16-pixel grid and give the bitmaps back without loss.
-`--reference` also rewrites the list of code points that 9.0.06 draws otherwise: only their numbers, no glyph of 9.0.06 (GPL) is stored.
-It is not needed to use the package: the asset is committed.
+The packages put the files into /usr/share/unifont and /usr/share/fonts/opentype/unifont. The BMP
+comes from the .hex file; Debian has the upper planes as OpenType only, whose outlines are unions of
+squares on the 16-pixel grid and give the bitmaps back without loss. `--reference` also rewrites the
+list of code points that 9.0.06 draws otherwise: only their numbers, no glyph of 9.0.06 (GPL) is
+stored. It is not needed to use the package: the asset is committed.
 """
 
 from __future__ import annotations
@@ -58,11 +60,15 @@ def build(hex_path: Path, upper_path: Path, combining_path: Path) -> bytes:
 
 
 def read_outlines(path: Path) -> Glyphs:
-    """Bitmaps of a Unifont .otf. A zero advance marks a combining glyph, whose left side bearing is its offset."""
+    """Bitmaps of a Unifont .otf. A zero advance marks a combining glyph, whose left side bearing is
+    its offset.
+    """
     from fontTools.pens.recordingPen import RecordingPen
     from fontTools.ttLib import TTFont
 
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # the font's timestamps are zero, on purpose
+    logging.getLogger("fontTools").setLevel(
+        logging.ERROR
+    )  # the font's timestamps are zero, on purpose
     font = TTFont(path)
     outlines, bearings = font.getGlyphSet(), font["hmtx"].metrics
     names = sorted(font.getBestCmap().items())
@@ -76,26 +82,45 @@ def read_outlines(path: Path) -> Glyphs:
         left_px = 0 if advance else bearing // UNITS_PER_PX
         bitmap = _fill(pen.value, left_px)
         rows[index] = bitmap @ (1 << np.arange(CELL_PX - 1, -1, -1))
-        wide = advance == CELL_PX * UNITS_PER_PX if advance else left_px < -8 or bool(bitmap[:, 8:].any())
+        wide = (
+            advance == CELL_PX * UNITS_PER_PX
+            if advance
+            else left_px < -8 or bool(bitmap[:, 8:].any())
+        )
         cell_px[index] = 16 if wide else 8
         offsets[index] = NO_MARK if advance else left_px
-    return Glyphs(np.array([code for code, _ in names], np.uint32), transpose_bits(rows), cell_px, offsets)
+    return Glyphs(
+        np.array([code for code, _ in names], np.uint32), transpose_bits(rows), cell_px, offsets
+    )
 
 
 def changed_list(shipped: Path, reference: Sequence[Path]) -> str:
-    """The text of the list of code points whose pixels differ between the shipped font and `reference`, as ranges."""
+    """The text of the list of code points whose pixels differ between the shipped font and
+    `reference`, as ranges.
+    """
     ours, theirs = load_fonts([shipped]), load_fonts(reference)
     differ = np.flatnonzero((ours.cells[ours.slots] != theirs.cells[theirs.slots]).any(axis=1))
     breaks = np.flatnonzero(np.diff(differ) != 1) + 1
     runs = [(run[0], run[-1]) for run in np.split(differ, breaks)]
     lines = [f"{first:04X}" if first == last else f"{first:04X}-{last:04X}" for first, last in runs]
-    hashes = [f"# {path.name} sha256 {sha256}" for path, sha256 in zip(reference, theirs.sha256, strict=True)]
-    head = ["# Code points that Unifont 15.0.01 draws otherwise than 9.0.06, or that only one of them has.", *hashes]
+    hashes = [
+        f"# {path.name} sha256 {sha256}"
+        for path, sha256 in zip(reference, theirs.sha256, strict=True)
+    ]
+    head = [
+        (
+            "# Code points that Unifont 15.0.01 draws otherwise than 9.0.06, or that only one of"
+            " them has."
+        ),
+        *hashes,
+    ]
     return "\n".join([*head, f"# {len(differ)} code points", *lines]) + "\n"
 
 
 def _fill(commands: list[tuple[str, tuple]], left_px: int) -> NDArray[np.int64]:
-    """[16, 16] of 0 and 1: non-zero winding at the pixel centres, from the vertical edges of closed polygons."""
+    """[16, 16] of 0 and 1: non-zero winding at the pixel centres, from the vertical edges of closed
+    polygons.
+    """
     winding = np.zeros((CELL_PX, CELL_PX + 1), np.int64)
     start = here = (0, 0)
     for command, points in commands:
@@ -103,11 +128,16 @@ def _fill(commands: list[tuple[str, tuple]], left_px: int) -> NDArray[np.int64]:
             start = here = points[0]
             continue
         if command not in ("lineTo", "closePath", "endPath"):
-            raise ValueError(f"an outline of Unifont has a {command}; it should be a union of squares")
+            raise ValueError(
+                f"an outline of Unifont has a {command}; it should be a union of squares"
+            )
         there = points[0] if points else start
         if here[0] == there[0]:
             column = here[0] // UNITS_PER_PX - left_px
-            top, bottom = (ASCENT_PX - max(here[1], there[1]) // UNITS_PER_PX, ASCENT_PX - min(here[1], there[1]) // UNITS_PER_PX)
+            top, bottom = (
+                ASCENT_PX - max(here[1], there[1]) // UNITS_PER_PX,
+                ASCENT_PX - min(here[1], there[1]) // UNITS_PER_PX,
+            )
             winding[top:bottom, column] += 1 if there[1] > here[1] else -1
         here = there
     return (np.cumsum(winding, axis=1)[:, :CELL_PX] != 0).astype(np.int64)
@@ -116,17 +146,37 @@ def _fill(commands: list[tuple[str, tuple]], left_px: int) -> NDArray[np.int64]:
 def main() -> None:
     """Command line, as in the file's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--hex", type=Path, required=True, help="unifont.hex of the package `unifont`")
-    parser.add_argument("--upper", type=Path, required=True, help="unifont_upper.otf of the package `fonts-unifont`")
-    parser.add_argument("--combining", type=Path, required=True, help="plane00-combining.txt of the package `unifont`")
-    parser.add_argument("--reference", type=Path, nargs="*", default=[], help=".hex files of 9.0.06, to rewrite the list of changes")
+    parser.add_argument(
+        "--hex", type=Path, required=True, help="unifont.hex of the package `unifont`"
+    )
+    parser.add_argument(
+        "--upper", type=Path, required=True, help="unifont_upper.otf of the package `fonts-unifont`"
+    )
+    parser.add_argument(
+        "--combining",
+        type=Path,
+        required=True,
+        help="plane00-combining.txt of the package `unifont`",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        nargs="*",
+        default=[],
+        help=".hex files of 9.0.06, to rewrite the list of changes",
+    )
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write to")
     arguments = parser.parse_args()
     asset = arguments.out / SHIPPED_FONT.name
     asset.write_bytes(build(arguments.hex, arguments.upper, arguments.combining))
-    print(f"{asset} {asset.stat().st_size} bytes sha256 {hashlib.sha256(asset.read_bytes()).hexdigest()}")
+    print(
+        f"{asset} {asset.stat().st_size} bytes sha256"
+        f" {hashlib.sha256(asset.read_bytes()).hexdigest()}"
+    )
     if arguments.reference:
-        (arguments.out / CHANGED_LIST.name).write_text(changed_list(asset, arguments.reference), encoding="ascii")
+        (arguments.out / CHANGED_LIST.name).write_text(
+            changed_list(asset, arguments.reference), encoding="ascii"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Specimen pages of the renderer: one sentence in thirty languages, and forty tricky inputs, each in both layouts side by side.
+"""Specimen pages of the renderer: one sentence in thirty languages, and forty tricky inputs, each
+in both layouts side by side.
 
     python tools/specimen.py docs      writes docs/rendering-languages.png and docs/rendering-tricky.png
 
-To look at, script by script. It is not a test: tests/golden holds the tricky inputs to their pixels.
+To look at, script by script. It is not a test: tests/golden holds the tricky inputs to their
+pixels.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ TRICKY: list[tuple[str, str]] = [
     ("700 w", "w" * 700),
     ("1,000 A, one wide at the end", "A" * 1000 + "日"),
 ]
-"""(what it is about, text): inputs on which renderers go wrong; tests/golden shows each in both layouts."""
+"""(what it is about, text): inputs on which renderers go wrong; tests/golden shows each in both
+layouts."""
 
 
 def language_page() -> NDArray[np.uint8]:
@@ -101,18 +104,31 @@ def language_page() -> NDArray[np.uint8]:
 
 def tricky_page() -> NDArray[np.uint8]:
     """Grey picture: each tricky input in the reference layout (left) and the shaped one (right)."""
-    return _two_columns([subject for subject, _ in TRICKY], [text for _, text in TRICKY], rows=2, label_px=160)
+    return _two_columns(
+        [subject for subject, _ in TRICKY], [text for _, text in TRICKY], rows=2, label_px=160
+    )
 
 
-def _two_columns(labels: list[str], texts: list[str], rows: int, label_px: int) -> NDArray[np.uint8]:
-    """Tiles of label, reference and shaped drawing, each cut to `rows` text rows, in two columns; an even number of them."""
-    pages = [Renderer(224, layout="reference").render(texts), Renderer(224, layout="shaped").render(texts)]
+def _two_columns(
+    labels: list[str], texts: list[str], rows: int, label_px: int
+) -> NDArray[np.uint8]:
+    """Tiles of label, reference and shaped drawing, each cut to `rows` text rows, in two columns;
+    an even number of them.
+    """
+    pages = [
+        Renderer(224, layout="reference").render(texts),
+        Renderer(224, layout="shaped").render(texts),
+    ]
     names = Renderer(label_px).render(labels)
     tiles = []
     for index in range(len(texts)):
         parts = [names[index] + np.uint8(128), *(page[index] for page in pages)]
-        parts = [np.pad(part, ((0, 64), (0, 0)), constant_values=255)[: 16 * rows] for part in parts]
-        tiles.append(np.concatenate([np.pad(part, 2, constant_values=255) for part in parts], axis=1))
+        parts = [
+            np.pad(part, ((0, 64), (0, 0)), constant_values=255)[: 16 * rows] for part in parts
+        ]
+        tiles.append(
+            np.concatenate([np.pad(part, 2, constant_values=255) for part in parts], axis=1)
+        )
     half = len(tiles) // 2
     return np.concatenate([np.concatenate(tiles[:half]), np.concatenate(tiles[half:])], axis=1)
 

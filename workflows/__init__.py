@@ -1,4 +1,6 @@
-"""What runs: `pyflyte run workflows NAME`. Re-exported here, so that the package itself is the place to run them from."""
+"""What runs: `pyflyte run workflows NAME`. Re-exported here, so that the package itself is the
+place to run them from.
+"""
 
 from workflows.evaluation import (
     evaluate_checkpoint,

@@ -1,4 +1,5 @@
-"""Evaluations of a checkpoint that is there already: each alone, all five side by side, or those of the promoted model.
+"""Evaluations of a checkpoint that is there already: each alone, all five side by side, or those of
+the promoted model.
 
 pyflyte run workflows evaluate_glue --checkpoint runs/demo-.../checkpoints --evaluate '{"glue": {"root": "data/glue"}}'
 """
@@ -56,7 +57,9 @@ def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs
 
 
 @workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)
-def evaluate_checkpoint(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> list[EvalResult]:
+def evaluate_checkpoint(
+    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
+) -> list[EvalResult]:
     """All five evaluations, side by side; those that `evaluate` leaves out say so."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
@@ -72,7 +75,12 @@ def evaluate_checkpoint(checkpoint: str, evaluate: EvaluateConfig, root: str = "
 
 @workflow
 def evaluate_promoted(
-    promoted: str, evaluate: EvaluateConfig, root: str = "runs", kickoff_time: datetime.datetime = UNSCHEDULED
+    promoted: str,
+    evaluate: EvaluateConfig,
+    root: str = "runs",
+    kickoff_time: datetime.datetime = UNSCHEDULED,
 ) -> list[EvalResult]:
-    """The promoted model again, on whatever the benchmarks hold now. `promoted`: the pointer `<root>/promoted-<name>.json`."""
+    """The promoted model again, on whatever the benchmarks hold now. `promoted`: the pointer
+    `<root>/promoted-<name>.json`.
+    """
     return evaluate_checkpoint(checkpoint=promoted, evaluate=evaluate, root=root)

@@ -47,8 +47,12 @@ def evaluate_all(
     ]
 
 
-@workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert)
-def pretrain_and_evaluate(config: RunConfig, kickoff_time: datetime.datetime = UNSCHEDULED) -> Reported:
+@workflow(
+    failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert
+)
+def pretrain_and_evaluate(
+    config: RunConfig, kickoff_time: datetime.datetime = UNSCHEDULED
+) -> Reported:
     """Validate, draw, pretrain, evaluate, gate, report: one run, from its config."""
     plans = plan(config=config, kickoff_time=kickoff_time)
     validation = validate(plan=plans.validate)
@@ -74,7 +78,11 @@ def pretrain_and_evaluate(config: RunConfig, kickoff_time: datetime.datetime = U
     )
 
 
-@workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert)
-def demo(config: RunConfig = presets.demo(), kickoff_time: datetime.datetime = UNSCHEDULED) -> Reported:
+@workflow(
+    failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert
+)
+def demo(
+    config: RunConfig = presets.demo(), kickoff_time: datetime.datetime = UNSCHEDULED
+) -> Reported:
     """The whole pipeline on handwritten numbers, a few minutes on two cores, no download."""
     return pretrain_and_evaluate(config=numbers(config=config), kickoff_time=kickoff_time)

@@ -1,4 +1,6 @@
-"""Launch plans: retraining every week, evaluation of the promoted model every night. Registered inactive; `make activate` starts them."""
+"""Launch plans: retraining every week, evaluation of the promoted model every night. Registered
+inactive; `make activate` starts them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from workflows.evaluation import evaluate_promoted
 from workflows.pipeline import pretrain_and_evaluate
 
 OPERATORS = ["clippo-operators@example.org"]
-"""Who is told of a failure by Flyte's own e-mail; the webhook of tasks/alert.py is the other way."""
+"""Who is told of a failure by Flyte's own e-mail; the webhook of tasks/alert.py is the other
+way."""
 
 _weekly: RunConfig = presets.weekly()
 
@@ -18,7 +21,12 @@ weekly_retraining = LaunchPlan.get_or_create(
     name="weekly_retraining",
     default_inputs={"config": _weekly},
     schedule=CronSchedule(schedule="0 2 * * 0", kickoff_time_input_arg="kickoff_time"),
-    notifications=[Email(phases=[WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT], recipients_email=OPERATORS)],
+    notifications=[
+        Email(
+            phases=[WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT],
+            recipients_email=OPERATORS,
+        )
+    ],
 )
 
 nightly_evaluation = LaunchPlan.get_or_create(

@@ -167,7 +167,10 @@ class _Reader:
         if origin is dict:
             if not isinstance(value, dict):
                 return self._refuse(path, value, "it must be an object")
-            return {key: self.value(arguments[1], item, _dotted(path, str(key))) for key, item in value.items()}
+            return {
+                key: self.value(arguments[1], item, _dotted(path, str(key)))
+                for key, item in value.items()
+            }
         return value if hint is Any else self._scalar(hint, value, path)
 
     def fields(self, cls: type, values: Any, path: str) -> Any:

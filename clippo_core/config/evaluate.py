@@ -101,11 +101,15 @@ class VqaConfig(Checked, path="evaluate.vqa"):
     """Resolution of fine-tuning; 0 = the tower's own; 384 in the paper's larger runs."""
     question_place: Literal["overlay", "above"] = "overlay"
     """Over the image's top rows, or above the shrunken image; the paper does not say which."""
-    holdout_share: Annotated[float, Check(lambda x: 0 < x < 1, "it is a share, between 0 and 1")] = 0.2
+    holdout_share: Annotated[
+        float, Check(lambda x: 0 < x < 1, "it is a share, between 0 and 1")
+    ] = 0.2
     """Share of the photos held out where `questions` is `train_questions`."""
     expect_questions: Input[Count] = 214_354
     """Expected number of scored questions (val2014); fewer makes the result partial."""
-    finetune: FinetuneConfig = FinetuneConfig(batch_size=256, epochs=10, learning_rates=(1e-4,), head_lr_multiplier=10.0)
+    finetune: FinetuneConfig = FinetuneConfig(
+        batch_size=256, epochs=10, learning_rates=(1e-4,), head_lr_multiplier=10.0
+    )
     """Optimization of the fine-tuning (ViLT's values; the paper's own are not public)."""
 
 
@@ -184,5 +188,6 @@ class EvaluateConfig(Checked, path="evaluate"):
         twice = next((name for name in names if names.count(name) > 1), "")
         require(
             not twice,
-            f"evaluate.retrieval has two benchmarks with the dataset {twice!r}; metrics are named by it, so give each its own.",
+            f"evaluate.retrieval has two benchmarks with the dataset {twice!r}; metrics are named"
+            " by it, so give each its own.",
         )

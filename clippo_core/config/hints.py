@@ -50,7 +50,9 @@ Positive = Annotated[float, Check(lambda x: x > 0, "it must be positive")]
 NotNegative = Annotated[float, Check(lambda x: x >= 0, "it must not be negative")]
 Share = Annotated[float, Check(lambda x: 0 <= x <= 1, "it is a share, 0 to 1")]
 Name = Annotated[str, Check(bool, "it must not be empty")]
-PagePx = Annotated[int, Check(lambda n: n >= 32 and n % 16 == 0, "it must be a multiple of 16 and at least 32")]
+PagePx = Annotated[
+    int, Check(lambda n: n >= 32 and n % 16 == 0, "it must be a multiple of 16 and at least 32")
+]
 
 
 def field_hints(cls: type) -> dict[str, Any]:

@@ -17,7 +17,9 @@ def _is_folder_name(name: str) -> bool:
     return bool(name) and all(c.isascii() and (c.isalnum() or c in "-_.") for c in name)
 
 
-FolderName = Annotated[str, Check(_is_folder_name, "it names a folder: use letters, digits, '-', '_' and '.'")]
+FolderName = Annotated[
+    str, Check(_is_folder_name, "it names a folder: use letters, digits, '-', '_' and '.'")
+]
 NamedFile = Annotated[
     str,
     Check(lambda t: all(t.partition("=")), "it must be a name, `=` and a SentencePiece file"),

@@ -177,7 +177,9 @@ class FinetuneConfig(Checked, path="finetune"):
     """Examples per step, over all ranks."""
     epochs: Count = 3
     """Passes over the training set."""
-    learning_rates: Annotated[tuple[Positive, ...], Check(bool, "name at least one positive rate")] = (2e-5, 3e-5, 4e-5, 5e-5)
+    learning_rates: Annotated[
+        tuple[Positive, ...], Check(bool, "name at least one positive rate")
+    ] = (2e-5, 3e-5, 4e-5, 5e-5)
     """Sweep: one trial each; the best on the dev set is reported, with the number of trials."""
     head_lr_multiplier: Positive = 1.0
     """The new head's learning rate over the tower's."""

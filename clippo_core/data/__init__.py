@@ -1,4 +1,5 @@
-"""From annotation files to batches: sources -> validation -> shards -> batches by (seed, step); and the embedded world of numbers.
+"""From annotation files to batches: sources -> validation -> shards -> batches by (seed, step); and
+the embedded world of numbers.
 
     images      bytes -> uint8 pixels, the reference's resize     expectations   what is usable, through Great Expectations
     sources     every kind of source -> records                   shards         records -> WebDataset tars, indexes, a manifest

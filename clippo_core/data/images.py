@@ -3,12 +3,14 @@
     bytes ─▶ decode_image ─▶ squash(image, 224)            training, zero-shot, retrieval, VQA
                           └▶ fewshot_crop(image, 224)      10-shot: squash to 256, central crop
 
-`squash` is tf.image.resize(bilinear, antialias=False) cast back to uint8 by truncation: the aspect ratio is not kept, and shrinking
-skips pixels rather than averaging them (big_vision pp/ops_image.py `resize`). Decoding refuses what it cannot read whole, with an
-ImageError; a limit on pixels is checked on the header, before a byte is decoded.
+`squash` is tf.image.resize(bilinear, antialias=False) cast back to uint8 by truncation: the aspect
+ratio is not kept, and shrinking skips pixels rather than averaging them (big_vision pp/ops_image.py
+`resize`). Decoding refuses what it cannot read whole, with an ImageError; a limit on pixels is
+checked on the header, before a byte is decoded.
 
-It is not bit-identical to TensorFlow's JPEG decoder (other inverse DCT, a level here and there), applies EXIF orientation, and lays
-transparent pictures on white, where tf.io.decode_image ignores orientation and drops alpha.
+It is not bit-identical to TensorFlow's JPEG decoder (other inverse DCT, a level here and there),
+applies EXIF orientation, and lays transparent pictures on white, where tf.io.decode_image ignores
+orientation and drops alpha.
 """
 
 from __future__ import annotations
@@ -28,14 +30,17 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 """Files longer than this are refused unread."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are opened; none of them calls another program. PIL's JPEG reader opens MPO, too; asked for by name, MPO is a KeyError."""
+"""Formats that are opened; none of them calls another program. PIL's JPEG reader opens MPO, too;
+asked for by name, MPO is a KeyError."""
 
 
 def decode_image(source: bytes | str | Path | Image.Image, name: str = "") -> np.ndarray:
-    """uint8 [h, w, 3] of a picture given as bytes, path (or s3:// URI) or PIL image. Raises ImageError.
+    """uint8 [h, w, 3] of a picture given as bytes, path (or s3:// URI) or PIL image. Raises
+    ImageError.
 
-    Grey, palette and CMYK become RGB; 16 bits keep the high byte; transparency is laid on white; of an animation the first frame
-    counts; EXIF orientation is applied. `name` is what errors call the picture.
+    Grey, palette and CMYK become RGB; 16 bits keep the high byte; transparency is laid on white; of
+    an animation the first frame counts; EXIF orientation is applied. `name` is what errors call the
+    picture.
     """
     if isinstance(source, Image.Image):
         return _pixels(source, name or "the image")
@@ -46,12 +51,16 @@ def decode_image(source: bytes | str | Path | Image.Image, name: str = "") -> np
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # PIL's readers raise whatever a broken header makes them raise
-        raise ImageError(f"{name} is no readable picture ({_reason(error)}); use {', '.join(FORMATS)}.") from error
+        raise ImageError(
+            f"{name} is no readable picture ({_reason(error)}); use {', '.join(FORMATS)}."
+        ) from error
     return _pixels(picture, name)
 
 
 def read_image_bytes(source: str | Path) -> bytes:
-    """The bytes of a picture file or object. Raises ImageError where there is none, or it is too long."""
+    """The bytes of a picture file or object. Raises ImageError where there is none, or it is too
+    long.
+    """
     if str(source).startswith("s3://"):
         from clippo_core import storage
 
@@ -60,7 +69,9 @@ def read_image_bytes(source: str | Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise ImageError(f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} allowed for a picture.")
+            raise ImageError(
+                f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} allowed for a picture."
+            )
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError(f"{path} cannot be read ({_reason(error)}).") from error
@@ -75,9 +86,11 @@ def image_size(data: bytes, name: str = "the image") -> tuple[int, int]:
 
 
 def squash(image: np.ndarray, image_px: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> uint8 [image_px, image_px, 3]: bilinear between the four nearest pixels, truncated. Aspect is not kept.
+    """uint8 [h, w, 3] -> uint8 [image_px, image_px, 3]: bilinear between the four nearest pixels,
+    truncated. Aspect is not kept.
 
-    in = (out + 1/2) * size / image_px - 1/2 in float32; horizontal, then vertical interpolation, as TensorFlow's kernel does.
+    in = (out + 1/2) * size / image_px - 1/2 in float32; horizontal, then vertical interpolation, as
+    TensorFlow's kernel does.
     """
     height, width = image.shape[:2]
     if (height, width) == (image_px, image_px):
@@ -101,7 +114,8 @@ def squash(image: np.ndarray, image_px: int) -> np.ndarray:
 
 
 def fewshot_crop(image: np.ndarray, image_px: int = 224) -> np.ndarray:
-    """uint8 [h, w, 3] -> uint8 [image_px, image_px, 3]: squash to 256 and cut the middle 224 out (other sizes in proportion).
+    """uint8 [h, w, 3] -> uint8 [image_px, image_px, 3]: squash to 256 and cut the middle 224 out
+    (other sizes in proportion).
 
     big_vision configs/common_fewshot.py: `resize(256)|central_crop(224)`.
     """
@@ -112,7 +126,9 @@ def fewshot_crop(image: np.ndarray, image_px: int = 224) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower and upper source index and float32 weight of the upper one, for each of `wanted` outputs along an axis."""
+    """Lower and upper source index and float32 weight of the upper one, for each of `wanted`
+    outputs along an axis.
+    """
     scale = np.float32(size) / np.float32(wanted)
     place = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     floor = np.floor(place)
@@ -125,7 +141,10 @@ def _pixels(picture: Image.Image, name: str) -> np.ndarray:
     """A PIL image, perhaps not yet loaded, as uint8 [h, w, 3]."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed; shrink or remove it.")
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed; shrink or"
+            " remove it."
+        )
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}).")
     try:
@@ -134,8 +153,12 @@ def _pixels(picture: Image.Image, name: str) -> np.ndarray:
         return np.ascontiguousarray(_rgb(picture, name))
     except ImageError:
         raise
-    except Exception as error:  # truncated or corrupt data: OSError, SyntaxError, struct.error, ... as the format's reader likes
-        raise ImageError(f"{name} is damaged or cut short ({_reason(error)}); restore or remove it.") from error
+    # truncated or corrupt data: OSError, SyntaxError, struct.error, ... as the format's reader
+    # likes
+    except Exception as error:
+        raise ImageError(
+            f"{name} is damaged or cut short ({_reason(error)}); restore or remove it."
+        ) from error
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -156,10 +179,14 @@ def _rgb(picture: Image.Image, name: str) -> np.ndarray:
     if mode.startswith("I"):
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ImageError(f"{name} has pixel values outside 0..65535; convert it to 8 or 16 bits.")
+            raise ImageError(
+                f"{name} has pixel values outside 0..65535; convert it to 8 or 16 bits."
+            )
         return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if mode == "F":
-        raise ImageError(f"{name} has floating-point pixels, of which no range is known; convert it to 8 bits.")
+        raise ImageError(
+            f"{name} has floating-point pixels, of which no range is known; convert it to 8 bits."
+        )
     if "A" in mode or "a" in mode or "transparency" in picture.info:
         layers = picture.convert("RGBA")
         paper = Image.new("RGBA", layers.size, (255, 255, 255, 255))

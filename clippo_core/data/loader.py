@@ -1,13 +1,15 @@
-"""Shards -> batches: the record of every place of every batch (`order`), read, decoded, drawn, and cut into ranks.
+"""Shards -> batches: the record of every place of every batch (`order`), read, decoded, drawn, and
+cut into ranks.
 
     batches(manifest, data, image_px=224, batch_pairs=10240, seed=0, text_encoder=Renderer(224),
             rank=r, world_size=n, steps=250_000)
 
-The global batch of a step is a function of (seed, step): the same records, captions and pixels for 1, 2 or 4 ranks and any number of
-workers, so going on at a step needs no state. A rank gets a slice of the photos and a slice of the text pairs. An epoch of the photos
-(of the text pairs) has every record once; where its end falls inside a batch, the next epoch fills the batch up: nothing is dropped,
-padded or repeated. It holds no random state, and knows neither model nor loss. Photos of a set that is small as a whole are decoded
-once and kept.
+The global batch of a step is a function of (seed, step): the same records, captions and pixels for
+1, 2 or 4 ranks and any number of workers, so going on at a step needs no state. A rank gets a slice
+of the photos and a slice of the text pairs. An epoch of the photos (of the text pairs) has every
+record once; where its end falls inside a batch, the next epoch fills the batch up: nothing is
+dropped, padded or repeated. It holds no random state, and knows neither model nor loss. Photos of a
+set that is small as a whole are decoded once and kept.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, for an asynchronous copy to a GPU."""
-        photos, first, second = (x.pin_memory() for x in (self.photos, self.first_text, self.second_text))
+        photos, first, second = (
+            x.pin_memory() for x in (self.photos, self.first_text, self.second_text)
+        )
         return replace(self, photos=photos, first_text=first, second_text=second)
 
 
@@ -80,10 +84,10 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of steps start_step .. steps - 1 for one rank, in order.
 
-    `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0 makes them here. `varied` draws the
-    texts instead of `text_encoder`, in a layout that follows from (seed, step, place). Raises
-    ConfigError where batch, ranks and data cannot go together, ShardError where a shard is missing
-    or damaged.
+    `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0
+    makes them here. `varied` draws the texts instead of `text_encoder`, in a layout that follows
+    from (seed, step, place). Raises ConfigError where batch, ranks and data cannot go together,
+    ShardError where a shard is missing or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
     batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied)
@@ -106,7 +110,9 @@ class BatchPlan:
     """What stands in every batch of a run, by step; reads indexes, but no photo and no text."""
 
     def __init__(self, manifest: Manifest, data: DataConfig, batch_pairs: int, seed: int) -> None:
-        """Raises ShardError for missing or damaged shards, ConfigError where no batch of this size can be filled."""
+        """Raises ShardError for missing or damaged shards, ConfigError where no batch of this size
+        can be filled.
+        """
         self.manifest = manifest
         self.shards = _Shards(manifest)
         self.n_texts = text_pairs_per_batch(batch_pairs, data.text_pair_share)
@@ -128,10 +134,15 @@ class BatchPlan:
         return Draw(np.r_[self.members[0][photos], self.members[1][texts]], draw.texts, draw.epochs)
 
     def rank_slices(self, rank: int, world_size: int) -> tuple[slice, slice]:
-        """Places of a rank's photos and text pairs in the global batch; every rank has as many pairs. Raises ConfigError."""
+        """Places of a rank's photos and text pairs in the global batch; every rank has as many
+        pairs. Raises ConfigError.
+        """
         total = self.n_photos + self.n_texts
         if total % world_size:
-            raise ConfigError(f"a batch of {total} pairs does not divide by {world_size} ranks; change train.batch_pairs.")
+            raise ConfigError(
+                f"a batch of {total} pairs does not divide by {world_size} ranks; change"
+                " train.batch_pairs."
+            )
         pairs = total // world_size
         first, last = self.n_photos * rank // world_size, self.n_photos * (rank + 1) // world_size
         start = self.n_photos + pairs * rank - first
@@ -146,15 +157,27 @@ class _Shards:
         self._paths: list[Path] = []
         self._descriptors: dict[tuple[int, int], int] = {}
         parts = []
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # from a bucket, fetching takes longest
+        with concurrent.futures.ThreadPoolExecutor(
+            8
+        ) as pool:  # from a bucket, fetching takes longest
             local = dict(
-                zip(by_name, pool.map(lambda entry: shards.local_file(manifest, entry, _is_index(entry)), manifest.files), strict=True)
+                zip(
+                    by_name,
+                    pool.map(
+                        lambda entry: shards.local_file(manifest, entry, _is_index(entry)),
+                        manifest.files,
+                    ),
+                    strict=True,
+                )
             )
         for entry in filter(_is_index, manifest.files):
             index, about = shard_index.load(local[entry.name])
             tar = by_name.get(about.get("name", ""))
             if tar is None or tar.sha256 != about["sha256"]:
-                raise ShardError(f"{shards.file_uri(manifest, entry)} is the index of another shard; delete both and run `render` again.")
+                raise ShardError(
+                    f"{shards.file_uri(manifest, entry)} is the index of another shard; delete both"
+                    " and run `render` again."
+                )
             self._paths.append(local[tar.name])
             parts.append(index)
         if not parts:
@@ -172,7 +195,10 @@ class _Shards:
         offset, size = int(span[0]), int(span[1])
         data = os.pread(self._descriptors[place], size, offset)
         if len(data) != size:
-            raise ShardError(f"{path} is cut short at record {self.index.key(record)}; delete it and run `render` again.")
+            raise ShardError(
+                f"{path} is cut short at record {self.index.key(record)}; delete it and run"
+                " `render` again."
+            )
         return data
 
     def texts(self, record: int) -> list[str]:
@@ -182,7 +208,9 @@ class _Shards:
         if kind == shard_index.FOREIGN_TXT:
             return [data.decode().strip()]
         content = json.loads(data)
-        return [content["caption"].strip()] if kind == shard_index.FOREIGN_JSON else content["texts"]
+        return (
+            [content["caption"].strip()] if kind == shard_index.FOREIGN_JSON else content["texts"]
+        )
 
 
 class _RankBatches(torch.utils.data.Dataset[Batch]):
@@ -215,7 +243,9 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
         for place, record in enumerate(records[:n_photos]):
             photos[place] = self._kept(self._photos, record, self._photo)
-        firsts = [source.read(record, index.first[record]).decode() for record in records[n_photos:]]
+        firsts = [
+            source.read(record, index.first[record]).decode() for record in records[n_photos:]
+        ]
         encode_first, encode_second = self._encoders(step, places, n_photos)
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
@@ -232,20 +262,37 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
             return self._text_encoder, self._text_encoder
         draw = self._varied.masks
         plan, share = self._plan, self._varied.augment.share
-        numbers = numbers_of_step(plan.order.seed, step, plan.n_photos + plan.n_texts, share)[places, :, :LAYOUT_NUMBERS]
+        numbers = numbers_of_step(plan.order.seed, step, plan.n_photos + plan.n_texts, share)[
+            places, :, :LAYOUT_NUMBERS
+        ]
         return partial(draw, numbers=numbers[n_photos:, 0]), partial(draw, numbers=numbers[:, 1])
 
     def _second(self, records: list[int], chosen: list[int], encode: Encode) -> np.ndarray:
-        """The encoded second texts: drawn now, or read where the shards hold them as this run draws them."""
+        """The encoded second texts: drawn now, or read where the shards hold them as this run draws
+        them.
+        """
         source = self._plan.shards
         spans = source.index.drawings[source.text_starts[records] + chosen]
         if self._drawn and spans[:, 1].all():
-            return np.stack([_masks(source.read(record, span)) for record, span in zip(records, spans, strict=True)])
-        return encode([self._kept(self._texts, record, source.texts)[text] for record, text in zip(records, chosen, strict=True)])
+            return np.stack(
+                [
+                    _masks(source.read(record, span))
+                    for record, span in zip(records, spans, strict=True)
+                ]
+            )
+        return encode(
+            [
+                self._kept(self._texts, record, source.texts)[text]
+                for record, text in zip(records, chosen, strict=True)
+            ]
+        )
 
     def _photo(self, record: int) -> np.ndarray:
         source = self._plan.shards
-        return squash(decode_image(source.read(record, source.index.first[record]), source.index.key(record)), self._image_px)
+        return squash(
+            decode_image(source.read(record, source.index.first[record]), source.index.key(record)),
+            self._image_px,
+        )
 
     def _kept(self, kept: dict[int, T], record: int, make: Callable[[int], T]) -> T:
         """What `make` gives for a record, from memory if it is there."""
@@ -277,10 +324,17 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _pool(index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray, starts: np.ndarray) -> Pool:
+def _pool(
+    index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray, starts: np.ndarray
+) -> Pool:
     """The records `members` as the order sees them."""
     counts = index.text_counts[members]
-    places = np.arange(counts.sum()) + np.repeat(starts[members] - np.r_[0, np.cumsum(counts)[:-1]], counts) if len(members) else members
+    places = (
+        np.arange(counts.sum())
+        + np.repeat(starts[members] - np.r_[0, np.cumsum(counts)[:-1]], counts)
+        if len(members)
+        else members
+    )
     return Pool(
         groups=groups[members],
         key_hashes=index.key_hashes[members],
@@ -291,9 +345,11 @@ def _pool(index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray
 
 
 def _groups(index: shard_index.ShardIndex) -> np.ndarray:
-    """int64 [n], from 1: one number for the records of a group, and for ungrouped ones with the same photo, first text or only text.
+    """int64 [n], from 1: one number for the records of a group, and for ungrouped ones with the
+    same photo, first text or only text.
 
-    Whatever else may not meet (a caption among several, a photo in two groups) the order sees in the hashes of what it draws.
+    Whatever else may not meet (a caption among several, a photo in two groups) the order sees in
+    the hashes of what it draws.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -302,8 +358,12 @@ def _groups(index: shard_index.ShardIndex) -> np.ndarray:
     starts = np.r_[0, np.cumsum(index.text_counts)][:-1]
     alone = index.group_hashes == 0
     grouped, single = np.flatnonzero(~alone), np.flatnonzero(alone & (index.text_counts == 1))
-    marks = np.concatenate([index.group_hashes[grouped], index.first_hashes[alone], index.text_hashes[starts[single]]])
+    marks = np.concatenate(
+        [index.group_hashes[grouped], index.first_hashes[alone], index.text_hashes[starts[single]]]
+    )
     records = np.concatenate([grouped, np.flatnonzero(alone), single])
     names, mark = np.unique(marks, return_inverse=True)
-    graph = coo_array((np.ones(len(records), bool), (records, n + mark)), shape=(n + len(names),) * 2)
+    graph = coo_array(
+        (np.ones(len(records), bool), (records, n + mark)), shape=(n + len(names),) * 2
+    )
     return connected_components(graph, directed=False)[1][:n].astype(np.int64) + 1

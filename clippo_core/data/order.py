@@ -1,16 +1,18 @@
-"""Which records stand in the batch of a step: a function of (seed, step), for any number of ranks and workers.
+"""Which records stand in the batch of a step: a function of (seed, step), for any number of ranks
+and workers.
 
     epoch e of a pool   =  all its records, in an order of (seed, e), a group's records spread evenly over it
     stream of a pool    =  epoch 0, epoch 1, ... without a seam: a batch at the seam holds the last of one and the first of the next
     window w            =  the stream's records for S steps, dealt to S batches so that no group, photo or text meets itself in a batch
 
-Each record is thus drawn exactly once an epoch, none is dropped at its end and none is repeated, and which batch of its window it falls
-into never depends on anything outside the window: step 1,000,000 costs what step 0 costs. Photos and text pairs are two pools with a
-fixed number of places each in every batch; a group may have records in both.
+Each record is thus drawn exactly once an epoch, none is dropped at its end and none is repeated,
+and which batch of its window it falls into never depends on anything outside the window: step
+1,000,000 costs what step 0 costs. Photos and text pairs are two pools with a fixed number of places
+each in every batch; a group may have records in both.
 
-Dealing is edge colouring: groups and places are the nodes of a bipartite graph, records its edges, batches the colours. Each place holds
-one record a batch and no group has more than S records in a window, so a proper colouring exists (Kőnig), and alternating paths find it.
-It does not read files.
+Dealing is edge colouring: groups and places are the nodes of a bipartite graph, records its edges,
+batches the colours. Each place holds one record a batch and no group has more than S records in a
+window, so a proper colouring exists (Kőnig), and alternating paths find it. It does not read files.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Pool:
     """What the order needs to know about the photos, or about the text pairs."""
 
     groups: np.ndarray
-    """int64 [n]: records with equal numbers never meet in a batch; the numbers are shared between the pools."""
+    """int64 [n]: records with equal numbers never meet in a batch; the numbers are shared between
+    the pools."""
     key_hashes: np.ndarray
     """uint64 [n]."""
     text_starts: np.ndarray
@@ -64,7 +67,8 @@ class Draw:
 
 
 def epoch_order(groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """int64 [n]: the records in the order of this epoch. A group of k records has one in each k-th of it, at a random place.
+    """int64 [n]: the records in the order of this epoch. A group of k records has one in each k-th
+    of it, at a random place.
 
     Without groups (each record its own) that is a plain random permutation.
     """
@@ -85,7 +89,9 @@ class Order:
     """The batches of a run: `draw(step)`."""
 
     def __init__(self, photos: Pool, texts: Pool, n_photos: int, n_texts: int, seed: int) -> None:
-        """`n_photos` and `n_texts` are the places of each kind in a batch. Raises ConfigError if no such order exists."""
+        """`n_photos` and `n_texts` are the places of each kind in a batch. Raises ConfigError if no
+        such order exists.
+        """
         self.pools = (photos, texts)
         self.places = (n_photos, n_texts)
         self.seed = seed
@@ -108,7 +114,9 @@ class Order:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         n = len(self.pools[kind])
         epochs = np.arange(start, start + count) // n
-        parts = [self._epoch(kind, int(epoch)) for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)]
+        parts = [
+            self._epoch(kind, int(epoch)) for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+        ]
         head = start - int(epochs[0]) * n
         return np.concatenate(parts)[head : head + count], epochs
 
@@ -117,37 +125,57 @@ class Order:
         steps, columns = self.window_steps, []
         for kind, (pool, places) in enumerate(zip(self.pools, self.places, strict=True)):
             records, epochs = self._stream(kind, window * steps * places, steps * places)
-            counts = (pool.text_starts[records + 1] - pool.text_starts[records]) if len(records) else records
-            texts = choose_text(counts, pool.key_hashes[records], self.seed, epochs) if len(records) else records
+            counts = (
+                (pool.text_starts[records + 1] - pool.text_starts[records])
+                if len(records)
+                else records
+            )
+            texts = (
+                choose_text(counts, pool.key_hashes[records], self.seed, epochs)
+                if len(records)
+                else records
+            )
             starts = pool.text_starts[records] if len(records) else records
             second = pool.text_hashes[starts + texts] if len(records) else np.zeros(0, np.uint64)
             first = pool.first_hashes[records] if len(records) else second
             group = pool.groups[records] if len(records) else records
-            columns.append([a.reshape(steps, places) for a in (records, texts, epochs, group, second, first)])
-        records, texts, epochs, groups, second, first = (np.concatenate(pair, axis=1) for pair in zip(*columns, strict=True))
+            columns.append(
+                [a.reshape(steps, places) for a in (records, texts, epochs, group, second, first)]
+            )
+        records, texts, epochs, groups, second, first = (
+            np.concatenate(pair, axis=1) for pair in zip(*columns, strict=True)
+        )
         table = Dealer(groups, second, first, self.places[0], self.seed + window).deal()
         return Draw(*(a.reshape(-1)[table] for a in (records, texts, epochs)))
 
 
 def _window_steps(pools: tuple[Pool, Pool], places: tuple[int, int]) -> int:
-    """Steps of a window: enough of them that no group can be drawn more often than there are batches. Raises ConfigError."""
+    """Steps of a window: enough of them that no group can be drawn more often than there are
+    batches. Raises ConfigError.
+    """
     load = np.zeros(max(len(pool.sizes) for pool in pools))
     cycles = []
     for pool, count, name in zip(pools, places, ("photos", "text pairs"), strict=True):
         if not count:
             continue
         if len(pool) < count:
-            raise ConfigError(f"a batch takes {count} {name}, but there are only {len(pool)}; lower train.batch_pairs or add data.")
+            raise ConfigError(
+                f"a batch takes {count} {name}, but there are only {len(pool)}; lower"
+                " train.batch_pairs or add data."
+            )
         load[: len(pool.sizes)] += pool.sizes * (count / len(pool))
         sizes = pool.sizes[pool.sizes > 0]
         cycles.append(len(sizes) // math.gcd(count, len(sizes)) if (sizes == sizes[0]).all() else 0)
     heaviest = float(load.max())
     if heaviest > 1 + 1e-9:
         raise ConfigError(
-            f"the largest group of records (or of records with one caption) fills {heaviest:.2f} places of every batch, but may fill one; "
-            "lower train.batch_pairs, or take some of its records out."
+            f"the largest group of records (or of records with one caption) fills {heaviest:.2f}"
+            " places of every batch, but may fill one; lower train.batch_pairs, or take some of"
+            " its records out."
         )
-    cycle = math.lcm(*cycles)  # after so many steps every group was drawn equally often, to the record
+    cycle = math.lcm(
+        *cycles
+    )  # after so many steps every group was drawn equally often, to the record
     steps = MIN_WINDOW_STEPS
     while steps % max(cycle, 1) or not cycle:
         chance = 1 + 4 / math.sqrt(steps * sum(places))
@@ -156,17 +184,23 @@ def _window_steps(pools: tuple[Pool, Pool], places: tuple[int, int]) -> int:
         steps += 1 if steps < 256 else 16
         if steps > MAX_WINDOW_STEPS:
             raise ConfigError(
-                f"a group of records fills {heaviest:.3f} places of every batch on average, too close to its one place for an exact order; "
-                "lower train.batch_pairs a little."
+                f"a group of records fills {heaviest:.3f} places of every batch on average, too"
+                " close to its one place for an exact order; lower train.batch_pairs a little."
             )
     return steps
 
 
 class Dealer:
-    """Exchanges records between the S batches of a window, photo for photo and text for text, until none holds a group or a text twice."""
+    """Exchanges records between the S batches of a window, photo for photo and text for text, until
+    none holds a group or a text twice.
+    """
 
-    def __init__(self, groups: np.ndarray, second: np.ndarray, first: np.ndarray, n_photos: int, seed: int) -> None:
-        """`groups`, `second`, `first`: [S, places] of what must not meet itself in a batch; 0 = nothing."""
+    def __init__(
+        self, groups: np.ndarray, second: np.ndarray, first: np.ndarray, n_photos: int, seed: int
+    ) -> None:
+        """`groups`, `second`, `first`: [S, places] of what must not meet itself in a batch; 0 =
+        nothing.
+        """
         self.steps, self.width = groups.shape
         self.groups, self.second = groups.reshape(-1), second.reshape(-1)
         self.first = np.where(first == second, 0, first).reshape(-1)
@@ -176,9 +210,13 @@ class Dealer:
 
     def deal(self) -> np.ndarray:
         """int64 [S, places]: which of the window's records, counted through, each batch holds."""
-        while len(crowded := self._crowded(self.groups[self.table])):  # each path leaves one surplus record less in the window
+        while len(
+            crowded := self._crowded(self.groups[self.table])
+        ):  # each path leaves one surplus record less in the window
             self._separate_groups(crowded)
-        for batch in self._crowded(np.concatenate([self.second[self.table], self.first[self.table]], axis=1)):
+        for batch in self._crowded(
+            np.concatenate([self.second[self.table], self.first[self.table]], axis=1)
+        ):
             self._separate_texts(int(batch))
         return self.table
 
@@ -186,10 +224,14 @@ class Dealer:
     def _crowded(values: np.ndarray) -> np.ndarray:
         """Rows in which a value stands twice (0 counts as none)."""
         ordered = np.sort(values, axis=1)
-        return np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).any(axis=1))
+        return np.flatnonzero(
+            ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).any(axis=1)
+        )
 
     def _separate_groups(self, crowded: np.ndarray) -> None:
-        """A surplus record moves to a batch without its group; the record of that place comes back, and so on along a path."""
+        """A surplus record moves to a batch without its group; the record of that place comes back,
+        and so on along a path.
+        """
         where: list[dict[int, list[int]]] = [{} for _ in range(self.steps)]
         for row, places in zip(self.groups[self.table].tolist(), where, strict=True):
             for slot, group in enumerate(row):
@@ -200,13 +242,16 @@ class Dealer:
                     b = next((b for b in self._others(a, group) if group not in where[b]), None)
                     if b is None:
                         raise ConfigError(
-                            f"a group of records is too large to stand at most once in each of {self.steps} batches in a row; "
-                            "lower train.batch_pairs, or take records of that group (or with that one caption) out."
+                            "a group of records is too large to stand at most once in each of"
+                            f" {self.steps} batches in a row; lower train.batch_pairs, or take"
+                            " records of that group (or with that one caption) out."
                         )
                     self._flip(a, b, where[a][group][-1], where)
 
     def _flip(self, a: int, b: int, slot: int, where: list[dict[int, list[int]]]) -> None:
-        """Exchange batches a and b along the path that starts at `slot` of a, until what comes to a is alone of its group there."""
+        """Exchange batches a and b along the path that starts at `slot` of a, until what comes to a
+        is alone of its group there.
+        """
         visited = set()
         while slot >= 0:
             visited.add(slot)
@@ -220,18 +265,24 @@ class Dealer:
             slot = next((other for other in where[a][coming] if other not in visited), -1)
 
     def _separate_texts(self, a: int) -> None:
-        """Exchange each record whose text or photo has already stood in batch a with one of another batch, such that both then fit."""
+        """Exchange each record whose text or photo has already stood in batch a with one of another
+        batch, such that both then fit.
+        """
         for slot in self._repeated(a):
             for b in self._others(a, slot):
                 partners = np.flatnonzero(self._fits(a, slot, b))
                 if len(partners):
                     other = int(partners[self._random(slot, b) % len(partners)])
-                    self.table[a, slot], self.table[b, other] = self.table[b, other], self.table[a, slot]
+                    self.table[a, slot], self.table[b, other] = (
+                        self.table[b, other],
+                        self.table[a, slot],
+                    )
                     break
             else:
                 raise ConfigError(
-                    f"a text or photo occurs so often that it cannot stand at most once in each of {self.steps} batches in a row; "
-                    "lower train.batch_pairs, or take records with it out."
+                    "a text or photo occurs so often that it cannot stand at most once in each of"
+                    f" {self.steps} batches in a row; lower train.batch_pairs, or take records with"
+                    " it out."
                 )
 
     def _repeated(self, batch: int) -> list[int]:
@@ -246,15 +297,23 @@ class Dealer:
         return repeated
 
     def _fits(self, a: int, slot: int, b: int) -> np.ndarray:
-        """bool [places]: whether the record at each place of b can change places with the one at (a, slot)."""
+        """bool [places]: whether the record at each place of b can change places with the one at
+        (a, slot).
+        """
         item, theirs = self.table[a, slot], self.table[b]
         ours = np.delete(self.table[a], slot)
         our_texts = np.concatenate([self.second[ours], self.first[ours]])
         our_texts = our_texts[our_texts != 0]
         welcome = ~np.isin(self.groups[theirs], self.groups[ours])
-        welcome &= ~np.isin(self.second[theirs], our_texts) & ~np.isin(self.first[theirs], our_texts)
+        welcome &= ~np.isin(self.second[theirs], our_texts) & ~np.isin(
+            self.first[theirs], our_texts
+        )
         texts = [text for text in (self.second[item], self.first[item]) if text != 0]
-        like_ours = (self.groups[theirs] == self.groups[item]) | np.isin(self.second[theirs], texts) | np.isin(self.first[theirs], texts)
+        like_ours = (
+            (self.groups[theirs] == self.groups[item])
+            | np.isin(self.second[theirs], texts)
+            | np.isin(self.first[theirs], texts)
+        )
         welcome &= like_ours.sum() - like_ours == 0
         welcome &= (np.arange(self.width) < self.n_photos) == (slot < self.n_photos)
         return welcome

@@ -1,10 +1,11 @@
-"""What a pair is, which of a photo's captions an epoch takes, and how many text pairs a batch holds.
+"""What a pair is, which of a photo's captions an epoch takes, and how many text pairs a batch
+holds.
 
     PhotoRecord   one photo, its captions                -> one pair (photo, a caption) an epoch
     TextRecord    one sentence, its partners             -> one pair (sentence, a partner) an epoch
 
-Every choice is a function of (seed, epoch, key): no state, so any process can make it. It does not read files (`sources`), nor decide
-the order (`order`).
+Every choice is a function of (seed, epoch, key): no state, so any process can make it. It does not
+read files (`sources`), nor decide the order (`order`).
 """
 
 from __future__ import annotations
@@ -55,16 +56,20 @@ Record: TypeAlias = PhotoRecord | TextRecord
 
 
 def key_hash(key: str | bytes) -> int:
-    """64 bits, never 0, that stand for a key, a text or a photo's bytes, the same in every process and version."""
+    """64 bits, never 0, that stand for a key, a text or a photo's bytes, the same in every process
+    and version.
+    """
     data = key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") or 1
 
 
-def choose_text(n_texts: np.ndarray, key_hashes: np.ndarray, seed: int, epoch: np.ndarray | int) -> np.ndarray:
+def choose_text(
+    n_texts: np.ndarray, key_hashes: np.ndarray, seed: int, epoch: np.ndarray | int
+) -> np.ndarray:
     """Index of the caption that each record takes in `epoch`: arrays [n] in, int64 [n] out.
 
-    A record with k captions starts at a random one and takes the next each epoch, so that k epochs in a row use each once; every k
-    epochs it starts anew.
+    A record with k captions starts at a random one and takes the next each epoch, so that k epochs
+    in a row use each once; every k epochs it starts anew.
     """
     n_texts = np.asarray(n_texts, np.int64)
     epochs = np.broadcast_to(np.asarray(epoch, np.int64), n_texts.shape)
@@ -73,20 +78,30 @@ def choose_text(n_texts: np.ndarray, key_hashes: np.ndarray, seed: int, epoch: n
 
 
 def mix(hashes: np.ndarray, seed: int, salt: np.ndarray | int) -> np.ndarray:
-    """uint64 [n] of well mixed bits of (hash, seed, salt): splitmix64's finalizer over their sum with odd weights."""
+    """uint64 [n] of well mixed bits of (hash, seed, salt): splitmix64's finalizer over their sum
+    with odd weights.
+    """
     with np.errstate(over="ignore"):
-        x = hashes + np.uint64(seed % 2**63) * np.uint64(0x9E3779B97F4A7C15) + np.asarray(salt, np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        x = (
+            hashes
+            + np.uint64(seed % 2**63) * np.uint64(0x9E3779B97F4A7C15)
+            + np.asarray(salt, np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        )
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
 
 
 def apportion(total: int, shares: list[float]) -> list[int]:
-    """`total` split into whole numbers in proportion to `shares`: floors, then one each to the largest remainders (first wins ties)."""
+    """`total` split into whole numbers in proportion to `shares`: floors, then one each to the
+    largest remainders (first wins ties).
+    """
     whole = sum(shares)
     exact = [total * share / whole for share in shares]
     counts = [int(value + 1e-9) for value in exact]
-    for place in sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))[: total - sum(counts)]:
+    for place in sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))[
+        : total - sum(counts)
+    ]:
         counts[place] += 1
     return counts
 

@@ -1,9 +1,11 @@
-"""What the order of batches must know about every record of a shard, and where its bytes lie: plain arrays, one safetensors file a shard.
+"""What the order of batches must know about every record of a shard, and where its bytes lie: plain
+arrays, one safetensors file a shard.
 
     numbers-00000.tar  ─▶  numbers-00000.index      per record: kind, bytes of photo or first text, bytes of texts, hashes, group
 
-Training reads these at its start and never lists a tar again. A foreign tar is indexed as it is, less what validation left out. An index
-holds no caption and no pixel, and says of which bytes it is the index (their sha256).
+Training reads these at its start and never lists a tar again. A foreign tar is indexed as it is,
+less what validation left out. An index holds no caption and no pixel, and says of which bytes it is
+the index (their sha256).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from clippo_core.data.sources import tars
 from clippo_core.errors import ShardError
 
 PHOTO, TEXT, FOREIGN_TXT, FOREIGN_JSON = range(4)
-"""Kinds of records: ours with a photo; ours with a first text; a foreign photo with txt; with json."""
+"""Kinds of records: ours with a photo; ours with a first text; a foreign photo with txt; with
+json."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,10 @@ class ShardIndex:
         """Write the arrays and what they are about, the same bytes for the same content."""
         from safetensors.numpy import save
 
-        arrays = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        arrays = {
+            field.name: np.ascontiguousarray(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        }
         path.write_bytes(save(arrays, metadata={"about": json.dumps(about, sort_keys=True)}))
 
 
@@ -75,10 +81,14 @@ def load(path: Path) -> tuple[ShardIndex, dict[str, Any]]:
 
     try:
         with safe_open(str(path), "numpy") as file:
-            arrays = {field.name: file.get_tensor(field.name) for field in dataclasses.fields(ShardIndex)}
+            arrays = {
+                field.name: file.get_tensor(field.name) for field in dataclasses.fields(ShardIndex)
+            }
             return ShardIndex(**arrays), json.loads(file.metadata()["about"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"{path} is no shard index ({error}); delete it and run `render` again.") from error
+        raise ShardError(
+            f"{path} is no shard index ({error}); delete it and run `render` again."
+        ) from error
 
 
 def index_ours(path: Path) -> ShardIndex:
@@ -87,7 +97,9 @@ def index_ours(path: Path) -> ShardIndex:
     with open(path, "rb") as tar:
         for entry in tars.entries(path):
             try:
-                about = json.loads(os.pread(tar.fileno(), entry.members["json"][1], entry.members["json"][0]))
+                about = json.loads(
+                    os.pread(tar.fileno(), entry.members["json"][1], entry.members["json"][0])
+                )
                 first = entry.members[entry.picture or "first.txt"]
                 rows.append(
                     _Row(
@@ -98,16 +110,24 @@ def index_ours(path: Path) -> ShardIndex:
                         about["group"],
                         os.pread(tar.fileno(), first[1], first[0]),
                         tuple(about["texts"]),
-                        tuple(entry.members.get(f"text.{n}.png", (0, 0)) for n in range(len(about["texts"]))),
+                        tuple(
+                            entry.members.get(f"text.{n}.png", (0, 0))
+                            for n in range(len(about["texts"]))
+                        ),
                     )
                 )
             except (KeyError, ValueError, TypeError) as error:
-                raise ShardError(f"{path}: record {entry.key} is not as `render` writes it ({error!r}); delete the tar.") from error
+                raise ShardError(
+                    f"{path}: record {entry.key} is not as `render` writes it ({error!r}); delete"
+                    " the tar."
+                ) from error
     return _index(rows)
 
 
 def index_foreign(path: Path, source: str, excluded: Iterable[str]) -> ShardIndex:
-    """Index of a tar of img2dataset's kind, without the records whose id (`<source>/<tar>/<key>`) is in `excluded`."""
+    """Index of a tar of img2dataset's kind, without the records whose id (`<source>/<tar>/<key>`)
+    is in `excluded`.
+    """
     left_out = set(excluded)
     seen: dict[str, int] = {}
     rows = []
@@ -121,9 +141,13 @@ def index_foreign(path: Path, source: str, excluded: Iterable[str]) -> ShardInde
             if key in left_out or f"{key}#0" in left_out or problem or not entry.picture:
                 continue
             first = entry.members[entry.picture]
-            kind, extension = (FOREIGN_TXT, "txt") if "txt" in entry.members else (FOREIGN_JSON, "json")
+            kind, extension = (
+                (FOREIGN_TXT, "txt") if "txt" in entry.members else (FOREIGN_JSON, "json")
+            )
             photo = os.pread(tar.fileno(), first[1], first[0])
-            rows.append(_Row(kind, first, entry.members[extension], key, "", photo, texts, ((0, 0),)))
+            rows.append(
+                _Row(kind, first, entry.members[extension], key, "", photo, texts, ((0, 0),))
+            )
     return _index(rows)
 
 
@@ -161,7 +185,12 @@ def _index(rows: list[_Row]) -> ShardIndex:
 
 def concatenate(parts: list[ShardIndex]) -> ShardIndex:
     """One index over the records of several, in their order."""
-    arrays = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(ShardIndex)}
+    arrays = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in dataclasses.fields(ShardIndex)
+    }
     ends = np.cumsum([0] + [len(part.keys) for part in parts[:-1]])
-    arrays["key_ends"] = np.concatenate([part.key_ends + start for part, start in zip(parts, ends, strict=True)])
+    arrays["key_ends"] = np.concatenate(
+        [part.key_ends + start for part, start in zip(parts, ends, strict=True)]
+    )
     return ShardIndex(**arrays)

@@ -5,9 +5,10 @@
                   numbers-00000.index    where everything lies (`shard_index`)
                   manifest.json          every file's size and sha256; without it there are no shards
 
-The json has key, source, texts, languages and group; `KEY.text.N.png`, by choice, is the Nth text's drawing (1 bit, ink black). Photos
-keep their bytes unless their short side is above the limit. The same input gives the same bytes, so a shard that is already there
-with the right sha256 is kept: a killed run goes on where it stopped. Foreign tars are indexed where they lie, not copied.
+The json has key, source, texts, languages and group; `KEY.text.N.png`, by choice, is the Nth text's
+drawing (1 bit, ink black). Photos keep their bytes unless their short side is above the limit. The
+same input gives the same bytes, so a shard that is already there with the right sha256 is kept: a
+killed run goes on where it stopped. Foreign tars are indexed where they lie, not copied.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ JPEG_QUALITY = 92
 
 
 def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = True) -> Manifest:
-    """Write (or complete) the shards of a run under `<plan.stage.root>/shards`. Raises DataError, ShardError, StorageError."""
+    """Write (or complete) the shards of a run under `<plan.stage.root>/shards`. Raises DataError,
+    ShardError, StorageError.
+    """
     from tqdm import tqdm
 
     from clippo_core.rendering import Renderer
@@ -54,16 +57,24 @@ def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = Tr
     folder = storage.join(plan.stage.root, "shards")
     files: list[FileEntry] = []
     counts = {"photos": 0, "texts": 0}
-    with tempfile.TemporaryDirectory() as scratch, tqdm(total=report.n_records, desc="shards", unit="rec", disable=not progress) as bar:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tqdm(total=report.n_records, desc="shards", unit="rec", disable=not progress) as bar,
+    ):
         for job in _jobs(plan, report, renderer.digest):
-            tar, index = job.finished(folder) or job.write(folder, Path(scratch), renderer if plan.data.store_drawings else None)
+            tar, index = job.finished(folder) or job.write(
+                folder, Path(scratch), renderer if plan.data.store_drawings else None
+            )
             photos = int((index.kinds != shard_index.TEXT).sum())
             counts["photos"] += photos
             counts["texts"] += len(index) - photos
             files += [tar, job.index_entry(folder)]
             bar.update(len(index))
     if not counts["photos"] + counts["texts"]:
-        raise DataError(f"no record is left to write under {folder}: validation left out all {report.n_records}.")
+        raise DataError(
+            f"no record is left to write under {folder}: validation left out all"
+            f" {report.n_records}."
+        )
     manifest = Manifest(
         uri=folder,
         n_pairs=counts["photos"] + counts["texts"],
@@ -86,9 +97,13 @@ def open_manifest(uri: str) -> Manifest:
     try:
         manifest = loads(Manifest, storage.read_text(address))
     except StorageError as error:
-        raise ShardError(f"{address}: there is no manifest, so the shards are not whole; run `render` again.") from error
+        raise ShardError(
+            f"{address}: there is no manifest, so the shards are not whole; run `render` again."
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ShardError(f"{address} is no manifest ({error}); delete it and run `render` again.") from error
+        raise ShardError(
+            f"{address} is no manifest ({error}); delete it and run `render` again."
+        ) from error
     return dataclasses.replace(manifest, uri=address.rpartition("/")[0])
 
 
@@ -99,19 +114,28 @@ def file_uri(manifest: Manifest, entry: FileEntry) -> str:
 
 
 def local_file(manifest: Manifest, entry: FileEntry, whole: bool = False) -> Path:
-    """A local path of a file of a manifest, fetched and compared with its sha256 where it is remote (or `whole`), else with its size.
+    """A local path of a file of a manifest, fetched and compared with its sha256 where it is remote
+    (or `whole`), else with its size.
 
     Raises ShardError.
     """
     uri = file_uri(manifest, entry)
-    advice = "delete it and run `render` again" if "/" not in entry.name else "fetch it again, or run the whole pipeline on the new data"
+    advice = (
+        "delete it and run `render` again"
+        if "/" not in entry.name
+        else "fetch it again, or run the whole pipeline on the new data"
+    )
     try:
-        path = storage.fetch(uri, sha256=entry.sha256 if whole or not storage.is_local(uri) else None)
+        path = storage.fetch(
+            uri, sha256=entry.sha256 if whole or not storage.is_local(uri) else None
+        )
         size = path.stat().st_size
     except (StorageError, OSError) as error:
         raise ShardError(f"{uri} is missing or damaged ({error}); {advice}.") from error
     if size != entry.bytes:
-        raise ShardError(f"{uri} has {size:,} bytes where its manifest says {entry.bytes:,}; {advice}.")
+        raise ShardError(
+            f"{uri} has {size:,} bytes where its manifest says {entry.bytes:,}; {advice}."
+        )
     return path
 
 
@@ -136,19 +160,27 @@ class _Job:
         return f"{self.name}.index"
 
     def finished(self, folder: str) -> tuple[FileEntry, shard_index.ShardIndex] | None:
-        """The shard that an earlier run has already written, if it is whole and of the same inputs."""
+        """The shard that an earlier run has already written, if it is whole and of the same
+        inputs.
+        """
         try:
             index, about = shard_index.load(storage.fetch(storage.join(folder, self.index_name)))
             if about["inputs"] != self.inputs:
                 return None
             entry = FileEntry(about["name"], int(about["bytes"]), about["sha256"], len(index))
-            if not self.foreign and storage.sha256_file(storage.fetch(storage.join(folder, entry.name))) != entry.sha256:
+            if (
+                not self.foreign
+                and storage.sha256_file(storage.fetch(storage.join(folder, entry.name)))
+                != entry.sha256
+            ):
                 return None
             return entry, index
         except (ShardError, StorageError, OSError, KeyError):
             return None
 
-    def write(self, folder: str, scratch: Path, renderer: Renderer | None) -> tuple[FileEntry, shard_index.ShardIndex]:
+    def write(
+        self, folder: str, scratch: Path, renderer: Renderer | None
+    ) -> tuple[FileEntry, shard_index.ShardIndex]:
         """Write the tar, then its index."""
         if self.foreign:
             path = storage.fetch(self.foreign)
@@ -161,7 +193,12 @@ class _Job:
         if not self.foreign:
             storage.upload(path, storage.join(folder, name))
             path.unlink()
-        about = {"inputs": self.inputs, "name": name, "bytes": str(entry.bytes), "sha256": entry.sha256}
+        about = {
+            "inputs": self.inputs,
+            "name": name,
+            "bytes": str(entry.bytes),
+            "sha256": entry.sha256,
+        }
         index.save(scratch / self.index_name, about)
         storage.upload(scratch / self.index_name, storage.join(folder, self.index_name))
         return entry, index
@@ -173,16 +210,27 @@ class _Job:
 
 def _jobs(plan: RenderPlan, report: ValidationReport, render_digest: str) -> Iterator[_Job]:
     """The shards of a run, one after the other."""
-    common = digest([FORMAT, plan.stage.data_digest, dataclasses.asdict(plan.data), plan.data.store_drawings and render_digest])
+    common = digest(
+        [
+            FORMAT,
+            plan.stage.data_digest,
+            dataclasses.asdict(plan.data),
+            plan.data.store_drawings and render_digest,
+        ]
+    )
     by_name = dict(zip(sources.source_names(plan.data), plan.data.sources, strict=True))
     foreign = {name for name, source in by_name.items() if source.kind == "webdataset"}
-    for name, group in itertools.groupby(sources.read_records(plan.data, skip=foreign), key=lambda row: row[0]):
+    for name, group in itertools.groupby(
+        sources.read_records(plan.data, skip=foreign), key=lambda row: row[0]
+    ):
         sound = _sound(group, report.excluded)
         for number in itertools.count():
             records = tuple(itertools.islice(sound, plan.data.records_per_shard))
             if not records:
                 break
-            inputs = digest([common, name, number, [[key, record.texts] for key, _, record in records]])
+            inputs = digest(
+                [common, name, number, [[key, record.texts] for key, _, record in records]]
+            )
             yield _Job(f"{name}-{number:05d}", inputs, records, plan.data.max_short_side_px)
     for name in sorted(foreign):
         for number, uri in enumerate(annotation_files.files(by_name[name].path)):
@@ -190,7 +238,9 @@ def _jobs(plan: RenderPlan, report: ValidationReport, render_digest: str) -> Ite
             yield _Job(f"{name}-{number:05d}", inputs, (), 0, uri, name, tuple(report.excluded))
 
 
-def _sound(rows: Iterator[tuple[str, str, Record]], excluded: dict[str, str]) -> Iterator[tuple[str, str, Record]]:
+def _sound(
+    rows: Iterator[tuple[str, str, Record]], excluded: dict[str, str]
+) -> Iterator[tuple[str, str, Record]]:
     """(id, source, record) without the records, and the texts, that validation left out."""
     for name, key, record in rows:
         if key in excluded or record.problem:
@@ -198,19 +248,46 @@ def _sound(rows: Iterator[tuple[str, str, Record]], excluded: dict[str, str]) ->
         kept = [place for place in range(len(record.texts)) if f"{key}#{place}" not in excluded]
         if kept:
             shift = 0 if isinstance(record, PhotoRecord) else 1
-            languages = record.languages[:shift] + tuple(record.languages[place + shift] for place in kept)
-            yield key, name, dataclasses.replace(record, texts=tuple(record.texts[place] for place in kept), languages=languages)
+            languages = record.languages[:shift] + tuple(
+                record.languages[place + shift] for place in kept
+            )
+            yield (
+                key,
+                name,
+                dataclasses.replace(
+                    record, texts=tuple(record.texts[place] for place in kept), languages=languages
+                ),
+            )
 
 
-def _write_tar(path: Path, records: tuple[tuple[str, str, Record], ...], max_short_side_px: int, renderer: Renderer | None) -> None:
+def _write_tar(
+    path: Path,
+    records: tuple[tuple[str, str, Record], ...],
+    max_short_side_px: int,
+    renderer: Renderer | None,
+) -> None:
     """A tar of records, the same bytes every time: no times, no owners, one order."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         photos = pool.map(lambda row: _stored_photo(row[2], row[0], max_short_side_px), records)
-        for number, ((key, source, record), (extension, data)) in enumerate(zip(records, photos, strict=True)):
-            about = {"key": key, "source": source, "texts": record.texts, "languages": record.languages, "group": record.group}
+        for number, ((key, source, record), (extension, data)) in enumerate(
+            zip(records, photos, strict=True)
+        ):
+            about = {
+                "key": key,
+                "source": source,
+                "texts": record.texts,
+                "languages": record.languages,
+                "group": record.group,
+            }
             members = {extension: data, "json": json.dumps(about, ensure_ascii=False).encode()}
             if renderer is not None:
-                members |= {f"text.{n}.png": one for n, one in enumerate(_drawings(renderer, list(record.texts)))}
+                members |= {
+                    f"text.{n}.png": one
+                    for n, one in enumerate(_drawings(renderer, list(record.texts)))
+                }
             for suffix, content in members.items():
                 member = tarfile.TarInfo(f"{number:08d}.{suffix}")
                 member.size, member.mode = len(content), 0o644
@@ -218,7 +295,9 @@ def _write_tar(path: Path, records: tuple[tuple[str, str, Record], ...], max_sho
 
 
 def _stored_photo(record: Record, key: str, max_short_side_px: int) -> tuple[str, bytes]:
-    """(extension, bytes) of a record's first side: the photo's own bytes, or a smaller JPEG; or the first text."""
+    """(extension, bytes) of a record's first side: the photo's own bytes, or a smaller JPEG; or the
+    first text.
+    """
     from PIL import Image
 
     if not isinstance(record, PhotoRecord):
@@ -248,6 +327,8 @@ def _drawings(renderer: Renderer, texts: list[str]) -> list[bytes]:
     found = []
     for page in renderer.render(texts):
         buffer = io.BytesIO()
-        Image.fromarray(np.where(page == 0, 0, 255).astype(np.uint8)).convert("1").save(buffer, "PNG")
+        Image.fromarray(np.where(page == 0, 0, 255).astype(np.uint8)).convert("1").save(
+            buffer, "PNG"
+        )
         found.append(buffer.getvalue())
     return found

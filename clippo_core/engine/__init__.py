@@ -1,4 +1,5 @@
-"""Engines: exact steps over the full global batch, on any number of ranks, plain or under DeepSpeed's ZeRO.
+"""Engines: exact steps over the full global batch, on any number of ranks, plain or under
+DeepSpeed's ZeRO.
 
 engine = make_engine(tower, optim, decayed=tower.decayed, views=tower.views, zero_stage=1,
                      precision="bfloat16")
@@ -33,7 +34,8 @@ def make_engine(
     device: torch.device | str | None = None,
     lr_groups: dict[str, float] | None = None,
 ) -> Engine:
-    """An engine that trains `module` on every rank of the process group (or alone, where there is none).
+    """An engine that trains `module` on every rank of the process group (or alone, where there is
+    none).
 
     `decayed`: names of the parameters that weight decay applies to. `views`: parameter name ->
     shape in which Adafactor factors its gradient, where that is not its own. A tower has both as
@@ -43,9 +45,16 @@ def make_engine(
     Raises ConfigError.
     """
     require(zero_stage in (0, 1, 2, 3), f"zero_stage is {zero_stage}; use 0, 1, 2 or 3.")
-    require(precision in ("float32", "bfloat16"), f"precision is {precision!r}; use 'float32' or 'bfloat16'.")
+    require(
+        precision in ("float32", "bfloat16"),
+        f"precision is {precision!r}; use 'float32' or 'bfloat16'.",
+    )
     if device is None:
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        device = (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     device = torch.device(device)
     module.to(device)
     unknown = (decayed | set(views)) - {name for name, _ in module.named_parameters()}
@@ -74,12 +83,22 @@ def make_optimizer(
     rates: dict[str, float] = {}
     for prefix, factor in lr_groups.items():
         members = [name for name, _ in named if name.startswith(prefix)]
-        require(bool(members), f"lr_groups has {prefix!r}, but no trained parameter's name begins so.")
+        require(
+            bool(members), f"lr_groups has {prefix!r}, but no trained parameter's name begins so."
+        )
         rates.update(dict.fromkeys(members, factor))
     trained = {name for name, _ in named}
     if optim.name == "adamw":
         betas = (0.9, optim.adam_beta2)
-        return AdamW(named, optim.lr, optim.weight_decay, decayed & trained, betas, clip_norm=optim.clip_norm, rates=rates)
+        return AdamW(
+            named,
+            optim.lr,
+            optim.weight_decay,
+            decayed & trained,
+            betas,
+            clip_norm=optim.clip_norm,
+            rates=rates,
+        )
     return Adafactor(
         named,
         optim.lr,

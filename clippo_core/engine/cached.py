@@ -1,12 +1,14 @@
-"""One training step of the contrastive loss over the full global batch, in one pass or in chunks with cached gradients.
+"""One training step of the contrastive loss over the full global batch, in one pass or in chunks
+with cached gradients.
 
     plain    features = engine(all pairs);  loss;  backward
     cached   1. features of every chunk, without a graph        2. loss over all of them, its gradient g with respect to the features
              3. every chunk again, with a graph:  backward of  sum(features * g);  gradients are exchanged once, after the last chunk
 
-By the chain rule both give the same gradient (GradCache, Gao et al. 2021); the second needs the activations of one chunk only and
-one more forward pass. The logit scale's gradient comes from step 2 and is added once. It is not gradient accumulation: the loss is
-never taken over a part of the batch.
+By the chain rule both give the same gradient (GradCache, Gao et al. 2021); the second needs the
+activations of one chunk only and one more forward pass. The logit scale's gradient comes from step
+2 and is added once. It is not gradient accumulation: the loss is never taken over a part of the
+batch.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from clippo_core.losses import contrast
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step's forward pass says, over the global batch, the same on every rank. Its gradients wait in the engine."""
+    """What a step's forward pass says, over the global batch, the same on every rank. Its gradients
+    wait in the engine.
+    """
 
     loss: float
     """Mean nats of both directions."""
@@ -39,20 +43,30 @@ class StepOutput:
     accuracy: float
     """Share of first sides whose nearest second side is their own, 0..1."""
     finite: bool
-    """Whether loss and logit scale are finite; if not, call `engine.discard()` instead of `engine.update()`."""
+    """Whether loss and logit scale are finite; if not, call `engine.discard()` instead of
+    `engine.update()`."""
 
 
 def contrastive_step(
-    engine: Engine, photos: Tensor, first_text: Tensor, second_text: Tensor, *, memory: MemoryPlan | None = None
+    engine: Engine,
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    *,
+    memory: MemoryPlan | None = None,
 ) -> StepOutput:
     """Forward and backward of one step; then call `engine.update(multiplier)`.
 
-    `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the module takes them, photos first,
-    on the engine's device, p + m the same on every rank. `memory`: only its `chunk_pairs` matters here; 0 is one pass.
+    `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the
+    module takes them, photos first, on the engine's device, p + m the same on every rank. `memory`:
+    only its `chunk_pairs` matters here; 0 is one pass.
     """
     pairs = len(second_text)
     if len(photos) + len(first_text) != pairs or pairs == 0:
-        raise ValueError(f"{len(photos)} photos and {len(first_text)} first texts do not make {pairs} pairs with the second texts.")
+        raise ValueError(
+            f"{len(photos)} photos and {len(first_text)} first texts do not make {pairs} pairs with"
+            " the second texts."
+        )
     chunk = memory.chunk_pairs if memory else 0
     if 0 < chunk < pairs:
         loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, chunk)))
@@ -63,15 +77,23 @@ def contrastive_step(
     return _report(engine.world_size, pairs, loss, scale, sums)
 
 
-def _chunks(photos: Tensor, first_text: Tensor, second_text: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _chunks(
+    photos: Tensor, first_text: Tensor, second_text: Tensor, size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The pairs low .. high of each chunk, still photos before texts."""
     p = len(photos)
     for low in range(0, len(second_text), size):
         high = min(low + size, len(second_text))
-        yield photos[low:high], first_text[max(low - p, 0) : max(high - p, 0)], second_text[low:high]
+        yield (
+            photos[low:high],
+            first_text[max(low - p, 0) : max(high - p, 0)],
+            second_text[low:high],
+        )
 
 
-def _cached(engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _cached(
+    engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         outputs = [engine(*chunk) for chunk in chunks]
     first = torch.cat([output[0] for output in outputs]).requires_grad_()
@@ -84,7 +106,9 @@ def _cached(engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]) -> tupl
         for chunk in chunks:
             high = low + len(chunk[2])
             again_first, again_second, again_scale = engine(*chunk)
-            surrogate = (again_first * grad_first[low:high]).sum() + (again_second * grad_second[low:high]).sum()
+            surrogate = (again_first * grad_first[low:high]).sum() + (
+                again_second * grad_second[low:high]
+            ).sum()
             if low == 0:
                 surrogate = surrogate + again_scale * grad_scale
             engine.backward(surrogate)
@@ -94,7 +118,13 @@ def _cached(engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]) -> tupl
 
 def _report(world_size: int, pairs: int, loss: Tensor, scale: Tensor, sums: Tensor) -> StepOutput:
     """Means over the global batch by one all-reduce; a NaN anywhere is a NaN everywhere."""
-    values = torch.cat([loss.detach().reshape(1) * pairs, sums, scale.detach().reshape(1).to(sums.dtype) / world_size])
+    values = torch.cat(
+        [
+            loss.detach().reshape(1) * pairs,
+            sums,
+            scale.detach().reshape(1).to(sums.dtype) / world_size,
+        ]
+    )
     if world_size > 1:
         dist.all_reduce(values)
     total, hits, positive, everything, logit_scale = numbers = values.tolist()

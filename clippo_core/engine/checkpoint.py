@@ -1,12 +1,14 @@
-"""Checkpoints: whole or not there, the same for any number of ranks and any ZeRO stage, every byte checked when read.
+"""Checkpoints: whole or not there, the same for any number of ranks and any ZeRO stage, every byte
+checked when read.
 
     <root>/step-00001000/weights.safetensors      parameters by name, float32
                          optimizer.safetensors    optimizer state by parameter name, unsharded
                          manifest.json            names, sizes, sha256, step, configuration: written last, it makes the rest count
     <root>/latest.json                            {"name": "step-00001000", "step": 1000, "finished": false}, replaced atomically
 
-A folder without a readable manifest is litter of a save that was cut off; the checkpoint before it is the newest. Nothing is
-unpickled. It is not DeepSpeed's format, and it decides nothing about when to save or whom the run belongs to: `train/` does.
+A folder without a readable manifest is litter of a save that was cut off; the checkpoint before it
+is the newest. Nothing is unpickled. It is not DeepSpeed's format, and it decides nothing about when
+to save or whom the run belongs to: `train/` does.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ from clippo_core.engine.recipe import recipe
 from clippo_core.errors import CheckpointError, NotFoundError
 from clippo_core.run.records import CheckpointInfo, PretrainPlan, from_dict
 
-WEIGHTS, OPTIMIZER, MANIFEST, LATEST = "weights.safetensors", "optimizer.safetensors", "manifest.json", "latest.json"
+WEIGHTS, OPTIMIZER, MANIFEST, LATEST = (
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "manifest.json",
+    "latest.json",
+)
 SCHEMA = 1
 _log = logging.getLogger(__name__)
 
@@ -89,7 +96,9 @@ class Checkpoint:
             step=progress.step,
             pairs_seen=progress.pairs_seen,
             loss=progress.loss,
-            weights_sha256=next(file["sha256"] for file in self.manifest["files"] if file["name"] == WEIGHTS),
+            weights_sha256=next(
+                file["sha256"] for file in self.manifest["files"] if file["name"] == WEIGHTS
+            ),
             config_digest=digest(self.manifest["recipe"]),
             code_digest=progress.code_digest,
             world_size=progress.world_size,
@@ -105,20 +114,35 @@ def save_checkpoint(
     progress: Progress,
     before_commit: Callable[[], None] = lambda: None,
 ) -> CheckpointInfo:
-    """Save under `root`, point `latest.json` to it and delete what is older than plan.train.keep_checkpoints.
+    """Save under `root`, point `latest.json` to it and delete what is older than
+    plan.train.keep_checkpoints.
 
-    `weights` and `optimizer` are dicts of CPU tensors or of numpy arrays. `before_commit` is called when all data are safe and
-    nothing counts yet; what it raises stops the save. Called on one rank. Raises StorageError (the checkpoint before stays), ConflictError.
+    `weights` and `optimizer` are dicts of CPU tensors or of numpy arrays. `before_commit` is called
+    when all data are safe and nothing counts yet; what it raises stops the save. Called on one
+    rank. Raises StorageError (the checkpoint before stays), ConflictError.
     """
     folder = storage.join(root, step_name(progress.step))
     if (found := _try_open(folder)) is None:
-        storage.delete(storage.join(folder, MANIFEST))  # first, so that what follows it never looks whole
+        storage.delete(
+            storage.join(folder, MANIFEST)
+        )  # first, so that what follows it never looks whole
         storage.delete(folder)
-        files = [_write(folder, name, tensors) for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer))]
+        files = [
+            _write(folder, name, tensors)
+            for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer))
+        ]
         before_commit()
-        manifest = {"schema": SCHEMA, "progress": asdict(progress), "recipe": recipe(plan), "files": files}
+        manifest = {
+            "schema": SCHEMA,
+            "progress": asdict(progress),
+            "recipe": recipe(plan),
+            "files": files,
+        }
         manifest["sha256"] = digest(manifest)
-        storage.write_text(storage.join(folder, MANIFEST), json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        storage.write_text(
+            storage.join(folder, MANIFEST),
+            json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n",
+        )
         found = Checkpoint(folder, manifest, {})
     _point_to(root, progress)
     _prune(root, progress.step, plan.train.keep_checkpoints)
@@ -126,7 +150,8 @@ def save_checkpoint(
 
 
 def open_checkpoint(uri: str) -> Checkpoint:
-    """The checkpoint at `uri`, or the newest whole one under the root `uri`, with every file compared with its sha256.
+    """The checkpoint at `uri`, or the newest whole one under the root `uri`, with every file
+    compared with its sha256.
 
     Raises CheckpointError where it is incomplete or damaged, NotFoundError where there is none.
     """
@@ -134,14 +159,19 @@ def open_checkpoint(uri: str) -> Checkpoint:
         return _open(uri)
     newest = latest_checkpoint(uri)
     if newest is None:
-        raise NotFoundError(f"{uri}: there is no checkpoint (no {MANIFEST}, no finished step-… folder); check the path.")
+        raise NotFoundError(
+            f"{uri}: there is no checkpoint (no {MANIFEST}, no finished step-… folder); check the"
+            " path."
+        )
     return newest
 
 
 def latest_checkpoint(root: str) -> Checkpoint | None:
-    """The newest whole checkpoint under `root`; None where none was ever finished. A damaged one is passed over, with a warning in the log.
+    """The newest whole checkpoint under `root`; None where none was ever finished. A damaged one is
+    passed over, with a warning in the log.
 
-    Raises CheckpointError where all are damaged: starting again from nothing is for a person to decide.
+    Raises CheckpointError where all are damaged: starting again from nothing is for a person to
+    decide.
     """
     damaged = []
     for step in sorted(_steps(root), reverse=True):
@@ -151,7 +181,10 @@ def latest_checkpoint(root: str) -> Checkpoint | None:
             _log.warning("%s", error)
             damaged.append(str(error))
     if damaged:
-        raise CheckpointError(f"{root}: all {len(damaged)} checkpoints are damaged; delete the folder to start anew. {damaged[0]}")
+        raise CheckpointError(
+            f"{root}: all {len(damaged)} checkpoints are damaged; delete the folder to start anew."
+            f" {damaged[0]}"
+        )
     return None
 
 
@@ -161,7 +194,9 @@ def step_name(step: int) -> str:
 
 
 class AsyncSaver:
-    """Runs one save at a time in a thread, so that training goes on; the next one waits until it is not `busy`."""
+    """Runs one save at a time in a thread, so that training goes on; the next one waits until it is
+    not `busy`.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
@@ -173,7 +208,9 @@ class AsyncSaver:
         return self._running is not None and not self._running.done()
 
     def submit(self, save: Callable[[], CheckpointInfo]) -> None:
-        """Start `save` (its data must be copies that nobody changes); raises what an earlier one raised."""
+        """Start `save` (its data must be copies that nobody changes); raises what an earlier one
+        raised.
+        """
         self.wait()
         self._running = self._pool.submit(save)
 
@@ -183,7 +220,9 @@ class AsyncSaver:
             self.wait()
 
     def wait(self) -> CheckpointInfo | None:
-        """The result of the last save, when it is over; None before the first. Raises what it raised."""
+        """The result of the last save, when it is over; None before the first. Raises what it
+        raised.
+        """
         return self._running.result() if self._running else None
 
     def close(self) -> None:
@@ -225,7 +264,10 @@ def _open(uri: str) -> Checkpoint:
         try:
             files[entry["name"]] = storage.fetch(file, sha256=entry["sha256"])
         except (NotFoundError, storage.DamagedError) as error:
-            raise CheckpointError(f"{uri} is damaged: {error} Delete that folder; the checkpoint before it is used then.") from error
+            raise CheckpointError(
+                f"{uri} is damaged: {error} Delete that folder; the checkpoint before it is used"
+                " then."
+            ) from error
     return Checkpoint(uri, manifest, files)
 
 
@@ -240,15 +282,21 @@ def _read_manifest(uri: str) -> dict[str, Any]:
     text = storage.read_bytes(storage.join(uri, MANIFEST))
     try:
         manifest: dict[str, Any] = json.loads(text)
-        right = manifest.pop("sha256") == digest(manifest) and {file["name"] for file in manifest["files"]} == {WEIGHTS, OPTIMIZER}
+        right = manifest.pop("sha256") == digest(manifest) and {
+            file["name"] for file in manifest["files"]
+        } == {WEIGHTS, OPTIMIZER}
     except (ValueError, KeyError, TypeError, AttributeError):
         right = False
     if not right:
         raise CheckpointError(
-            f"{uri} is damaged: its {MANIFEST} is cut or changed. Delete that folder; the checkpoint before it is used then."
+            f"{uri} is damaged: its {MANIFEST} is cut or changed. Delete that folder; the"
+            " checkpoint before it is used then."
         )
     if manifest["schema"] != SCHEMA:
-        raise CheckpointError(f"{uri} has layout {manifest['schema']}, this code reads {SCHEMA}; use the version that wrote it.")
+        raise CheckpointError(
+            f"{uri} has layout {manifest['schema']}, this code reads {SCHEMA}; use the version that"
+            " wrote it."
+        )
     return manifest
 
 
@@ -259,13 +307,22 @@ def _steps(root: str) -> set[int]:
     except NotFoundError:
         return set()
     found = [parts[0] for parts in names if len(parts) == 2 and parts[1] == MANIFEST]
-    return {int(name[5:]) for name in found if name.startswith("step-") and name[5:].isdecimal() and step_name(int(name[5:])) == name}
+    return {
+        int(name[5:])
+        for name in found
+        if name.startswith("step-") and name[5:].isdecimal() and step_name(int(name[5:])) == name
+    }
 
 
 def _point_to(root: str, progress: Progress) -> None:
     """Replace latest.json; of two writers at once, one is told."""
     uri = storage.join(root, LATEST)
-    text = json.dumps({"name": step_name(progress.step), "step": progress.step, "finished": progress.finished}) + "\n"
+    text = (
+        json.dumps(
+            {"name": step_name(progress.step), "step": progress.step, "finished": progress.finished}
+        )
+        + "\n"
+    )
     try:
         before, etag = storage.read_with_etag(uri)
     except NotFoundError:
@@ -276,7 +333,9 @@ def _point_to(root: str, progress: Progress) -> None:
 
 
 def _prune(root: str, step: int, keep: int) -> None:
-    """Delete steps after this one (a future that a resumed run did not have), and all but the newest `keep` up to it."""
+    """Delete steps after this one (a future that a resumed run did not have), and all but the
+    newest `keep` up to it.
+    """
     steps = _steps(root)
     past = sorted(found for found in steps if found <= step)
     for old in [*(found for found in steps if found > step), *past[:-keep]]:

@@ -1,11 +1,12 @@
-"""The plain engine: torch alone, every rank with all weights (ZeRO stage 0), gradients averaged in buckets while backward runs.
+"""The plain engine: torch alone, every rank with all weights (ZeRO stage 0), gradients averaged in
+buckets while backward runs.
 
     backward:  ... layer 12 ready ▶ bucket 0 ─ all-reduce ┐
                ... layer  9 ready ▶ bucket 1 ─ all-reduce ┤ update: wait, clip, step
 
-Buckets are filled in the reverse order of the parameters and sent in the order of their number, the same on every rank, also where
-a parameter had no gradient (zeros). It is not torch's DistributedDataParallel, which would wrap the module and needs to be told
-about unused parameters.
+Buckets are filled in the reverse order of the parameters and sent in the order of their number, the
+same on every rank, also where a parameter had no gradient (zeros). It is not torch's
+DistributedDataParallel, which would wrap the module and needs to be told about unused parameters.
 """
 
 from __future__ import annotations
@@ -27,9 +28,15 @@ BUCKET_BYTES = 25 << 20
 class PlainEngine(Engine):
     """See the module. One process needs no process group."""
 
-    def __init__(self, module: nn.Module, optimizer: ShardedOptimizer, precision: str, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: ShardedOptimizer, precision: str, device: torch.device
+    ) -> None:
         super().__init__(module, optimizer, precision, device)
-        self._averager = _Averager([p for p in module.parameters() if p.requires_grad], self.world_size) if self.world_size > 1 else None
+        self._averager = (
+            _Averager([p for p in module.parameters() if p.requires_grad], self.world_size)
+            if self.world_size > 1
+            else None
+        )
         if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
@@ -38,7 +45,11 @@ class PlainEngine(Engine):
         return self._forward(*inputs)
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()} if self.rank == 0 else {}
+        return (
+            {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+            if self.rank == 0
+            else {}
+        )
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         state = self.module.state_dict()
@@ -75,7 +86,9 @@ class PlainEngine(Engine):
 
 
 class _Averager:
-    """Means of gradients over ranks, bucket by bucket, overlapping with the backward pass that makes them."""
+    """Means of gradients over ranks, bucket by bucket, overlapping with the backward pass that
+    makes them.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], world_size: int) -> None:
         self.world_size, self.paused = world_size, False
@@ -106,7 +119,9 @@ class _Averager:
 
     def _send(self) -> None:
         bucket = self.buckets[len(self._sent)]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket]).div_(self.world_size)
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket]
+        ).div_(self.world_size)
         self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
 
     def send_rest(self) -> None:
@@ -118,6 +133,8 @@ class _Averager:
         """Wait for all buckets; the parameters' gradients are then the means."""
         for bucket, (flat, work) in zip(self.buckets, self._sent, strict=True):
             work.wait()
-            for parameter, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+            for parameter, mean in zip(
+                bucket, flat.split([p.numel() for p in bucket]), strict=True
+            ):
                 parameter.grad = mean.view_as(parameter)
         self._begin()

@@ -1,6 +1,8 @@
-"""Which process am I, and which device is mine: the process group of torchrun's environment, or a group of one.
+"""Which process am I, and which device is mine: the process group of torchrun's environment, or a
+group of one.
 
-It is not a launcher, and it reads nothing but the environment that torchrun and Flyte's Elastic set.
+It is not a launcher, and it reads nothing but the environment that torchrun and Flyte's Elastic
+set.
 """
 
 from __future__ import annotations
@@ -27,23 +29,36 @@ class Ranks:
 
 
 def init_distributed(timeout_seconds: float = 60.0) -> Ranks:
-    """Join the process group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), once.
+    """Join the process group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK,
+    MASTER_ADDR, MASTER_PORT), once.
 
-    Without RANK in the environment the group has one rank, lives in this process and opens no port. NCCL with a GPU, gloo without.
-    A collective that does not finish within `timeout_seconds` ends the process or raises. Raises ConfigError for an incomplete
-    environment.
+    Without RANK in the environment the group has one rank, lives in this process and opens no port.
+    NCCL with a GPU, gloo without. A collective that does not finish within `timeout_seconds` ends
+    the process or raises. Raises ConfigError for an incomplete environment.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        backend, timeout = "nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout_seconds)
+        backend, timeout = (
+            "nccl" if device.type == "cuda" else "gloo",
+            timedelta(seconds=timeout_seconds),
+        )
         if "RANK" in os.environ:
-            missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+            missing = [
+                name
+                for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+                if name not in os.environ
+            ]
             if missing:
-                raise ConfigError(f"RANK is set, but not {', '.join(missing)}; start with torchrun, or without RANK for one process.")
+                raise ConfigError(
+                    f"RANK is set, but not {', '.join(missing)}; start with torchrun, or without"
+                    " RANK for one process."
+                )
             dist.init_process_group(backend, timeout=timeout)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+            dist.init_process_group(
+                backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
+            )
     return Ranks(dist.get_rank(), dist.get_world_size(), local_rank, device)

@@ -1,12 +1,15 @@
-"""DeepSpeed's ZeRO stages 1, 2 and 3 under this project's optimizer: the only file that imports deepspeed.
+"""DeepSpeed's ZeRO stages 1, 2 and 3 under this project's optimizer: the only file that imports
+deepspeed.
 
     stage 1   weights and gradients on every rank, optimizer state in flat shards
     stage 2   gradients in shards too            stage 3   weights too
 
-DeepSpeed moves gradients and weights; clipping, Adafactor and its factors stay ours: after initialisation the optimizer is told
-which slices of which parameters lie where in the flat shard. Settings that change results are always written out: its default of
-`gradient_clipping` became 1.0 in 2026, and bfloat16 comes from autocast inside the module, so that weights, gradients and their
-reduction stay float32. Not here: stage 0 (the plain engine), offloading, DeepSpeed's own checkpoints (neither atomic nor checked).
+DeepSpeed moves gradients and weights; clipping, Adafactor and its factors stay ours: after
+initialisation the optimizer is told which slices of which parameters lie where in the flat shard.
+Settings that change results are always written out: its default of `gradient_clipping` became 1.0
+in 2026, and bfloat16 comes from autocast inside the module, so that weights, gradients and their
+reduction stay float32. Not here: stage 0 (the plain engine), offloading, DeepSpeed's own
+checkpoints (neither atomic nor checked).
 """
 
 from __future__ import annotations
@@ -29,18 +32,34 @@ WRITTEN_FOR = "0.19.8"
 class ZeroEngine(Engine):
     """See the module. Joins the process group itself where the caller has not."""
 
-    def __init__(self, module: nn.Module, optimizer: ShardedOptimizer, precision: str, device: torch.device, stage: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: ShardedOptimizer,
+        precision: str,
+        device: torch.device,
+        stage: int,
+    ) -> None:
         ranks = init_distributed()
         super().__init__(module, optimizer, precision, device)
-        os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))  # deepspeed insists on it, also without a launcher
+        os.environ.setdefault(
+            "LOCAL_RANK", str(ranks.local_rank)
+        )  # deepspeed insists on it, also without a launcher
         self.stage = stage
         self._shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
         names = {id(p): name for name, p in module.named_parameters()}
         self._deepspeed = _deepspeed(device)
         self._zero: Any = self._deepspeed.initialize(
-            model=self._forward, optimizer=optimizer, config=_config(stage, device), dist_init_required=False
+            model=self._forward,
+            optimizer=optimizer,
+            config=_config(stage, device),
+            dist_init_required=False,
         )[0]
-        optimizer.place(*(_shard_stage3 if stage == 3 else _shard_stage12)(self._zero.optimizer, names, self.rank))
+        optimizer.place(
+            *(_shard_stage3 if stage == 3 else _shard_stage12)(
+                self._zero.optimizer, names, self.rank
+            )
+        )
 
     def __call__(self, *inputs: Any) -> Any:
         return self._zero(*inputs)
@@ -60,7 +79,9 @@ class ZeroEngine(Engine):
     def _gathered(self, writing: bool) -> Any:
         """Within it, stage 3's weights are whole; written ones are rank 0's on leaving."""
         parameters = list(self.module.parameters()) if self.stage == 3 else []
-        return self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if writing else None)
+        return self._deepspeed.zero.GatheredParameters(
+            parameters, modifier_rank=0 if writing else None
+        )
 
     def _backward(self, loss: Tensor) -> None:
         self._zero.backward(loss)
@@ -84,7 +105,8 @@ def _deepspeed(device: torch.device) -> Any:
 
     logger.setLevel(logging.ERROR)
     _check_private(deepspeed.ops, "__compatible_ops__")
-    # Its shared-memory collectives are compiled at first use, and a stale lock file then blocks every later run without a word.
+    # Its shared-memory collectives are compiled at first use, and a stale lock file then blocks
+    # every later run without a word.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -135,7 +157,9 @@ def _shard_stage12(zero: Any, names: dict[int, str], rank: int) -> tuple[Tensor,
 
 
 def _shard_stage3(zero: Any, names: dict[int, str], rank: int) -> tuple[Tensor, list[Fragment]]:
-    _check_private(zero, "fp16_groups", "fp32_partitioned_groups_flat", "grad_position", "get_param_id")
+    _check_private(
+        zero, "fp16_groups", "fp32_partitioned_groups_flat", "grad_position", "get_param_id"
+    )
     (parameters,), (shard,) = zero.fp16_groups, zero.fp32_partitioned_groups_flat
     fragments = []
     for parameter in parameters:
@@ -143,5 +167,7 @@ def _shard_stage3(zero: Any, names: dict[int, str], rank: int) -> tuple[Tensor, 
         _, offset, length = zero.grad_position[zero.get_param_id(parameter)]
         start = min(rank * length, parameter.ds_numel)
         # The last ranks' slices are padded up to `length`, or are nothing but padding.
-        fragments.append(Fragment(names[id(parameter)], start, min(length, parameter.ds_numel - start), offset))
+        fragments.append(
+            Fragment(names[id(parameter)], start, min(length, parameter.ds_numel - start), offset)
+        )
     return shard, fragments

@@ -1,1 +1,3 @@
-"""The five evaluations, each to the letter of its protocol, resumable, one result format. Knows nothing of pretraining."""
+"""The five evaluations, each to the letter of its protocol, resumable, one result format. Knows
+nothing of pretraining.
+"""

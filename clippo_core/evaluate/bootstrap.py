@@ -16,7 +16,8 @@ import numpy as np
 from clippo_core.errors import EvaluationError
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
-"""(rows float64 [k, m], counts int64 [k]) -> its value for the sample with row i counts[i] times."""
+"""(rows float64 [k, m], counts int64 [k]) -> its value for the sample with row i counts[i]
+times."""
 
 
 def bootstrap_interval(
@@ -51,17 +52,22 @@ def bootstrap_draws(
     """The statistic of each of `samples` resamples, float64 [samples].
 
     Resampling n of n rows is the same as drawing how often each distinct row occurs (a
-    multinomial), so it costs samples x distinct rows and does not depend on the order of the examples. With
-    `groups` (one label per example), whole groups are drawn: questions about one photo stand or fall
-    together. Raises EvaluationError for no or non-finite values.
+    multinomial), so it costs samples x distinct rows and does not depend on the order of the
+    examples. With `groups` (one label per example), whole groups are drawn: questions about one
+    photo stand or fall together. Raises EvaluationError for no or non-finite values.
     """
     rows = np.asarray(values, dtype=np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows
     if not rows.size or not np.isfinite(rows).all():
-        raise EvaluationError(f"an interval needs finite values; {len(rows)} rows hold {int((~np.isfinite(rows)).sum())} others.")
+        raise EvaluationError(
+            f"an interval needs finite values; {len(rows)} rows hold"
+            f" {int((~np.isfinite(rows)).sum())} others."
+        )
     if groups is not None:
         if statistic is not None:
-            raise EvaluationError("an interval over groups is of a mean; leave out `statistic` or `groups`.")
+            raise EvaluationError(
+                "an interval over groups is of a mean; leave out `statistic` or `groups`."
+            )
         rows, statistic = _sums_by_group(rows[:, 0], groups), _ratio
     statistic = statistic or _mean
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
@@ -82,4 +88,6 @@ def _sums_by_group(values: np.ndarray, groups: Sequence[Any]) -> np.ndarray:
     if len(groups) != len(values):
         raise EvaluationError(f"{len(values)} values, but {len(groups)} group labels.")
     _, index = np.unique(np.asarray(groups), return_inverse=True)
-    return np.stack([np.bincount(index, weights=values), np.bincount(index)], axis=1).astype(np.float64)
+    return np.stack([np.bincount(index, weights=values), np.bincount(index)], axis=1).astype(
+        np.float64
+    )

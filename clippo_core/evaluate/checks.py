@@ -15,7 +15,9 @@ from clippo_core.errors import EvaluationError
 
 
 def finite(name: str, values: np.ndarray, ndim: int | None = None) -> None:
-    """Raise EvaluationError unless `values` is a non-empty array of finite numbers (of `ndim` dimensions)."""
+    """Raise EvaluationError unless `values` is a non-empty array of finite numbers (of `ndim`
+    dimensions).
+    """
     values = np.asarray(values)
     if values.size == 0:
         raise EvaluationError(f"{name} are empty; there is nothing to score.")
@@ -26,7 +28,10 @@ def finite(name: str, values: np.ndarray, ndim: int | None = None) -> None:
     bad = 0 if values.dtype.kind != "f" else int(values.size - np.isfinite(values).sum())
     if bad:
         where = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise EvaluationError(f"{name} hold {bad} non-finite values (the first at {where}); a score from them would read as chance.")
+        raise EvaluationError(
+            f"{name} hold {bad} non-finite values (the first at {where}); a score from them would"
+            " read as chance."
+        )
 
 
 def is_constant(predictions: np.ndarray | Sequence[Any]) -> bool:

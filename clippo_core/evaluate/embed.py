@@ -1,11 +1,13 @@
-"""Embeddings of a whole data set, kept on disk chunk by chunk, so that an interrupted evaluation goes on where it was.
+"""Embeddings of a whole data set, kept on disk chunk by chunk, so that an interrupted evaluation
+goes on where it was.
 
     pictures, texts ─▶ chunks of 512 ─▶ on disk already? ─▶ blocks of 64 through the tower ─▶ float32 [n, d]
     a chunk's file is named by sha256(weights, rendering, code, device, kind, the sha256 of every input in it)
 
-The tower always reads blocks of exactly 64 rows (the last one filled up), and chunks start at multiples of 64: the same matrix products
-whatever is asked for at once, so no digit depends on batch size, on chunks, or on where a run was killed. A changed picture or weight
-has another name, so nothing stale is ever read. It is not a metric, and it is not for training.
+The tower always reads blocks of exactly 64 rows (the last one filled up), and chunks start at
+multiples of 64: the same matrix products whatever is asked for at once, so no digit depends on
+batch size, on chunks, or on where a run was killed. A changed picture or weight has another name,
+so nothing stale is ever read. It is not a metric, and it is not for training.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ CHUNK = 512
 """Rows of one file on disk, a multiple of BLOCK."""
 
 Feature = Literal["embedding", "probe"]
-"""`embedding`: squash, the tower's unit embedding.  `probe`: squash to 256, central crop, the features before the head."""
+"""`embedding`: squash, the tower's unit embedding.  `probe`: squash to 256, central crop, the features before the head.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Embedded(NamedTuple):
 class FeatureStore:
     """Features of one model, on disk in `folder` (local or s3://)."""
 
-    def __init__(self, model: Clippo, folder: str, *, batch_size: int = 256, progress: bool = True) -> None:
+    def __init__(
+        self, model: Clippo, folder: str, *, batch_size: int = 256, progress: bool = True
+    ) -> None:
         """batch_size: pictures decoded ahead of the tower, in threads."""
         self.model = model
         self.folder = folder
@@ -84,14 +89,20 @@ class FeatureStore:
         }
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> np.ndarray:
-        """Embeddings of texts, float32 [n, d] with unit rows; equal texts get equal rows. `what` names them in the progress bar."""
+        """Embeddings of texts, float32 [n, d] with unit rows; equal texts get equal rows. `what`
+        names them in the progress bar.
+        """
         distinct = list(dict.fromkeys(texts))
         place = {text: row for row, text in enumerate(distinct)}
-        chunks = [self._cached("texts", part, partial(self._text_features, part)) for part in self._chunks(distinct, CHUNK, what)]
+        chunks = [
+            self._cached("texts", part, partial(self._text_features, part))
+            for part in self._chunks(distinct, CHUNK, what)
+        ]
         return np.concatenate(chunks)[[place[text] for text in texts]]
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-        """Zero-shot classifier, float32 [n, d]: the mean of a class's prompts (each of unit length), made unit again.
+        """Zero-shot classifier, float32 [n, d]: the mean of a class's prompts (each of unit
+        length), made unit again.
 
         templates: strings with `{}`. Classes of one name get equal rows.
         """
@@ -100,18 +111,28 @@ class FeatureStore:
         chunks = []
         for part in self._chunks(distinct, max(1, CHUNK // len(templates)), "classes"):
             prompts = [template.replace("{}", name) for name in part for template in templates]
-            chunks.append(self._cached("classes", [str(len(templates)), *prompts], partial(self._class_means, prompts, len(templates))))
+            chunks.append(
+                self._cached(
+                    "classes",
+                    [str(len(templates)), *prompts],
+                    partial(self._class_means, prompts, len(templates)),
+                )
+            )
         return np.concatenate(chunks)[[place[name] for name in names]]
 
     def pictures(self, pictures: Pictures, feature: Feature = "embedding") -> Embedded:
-        """Features of pictures. Raises ImageError naming one that cannot be read: a benchmark without it is another benchmark."""
+        """Features of pictures. Raises ImageError naming one that cannot be read: a benchmark
+        without it is another benchmark.
+        """
         digests: list[str] = []
         chunks = []
         for part in self._chunks(range(len(pictures)), CHUNK, f"{feature}s of pictures"):
             data = [pictures.read(i) for i in part]
             found = [hashlib.sha256(bytes_).hexdigest() for bytes_ in data]
             names = [pictures.names[i] for i in part]
-            chunks.append(self._cached(feature, found, partial(self._picture_features, data, names, feature)))
+            chunks.append(
+                self._cached(feature, found, partial(self._picture_features, data, names, feature))
+            )
             digests += found
         return Embedded(np.concatenate(chunks), digests)
 
@@ -128,9 +149,15 @@ class FeatureStore:
                 yield items[i : i + size]
                 bar.update(len(items[i : i + size]))
 
-    def _cached(self, kind: str, inputs: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The rows on disk for these inputs, or `compute()`, put on disk. A file that is damaged is made again."""
-        uri = storage.join(self.folder, f"{kind}-{digest([self._key, kind, list(inputs)])[:40]}.rows")
+    def _cached(
+        self, kind: str, inputs: Sequence[str], compute: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """The rows on disk for these inputs, or `compute()`, put on disk. A file that is damaged is
+        made again.
+        """
+        uri = storage.join(
+            self.folder, f"{kind}-{digest([self._key, kind, list(inputs)])[:40]}.rows"
+        )
         rows = _unpack(uri) if storage.exists(uri) else None
         if rows is None:
             rows = compute()
@@ -150,7 +177,9 @@ class FeatureStore:
         means = embedded.reshape(-1, n_templates, embedded.shape[1]).mean(axis=1)
         return (means / (np.linalg.norm(means, axis=1, keepdims=True) + 1e-8)).astype(np.float32)
 
-    def _picture_features(self, data: list[bytes], names: list[str], feature: Feature) -> np.ndarray:
+    def _picture_features(
+        self, data: list[bytes], names: list[str], feature: Feature
+    ) -> np.ndarray:
         import torch
 
         forward = self.model.tower.embed if feature == "embedding" else self.model.tower.pooled
@@ -159,13 +188,19 @@ class FeatureStore:
         with torch.inference_mode():
             while block := list(itertools.islice(prepared, BLOCK)):
                 images = np.stack(block + block[-1:] * (BLOCK - len(block)))
-                inputs = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(self.model.device)
+                inputs = (
+                    torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(self.model.device)
+                )
                 rows.append(forward(inputs)[: len(block)].float().cpu().numpy())
         self.computed += len(data)
         return _finite(np.concatenate(rows), names)
 
-    def _prepared(self, data: list[bytes], names: list[str], resize: Callable[[np.ndarray, int], np.ndarray]) -> Iterator[np.ndarray]:
-        """uint8 [px, px, 3], decoded and resized in threads, up to `batch_size` ahead of the tower."""
+    def _prepared(
+        self, data: list[bytes], names: list[str], resize: Callable[[np.ndarray, int], np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """uint8 [px, px, 3], decoded and resized in threads, up to `batch_size` ahead of the
+        tower.
+        """
 
         def prepare(item: tuple[bytes, str]) -> np.ndarray:
             return resize(decode_image(*item), self.model.image_px)
@@ -185,8 +220,9 @@ def _finite(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise EvaluationError(
-            f"the tower gives non-finite features for {len(bad)} of {len(features)} inputs, the first is {names[bad[0]][:200]!r}; "
-            f"its weights are damaged or diverged, and no score from them would mean anything."
+            f"the tower gives non-finite features for {len(bad)} of {len(features)} inputs, the"
+            f" first is {names[bad[0]][:200]!r}; its weights are damaged or diverged, and no score"
+            " from them would mean anything."
         )
     return features.astype(np.float32, copy=False)
 
@@ -201,6 +237,10 @@ def _unpack(uri: str) -> np.ndarray | None:
     """Rows that `_pack` wrote, or None where they are not whole."""
     try:
         data = storage.read_bytes(uri)
-        return np.load(io.BytesIO(data[32:]), allow_pickle=False) if hashlib.sha256(data[32:]).digest() == data[:32] else None
+        return (
+            np.load(io.BytesIO(data[32:]), allow_pickle=False)
+            if hashlib.sha256(data[32:]).digest() == data[:32]
+            else None
+        )
     except (StorageError, ValueError):
         return None

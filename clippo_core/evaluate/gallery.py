@@ -24,23 +24,33 @@ from clippo_core.evaluate.ranking import Ranking
 
 def record_pictures(records: Sequence[PhotoRecord]) -> Pictures:
     """The pictures of records."""
-    return Pictures([record.image for record in records], lambda i: read_image_bytes(records[i].image))
+    return Pictures(
+        [record.image for record in records], lambda i: read_image_bytes(records[i].image)
+    )
 
 
 def usable(records: Sequence[PhotoRecord], where: str, limit: int = 0) -> list[PhotoRecord]:
-    """The first `limit` (0 = all) records, as a benchmark needs them: no gaps, no key twice. Raises DataError or EvaluationError."""
+    """The first `limit` (0 = all) records, as a benchmark needs them: no gaps, no key twice. Raises
+    DataError or EvaluationError.
+    """
     records = list(records)[: limit or None]
     if not records:
         raise EvaluationError(f"{where} has no image; check the split and the languages.")
     for record in records:
         if record.problem:
-            raise DataError(f"{where}: {record.problem}; a benchmark with a gap is another benchmark, so restore the file.")
+            raise DataError(
+                f"{where}: {record.problem}; a benchmark with a gap is another benchmark, so"
+                " restore the file."
+            )
         if not record.texts or not all(isinstance(text, str) for text in record.texts):
             raise DataError(f"{where}: image {record.key} has no caption, or one that is no text.")
     keys = [record.key for record in records]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(f"{where}: image {twice} is listed twice; its captions would count as wrong answers for each other.")
+        raise DataError(
+            f"{where}: image {twice} is listed twice; its captions would count as wrong answers for"
+            " each other."
+        )
     return records
 
 
@@ -89,7 +99,9 @@ def examples(
     backward: Ranking,
     each: int = 3,
 ) -> list[dict[str, Any]]:
-    """`each` hits and as many misses of each direction. Pictures: the query's, or the retrieved one and then the right one."""
+    """`each` hits and as many misses of each direction. Pictures: the query's, or the retrieved one
+    and then the right one.
+    """
     found = []
     for i in results.hits_and_misses(forward.ranks == 1, seed, each=each):
         found.append(

@@ -37,7 +37,9 @@ class Session:
     Metrics are named without the data set: `session.score("i2t_recall@1", …)`.
     """
 
-    def __init__(self, name: str, plan: EvaluatePlan, model: Clippo, wanted: str, progress: bool) -> None:
+    def __init__(
+        self, name: str, plan: EvaluatePlan, model: Clippo, wanted: str, progress: bool
+    ) -> None:
         """wanted: digest of everything that the result depends on."""
         self.config = _only_config(plan, name)
         self.plan = plan
@@ -121,11 +123,14 @@ class Session:
         self.counts |= counts
 
     def check_size(self, n_images: int, where: str, *, limited: bool = False) -> None:
-        """Mark the result partial where it has fewer images than the benchmark. Raises EvaluationError for more: another split."""
+        """Mark the result partial where it has fewer images than the benchmark. Raises
+        EvaluationError for more: another split.
+        """
         expected = self.config.expect_images
         if n_images > expected:
             raise EvaluationError(
-                f"{where} holds {n_images:,} images, but {self.config.dataset} has {expected:,}: another split, or set expect_images."
+                f"{where} holds {n_images:,} images, but {self.config.dataset} has {expected:,}:"
+                " another split, or set expect_images."
             )
         self.is_partial = limited or n_images < expected
 
@@ -171,7 +176,9 @@ def evaluate(
     if getattr(plan.evaluate, name) is None:
         raise not_set(name)
     folder = results.evaluation_folder(plan, name)
-    return evaluate_one(name, partial(Clippo.load, checkpoint, device=device), plan, progress, work, folder)
+    return evaluate_one(
+        name, partial(Clippo.load, checkpoint, device=device), plan, progress, work, folder
+    )
 
 
 def evaluate_one(
@@ -206,7 +213,9 @@ def evaluate_one(
         session.timings["total_seconds"] = time.monotonic() - started
         session.timings["rows_embedded"] = float(session.store.computed)
         result = session.result(name, known | {"inputs_digest": wanted})
-        result = results.write_result(folder, result, session.scores, session.examples, session.timings, record=record)
+        result = results.write_result(
+            folder, result, session.scores, session.examples, session.timings, record=record
+        )
     except Preempted:
         raise
     except ClippoError as error:

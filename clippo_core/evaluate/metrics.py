@@ -11,7 +11,12 @@ import the modules themselves: whoever imports this one depends on the code of e
 
 from clippo_core.evaluate.checks import finite, is_constant
 from clippo_core.evaluate.glue.scores import GLUE_METRICS, glue_average, glue_score
-from clippo_core.evaluate.imagenet.classification import few_shot_predict, few_shot_ridge, zero_shot_accuracy, zero_shot_ranks
+from clippo_core.evaluate.imagenet.classification import (
+    few_shot_predict,
+    few_shot_ridge,
+    zero_shot_accuracy,
+    zero_shot_ranks,
+)
 from clippo_core.evaluate.ranking import Ranking, chance_recall, recall_at_k, retrieval_ranks
 from clippo_core.evaluate.vqa.text import normalise as normalise_answer
 from clippo_core.evaluate.vqa.text import vqa_accuracy

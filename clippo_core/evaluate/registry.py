@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from clippo_core.run.records import EvalResult, EvaluatePlan
 
 CLASS_MAPPINGS = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
-"""Files beside a list of class names that say which folder is which class (so they decide labels)."""
+"""Files beside a list of class names that say which folder is which class (so they decide
+labels)."""
 
 
 class Input(NamedTuple):
@@ -88,13 +89,17 @@ class Evaluation:
     def only(self, evaluate: EvaluateConfig) -> EvaluateConfig:
         """`evaluate` with this evaluation alone, so that no other one's config is in its digest."""
         empty: dict[str, Any] = {
-            other: () if isinstance(getattr(evaluate, other), tuple) else None for other in EVALUATIONS if other != self.name
+            other: () if isinstance(getattr(evaluate, other), tuple) else None
+            for other in EVALUATIONS
+            if other != self.name
         }
         return dataclasses.replace(evaluate, **empty)
 
     def run(self, checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
         """Evaluate the checkpoint at this address, and write the result below plan.stage.root."""
-        result: EvalResult = importlib.import_module(self.module).run(checkpoint, plan, progress=progress)
+        result: EvalResult = importlib.import_module(self.module).run(
+            checkpoint, plan, progress=progress
+        )
         return result
 
 
@@ -145,7 +150,9 @@ EVALUATIONS: dict[str, Evaluation] = {
             config=RetrievalConfig,
             module="clippo_core.evaluate.retrieval.protocol",
             reads=lambda config: [Input(config.annotations), Input(config.images)],
-            shows=lambda config: [Pictures("captions", config.images, config.annotations, config.split)],
+            shows=lambda config: [
+                Pictures("captions", config.images, config.annotations, config.split)
+            ],
             benchmark="coco",
         ),
         Evaluation(
@@ -153,7 +160,9 @@ EVALUATIONS: dict[str, Evaluation] = {
             config=VqaConfig,
             module="clippo_core.evaluate.vqa.protocol",
             reads=_vqa_inputs,
-            shows=lambda config: [Pictures("questions", config.images or config.train_images, config.questions)],
+            shows=lambda config: [
+                Pictures("questions", config.images or config.train_images, config.questions)
+            ],
             benchmark="vqav2",
         ),
         Evaluation(
@@ -202,7 +211,9 @@ def _config_fields() -> list[str]:
     """The fields of EvaluateConfig that hold an evaluation's config."""
     hints = typing.get_type_hints(EvaluateConfig)
     return [
-        field.name for field in dataclasses.fields(EvaluateConfig) if any(map(dataclasses.is_dataclass, typing.get_args(hints[field.name])))
+        field.name
+        for field in dataclasses.fields(EvaluateConfig)
+        if any(map(dataclasses.is_dataclass, typing.get_args(hints[field.name])))
     ]
 
 

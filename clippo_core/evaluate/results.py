@@ -47,7 +47,9 @@ def benchmark_folder(plan: EvaluatePlan, name: str, dataset: str) -> str:
 
     Its stage is plan.benchmarks[dataset], or else the evaluation's own.
     """
-    folder = evaluation_folder(dataclasses.replace(plan, stage=benchmark_stage(plan, dataset)), name)
+    folder = evaluation_folder(
+        dataclasses.replace(plan, stage=benchmark_stage(plan, dataset)), name
+    )
     return storage.join(folder, "benchmark-" + urllib.parse.quote(dataset, safe=""))
 
 
@@ -56,7 +58,9 @@ def benchmark_stage(plan: EvaluatePlan, dataset: str) -> StagePlan:
     return plan.benchmarks.get(dataset, plan.stage)
 
 
-def inputs_digest(plan: EvaluatePlan, name: str, *, weights_sha256: str, render_digest: str, code_digest: str) -> str:
+def inputs_digest(
+    plan: EvaluatePlan, name: str, *, weights_sha256: str, render_digest: str, code_digest: str
+) -> str:
     """sha256 of everything that the result of evaluation `name` depends on: its config, seed, data,
     weights, rendering, code.
 
@@ -127,7 +131,9 @@ def read_result(folder: str, record: str = RESULT) -> EvalResult | None:
             values = _from_schema_1(values)
         return records.from_dict(EvalResult, values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvaluationError(f"{uri} is no evaluation result ({error}); delete it and run the evaluation again.") from error
+        raise EvaluationError(
+            f"{uri} is no evaluation result ({error}); delete it and run the evaluation again."
+        ) from error
 
 
 def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResult | None:
@@ -151,10 +157,19 @@ def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResul
 
 
 def read_results(root: str) -> list[EvalResult]:
-    """All results anywhere under `root`, sorted by weights, evaluation and dataset. Raises NotFoundError where `root` is not there."""
-    names = sorted(stat.name for stat in storage.list_files(root) if stat.name == RESULT or stat.name.endswith("/" + RESULT))
+    """All results anywhere under `root`, sorted by weights, evaluation and dataset. Raises
+    NotFoundError where `root` is not there.
+    """
+    names = sorted(
+        stat.name
+        for stat in storage.list_files(root)
+        if stat.name == RESULT or stat.name.endswith("/" + RESULT)
+    )
     found = [read_result(storage.join(root, name)[: -len(RESULT) - 1]) for name in names]
-    return sorted((result for result in found if result is not None), key=lambda r: (r.weights_sha256, r.name, r.dataset))
+    return sorted(
+        (result for result in found if result is not None),
+        key=lambda r: (r.weights_sha256, r.name, r.dataset),
+    )
 
 
 def is_first_rank() -> bool:
@@ -162,7 +177,9 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def hits_and_misses(correct: Sequence[bool] | np.ndarray, seed: int = 0, each: int = 6) -> list[int]:
+def hits_and_misses(
+    correct: Sequence[bool] | np.ndarray, seed: int = 0, each: int = 6
+) -> list[int]:
     """Indices of up to `each` hits and then up to `each` misses, drawn by `seed`."""
     right = np.asarray(correct, dtype=bool)
     random = np.random.default_rng(seed)
@@ -179,7 +196,9 @@ def _check(name: str, metric: records.Metric) -> None:
     for what in ("value", "low", "high", "chance"):
         number = getattr(metric, what)
         if number is not None and not math.isfinite(number):
-            raise EvaluationError(f"{name} has the {what} {number}; put the reason into why_not instead of a number.")
+            raise EvaluationError(
+                f"{name} has the {what} {number}; put the reason into why_not instead of a number."
+            )
     if (metric.low is None) != (metric.high is None):
         raise EvaluationError(f"{name} has one end of an interval; give both, or neither.")
     if (metric.value is None) != bool(metric.why_not):
@@ -188,7 +207,10 @@ def _check(name: str, metric: records.Metric) -> None:
 
 def _from_schema_1(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a result that was written with one dict per property of a metric."""
-    old = {name: values.pop(name, {}) for name in ("metrics", "confidence", "chance", "n_by_metric", "flags", "not_run")}
+    old = {
+        name: values.pop(name, {})
+        for name in ("metrics", "confidence", "chance", "n_by_metric", "flags", "not_run")
+    }
     metrics: dict[str, dict[str, Any]] = {}
     for name, value in old["metrics"].items():
         low, high = old["confidence"].get(name, (None, None))

@@ -82,7 +82,9 @@ class Scores:
         import pyarrow
         import pyarrow.parquet
 
-        table = pyarrow.table({name: pyarrow.array(values, _TYPES.get(name)) for name, values in self.columns.items()})
+        table = pyarrow.table(
+            {name: pyarrow.array(values, _TYPES.get(name)) for name, values in self.columns.items()}
+        )
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table, buffer)
         return buffer.getvalue()

@@ -29,11 +29,21 @@ class ContactItem:
 
 
 def safe_picture(uri: object) -> str:
-    """`uri` if it is a PNG or JPEG data URI, otherwise an empty string: nothing in a page may load from elsewhere."""
+    """`uri` if it is a PNG or JPEG data URI, otherwise an empty string: nothing in a page may load
+    from elsewhere.
+    """
     return uri if isinstance(uri, str) and _PICTURE.fullmatch(uri) else ""
 
 
-def contact_item(photo: np.ndarray | None, drawing: np.ndarray, text: str, language: str = "", first_text: str = "") -> ContactItem:
-    """A pair for the contact sheet from photo uint8 [h, w, 3] (None for a text/text pair) and drawing uint8 [px, px]."""
+def contact_item(
+    photo: np.ndarray | None,
+    drawing: np.ndarray,
+    text: str,
+    language: str = "",
+    first_text: str = "",
+) -> ContactItem:
+    """A pair for the contact sheet from photo uint8 [h, w, 3] (None for a text/text pair) and
+    drawing uint8 [px, px].
+    """
     shown = "" if photo is None else data_uri(photo, photo=True)
     return ContactItem(shown, data_uri(drawing, max(drawing.shape)), text, language, first_text)

@@ -1,10 +1,12 @@
-"""What the report looks at itself: pairs out of the shards, their embeddings, the patch kernel; everything else it is given.
+"""What the report looks at itself: pairs out of the shards, their embeddings, the patch kernel;
+everything else it is given.
 
     shards ─▶ a few hundred pairs ─▶ tower ─▶ two clouds and their gap;   patch kernel ─▶ components;   twelve pairs ─▶ contact sheet
                                  └─▶ drawn, and cut into pieces by tokenizers ─▶ length of a text by language
 
-These are pairs that the tower was trained on; nothing here is a benchmark number. What took a tower is kept as numbers in
-<root>/analysis.json, so that a second report of the same weights and shards needs none. It neither trains nor evaluates.
+These are pairs that the tower was trained on; nothing here is a benchmark number. What took a tower
+is kept as numbers in <root>/analysis.json, so that a second report of the same weights and shards
+needs none. It neither trains nor evaluates.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from clippo_core.embedder import Clippo
 
 GAP_PAIRS = 256
-"""Pairs behind the modality gap; lengths are those of the texts of as many photos and as many sentence pairs."""
+"""Pairs behind the modality gap; lengths are those of the texts of as many photos and as many
+sentence pairs."""
 
 FEWEST_GAP_PAIRS = 10
 """Fewer have no fifth to hold out."""
@@ -58,7 +61,8 @@ class Insight:
     other_cosine: float | None = None
     """Mean cosine of a photo and another photo's text."""
     separability: float | None = None
-    """Share of held-out photos and texts that a linear classifier tells apart, 0..1; guessing gives 1/2."""
+    """Share of held-out photos and texts that a linear classifier tells apart, 0..1; guessing gives
+    1/2."""
     photo_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     """[n, 2] photos on the first two principal components of both clouds together."""
     text_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
@@ -91,20 +95,32 @@ def gather_insight(
     tokenizers: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Insight:
-    """Gap, components, lengths and contact sheet of a run in folder or prefix `root`; from <root>/analysis.json where they stand there.
+    """Gap, components, lengths and contact sheet of a run in folder or prefix `root`; from
+    <root>/analysis.json where they stand there.
 
-    tokenizers: name -> SentencePiece model file, for the lengths. A missing shard, checkpoint or tokenizer, or a tower that does not fit
-    into memory, costs only the figures that need it.
+    tokenizers: name -> SentencePiece model file, for the lengths. A missing shard, checkpoint or
+    tokenizer, or a tower that does not fit into memory, costs only the figures that need it.
     """
     named = sorted((tokenizers or {}).items())
     shards = [file.sha256 for file in manifest.files]
-    wanted = digest([_FORMAT, checkpoint.weights_sha256, manifest.render_digest, shards, [(name, _etag(uri)) for name, uri in named], seed])
+    wanted = digest(
+        [
+            _FORMAT,
+            checkpoint.weights_sha256,
+            manifest.render_digest,
+            shards,
+            [(name, _etag(uri)) for name, uri in named],
+            seed,
+        ]
+    )
     note = storage.join(root, "analysis.json")
     kept = _read_insight(note, wanted)
     if kept is not None:
         return kept
     model = functools.cache(lambda: _load(checkpoint.uri))
-    pairs = functools.cache(lambda photos: read_pairs(manifest, GAP_PAIRS, seed=seed, photos=photos))
+    pairs = functools.cache(
+        lambda photos: read_pairs(manifest, GAP_PAIRS, seed=seed, photos=photos)
+    )
     parts: dict[str, Any] = {}
     notes: dict[str, str] = {}
     for name, look in (
@@ -123,8 +139,12 @@ def gather_insight(
     return insight
 
 
-def contact_items(manifest: Manifest, render: RenderConfig, n: int = CONTACT_ITEMS, seed: int = 0) -> list[ContactItem]:
-    """`n` pairs for a contact sheet, a text/text pair among six, the languages taking turns. Raises ShardError, StorageError."""
+def contact_items(
+    manifest: Manifest, render: RenderConfig, n: int = CONTACT_ITEMS, seed: int = 0
+) -> list[ContactItem]:
+    """`n` pairs for a contact sheet, a text/text pair among six, the languages taking turns. Raises
+    ShardError, StorageError.
+    """
     from clippo_core.data.images import decode_image
     from clippo_core.rendering import Renderer
 
@@ -135,33 +155,47 @@ def contact_items(manifest: Manifest, render: RenderConfig, n: int = CONTACT_ITE
     drawings = Renderer.from_config(render).render([pair.texts[which] for pair, which in chosen])
     return [
         contact_item(
-            None if pair.photo is None else decode_image(pair.photo), drawing, pair.texts[which], pair.languages[which], pair.first_text
+            None if pair.photo is None else decode_image(pair.photo),
+            drawing,
+            pair.texts[which],
+            pair.languages[which],
+            pair.first_text,
         )
         for (pair, which), drawing in zip(chosen, drawings, strict=True)
     ]
 
 
-def principal_plane(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matched features [n, d], [n, d] -> their points [n, 2], [n, 2] on the first two principal components of both together, and the
-    components' shares of the variance [2], 0..1. Signs are fixed: the largest entry of each component is positive."""
+def principal_plane(
+    images: np.ndarray, texts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matched features [n, d], [n, d] -> their points [n, 2], [n, 2] on the first two principal
+    components of both together, and the components' shares of the variance [2], 0..1. Signs are
+    fixed: the largest entry of each component is positive.
+    """
     both = np.concatenate([images, texts]).astype(np.float64)
     centred = both - both.mean(0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     directions = directions[:2]
-    directions = directions * np.sign(np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1))
+    directions = directions * np.sign(
+        np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
+    )
     points = centred @ directions.T
     explained = singular[:2] ** 2 / max(float((singular**2).sum()), 1e-300)
     return points[: len(images)], points[len(images) :], explained
 
 
 def _by_language(pairs: list[ShardPair], n: int) -> list[tuple[ShardPair, int]]:
-    """`n` of the pairs, each with one of its texts, such that no language is taken twice before every language was taken once."""
+    """`n` of the pairs, each with one of its texts, such that no language is taken twice before
+    every language was taken once.
+    """
     taken: dict[str, int] = {}
     left = list(pairs)
     chosen: list[tuple[ShardPair, int]] = []
     while left and len(chosen) < n:
         offers = [
-            (taken.get(language, 0), place, which) for place, pair in enumerate(left) for which, language in enumerate(pair.languages)
+            (taken.get(language, 0), place, which)
+            for place, pair in enumerate(left)
+            for which, language in enumerate(pair.languages)
         ]
         _, place, which = min(offers)
         pair = left.pop(place)
@@ -181,7 +215,10 @@ def _gap(model: Callable[[], Clippo], read: Callable[[bool], list[ShardPair]]) -
 
     pairs = read(True)
     if len(pairs) < FEWEST_GAP_PAIRS:
-        raise NotFoundError(f"a gap between photos and texts needs {FEWEST_GAP_PAIRS} photos, and the shards have {len(pairs)}.")
+        raise NotFoundError(
+            f"a gap between photos and texts needs {FEWEST_GAP_PAIRS} photos, and the shards have"
+            f" {len(pairs)}."
+        )
     images = model().embed_images([pair.photo for pair in pairs], progress=False)
     texts = model().embed_texts([pair.texts[0] for pair in pairs], progress=False)
     photo_points, text_points, explained = principal_plane(images, texts)
@@ -203,11 +240,19 @@ def _kernel(model: Callable[[], Clippo]) -> dict[str, Any]:
 
     kernel = model().tower.state_dict()["patch_embed.proj.weight"].cpu().numpy()
     components, shares = patch_components(kernel, 30)
-    return {"components": np.asarray(components), "shares": np.asarray(shares), "n_filters": len(kernel)}
+    return {
+        "components": np.asarray(components),
+        "shares": np.asarray(shares),
+        "n_filters": len(kernel),
+    }
 
 
-def _text_lengths(read: Callable[[bool], list[ShardPair]], render: RenderConfig, tokenizers: dict[str, str]) -> dict[str, Any]:
-    """Lengths of the texts of a few hundred records, both sides of sentence pairs, each text once. Names tokenizers that can't be read."""
+def _text_lengths(
+    read: Callable[[bool], list[ShardPair]], render: RenderConfig, tokenizers: dict[str, str]
+) -> dict[str, Any]:
+    """Lengths of the texts of a few hundred records, both sides of sentence pairs, each text once.
+    Names tokenizers that can't be read.
+    """
     from clippo_core.models import load_tokenizer
     from clippo_core.rendering import Renderer
 
@@ -226,14 +271,22 @@ def _text_lengths(read: Callable[[bool], list[ShardPair]], render: RenderConfig,
     renderer = Renderer.from_config(render)
     found: list[Lengths] = []
     too_long = []
-    for language in sorted(by_language, key=lambda name: (-len(by_language[name]), name))[:MOST_LANGUAGES]:
+    for language in sorted(by_language, key=lambda name: (-len(by_language[name]), name))[
+        :MOST_LANGUAGES
+    ]:
         try:
-            found.append(measure_language(language, list(by_language[language])[:TEXTS_A_LANGUAGE], processors, renderer))
+            found.append(
+                measure_language(
+                    language, list(by_language[language])[:TEXTS_A_LANGUAGE], processors, renderer
+                )
+            )
         except EvaluationError:
             too_long.append(language)
     if not found:
         raise NotFoundError(f"no text of the shards fits on a page of {render.image_px} px.")
-    which = f"Training texts, drawn at {render.image_px} px; those that the page cuts off are left out."
+    which = (
+        f"Training texts, drawn at {render.image_px} px; those that the page cuts off are left out."
+    )
     which += f" Of {', '.join(too_long)} none fits." if too_long else ""
     return {"lengths": found, "lengths_from": which + "".join(remarks)}
 
@@ -247,21 +300,33 @@ def _etag(uri: str) -> str:
 
 def _dump_insight(insight: Insight, wanted: str) -> str:
     values = dataclasses.asdict(insight)
-    plain = {name: np.round(value, 5).tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+    plain = {
+        name: np.round(value, 5).tolist() if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
     return json.dumps({"inputs_digest": wanted, **plain}, ensure_ascii=False)
 
 
 def _read_insight(uri: str, wanted: str) -> Insight | None:
-    """The insight that `_dump_insight` wrote for the same inputs; None for any other, and for a file that is not one."""
+    """The insight that `_dump_insight` wrote for the same inputs; None for any other, and for a
+    file that is not one.
+    """
     try:
         values = json.loads(storage.read_text(uri))
         if values.pop("inputs_digest") != wanted:
             return None
         contact = [ContactItem(**item) for item in values.pop("contact")]
         lengths = [Lengths(**item) for item in values.pop("lengths")]
-        arrays = {name: np.array(value, float) for name, value in values.items() if isinstance(value, list)}
+        arrays = {
+            name: np.array(value, float)
+            for name, value in values.items()
+            if isinstance(value, list)
+        }
         insight = Insight(**{**values, **arrays, "contact": contact, "lengths": lengths})
     except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    safe = all(safe_picture(item.drawing) and (not item.photo or safe_picture(item.photo)) for item in contact)
+    safe = all(
+        safe_picture(item.drawing) and (not item.photo or safe_picture(item.photo))
+        for item in contact
+    )
     return insight if safe else None

@@ -1,8 +1,10 @@
-"""Records out of a run's shards, undecoded: the same few hundred for the same seed, from at most four tars.
+"""Records out of a run's shards, undecoded: the same few hundred for the same seed, from at most
+four tars.
 
     shard indexes ─▶ which shards hold photos (or sentence pairs) ─▶ up to n records, read at their offsets
 
-It is for looking at data (gap, lengths, contact sheet), not for training: `data/loader.py` deals batches.
+It is for looking at data (gap, lengths, contact sheet), not for training: `data/loader.py` deals
+batches.
 """
 
 from __future__ import annotations
@@ -41,8 +43,11 @@ class ShardPair:
     """Language of `first_text`."""
 
 
-def read_pairs(manifest: Manifest, n: int, *, seed: int = 0, photos: bool = True) -> list[ShardPair]:
-    """Up to `n` records out of at most MOST_SHARDS shards, with a photo or without, the same ones for the same seed.
+def read_pairs(
+    manifest: Manifest, n: int, *, seed: int = 0, photos: bool = True
+) -> list[ShardPair]:
+    """Up to `n` records out of at most MOST_SHARDS shards, with a photo or without, the same ones
+    for the same seed.
 
     Raises ShardError for a missing or damaged shard.
     """
@@ -60,14 +65,20 @@ def read_pairs(manifest: Manifest, n: int, *, seed: int = 0, photos: bool = True
             opened += 1
             share = n if len(indexes) == 1 else -(-n // min(MOST_SHARDS, len(indexes)))
             with open(shards.local_file(manifest, tars[about["name"]]), "rb") as tar:
-                found += [_read_pair(tar.fileno(), index, place) for place in random.permutation(places)[:share]]
+                found += [
+                    _read_pair(tar.fileno(), index, place)
+                    for place in random.permutation(places)[:share]
+                ]
     return found[:n]
 
 
 def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
     from clippo_core.data import shard_index
 
-    first, second = (os.pread(descriptor, int(size), int(offset)) for offset, size in (index.first[place], index.second[place]))
+    first, second = (
+        os.pread(descriptor, int(size), int(offset))
+        for offset, size in (index.first[place], index.second[place])
+    )
     kind = index.kinds[place]
     if kind == shard_index.FOREIGN_TXT:
         about = {"texts": [second.decode()]}
@@ -80,4 +91,11 @@ def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
     languages = known[-len(texts) :] or [""] * len(texts)
     if kind != shard_index.TEXT:
         return ShardPair(index.key(place), first, "", texts, languages)
-    return ShardPair(index.key(place), None, first.decode(), texts, languages, known[0] if len(known) > len(texts) else "")
+    return ShardPair(
+        index.key(place),
+        None,
+        first.decode(),
+        texts,
+        languages,
+        known[0] if len(known) > len(texts) else "",
+    )

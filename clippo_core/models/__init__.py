@@ -7,7 +7,13 @@ import torch
 from clippo_core import storage
 from clippo_core.config import ModelConfig
 from clippo_core.models.baselines import OneTowerClip, TwoTowerClip
-from clippo_core.models.convert import load_big_vision, load_image_only, load_initial_weights, load_weights, save_big_vision
+from clippo_core.models.convert import (
+    load_big_vision,
+    load_image_only,
+    load_initial_weights,
+    load_weights,
+    save_big_vision,
+)
 from clippo_core.models.initialise import initialise
 from clippo_core.models.positions import resize_positions
 from clippo_core.models.text import corpus, load_tokenizer, text_encoder, train_tokenizer
@@ -16,11 +22,18 @@ from clippo_core.models.tower import Tower, normalise
 
 
 def build_tower(
-    model: ModelConfig, image_px: int, seed: int = 0, device: torch.device | str | None = None, *, vocab_size: int = 0
+    model: ModelConfig,
+    image_px: int,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    *,
+    vocab_size: int = 0,
 ) -> Tower:
-    """The tower of `model`, float32, initialised as the reference from `seed`, on `device` (`meta` allocates and loads nothing).
+    """The tower of `model`, float32, initialised as the reference from `seed`, on `device` (`meta`
+    allocates and loads nothing).
 
-    vocab_size: rows of the token embedding; 0 = those of model.tokenizer. Raises ConfigError, NotFoundError or CheckpointError.
+    vocab_size: rows of the token embedding; 0 = those of model.tokenizer. Raises ConfigError,
+    NotFoundError or CheckpointError.
     """
     device = torch.device(device or "cpu")
     with torch.device("meta"):

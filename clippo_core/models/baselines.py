@@ -1,13 +1,16 @@
-"""The towers that the paper compares CLIPPO with: text as SentencePiece tokens, everything else the same.
+"""The towers that the paper compares CLIPPO with: text as SentencePiece tokens, everything else the
+same.
 
     one_tower_clip   1T-CLIP   patches ─┐                                tokens [n, text_tokens], padded with EOS
                                tokens ──┴▶ one trunk, one MAP head, one Dense
     two_tower_clip   CLIP*     patches ──▶ trunk, MAP head, Dense
                                tokens ──▶ another trunk, last token, another Dense
 
-Token and patch embeddings have positions of their own. Attention is not masked: the end-of-sentence token fills a text up, as in the
-reference (big_vision models/proj/image_text/text_transformer.py, whose tower ends with the last token and has no MAP head). Where
-1T-CLIP is not in the authors' code, these sizes reproduce the paper's 118 and 349 million parameters. It is not the tokenizer: `text.py`.
+Token and patch embeddings have positions of their own. Attention is not masked: the end-of-sentence
+token fills a text up, as in the reference (big_vision models/proj/image_text/text_transformer.py,
+whose tower ends with the last token and has no MAP head). Where 1T-CLIP is not in the authors'
+code, these sizes reproduce the paper's 118 and 349 million parameters. It is not the tokenizer:
+`text.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from clippo_core.config import ModelConfig
-from clippo_core.models.tower import Recompute, Tower, layer_norm, project, run_blocks, transformer_blocks, unit_rows
+from clippo_core.models.tower import (
+    Recompute,
+    Tower,
+    layer_norm,
+    project,
+    run_blocks,
+    transformer_blocks,
+    unit_rows,
+)
 
 
 class OneTowerClip(Tower):
@@ -52,7 +63,9 @@ class TwoTowerClip(Tower):
         return self.text(encoded)
 
     def _both_features(self, photos: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        return self._photo_features(photos), unit_rows(project(self.text.head, self.pooled_encoded_text(text)))
+        return self._photo_features(photos), unit_rows(
+            project(self.text.head, self.pooled_encoded_text(text))
+        )
 
     def _projection(self, text: bool = False) -> nn.Linear:
         return self.text.head if text else self.head
@@ -72,4 +85,6 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [n, text_tokens] -> [n, width]."""
-        return run_blocks(self.blocks, self.norm, self.token_embed(tokens.long()) + self.pos_embed, self.recompute)[:, -1]
+        return run_blocks(
+            self.blocks, self.norm, self.token_embed(tokens.long()) + self.pos_embed, self.recompute
+        )[:, -1]

@@ -3,7 +3,8 @@
     flax   query, key, value [D, heads, head_dim]   out [heads, head_dim, D]   Dense [in, out]    conv [H, W, I, O]
     ours   attn.qkv.weight [3·D, D]                 attn.proj.weight [D, D]    weight [out, in]   weight [O, I, H, W]
 
-One table serves reading and writing. It knows names and shapes, not files (`npz.py`) nor towers (`convert.py`).
+One table serves reading and writing. It knows names and shapes, not files (`npz.py`) nor towers
+(`convert.py`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from clippo_core.config import ModelConfig
 
 
 class Rule(NamedTuple):
-    """One tensor of ours, the flax arrays that it is made of, their shape, and the permutation between them."""
+    """One tensor of ours, the flax arrays that it is made of, their shape, and the permutation
+    between them.
+    """
 
     name: str
     keys: tuple[str, ...]
     shape: tuple[int, ...]
     order: Literal["same", "conv", "in", "out", "flat"]
-    """`same`; `conv` HWIO-OIHW; `in` [D, …] kernels, transposed and stacked; `out` […, D] kernels, transposed; `flat` biases, stacked."""
+    """`same`; `conv` HWIO-OIHW; `in` [D, …] kernels, transposed and stacked; `out` […, D] kernels,
+    transposed; `flat` biases, stacked."""
 
     def read(self, get: Callable[[str, tuple[int, ...]], np.ndarray]) -> np.ndarray:
         """Our tensor from the arrays that `get(key, expected shape)` returns."""
@@ -52,22 +56,39 @@ class Rule(NamedTuple):
 
 
 def clippo_rules(c: ModelConfig, n_patches: int) -> list[Rule]:
-    """The correspondence for the tower of photos: ViT, MAP head, head and t, in the order of the network."""
+    """The correspondence for the tower of photos: ViT, MAP head, head and t, in the order of the
+    network.
+    """
     rules = [
-        Rule("patch_embed.proj.weight", ("img/embedding/kernel",), (ModelConfig.PATCH_PX, ModelConfig.PATCH_PX, 3, c.width), "conv"),
+        Rule(
+            "patch_embed.proj.weight",
+            ("img/embedding/kernel",),
+            (ModelConfig.PATCH_PX, ModelConfig.PATCH_PX, 3, c.width),
+            "conv",
+        ),
         Rule("patch_embed.proj.bias", ("img/embedding/bias",), (c.width,), "same"),
         Rule("pos_embed", ("img/pos_embedding",), (1, n_patches, c.width), "same"),
     ]
     for i in range(c.depth):
         block = f"img/Transformer/encoderblock_{i}"
         rules += _norm_rules(f"blocks.{i}.norm1", f"{block}/LayerNorm_0", c.width)
-        rules += _attention_rules(f"blocks.{i}.attn", f"{block}/MultiHeadDotProductAttention_0", c, {"qkv": ("query", "key", "value")})
+        rules += _attention_rules(
+            f"blocks.{i}.attn",
+            f"{block}/MultiHeadDotProductAttention_0",
+            c,
+            {"qkv": ("query", "key", "value")},
+        )
         rules += _norm_rules(f"blocks.{i}.norm2", f"{block}/LayerNorm_1", c.width)
         rules += _mlp_rules(f"blocks.{i}.mlp", f"{block}/MlpBlock_0", c)
     rules += _norm_rules("norm", "img/Transformer/encoder_norm", c.width)
     pool = "img/MAPHead_0"
     rules.append(Rule("attn_pool.latent", (f"{pool}/probe",), (1, 1, c.width), "same"))
-    rules += _attention_rules("attn_pool", f"{pool}/MultiHeadDotProductAttention_0", c, {"q": ("query",), "kv": ("key", "value")})
+    rules += _attention_rules(
+        "attn_pool",
+        f"{pool}/MultiHeadDotProductAttention_0",
+        c,
+        {"q": ("query",), "kv": ("key", "value")},
+    )
     rules += _norm_rules("attn_pool.norm", f"{pool}/LayerNorm_0", c.width)
     rules += _mlp_rules("attn_pool.mlp", f"{pool}/MlpBlock_0", c)
     rules.append(Rule("head.weight", ("img/head/kernel",), (c.width, c.embed_dim), "in"))
@@ -77,15 +98,34 @@ def clippo_rules(c: ModelConfig, n_patches: int) -> list[Rule]:
 
 
 def _norm_rules(name: str, key: str, width: int) -> list[Rule]:
-    return [Rule(f"{name}.weight", (f"{key}/scale",), (width,), "same"), Rule(f"{name}.bias", (f"{key}/bias",), (width,), "same")]
+    return [
+        Rule(f"{name}.weight", (f"{key}/scale",), (width,), "same"),
+        Rule(f"{name}.bias", (f"{key}/bias",), (width,), "same"),
+    ]
 
 
-def _attention_rules(name: str, key: str, c: ModelConfig, inputs: dict[str, tuple[str, ...]]) -> list[Rule]:
+def _attention_rules(
+    name: str, key: str, c: ModelConfig, inputs: dict[str, tuple[str, ...]]
+) -> list[Rule]:
     heads = (c.num_heads, c.width // c.num_heads)
     rules = []
     for linear, parts in inputs.items():
-        rules.append(Rule(f"{name}.{linear}.weight", tuple(f"{key}/{part}/kernel" for part in parts), (c.width, *heads), "in"))
-        rules.append(Rule(f"{name}.{linear}.bias", tuple(f"{key}/{part}/bias" for part in parts), heads, "flat"))
+        rules.append(
+            Rule(
+                f"{name}.{linear}.weight",
+                tuple(f"{key}/{part}/kernel" for part in parts),
+                (c.width, *heads),
+                "in",
+            )
+        )
+        rules.append(
+            Rule(
+                f"{name}.{linear}.bias",
+                tuple(f"{key}/{part}/bias" for part in parts),
+                heads,
+                "flat",
+            )
+        )
     rules.append(Rule(f"{name}.proj.weight", (f"{key}/out/kernel",), (*heads, c.width), "out"))
     rules.append(Rule(f"{name}.proj.bias", (f"{key}/out/bias",), (c.width,), "same"))
     return rules

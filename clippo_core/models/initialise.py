@@ -1,4 +1,5 @@
-"""The reference's initialisation of every tensor, by its name (big_vision models/vit.py and flax's defaults).
+"""The reference's initialisation of every tensor, by its name (big_vision models/vit.py and flax's
+defaults).
 
     q, k, v, out, MLP kernels, MAP probe   xavier-uniform, each of the fused q, k, v on its own: limit sqrt(6 / (fan_in + fan_out))
     patch embedding, head                  lecun-normal: normal cut at two standard deviations, variance 1 / fan_in
@@ -6,8 +7,9 @@
     MLP biases                             normal, std 1e-6;   other biases 0, LayerNorm 1 and 0
     t                                      log(initial logit scale)
 
-It is not timm's nor torch's: with those the MAP head learns several times slower. Each tensor has a random stream of its own, drawn
-on the CPU from (seed, name), so that towers of different kinds start from equal trunks, on any device.
+It is not timm's nor torch's: with those the MAP head learns several times slower. Each tensor has a
+random stream of its own, drawn on the CPU from (seed, name), so that towers of different kinds
+start from equal trunks, on any device.
 """
 
 from __future__ import annotations
@@ -24,15 +26,27 @@ _TRUNCATION = 0.87962566103423978
 
 @torch.no_grad()
 def initialise(tower: nn.Module, *, seed: int, initial_logit_scale: float) -> None:
-    """Give every parameter of `tower` its initial value, in place. Tensors on the meta device are left as they are."""
+    """Give every parameter of `tower` its initial value, in place. Tensors on the meta device are
+    left as they are.
+    """
     for name, parameter in tower.named_parameters():
         if not parameter.is_meta:
-            parameter.copy_(initial_value(name, tuple(parameter.shape), seed=seed, initial_logit_scale=initial_logit_scale))
+            parameter.copy_(
+                initial_value(
+                    name, tuple(parameter.shape), seed=seed, initial_logit_scale=initial_logit_scale
+                )
+            )
 
 
-def initial_value(name: str, shape: tuple[int, ...], *, seed: int, initial_logit_scale: float = 10.0) -> Tensor:
-    """The initial float32 value of the parameter `name`, on the CPU. Raises ValueError for a name without a rule."""
-    stream = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big"))
+def initial_value(
+    name: str, shape: tuple[int, ...], *, seed: int, initial_logit_scale: float = 10.0
+) -> Tensor:
+    """The initial float32 value of the parameter `name`, on the CPU. Raises ValueError for a name
+    without a rule.
+    """
+    stream = torch.Generator().manual_seed(
+        int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+    )
     value = torch.empty(shape)
     owner, _, kind = name.rpartition(".")
     layer = owner.rpartition(".")[2]
@@ -45,8 +59,12 @@ def initial_value(name: str, shape: tuple[int, ...], *, seed: int, initial_logit
     if kind == "latent":
         return _xavier_uniform(value, 1, shape[-1], stream)
     if kind == "bias":
-        return value.normal_(0.0, 1e-6, generator=stream) if layer in ("fc1", "fc2") else value.zero_()
-    if layer in ("proj", "head", "text_head") and not owner.endswith(("attn.proj", "attn_pool.proj")):
+        return (
+            value.normal_(0.0, 1e-6, generator=stream) if layer in ("fc1", "fc2") else value.zero_()
+        )
+    if layer in ("proj", "head", "text_head") and not owner.endswith(
+        ("attn.proj", "attn_pool.proj")
+    ):
         std = math.sqrt(1 / math.prod(shape[1:])) / _TRUNCATION
         return nn.init.trunc_normal_(value, 0.0, std, -2 * std, 2 * std, generator=stream)
     fused = {"qkv": 3, "kv": 2}.get(layer, 1)

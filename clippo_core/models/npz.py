@@ -1,7 +1,9 @@
-"""Arrays of an .npz that somebody else made: read one by one, never unpickled, each checked before it is used.
+"""Arrays of an .npz that somebody else made: read one by one, never unpickled, each checked before
+it is used.
 
-bfloat16, which numpy does not know, was saved as 2-byte void; its bits are the upper half of a float32's. Keys are compared after
-`modern_key`, which maps the names of older ViT files to today's. It is not a writer.
+bfloat16, which numpy does not know, was saved as 2-byte void; its bits are the upper half of a
+float32's. Keys are compared after `modern_key`, which maps the names of older ViT files to today's.
+It is not a writer.
 """
 
 from __future__ import annotations
@@ -37,16 +39,25 @@ class NpzArrays:
         return self._names.get(key, f"params/{key}")
 
     def get(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """One array as float32. Raises CheckpointError where it is missing, damaged, pickled, of another shape, or not finite."""
+        """One array as float32. Raises CheckpointError where it is missing, damaged, pickled, of
+        another shape, or not finite.
+        """
         name = self.name(key)
         if key not in self._names:
-            raise CheckpointError(f"{self.path}: array {name} is missing; this is no CLIPPO or ViT checkpoint of big_vision, or it is cut.")
+            raise CheckpointError(
+                f"{self.path}: array {name} is missing; this is no CLIPPO or ViT checkpoint of"
+                " big_vision, or it is cut."
+            )
         try:
             array = self._file[name]
         except ValueError as error:  # numpy's words for an object array
-            raise CheckpointError(f"{self.path}: {name} is pickled or malformed ({error}); it is not opened.") from error
+            raise CheckpointError(
+                f"{self.path}: {name} is pickled or malformed ({error}); it is not opened."
+            ) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CheckpointError(f"{self.path}: {name} is damaged ({error}); fetch the file again.") from error
+            raise CheckpointError(
+                f"{self.path}: {name} is damaged ({error}); fetch the file again."
+            ) from error
         if shape is not None and array.shape != shape:
             raise CheckpointError(f"{self.path}: {name} has shape {array.shape}; expected {shape}.")
         return self._as_float32(name, array)
@@ -55,10 +66,16 @@ class NpzArrays:
         if array.dtype.kind == "V" and array.dtype.itemsize == 2:
             array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         elif array.dtype.kind != "f":
-            raise CheckpointError(f"{self.path}: {name} has type {array.dtype}; expected floats, or bfloat16 as 2-byte void.")
+            raise CheckpointError(
+                f"{self.path}: {name} has type {array.dtype}; expected floats, or bfloat16 as"
+                " 2-byte void."
+            )
         array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
-            raise CheckpointError(f"{self.path}: {name} has {int((~np.isfinite(array)).sum())} values that are not finite.")
+            raise CheckpointError(
+                f"{self.path}: {name} has {int((~np.isfinite(array)).sum())} values that are not"
+                " finite."
+            )
         return array
 
 
@@ -70,19 +87,29 @@ def open_npz(path: str | Path) -> Iterator[NpzArrays]:
     try:
         file = np.load(path, allow_pickle=False)
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is not an .npz file, or is cut ({error}); fetch it again.") from error
+        raise CheckpointError(
+            f"{path} is not an .npz file, or is cut ({error}); fetch it again."
+        ) from error
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise CheckpointError(f"{path} is one array (.npy), not an .npz with named arrays.")
     with file:
         yield NpzArrays(str(path), file)
 
 
-_OLD_NAMES = {"MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0", "MlpBlock_3": "MlpBlock_0", "LayerNorm_2": "LayerNorm_1"}
+_OLD_NAMES = {
+    "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
+    "MlpBlock_3": "MlpBlock_0",
+    "LayerNorm_2": "LayerNorm_1",
+}
 _OLD_BLOCK = re.compile("|".join(_OLD_NAMES))
 
 
 def modern_key(key: str) -> str:
-    """A key without `params/`; names of older ViTs (augreg, and positions inside `Transformer/`) as big_vision names them today."""
+    """A key without `params/`; names of older ViTs (augreg, and positions inside `Transformer/`) as
+    big_vision names them today.
+    """
     key = key.removeprefix("params/")
-    key = key.replace("Transformer/posembed_input/pos_embedding", "pos_embedding").replace("Transformer/pos_embedding", "pos_embedding")
+    key = key.replace("Transformer/posembed_input/pos_embedding", "pos_embedding").replace(
+        "Transformer/pos_embedding", "pos_embedding"
+    )
     return _OLD_BLOCK.sub(lambda old: _OLD_NAMES[old[0]], key) if "encoderblock_" in key else key

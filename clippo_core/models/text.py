@@ -3,8 +3,9 @@
     clippo, image_only   list of n str ─▶ column masks uint16 [n, H/16, W]       (`rendering/`; expanded on the device)
     token towers         list of n str ─▶ token ids int32 [n, text_tokens]       lower-cased (ASCII), sticky EOS
 
-Sticky EOS: a text ends with EOS, is filled up with EOS, and one that is too long is cut so that its last token is EOS (big_vision
-pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a text file. It is not WordPiece or BPE by another library.
+Sticky EOS: a text ends with EOS, is filled up with EOS, and one that is too long is cut so that its
+last token is EOS (big_vision pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a
+text file. It is not WordPiece or BPE by another library.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def text_encoder(model: ModelConfig, render: RenderConfig) -> TextEncoder:
-    """What turns texts into the input of the tower of `model`. Raises what `load_tokenizer` does."""
+    """What turns texts into the input of the tower of `model`. Raises what `load_tokenizer`
+    does.
+    """
     if model.kind in ("one_tower_clip", "two_tower_clip"):
         return TokenEncoder(model.tokenizer, model.text_tokens)
     return Renderer.from_config(render)
 
 
 class TokenEncoder:
-    """SentencePiece tokens of fixed length. `tokenizer` as in `load_tokenizer`, whose errors it raises."""
+    """SentencePiece tokens of fixed length. `tokenizer` as in `load_tokenizer`, whose errors it
+    raises.
+    """
 
     def __init__(self, tokenizer: str | bytes, text_tokens: int) -> None:
         self.tokenizer = tokenizer
@@ -41,13 +46,19 @@ class TokenEncoder:
         self.processor = load_tokenizer(tokenizer)
 
     def __call__(self, texts: Sequence[str], /) -> np.ndarray:
-        """Token ids, int32 [n, text_tokens]. Raises RenderError for a text that is no str, naming its position."""
+        """Token ids, int32 [n, text_tokens]. Raises RenderError for a text that is no str, naming
+        its position.
+        """
         for position, text in enumerate(texts):
             if not isinstance(text, str):
-                raise RenderError(f"text {position} is {type(text).__name__}, not str; decode it first.")
+                raise RenderError(
+                    f"text {position} is {type(text).__name__}, not str; decode it first."
+                )
         eos = self.processor.eos_id()
         tokens = np.full((len(texts), self.text_tokens), eos, np.int32)
-        for row, ids in zip(tokens, self.processor.encode([ascii_lower(text) for text in texts]), strict=True):
+        for row, ids in zip(
+            tokens, self.processor.encode([ascii_lower(text) for text in texts]), strict=True
+        ):
             kept = ids[: self.text_tokens - 1]
             row[: len(kept)] = kept
         return tokens
@@ -63,7 +74,9 @@ class TokenEncoder:
 
 
 def ascii_lower(text: str) -> str:
-    """A to Z in lower case, as the reference does; lone surrogates, which UTF-8 and SentencePiece do not have, become `?`."""
+    """A to Z in lower case, as the reference does; lone surrogates, which UTF-8 and SentencePiece
+    do not have, become `?`.
+    """
     return text.translate(_ASCII_LOWER).encode("utf-8", "replace").decode()
 
 
@@ -79,8 +92,8 @@ def load_tokenizer(tokenizer: str | bytes) -> Any:
         content = storage.read_bytes(tokenizer) if isinstance(tokenizer, str) else tokenizer
     except NotFoundError as error:
         raise NotFoundError(
-            f"{name}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and mT5's `spiece.model` serve), or make one "
-            f"with clippo_core.models.train_tokenizer."
+            f"{name}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and"
+            " mT5's `spiece.model` serve), or make one with clippo_core.models.train_tokenizer."
         ) from error
     try:
         if not content:
@@ -89,20 +102,30 @@ def load_tokenizer(tokenizer: str | bytes) -> Any:
     except (RuntimeError, OSError) as error:
         raise ConfigError(f"{name} is not a SentencePiece model: {error}") from error
     if processor.eos_id() < 0:
-        raise ConfigError(f"{name} has no end-of-sentence piece; train it with eos_id >= 0, as train_tokenizer does.")
+        raise ConfigError(
+            f"{name} has no end-of-sentence piece; train it with eos_id >= 0, as train_tokenizer"
+            " does."
+        )
     return processor
 
 
 def corpus(data: DataConfig) -> Iterator[str]:
-    """Every text of a run's sources, captions and both sides of sentence pairs: what a tokenizer for that run is trained on."""
+    """Every text of a run's sources, captions and both sides of sentence pairs: what a tokenizer
+    for that run is trained on.
+    """
     for source in data.sources:
         for record in read_source(source):
             if not record.problem:
-                yield from (record.first, *record.texts) if isinstance(record, TextRecord) else record.texts
+                yield from (
+                    (record.first, *record.texts)
+                    if isinstance(record, TextRecord)
+                    else record.texts
+                )
 
 
 def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -> str:
-    """Train a SentencePiece unigram model from `texts` into the file `path`; ids as T5's: pad 0, EOS 1, unknown 2, no BOS.
+    """Train a SentencePiece unigram model from `texts` into the file `path`; ids as T5's: pad 0,
+    EOS 1, unknown 2, no BOS.
 
     A corpus too small for `vocab_size` gives fewer pieces. Rare characters become bytes, so that no text is one unknown piece (which would
     make a tokenizer look short). Texts are lower-cased as `TokenEncoder` does. Returns `path`. Raises ConfigError where no model comes out.
@@ -112,14 +135,33 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
-    settings: Any = {"model_type": "unigram", "byte_fallback": True, "character_coverage": 0.9995, "hard_vocab_limit": False}
+    settings: Any = {
+        "model_type": "unigram",
+        "byte_fallback": True,
+        "character_coverage": 0.9995,
+        "hard_vocab_limit": False,
+    }
     ids: Any = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    limits: Any = {"input_sentence_size": 2_000_000, "max_sentence_length": 16_384, "num_threads": 1, "minloglevel": 2}
+    limits: Any = {
+        "input_sentence_size": 2_000_000,
+        "max_sentence_length": 16_384,
+        "num_threads": 1,
+        "minloglevel": 2,
+    }
     sentences = (ascii_lower(text) for text in texts if text.strip())
     try:
-        SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, vocab_size=vocab_size, **settings, **ids, **limits)
+        SentencePieceTrainer.train(
+            sentence_iterator=sentences,
+            model_writer=model,
+            vocab_size=vocab_size,
+            **settings,
+            **ids,
+            **limits,
+        )
     except RuntimeError as error:
-        raise ConfigError(f"no tokenizer of {vocab_size} pieces comes out of this text: {error}") from error
+        raise ConfigError(
+            f"no tokenizer of {vocab_size} pieces comes out of this text: {error}"
+        ) from error
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(model.getvalue())

@@ -2,10 +2,11 @@
 
     RuntimeError: operator torchvision::nms does not exist   ──▶   declare nms and qnms, import again
 
-A package index may pair a CPU build of torch with a CUDA build of torchvision. The compiled part then stays out, and
-torchvision's Python stumbles over operators that nobody declared. Declaring their schemas is enough: nothing here (nor open_clip, in
-`benchmarks/`) calls them. A healthy pair of wheels takes the first branch and nothing is declared. It is not a repair of
-torchvision: `torchvision.ops.nms` still raises.
+A package index may pair a CPU build of torch with a CUDA build of torchvision. The compiled part
+then stays out, and torchvision's Python stumbles over operators that nobody declared. Declaring
+their schemas is enough: nothing here (nor open_clip, in `benchmarks/`) calls them. A healthy pair
+of wheels takes the first branch and nothing is declared. It is not a repair of torchvision:
+`torchvision.ops.nms` still raises.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_libraries: list[object] = []  # a torch.library.Library withdraws its operators when it is collected
+_libraries: list[
+    object
+] = []  # a torch.library.Library withdraws its operators when it is collected
 
 
 def load_torchvision() -> ModuleType:
-    """torchvision, its two undeclared operators declared where its own binary could not be loaded."""
+    """torchvision, its two undeclared operators declared where its own binary could not be
+    loaded.
+    """
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

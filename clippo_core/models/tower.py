@@ -1,12 +1,14 @@
-"""CLIPPO: one vision transformer that reads photos and drawn text (big_vision models/proj/clippo/one_tower.py, models/vit.py).
+"""CLIPPO: one vision transformer that reads photos and drawn text (big_vision
+models/proj/clippo/one_tower.py, models/vit.py).
 
     image [3, H, W] in -1..1 ─▶ 16x16 patches ─▶ + positions ─▶ depth × pre-LN block ─▶ LN ─▶ MAP head ─▶ Dense ─▶ z / (‖z‖ + 1e-8)
     logits = exp(t) · z_first · z_secondᵀ,   t starts at log 10, no bias, no clamp
 
-Blocks and MAP head are timm's, with the reference's LayerNorm epsilon (1e-6), tanh GELU and initialisation; parameter names are those
-of timm's `VisionTransformer(class_token=False, global_pool="map")`, plus `t`. `forward` is the one entry of the training engines: every
-parameter is used inside it. It is not the loss (`losses.py`), nor the drawing of text (`rendering/`); the towers that read tokens are
-in `baselines.py`.
+Blocks and MAP head are timm's, with the reference's LayerNorm epsilon (1e-6), tanh GELU and
+initialisation; parameter names are those of timm's `VisionTransformer(class_token=False,
+global_pool="map")`, plus `t`. `forward` is the one entry of the training engines: every parameter
+is used inside it. It is not the loss (`losses.py`), nor the drawing of text (`rendering/`); the
+towers that read tokens are in `baselines.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from clippo_core.config import ModelConfig
 from clippo_core.errors import ConfigError, ImageError
@@ -29,12 +35,17 @@ Recompute = Literal["none", "pointwise", "blocks"]
 
 
 class Tower(nn.Module):
-    """CLIPPO, or (kind `image_only`) a plain ViT with a MAP head and nothing behind it. Built by `build_tower`."""
+    """CLIPPO, or (kind `image_only`) a plain ViT with a MAP head and nothing behind it. Built by
+    `build_tower`.
+    """
 
     def __init__(self, config: ModelConfig, image_px: int) -> None:
         super().__init__()
         if image_px < ModelConfig.PATCH_PX or image_px % ModelConfig.PATCH_PX:
-            raise ConfigError(f"image_px is {image_px}; a tower reads square images of a multiple of {ModelConfig.PATCH_PX} pixels.")
+            raise ConfigError(
+                f"image_px is {image_px}; a tower reads square images of a multiple of"
+                f" {ModelConfig.PATCH_PX} pixels."
+            )
         self.config = config
         self.image_px = image_px
         self.recompute: Recompute = "none"
@@ -54,7 +65,9 @@ class Tower(nn.Module):
             self.t = nn.Parameter(torch.empty(1))
         self._note_names()
 
-    def forward(self, photos: Tensor, first_text: Tensor, second_text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, photos: Tensor, first_text: Tensor, second_text: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Both sides of p photo/text pairs and m text/text pairs, photos first.
 
         photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text: [p + m, ...] as `text_encoder` gave them,
@@ -62,13 +75,21 @@ class Tower(nn.Module):
         p or m may be 0. Returns first and second features, float32 [p + m, embed_dim] with unit rows, and the logit scale exp(t), 0-d.
         """
         if self.config.kind == "image_only":
-            raise ConfigError("model.kind image_only has no contrastive head; fine-tune it, or train one of the other kinds.")
+            raise ConfigError(
+                "model.kind image_only has no contrastive head; fine-tune it, or train one of the"
+                " other kinds."
+            )
         n_photos, n_first = len(photos), len(first_text)
         if len(second_text) != n_photos + n_first:
-            raise ValueError(f"{n_photos} photos and {n_first} first texts need as many second texts; there are {len(second_text)}.")
+            raise ValueError(
+                f"{n_photos} photos and {n_first} first texts need as many second texts; there are"
+                f" {len(second_text)}."
+            )
         if n_photos:
             self._check_shape(photos)
-        photo_features, text_features = self._both_features(photos, torch.cat([first_text, second_text]))
+        photo_features, text_features = self._both_features(
+            photos, torch.cat([first_text, second_text])
+        )
         first = torch.cat([photo_features, text_features[:n_first]])
         return first, text_features[n_first:], self.logit_scale
 
@@ -78,15 +99,21 @@ class Tower(nn.Module):
         return self.t.exp().reshape(())
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings of images, float in -1..1 (or uint8) [n, 3, H, W] -> float32 [n, embed_dim], unit rows. Raises ImageError."""
+        """Embeddings of images, float in -1..1 (or uint8) [n, 3, H, W] -> float32 [n, embed_dim],
+        unit rows. Raises ImageError.
+        """
         return unit_rows(project(self._projection(), self.pooled(images)))
 
     def embed_encoded_text(self, encoded: Tensor) -> Tensor:
-        """Embeddings of texts as `text_encoder` gave them, [n, ...] -> float32 [n, embed_dim], unit rows."""
+        """Embeddings of texts as `text_encoder` gave them, [n, ...] -> float32 [n, embed_dim], unit
+        rows.
+        """
         return unit_rows(project(self._projection(text=True), self.pooled_encoded_text(encoded)))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """What the MAP head makes of images, float in -1..1 (or uint8) [n, 3, H, W] -> [n, width]: features for probes and fine-tuning."""
+        """What the MAP head makes of images, float in -1..1 (or uint8) [n, 3, H, W] -> [n, width]:
+        features for probes and fine-tuning.
+        """
         self._check_shape(images)
         self._check_range(images)
         return self.attn_pool(self._trunk(self._photo_tokens(images)))
@@ -96,7 +123,9 @@ class Tower(nn.Module):
         return self._over_texts(encoded, lambda tokens: self._text_pool()(self._trunk(tokens)))
 
     def set_recompute(self, mode: Recompute) -> None:
-        """Which activations backward computes again: `none`; `pointwise` (LayerNorm, GELU, sums; no matrix product twice); `blocks`."""
+        """Which activations backward computes again: `none`; `pointwise` (LayerNorm, GELU, sums; no
+        matrix product twice); `blocks`.
+        """
         if mode not in ("none", "pointwise", "blocks"):
             raise ConfigError(f"recompute mode is {mode!r}; use 'none', 'pointwise' or 'blocks'.")
         self.recompute = mode
@@ -109,17 +138,23 @@ class Tower(nn.Module):
         if self.config.separate_patch_embeddings:
             tokens = torch.cat([self._photo_tokens(photos), self._text_tokens(text)])
         else:
-            tokens = self._positioned(self.patch_embed, torch.cat([normalise(photos), _text_pixels(text)]))
+            tokens = self._positioned(
+                self.patch_embed, torch.cat([normalise(photos), _text_pixels(text)])
+            )
         if not self.config.separate_heads:
             features = self._features(tokens)
             return features[:n_photos], features[n_photos:]
         hidden = self._trunk(tokens)
         photo_features = project(self.head, at_least_one(self.attn_pool, hidden[:n_photos]))
-        text_features = project(self.text_head, at_least_one(self.text_attn_pool, hidden[n_photos:]))
+        text_features = project(
+            self.text_head, at_least_one(self.text_attn_pool, hidden[n_photos:])
+        )
         return unit_rows(photo_features), unit_rows(text_features)
 
     def _photo_features(self, photos: Tensor) -> Tensor:
-        """Unit features of photos alone. Where a rank has none, one black photo goes through and is dropped: see `at_least_one`."""
+        """Unit features of photos alone. Where a rank has none, one black photo goes through and is
+        dropped: see `at_least_one`.
+        """
         n_photos = len(photos)
         photos = photos if n_photos else photos.new_zeros(1, 3, self.image_px, self.image_px)
         return self._features(self._photo_tokens(photos))[:n_photos]
@@ -128,15 +163,22 @@ class Tower(nn.Module):
         return unit_rows(project(self.head, self.attn_pool(self._trunk(tokens))))
 
     def _text_features(self, tokens: Tensor) -> Tensor:
-        return unit_rows(project(self._projection(text=True), self._text_pool()(self._trunk(tokens))))
+        return unit_rows(
+            project(self._projection(text=True), self._text_pool()(self._trunk(tokens)))
+        )
 
     def _over_texts(self, encoded: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """read(tokens) of drawn texts [n, ...] -> [n, ...]; under `skip_blank_rows` in groups of equal height."""
+        """read(tokens) of drawn texts [n, ...] -> [n, ...]; under `skip_blank_rows` in groups of
+        equal height.
+        """
         if not self.config.skip_blank_rows:
             return read(self._text_tokens(encoded))
         masks = encoded.view(torch.int16)
         groups = row_groups(masks)
-        found = [read(self._text_tokens(masks[group.places, : group.rows]))[: group.n_texts] for group in groups]
+        found = [
+            read(self._text_tokens(masks[group.places, : group.rows]))[: group.n_texts]
+            for group in groups
+        ]
         place = torch.cat([group.places[: group.n_texts] for group in groups])
         return torch.cat(found)[place.argsort()]
 
@@ -145,8 +187,12 @@ class Tower(nn.Module):
         return self._positioned(self.patch_embed, normalise(photos))
 
     def _text_tokens(self, encoded: Tensor) -> Tensor:
-        """Column masks uint16 [n, H/16, W], or pixels [n, 1, H, W] -> [n, patches, width] with positions."""
-        embedding = self.text_patch_embed if self.config.separate_patch_embeddings else self.patch_embed
+        """Column masks uint16 [n, H/16, W], or pixels [n, 1, H, W] -> [n, patches, width] with
+        positions.
+        """
+        embedding = (
+            self.text_patch_embed if self.config.separate_patch_embeddings else self.patch_embed
+        )
         return self._positioned(embedding, _text_pixels(encoded))
 
     def _positioned(self, embedding: nn.Module, images: Tensor) -> Tensor:
@@ -162,15 +208,17 @@ class Tower(nn.Module):
 
     def _projection(self, text: bool = False) -> nn.Linear:
         if self.config.kind == "image_only":
-            raise ConfigError("model.kind image_only has no embedding head; use `pooled` for its features.")
+            raise ConfigError(
+                "model.kind image_only has no embedding head; use `pooled` for its features."
+            )
         return self.text_head if text and self.config.separate_heads else self.head
 
     def _check_shape(self, images: Tensor) -> None:
         expected = (3, self.image_px, self.image_px)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ImageError(
-                f"images have shape {tuple(images.shape)}; this tower reads [n, 3, {self.image_px}, {self.image_px}]. "
-                f"Resize the images, or the tower with models.resize_positions."
+                f"images have shape {tuple(images.shape)}; this tower reads [n, 3, {self.image_px},"
+                f" {self.image_px}]. Resize the images, or the tower with models.resize_positions."
             )
 
     def _check_range(self, images: Tensor) -> None:
@@ -180,11 +228,13 @@ class Tower(nn.Module):
         if not (low >= -1.01 and high <= 1.01):
             raise ImageError(
                 f"images range from {low.item():.4g} to {high.item():.4g}; this tower reads -1..1. "
-                f"Pass uint8 images, or float ones through models.normalise (x / 255 * 2 - 1)."
+                "Pass uint8 images, or float ones through models.normalise (x / 255 * 2 - 1)."
             )
 
     def _note_names(self) -> None:
-        """Which parameters are decayed and how they are factored; noted while shapes are whole (ZeRO-3 empties them)."""
+        """Which parameters are decayed and how they are factored; noted while shapes are whole
+        (ZeRO-3 empties them).
+        """
         self.decayed: set[str] = set()
         self.views: dict[str, tuple[int, ...]] = {}
         for name, parameter in self.named_parameters():
@@ -196,12 +246,18 @@ class Tower(nn.Module):
 
 
 def normalise(photos: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 -1..1 (x / 255 * 2 - 1, big_vision `value_range(-1, 1)`); floats pass as they are."""
-    return photos if photos.is_floating_point() else photos.to(torch.float32).div_(255).mul_(2).sub_(1)
+    """uint8 0..255 -> float32 -1..1 (x / 255 * 2 - 1, big_vision `value_range(-1, 1)`); floats pass
+    as they are.
+    """
+    return (
+        photos if photos.is_floating_point() else photos.to(torch.float32).div_(255).mul_(2).sub_(1)
+    )
 
 
 def _text_pixels(encoded: Tensor) -> Tensor:
-    """[n, 3, H, W] in -1..1 of column masks uint16 [n, H/16, W], or of pixels that are already there, [n, 1, H, W]."""
+    """[n, 3, H, W] in -1..1 of column masks uint16 [n, H/16, W], or of pixels that are already
+    there, [n, 1, H, W].
+    """
     return encoded.expand(-1, 3, -1, -1) if encoded.ndim == 4 else expand(encoded)
 
 
@@ -212,14 +268,18 @@ def unit_rows(z: Tensor) -> Tensor:
 
 
 def project(head: nn.Module, pooled: Tensor) -> Tensor:
-    """The head in full precision, also under autocast: features decide the loss and cost next to nothing."""
+    """The head in full precision, also under autocast: features decide the loss and cost next to
+    nothing.
+    """
     with torch.autocast(pooled.device.type, enabled=False):
         weight_type = next(head.parameters()).dtype
         return head(pooled.to(weight_type))
 
 
 def at_least_one(module: nn.Module, x: Tensor) -> Tensor:
-    """module(x), also for no rows: one row of zeros goes through and is dropped, so that gradients (0) exist on every rank."""
+    """module(x), also for no rows: one row of zeros goes through and is dropped, so that gradients
+    (0) exist on every rank.
+    """
     return module(x) if len(x) else module(x.new_zeros(1, *x.shape[1:]))[:0]
 
 
@@ -232,14 +292,23 @@ def transformer_blocks(config: ModelConfig) -> nn.Sequential:
     """`depth` pre-LN blocks of timm, with the reference's LayerNorm and GELU."""
     block = load_timm().models.vision_transformer.Block
     shape = {"dim": config.width, "num_heads": config.num_heads, "mlp_ratio": _mlp_ratio(config)}
-    return nn.Sequential(*[block(**shape, qkv_bias=True, norm_layer=layer_norm, act_layer=_gelu) for _ in range(config.depth)])
+    return nn.Sequential(
+        *[
+            block(**shape, qkv_bias=True, norm_layer=layer_norm, act_layer=_gelu)
+            for _ in range(config.depth)
+        ]
+    )
 
 
 def run_blocks(blocks: nn.Sequential, norm: nn.Module, x: Tensor, recompute: Recompute) -> Tensor:
-    """Blocks and final LayerNorm over tokens [n, length, width], with activations recomputed as told."""
+    """Blocks and final LayerNorm over tokens [n, length, width], with activations recomputed as
+    told.
+    """
     contexts: Any = {}
     if recompute == "pointwise":
-        contexts = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_matrix_products)}
+        contexts = {
+            "context_fn": partial(create_selective_checkpoint_contexts, _keep_matrix_products)
+        }
     for block in blocks:
         if recompute == "none" or not torch.is_grad_enabled():
             x = block(x)
@@ -251,7 +320,9 @@ def run_blocks(blocks: nn.Sequential, norm: nn.Module, x: Tensor, recompute: Rec
 _MATRIX_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "linear"}
 
 
-def _keep_matrix_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _keep_matrix_products(
+    context: Any, operator: Any, *args: Any, **kwargs: Any
+) -> CheckpointPolicy:
     name = operator.__name__.partition(".")[0]
     if name in _MATRIX_PRODUCTS or "scaled_dot_product" in name:
         return CheckpointPolicy.MUST_SAVE
@@ -260,7 +331,9 @@ def _keep_matrix_products(context: Any, operator: Any, *args: Any, **kwargs: Any
 
 def _patch_embed(config: ModelConfig) -> nn.Module:
     # Sizes are checked by the tower, which names them; timm's own check would only assert.
-    return load_timm().layers.PatchEmbed(None, ModelConfig.PATCH_PX, 3, config.width, strict_img_size=False)
+    return load_timm().layers.PatchEmbed(
+        None, ModelConfig.PATCH_PX, 3, config.width, strict_img_size=False
+    )
 
 
 def _map_head(config: ModelConfig) -> nn.Module:
@@ -270,7 +343,9 @@ def _map_head(config: ModelConfig) -> nn.Module:
 
 
 def _mlp_ratio(config: ModelConfig) -> float:
-    """timm takes int(width * ratio): aim half a unit above mlp_dim, so that rounding cannot fall short of it."""
+    """timm takes int(width * ratio): aim half a unit above mlp_dim, so that rounding cannot fall
+    short of it.
+    """
     return (config.mlp_dim + 0.5) / config.width
 
 
@@ -278,7 +353,9 @@ _gelu = partial(nn.GELU, approximate="tanh")
 
 
 def _per_head(name: str, config: ModelConfig) -> tuple[int, ...]:
-    """Shape in which the reference holds a fused attention tensor: per projection and head; () where it is the tensor's own."""
+    """Shape in which the reference holds a fused attention tensor: per projection and head; ()
+    where it is the tensor's own.
+    """
     heads = (config.num_heads, config.width // config.num_heads)
     owner, _, kind = name.rpartition(".")
     if owner.endswith(("attn.proj", "attn_pool.proj")):

@@ -1,4 +1,6 @@
-"""Optimizers and the learning-rate schedule of the reference, exact also where ZeRO leaves a rank only a flat shard."""
+"""Optimizers and the learning-rate schedule of the reference, exact also where ZeRO leaves a rank
+only a flat shard.
+"""
 
 from clippo_core.optim.adafactor import Adafactor
 from clippo_core.optim.adamw import AdamW

@@ -1,13 +1,15 @@
-"""big_vision's Adafactor: the second moment of a matrix as the product of its row and column means; bfloat16 momentum.
+"""big_vision's Adafactor: the second moment of a matrix as the product of its row and column means;
+bfloat16 momentum.
 
     v_ij ~ row_i col_j / mean(row)        u = g / sqrt(v)        m = 0.9 m + 0.1 u        p -= multiplier (lr m + weight_decay p)
 
-row and col are running means of g^2 (decay min(0.999, 1 - t^-0.8), t from 1) over the two largest dimensions of a parameter's
-*view*, where both are >= `min_dim_size_to_factor`; other dimensions are so many matrices (attention kernels: one a head). The rest
-keep v whole. A slice of a parameter contributes to the sums where it lies, one small all-reduce completes them, and each rank
-updates its slice: the same result for whole parameters and for any shards. Not here: update clipping, learning rates relative to
-the parameter's size, debiasing; the reference uses none.
-Source: big_vision optax.py (scale_by_adafactor) over optax scale_by_factored_rms and ema.
+row and col are running means of g^2 (decay min(0.999, 1 - t^-0.8), t from 1) over the two largest
+dimensions of a parameter's *view*, where both are >= `min_dim_size_to_factor`; other dimensions are
+so many matrices (attention kernels: one a head). The rest keep v whole. A slice of a parameter
+contributes to the sums where it lies, one small all-reduce completes them, and each rank updates
+its slice: the same result for whole parameters and for any shards. Not here: update clipping,
+learning rates relative to the parameter's size, debiasing; the reference uses none. Source:
+big_vision optax.py (scale_by_adafactor) over optax scale_by_factored_rms and ema.
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ DECAY_CAP = 0.999
 
 
 class Adafactor(ShardedOptimizer):
-    """See the module. `step(multiplier)`: p -= multiplier * (lr * u + weight_decay * p), the decay on `decayed` only.
+    """See the module. `step(multiplier)`: p -= multiplier * (lr * u + weight_decay * p), the decay
+    on `decayed` only.
 
-    `views`: name -> shape in which the gradient is factored, any rank; the two largest dims. `momentum_dtype`: of the stored
-    momentum; with bfloat16 the decay is rounded to it too (0.8984375), as JAX's weak typing does. `clip_norm`: global norm to which
-    gradients are clipped first, 0 = not. `rates`: name -> factor on the whole step.
+    `views`: name -> shape in which the gradient is factored, any rank; the two largest dims.
+    `momentum_dtype`: of the stored momentum; with bfloat16 the decay is rounded to it too
+    (0.8984375), as JAX's weak typing does. `clip_norm`: global norm to which gradients are clipped
+    first, 0 = not. `rates`: name -> factor on the whole step.
     """
 
     def __init__(
@@ -50,20 +54,29 @@ class Adafactor(ShardedOptimizer):
         clip_norm: float = 0.0,
         rates: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(named_parameters, lr, weight_decay, decayed, clip_norm=clip_norm, rates=rates)
+        super().__init__(
+            named_parameters, lr, weight_decay, decayed, clip_norm=clip_norm, rates=rates
+        )
         self.momentum, self.momentum_dtype = momentum, momentum_dtype
         given = dict(views or {})
         for name, view in given.items():
             if name not in self.shapes or math.prod(view) != math.prod(self.shapes[name]):
-                raise ConfigError(f"view {view} of {name!r} does not fit its shape {self.shapes.get(name)}; it must hold as many elements.")
+                raise ConfigError(
+                    f"view {view} of {name!r} does not fit its shape {self.shapes.get(name)}; it"
+                    " must hold as many elements."
+                )
         self.views = {name: tuple(given.get(name, self.shapes[name])) for name in self.names}
-        self._dims = {name: factored_dims(self.views[name], min_dim_size_to_factor) for name in self.names}
+        self._dims = {
+            name: factored_dims(self.views[name], min_dim_size_to_factor) for name in self.names
+        }
         self._factors = _lay_out(self._dims, self.views)
         self._sums_length = sum(f.length for f in self._factors)
 
     def _allocate(self, like: Tensor) -> None:
         self._state = like.new_zeros(self._sums_length)
-        self._means = torch.cat([like.new_empty(0), *(f.inverse_counts(like) for f in self._factors)])
+        self._means = torch.cat(
+            [like.new_empty(0), *(f.inverse_counts(like) for f in self._factors)]
+        )
         self._blocks, factored = [], []
         for index, factors in enumerate(self._factors):
             for block in factors.blocks(self._fragments, index):
@@ -76,7 +89,11 @@ class Adafactor(ShardedOptimizer):
         n = sum(f.length for f in self._fragments)
         self._v = like.new_zeros(n - self._split)
         # In float64 (tests), nothing may be rounded.
-        dtype = like.dtype if like.dtype == torch.float64 and self.momentum_dtype == torch.float32 else self.momentum_dtype
+        dtype = (
+            like.dtype
+            if like.dtype == torch.float64 and self.momentum_dtype == torch.float32
+            else self.momentum_dtype
+        )
         self._m = torch.zeros(n, dtype=dtype, device=like.device)
 
     def _sums(self, direction: Tensor, out: Tensor) -> None:
@@ -99,7 +116,8 @@ class Adafactor(ShardedOptimizer):
         rest = direction[self._split :]
         self._v.lerp_(rest.square().add_(EPSILON), 1 - decay)
         rest.mul_(self._v.rsqrt())
-        # JAX rounds 0.9 to the accumulator's type before multiplying; for bfloat16 that is 0.8984375.
+        # JAX rounds 0.9 to the accumulator's type before multiplying; for bfloat16 that is
+        # 0.8984375.
         kept = float(torch.tensor(self.momentum, dtype=self._m.dtype))
         direction.mul_(1 - self.momentum).add_(self._m.mul_(kept))
         self._m.copy_(direction)
@@ -108,7 +126,9 @@ class Adafactor(ShardedOptimizer):
         factored = {name for factors in self._factors for name in factors.names}
         lengths = [f.length for f in self._fragments]
         m = list(zip(self._fragments, self._m.split(lengths), strict=True))
-        v = list(zip(self._unfactored, self._v.split([f.length for f in self._unfactored]), strict=True))
+        v = list(
+            zip(self._unfactored, self._v.split([f.length for f in self._unfactored]), strict=True)
+        )
         return {
             "momentum": (m, self.names, self._m.dtype),
             "v": (v, [name for name in self.names if name not in factored], self._v.dtype),
@@ -126,16 +146,22 @@ class Adafactor(ShardedOptimizer):
 
 
 def factored_dims(view: tuple[int, ...], min_dim_size_to_factor: int) -> tuple[int, int] | None:
-    """Indices, in order, of the two largest dims; None where the smaller of them is below the limit. optax's rule."""
+    """Indices, in order, of the two largest dims; None where the smaller of them is below the
+    limit. optax's rule.
+    """
     if len(view) < 2:
         return None
     *_, second, first = sorted(range(len(view)), key=lambda i: view[i])
-    return (min(first, second), max(first, second)) if view[second] >= min_dim_size_to_factor else None
+    return (
+        (min(first, second), max(first, second)) if view[second] >= min_dim_size_to_factor else None
+    )
 
 
 @dataclass
 class _Factors:
-    """Row and column means of all parameters of one view, which is seen as [before, R, between, C, after]; in `sums` from `begin`."""
+    """Row and column means of all parameters of one view, which is seen as [before, R, between, C,
+    after]; in `sums` from `begin`.
+    """
 
     view: tuple[int, int, int, int, int]
     names: list[str]
@@ -150,25 +176,42 @@ class _Factors:
         return (len(self.names), b, r, m, 1, t), (len(self.names), b, 1, m, c, t)
 
     def split(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """This view's rows [k, b, R, m, 1, t] and columns [k, b, 1, m, C, t] within a tensor of all views' sums."""
+        """This view's rows [k, b, R, m, 1, t] and columns [k, b, 1, m, C, t] within a tensor of all
+        views' sums.
+        """
         rows, columns = self.shapes()
-        part = sums[self.begin : self.begin + self.length].split([math.prod(rows), math.prod(columns)])
+        part = sums[self.begin : self.begin + self.length].split(
+            [math.prod(rows), math.prod(columns)]
+        )
         return part[0].view(rows), part[1].view(columns)
 
     def inverse_counts(self, like: Tensor) -> Tensor:
         """What makes means of the sums: 1/C for rows, 1/R for columns."""
         rows, columns = self.shapes()
-        return torch.cat([like.new_full((math.prod(s),), 1 / n) for s, n in ((rows, self.view[3]), (columns, self.view[1]))])
+        return torch.cat(
+            [
+                like.new_full((math.prod(s),), 1 / n)
+                for s, n in ((rows, self.view[3]), (columns, self.view[1]))
+            ]
+        )
 
     def blocks(self, fragments: list[Fragment], index: int) -> list[_Block]:
         """The fragments of this view, neighbours of equal position together."""
         place = {name: i for i, name in enumerate(self.names)}
-        mine = sorted((f for f in fragments if f.name in place), key=lambda f: (f.start, f.length, place[f.name]))
+        mine = sorted(
+            (f for f in fragments if f.name in place),
+            key=lambda f: (f.start, f.length, place[f.name]),
+        )
         blocks: list[_Block] = []
         for fragment in mine:
             last = blocks[-1] if blocks else None
             at = place[fragment.name]
-            if last and (last.fragments[0].start, last.fragments[0].length) == (fragment.start, fragment.length) and last.stop == at:
+            if (
+                last
+                and (last.fragments[0].start, last.fragments[0].length)
+                == (fragment.start, fragment.length)
+                and last.stop == at
+            ):
                 last.fragments.append(fragment)
             else:
                 blocks.append(_Block(index, self.view, at, [fragment]))
@@ -177,10 +220,12 @@ class _Factors:
 
 @dataclass
 class _Block:
-    """Slices at the same position of consecutive parameters of one view: handled as one tensor [k, b', R', m, C, t].
+    """Slices at the same position of consecutive parameters of one view: handled as one tensor [k,
+    b', R', m, C, t].
 
-    A slice that does not begin and end with a row is padded with zeros until it does (or, when it spans several matrices, until
-    their ends): zeros add nothing to sums of squares, and the update of padding is thrown away.
+    A slice that does not begin and end with a row is padded with zeros until it does (or, when it
+    spans several matrices, until their ends): zeros add nothing to sums of squares, and the update
+    of padding is thrown away.
     """
 
     factors: int
@@ -203,12 +248,20 @@ class _Block:
         else:
             low, high, self.rows = self.matrices.start * r, self.matrices.stop * r, slice(0, r)
         self.padding = (start - low * row, high * row - end)
-        self.shape = (self.matrices.stop - self.matrices.start, self.rows.stop - self.rows.start, m, c, t)
+        self.shape = (
+            self.matrices.stop - self.matrices.start,
+            self.rows.stop - self.rows.start,
+            m,
+            c,
+            t,
+        )
 
     def add_sums(self, flat: Tensor, rows: Tensor, columns: Tensor) -> None:
         """Sums of squares of the k slices in `flat`, into their places of `rows` and `columns`."""
         squares = self._padded(flat).square()
-        torch.sum(squares, dim=4, keepdim=True, out=rows[self.first : self.stop, self.matrices, self.rows])
+        torch.sum(
+            squares, dim=4, keepdim=True, out=rows[self.first : self.stop, self.matrices, self.rows]
+        )
         torch.sum(squares, dim=2, keepdim=True, out=columns[self.first : self.stop, self.matrices])
 
     def scale(self, flat: Tensor, row_roots: Tensor, column_roots: Tensor) -> None:
@@ -218,7 +271,9 @@ class _Block:
         wide.mul_(column_roots[self.first : self.stop, self.matrices])
         if any(self.padding):
             n = self.fragments[0].length
-            flat.view(-1, n).copy_(wide.view(len(self.fragments), -1)[:, self.padding[0] : self.padding[0] + n])
+            flat.view(-1, n).copy_(
+                wide.view(len(self.fragments), -1)[:, self.padding[0] : self.padding[0] + n]
+            )
 
     def _padded(self, flat: Tensor) -> Tensor:
         flat = flat.view(len(self.fragments), -1)
@@ -227,8 +282,12 @@ class _Block:
         return flat.view(len(self.fragments), *self.shape)
 
 
-def _lay_out(dims: dict[str, tuple[int, int] | None], views: dict[str, tuple[int, ...]]) -> list[_Factors]:
-    """One _Factors for each different factored view, in the order of the parameters: the same on every rank."""
+def _lay_out(
+    dims: dict[str, tuple[int, int] | None], views: dict[str, tuple[int, ...]]
+) -> list[_Factors]:
+    """One _Factors for each different factored view, in the order of the parameters: the same on
+    every rank.
+    """
     found: dict[tuple[int, ...], _Factors] = {}
     for name, pair in dims.items():
         if pair is not None:

@@ -1,7 +1,8 @@
-"""AdamW with the decay of this project: p -= multiplier * rate * (lr * u + weight_decay * p), u = m_hat / (sqrt(v_hat) + 1e-8).
+"""AdamW with the decay of this project: p -= multiplier * rate * (lr * u + weight_decay * p), u =
+m_hat / (sqrt(v_hat) + 1e-8).
 
-torch's AdamW with weight_decay `w` at learning rate `lr` is this one with weight_decay `lr * w`. Elementwise, so a shard needs
-nothing from other ranks but the gradient's norm.
+torch's AdamW with weight_decay `w` at learning rate `lr` is this one with weight_decay `lr * w`.
+Elementwise, so a shard needs nothing from other ranks but the gradient's norm.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class AdamW(ShardedOptimizer):
         clip_norm: float = 0.0,
         rates: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(named_parameters, lr, weight_decay, decayed, clip_norm=clip_norm, rates=rates)
+        super().__init__(
+            named_parameters, lr, weight_decay, decayed, clip_norm=clip_norm, rates=rates
+        )
         self.betas = betas
 
     def _allocate(self, like: Tensor) -> None:
@@ -48,6 +51,10 @@ class AdamW(ShardedOptimizer):
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
         lengths = [f.length for f in self._fragments]
         return {
-            slot: (list(zip(self._fragments, flat.split(lengths), strict=True)), self.names, flat.dtype)
+            slot: (
+                list(zip(self._fragments, flat.split(lengths), strict=True)),
+                self.names,
+                flat.dtype,
+            )
             for slot, flat in (("exp_avg", self._m), ("exp_avg_sq", self._v))
         }

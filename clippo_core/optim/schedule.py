@@ -1,4 +1,5 @@
-"""The learning-rate schedule: reciprocal square root, with a linear warm-up before it and a linear cooldown at the end.
+"""The learning-rate schedule: reciprocal square root, with a linear warm-up before it and a linear
+cooldown at the end.
 
     multiplier(s) = 1 / sqrt(1 + max(s - warmup, 0) / timescale) * min(1, s / warmup) * min(1, (total - s) / cooldown)
 
@@ -13,12 +14,17 @@ import math
 from clippo_core.errors import ConfigError
 
 
-def rsqrt_schedule(step: int, total_steps: int, warmup_steps: int, timescale: int, cooldown_steps: int) -> float:
-    """Multiplier in 0..1 of the update at `step` (the first is 0), all arguments in steps. Raises ConfigError for impossible ones."""
+def rsqrt_schedule(
+    step: int, total_steps: int, warmup_steps: int, timescale: int, cooldown_steps: int
+) -> float:
+    """Multiplier in 0..1 of the update at `step` (the first is 0), all arguments in steps. Raises
+    ConfigError for impossible ones.
+    """
     if timescale <= 0 or total_steps <= 0 or min(step, warmup_steps, cooldown_steps) < 0:
         raise ConfigError(
-            f"rsqrt_schedule(step={step}, total_steps={total_steps}, warmup_steps={warmup_steps}, timescale={timescale}, "
-            f"cooldown_steps={cooldown_steps}): total_steps and timescale must be positive, the others not negative."
+            f"rsqrt_schedule(step={step}, total_steps={total_steps}, warmup_steps={warmup_steps},"
+            f" timescale={timescale}, cooldown_steps={cooldown_steps}): total_steps and timescale"
+            " must be positive, the others not negative."
         )
     multiplier = 1 / math.sqrt(1 + max(step - warmup_steps, 0) / timescale)
     if warmup_steps:

@@ -1,4 +1,5 @@
-"""An optimizer over slices of parameters: whole parameters on one process, or the flat shard that ZeRO leaves to a rank.
+"""An optimizer over slices of parameters: whole parameters on one process, or the flat shard that
+ZeRO leaves to a rank.
 
     parameter "w", [4, 6]   ████████▓▓▓▓▓▓▓▓▒▒▒▒▒▒▒▒        rank 1's Fragment("w", start=8, length=8, offset=...) of its flat shard
 
@@ -29,7 +30,9 @@ STEP_KEY = "optimizer/step"
 
 @dataclass(frozen=True)
 class Fragment:
-    """Elements start .. start + length of a flattened parameter, which lie at `offset` in this rank's flat shard."""
+    """Elements start .. start + length of a flattened parameter, which lie at `offset` in this
+    rank's flat shard.
+    """
 
     name: str
     start: int
@@ -60,26 +63,40 @@ class ShardedOptimizer(torch.optim.Optimizer):
         for given, what in ((self.decayed, "decayed"), (self.rates, "rates")):
             unknown = sorted(set(given) - set(self.names))
             if unknown:
-                raise ConfigError(f"`{what}` names parameters that the optimizer does not have: {', '.join(unknown[:3])}.")
+                raise ConfigError(
+                    f"`{what}` names parameters that the optimizer does not have:"
+                    f" {', '.join(unknown[:3])}."
+                )
         if lr <= 0:
-            raise ConfigError(f"the learning rate is {lr}; it must be positive (a multiplier of 0 stops the updates).")
+            raise ConfigError(
+                f"the learning rate is {lr}; it must be positive (a multiplier of 0 stops the"
+                " updates)."
+            )
         self.lr, self.weight_decay, self.clip_norm = lr, weight_decay, clip_norm
         self.count = 0
         self.grad_norm = float("inf")
         """Global norm of the last step's gradient, before clipping."""
         self.multiplier: float | None = 1.0
-        """Of the next `step()` without an argument; None makes it do nothing (for engines that call `step` themselves)."""
+        """Of the next `step()` without an argument; None makes it do nothing (for engines that call
+        `step` themselves)."""
         self._whole = dict(named)
         self._shard: Tensor | None = None
         self._fragments: list[Fragment] = []
         self._placed = False
 
     def place(self, shard: Tensor, fragments: Sequence[Fragment]) -> None:
-        """Update `shard`, 1-D with its gradient in `.grad`, instead of whole parameters: the `fragments` that this rank holds in it."""
+        """Update `shard`, 1-D with its gradient in `.grad`, instead of whole parameters: the
+        `fragments` that this rank holds in it.
+        """
         if self._placed:
-            raise ConfigError("the optimizer has its state already; place it on a shard before its first step.")
+            raise ConfigError(
+                "the optimizer has its state already; place it on a shard before its first step."
+            )
         if len({f.name for f in fragments}) < len(fragments):
-            raise ConfigError("a parameter has two fragments in one shard; one rank's slice of a parameter must be contiguous.")
+            raise ConfigError(
+                "a parameter has two fragments in one shard; one rank's slice of a parameter must"
+                " be contiguous."
+            )
         self._shard, self._fragments = shard, [f for f in fragments if f.length]
 
     @torch.no_grad()
@@ -105,10 +122,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
             sums.mul_(clip * clip)
         self.count += 1
         self._direct(direction, sums[1:])
-        self._apply(parameters, list(direction.split([f.length for f in self._fragments])), multiplier)
+        self._apply(
+            parameters, list(direction.split([f.length for f in self._fragments])), multiplier
+        )
 
     def full_state(self) -> dict[str, Tensor]:
-        """The whole state as CPU tensors, on rank 0; an empty dict elsewhere. All ranks of a sharded optimizer must call it."""
+        """The whole state as CPU tensors, on rank 0; an empty dict elsewhere. All ranks of a
+        sharded optimizer must call it.
+        """
         self._ready()
         leads = not self._is_shard() or dist.get_rank() == 0
         state = {STEP_KEY: torch.tensor([self.count])} if leads else {}
@@ -117,7 +138,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
             for fragment, piece in pieces:
                 by_name.setdefault(fragment.name, []).append((fragment, piece))
             for name in names:
-                whole = torch.zeros(_numel(self.shapes[name]), dtype=dtype, device=self._like().device)
+                whole = torch.zeros(
+                    _numel(self.shapes[name]), dtype=dtype, device=self._like().device
+                )
                 for fragment, piece in by_name.get(name, []):
                     whole[fragment.start : fragment.start + fragment.length] = piece
                 if self._is_shard() and dist.get_world_size() > 1:
@@ -129,17 +152,22 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return state
 
     def load_full_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `full_state` gave, under any division into shards; every rank passes all of it. Raises CheckpointError."""
+        """Take back what `full_state` gave, under any division into shards; every rank passes all
+        of it. Raises CheckpointError.
+        """
         self._ready()
         self.count = int(_take(state, STEP_KEY, (1,)))
         for slot, (pieces, _, _) in self._slots().items():
             for fragment, piece in pieces:
-                whole = _take(state, f"{fragment.name}/{slot}", self.shapes[fragment.name]).reshape(-1)
+                whole = _take(state, f"{fragment.name}/{slot}", self.shapes[fragment.name]).reshape(
+                    -1
+                )
                 piece.copy_(whole[fragment.start : fragment.start + fragment.length])
         for key, value in self._replicated().items():
             value.copy_(_take(state, key, tuple(value.shape)))
 
-    # What a subclass adds. `direction` is the clipped gradient of all fragments, one after the other in the order of `_fragments`.
+    # What a subclass adds. `direction` is the clipped gradient of all fragments, one after the
+    # other in the order of `_fragments`.
 
     _sums_length = 0
 
@@ -148,14 +176,18 @@ class ShardedOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _sums(self, direction: Tensor, out: Tensor) -> None:
-        """Write sums of squares over this rank's fragments into zeros; they are then summed over ranks."""
+        """Write sums of squares over this rank's fragments into zeros; they are then summed over
+        ranks.
+        """
 
     def _direct(self, direction: Tensor, sums: Tensor) -> None:
         """Turn the gradient into the update u, in place."""
         raise NotImplementedError
 
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
-        """Slot -> its slices on this rank, all parameters that have it, dtype: state with one value an element."""
+        """Slot -> its slices on this rank, all parameters that have it, dtype: state with one value
+        an element.
+        """
         raise NotImplementedError
 
     def _replicated(self) -> dict[str, Tensor]:
@@ -174,12 +206,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def _ready(self) -> None:
         if not self._placed:
             if self._shard is None:
-                self._fragments = [Fragment(name, 0, _numel(self.shapes[name])) for name in self.names]
+                self._fragments = [
+                    Fragment(name, 0, _numel(self.shapes[name])) for name in self.names
+                ]
             self._allocate(self._like())
             self._placed = True
 
     def _slices(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Parameters and gradients of all fragments, each flat; where there is no gradient, zeros."""
+        """Parameters and gradients of all fragments, each flat; where there is no gradient,
+        zeros.
+        """
         self._ready()
         if self._shard is None:
             parameters = [self._whole[f.name] for f in self._fragments]
@@ -193,12 +229,20 @@ class ShardedOptimizer(torch.optim.Optimizer):
         decayed = [i for i, f in enumerate(self._fragments) if f.name in self.decayed]
         if self.weight_decay and decayed:
             # Together with u, where it is not lost in p's rounding.
-            torch._foreach_add_([updates[i] for i in decayed], [parameters[i] for i in decayed], alpha=self.weight_decay / self.lr)
+            torch._foreach_add_(
+                [updates[i] for i in decayed],
+                [parameters[i] for i in decayed],
+                alpha=self.weight_decay / self.lr,
+            )
         by_rate: dict[float, list[int]] = {}
         for i, fragment in enumerate(self._fragments):
             by_rate.setdefault(self.rates.get(fragment.name, 1.0), []).append(i)
         for rate, members in by_rate.items():
-            torch._foreach_add_([parameters[i] for i in members], [updates[i] for i in members], alpha=-multiplier * rate * self.lr)
+            torch._foreach_add_(
+                [parameters[i] for i in members],
+                [updates[i] for i in members],
+                alpha=-multiplier * rate * self.lr,
+            )
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -208,7 +252,13 @@ def _numel(shape: tuple[int, ...]) -> int:
 def _take(state: dict[str, Tensor], key: str, shape: tuple[int, ...]) -> Any:
     """A tensor of the exported state, or CheckpointError that says what does not fit."""
     if key not in state:
-        raise CheckpointError(f"the optimizer state has no {key!r}; it is of another tower or optimizer. Load the weights alone.")
+        raise CheckpointError(
+            f"the optimizer state has no {key!r}; it is of another tower or optimizer. Load the"
+            " weights alone."
+        )
     if tuple(state[key].shape) != shape:
-        raise CheckpointError(f"{key} of the optimizer state has shape {tuple(state[key].shape)}, not {shape}; it is of another tower.")
+        raise CheckpointError(
+            f"{key} of the optimizer state has shape {tuple(state[key].shape)}, not {shape}; it is"
+            " of another tower."
+        )
     return state[key]

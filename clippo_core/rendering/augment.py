@@ -3,8 +3,9 @@
     layout, on the host     spacing · letters twice as large · offset of the whole text        texts -> masks, the usual shape
     pixels, on the device   stroke weight · inversion · contrast · noise                       masks -> pixels
 
-Both are functions of a text and of numbers in 0..1, and `numbers_of_step` draws those from (seed, step, place in the global batch): a run
-goes on bit for bit, on any number of ranks. Only training varies text: evaluation, shards and everything with a render digest is plain.
+Both are functions of a text and of numbers in 0..1, and `numbers_of_step` draws those from (seed,
+step, place in the global batch): a run goes on bit for bit, on any number of ranks. Only training
+varies text: evaluation, shards and everything with a render digest is plain.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     import torch
 
 LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 6
-"""Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke, contrast, inversion, noise, its y, its x)."""
+"""Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke,
+contrast, inversion, noise, its y, its x)."""
 NEUTRAL = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 """A text's numbers with which it is drawn plainly, whatever is on."""
 
 
-def numbers_of_step(seed: int, step: int, batch_pairs: int, share: float = 1.0) -> NDArray[np.float64]:
-    """[batch_pairs, 2, 10] in 0..1: for the first and second text of each pair of a global batch, layout numbers, then pixel numbers.
+def numbers_of_step(
+    seed: int, step: int, batch_pairs: int, share: float = 1.0
+) -> NDArray[np.float64]:
+    """[batch_pairs, 2, 10] in 0..1: for the first and second text of each pair of a global batch,
+    layout numbers, then pixel numbers.
 
     All but a `share` of the texts get NEUTRAL ones.
     """
@@ -46,14 +51,22 @@ def noise_of_step(seed: int, step: int, image_px: int) -> NDArray[np.float32]:
 
 
 class AugmentedRenderer:
-    """Draws texts with a varying layout; masks of the same shape as the plain renderer's. Raises ConfigError as AugmentConfig does."""
+    """Draws texts with a varying layout; masks of the same shape as the plain renderer's. Raises
+    ConfigError as AugmentConfig does.
+    """
 
     def __init__(self, config: RenderConfig, augment: AugmentConfig) -> None:
         self.augment, self.image_px = augment, config.image_px
         spacings = range(augment.max_extra_px + 1)
         self._plain = [Renderer.from_config(config, extra_px=extra) for extra in spacings]
-        half = replace(config, image_px=config.image_px // (2 * ROW_PX) * ROW_PX) if augment.double_share else None
-        self._half = [Renderer.from_config(half, extra_px=extra) for extra in spacings] if half else []
+        half = (
+            replace(config, image_px=config.image_px // (2 * ROW_PX) * ROW_PX)
+            if augment.double_share
+            else None
+        )
+        self._half = (
+            [Renderer.from_config(half, extra_px=extra) for extra in spacings] if half else []
+        )
 
     def masks(self, texts: Sequence[str], numbers: NDArray[np.float64]) -> NDArray[np.uint16]:
         """Column masks uint16 [n, image_px / 16, image_px], varied by `numbers` [n, 4] in 0..1."""
@@ -89,7 +102,12 @@ def shift(masks: NDArray[np.uint16], right_px: int, down_px: int) -> NDArray[np.
 def double(masks: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Masks [n, 2 * rows, 2 * px] of the same pictures twice as large."""
     wide: NDArray[np.uint32] = masks.astype(np.uint32)
-    for step, keep in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):  # spread bit y to 2 y
+    for step, keep in (
+        (8, 0x00FF00FF),
+        (4, 0x0F0F0F0F),
+        (2, 0x33333333),
+        (1, 0x55555555),
+    ):  # spread bit y to 2 y
         wide = (wide | wide << np.uint32(step)) & np.uint32(keep)
     wide |= wide << np.uint32(1)
     rows = np.stack([wide & 0xFFFF, wide >> ROW_PX], axis=2).astype(np.uint16)
@@ -97,11 +115,17 @@ def double(masks: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def augmented_pixels(
-    masks: torch.Tensor, augment: AugmentConfig, numbers: torch.Tensor, noise: torch.Tensor | None = None, dtype: torch.dtype | None = None
+    masks: torch.Tensor,
+    augment: AugmentConfig,
+    numbers: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Pixels [n, 1, px, px] in -1..1, as `draw.expand` gives them with one channel, varied by `numbers` [n, 6] in 0..1.
+    """Pixels [n, 1, px, px] in -1..1, as `draw.expand` gives them with one channel, varied by
+    `numbers` [n, 6] in 0..1.
 
-    `noise` as `noise_of_step` makes it, where augment.noise is not 0. All on the masks' device; `dtype` float32 if None.
+    `noise` as `noise_of_step` makes it, where augment.noise is not 0. All on the masks' device;
+    `dtype` float32 if None.
     """
     import torch
 
@@ -110,18 +134,27 @@ def augmented_pixels(
         chosen = (stroke < augment.stroke_share)[:, None, None]
         masks = torch.where(chosen, _embolden(masks), masks.view(torch.int16)).view(torch.uint16)
     image = expand(masks, channels=1)
-    page, ink = (torch.tensor(value, dtype=torch.float32, device=masks.device) / 255 * 2 - 1 for value in (PAGE, INK))
+    page, ink = (
+        torch.tensor(value, dtype=torch.float32, device=masks.device) / 255 * 2 - 1
+        for value in (PAGE, INK)
+    )
     is_inverted = (inversion < augment.inversion_share)[:, None, None, None]
     if augment.inversion_share:
-        image = torch.where(is_inverted, torch.where(image == ink, page, ink), image)  # ink-coloured page, page-coloured ink
+        image = torch.where(
+            is_inverted, torch.where(image == ink, page, ink), image
+        )  # ink-coloured page, page-coloured ink
     if augment.contrast:
         ground = torch.where(is_inverted, ink, page)
         image = ground + (image - ground) * (1 - contrast[:, None, None, None] * augment.contrast)
     if augment.noise:
         assert noise is not None, "augment.noise is on, so noise_of_step's array is needed"
         height, width = image.shape[2:]
-        windows = noise.unfold(0, height, 1).unfold(1, width, 1)[(top * height).long(), (left * width).long()]
-        image = (image + augment.noise * strength[:, None, None, None] * windows[:, None]).clamp(-1, 1)
+        windows = noise.unfold(0, height, 1).unfold(1, width, 1)[
+            (top * height).long(), (left * width).long()
+        ]
+        image = (image + augment.noise * strength[:, None, None, None] * windows[:, None]).clamp(
+            -1, 1
+        )
     return image.to(dtype or torch.float32)
 
 
@@ -136,5 +169,7 @@ def _embolden(masks: torch.Tensor) -> torch.Tensor:
 
 
 def _on_page(masks: NDArray[np.uint16], shape: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Masks [n, rows, px] padded with blanks to `shape`, for pages whose size is no multiple of 32."""
+    """Masks [n, rows, px] padded with blanks to `shape`, for pages whose size is no multiple of
+    32.
+    """
     return np.pad(masks, ((0, 0), (0, shape[0] - masks.shape[1]), (0, shape[1] - masks.shape[2])))

@@ -4,7 +4,8 @@
     question_overlay  the question's rows replace the photo's top rows
     question_above    the photo is shrunk to the rows below the question
 
-The paper does not say which of the two it used for questions, nor the separator ([SEP] is from memory): both are settings.
+The paper does not say which of the two it used for questions, nor the separator ([SEP] is from
+memory): both are settings.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ SEPARATOR = "[SEP]"
 
 
 def join_pair(first: str, second: str, separator: str = SEPARATOR) -> str:
-    """One text of two, with `separator` and a space on either side between them; an empty separator leaves one space."""
+    """One text of two, with `separator` and a space on either side between them; an empty separator
+    leaves one space.
+    """
     return f"{first} {separator} {second}" if separator else f"{first} {second}"
 
 
 def question_overlay(photos: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, 3, H, W]: the question's text rows, down to the last one with ink, over the photo's top. masks uint16 [n, H/16, W]."""
+    """uint8 [n, 3, H, W]: the question's text rows, down to the last one with ink, over the photo's
+    top. masks uint16 [n, H/16, W].
+    """
     import torch
 
     drawn, used = _question(photos, masks)
@@ -35,7 +40,9 @@ def question_overlay(photos: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def question_above(photos: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, 3, H, W]: the photo squashed (bilinear, no antialias) into the rows below the question; a full page leaves none of it."""
+    """uint8 [n, 3, H, W]: the photo squashed (bilinear, no antialias) into the rows below the
+    question; a full page leaves none of it.
+    """
     import torch
     from torch.nn.functional import interpolate
 
@@ -47,9 +54,9 @@ def question_above(photos: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         left = height - rows * ROW_PX
         if left > 0:
             size = (left, photos.shape[3])
-            out[chosen, :, rows * ROW_PX :] = interpolate(photos[chosen].float(), size, mode="bilinear", align_corners=False).to(
-                torch.uint8
-            )
+            out[chosen, :, rows * ROW_PX :] = interpolate(
+                photos[chosen].float(), size, mode="bilinear", align_corners=False
+            ).to(torch.uint8)
     return out
 
 
@@ -60,8 +67,9 @@ def _question(photos: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, 
     n, _, height, width = photos.shape
     if photos.dtype != torch.uint8 or tuple(masks.shape) != (n, height // ROW_PX, width):
         raise RenderError(
-            f"photos {photos.dtype} {tuple(photos.shape)} and masks {tuple(masks.shape)} do not belong together; "
-            f"photos are uint8 [n, 3, H, W], masks uint16 [n, H/16, W] with the same n."
+            f"photos {photos.dtype} {tuple(photos.shape)} and masks {tuple(masks.shape)} do not"
+            " belong together; photos are uint8 [n, 3, H, W], masks uint16 [n, H/16, W] with the"
+            " same n."
         )
     inked = (masks.view(torch.int16) != 0).any(dim=2)
     numbers = torch.arange(1, inked.shape[1] + 1, device=masks.device)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 
 class TextEncoder(Protocol):
-    """`Renderer`, or a token tower's `TokenEncoder`. Both can be pickled, for the loader's processes."""
+    """`Renderer`, or a token tower's `TokenEncoder`. Both can be pickled, for the loader's
+    processes.
+    """
 
     def __call__(self, texts: Sequence[str], /) -> NDArray[Any]:
         """The tower's input for n texts, [n, ...]. Raises RenderError for a text that is no str."""

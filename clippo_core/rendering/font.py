@@ -1,10 +1,12 @@
-"""A bitmap font: code point -> up to 16 columns of 16 pixels each, one uint16 a column with bit y = pixel row y.
+"""A bitmap font: code point -> up to 16 columns of 16 pixels each, one uint16 a column with bit y =
+pixel row y.
 
     .hex line   0041:0000000018242442427E424242420000          (8 x 16 pixels; 64 digits: 16 x 16)
     column x    sum over y of pixel(x, y) << y
 
-`load_fonts` reads the shipped Unifont 15.0.01 (`assets/unifont-15.0.01.xz`, written by `tools/build_font.py`) or .hex files, later ones
-filling the gaps of earlier ones. It is not a layout: trimming, wrapping and overlaying stand in `layout.py` and `shaped/`.
+`load_fonts` reads the shipped Unifont 15.0.01 (`assets/unifont-15.0.01.xz`, written by
+`tools/build_font.py`) or .hex files, later ones filling the gaps of earlier ones. It is not a
+layout: trimming, wrapping and overlaying stand in `layout.py` and `shaped/`.
 """
 
 from __future__ import annotations
@@ -43,15 +45,19 @@ class Glyphs:
     cell_px: NDArray[np.uint8]
     """[n] 8 (half width) or 16 (full width)."""
     mark_offset: NDArray[np.int8]
-    """[n] where a combining mark's cell starts, in pixels from the end of its base's cell (-16, -12, -8 or 0); NO_MARK otherwise."""
+    """[n] where a combining mark's cell starts, in pixels from the end of its base's cell (-16,
+    -12, -8 or 0); NO_MARK otherwise."""
 
 
 @dataclass(frozen=True)
 class Font:
-    """Glyphs of one or several files, and the table from code points to them. Slot 0 is the blank cell of missing glyphs."""
+    """Glyphs of one or several files, and the table from code points to them. Slot 0 is the blank
+    cell of missing glyphs.
+    """
 
     slots: NDArray[np.int32]
-    """[0x110000] row of a code point in the other arrays; 0 = no glyph. Surrogates have the slot of U+FFFD."""
+    """[0x110000] row of a code point in the other arrays; 0 = no glyph. Surrogates have the slot of
+    U+FFFD."""
     cells: NDArray[np.uint16]
     """[1 + n, 16] column masks; all zero in slot 0."""
     cell_px: NDArray[np.uint8]
@@ -65,22 +71,27 @@ class Font:
 
 
 def load_fonts(paths: Sequence[str | Path] | None = None) -> Font:
-    """The shipped font (`paths` None or empty), or .hex files, later ones filling what earlier ones lack.
+    """The shipped font (`paths` None or empty), or .hex files, later ones filling what earlier ones
+    lack.
 
-    Raises RenderError naming a file that cannot be read. Equal paths of unchanged files are loaded once a process.
+    Raises RenderError naming a file that cannot be read. Equal paths of unchanged files are loaded
+    once a process.
     """
     files = [Path(path) for path in paths or (SHIPPED_FONT,)]
     try:
         stamps = tuple((str(path), path.stat().st_mtime_ns) for path in files)
     except OSError as error:
         raise RenderError(
-            f"font {error.filename}: {error.strerror}; give paths of Unifont .hex files, or none for the shipped font."
+            f"font {error.filename}: {error.strerror}; give paths of Unifont .hex files, or none"
+            " for the shipped font."
         ) from None
     return _load(stamps)
 
 
 def read_hex(path: str | Path) -> Glyphs:
-    """Glyphs of a Unifont .hex file (`CODEPOINT:BITS`, 32 or 64 hex digits, rows from the top, leftmost pixel first)."""
+    """Glyphs of a Unifont .hex file (`CODEPOINT:BITS`, 32 or 64 hex digits, rows from the top,
+    leftmost pixel first).
+    """
     halves: dict[int, str] = {}
     for number, line in enumerate(_read(Path(path)).decode("ascii", "replace").splitlines(), 1):
         code, _, bits = line.strip().partition(":")
@@ -88,10 +99,16 @@ def read_hex(path: str | Path) -> Glyphs:
             continue
         try:
             code_point = int(code, 16)
-            halves[code_point] = {32: "".join(bits[i : i + 2] + "00" for i in range(0, 32, 2)), 64: bits}[len(bits)]
+            halves[code_point] = {
+                32: "".join(bits[i : i + 2] + "00" for i in range(0, 32, 2)),
+                64: bits,
+            }[len(bits)]
             int(bits, 16)
         except (ValueError, KeyError):
-            raise RenderError(f"font {path}, line {number}: not `CODEPOINT:` and 32 or 64 hex digits; is it a Unifont .hex file?") from None
+            raise RenderError(
+                f"font {path}, line {number}: not `CODEPOINT:` and 32 or 64 hex digits; is it a"
+                " Unifont .hex file?"
+            ) from None
         if code_point >= N_CODE_POINTS:
             raise RenderError(f"font {path}, line {number}: {code} is beyond U+10FFFF.")
         if len(bits) == 32:
@@ -112,7 +129,10 @@ def read_asset(path: Path = SHIPPED_FONT) -> Glyphs:
     except lzma.LZMAError:
         payload = b""
     if not payload.startswith(_ASSET_MAGIC):
-        raise RenderError(f"font {path} is damaged; reinstall the package, or rebuild it with tools/build_font.py.")
+        raise RenderError(
+            f"font {path} is damaged; reinstall the package, or rebuild it with"
+            " tools/build_font.py."
+        )
     head = len(_ASSET_MAGIC) + 4
     n = int.from_bytes(payload[head - 4 : head], "little")
     code_points = np.cumsum(np.frombuffer(payload, "<u4", n, head), dtype=np.uint32)
@@ -122,24 +142,43 @@ def read_asset(path: Path = SHIPPED_FONT) -> Glyphs:
     n_half = int((cell_px == 8).sum())
     cells = np.zeros((n, CELL_PX), np.uint16)
     cells[cell_px == 8, :8] = np.frombuffer(payload, "<u2", 8 * n_half, at).reshape(-1, 8)
-    cells[cell_px == 16] = np.frombuffer(payload, "<u2", 16 * (n - n_half), at + 16 * n_half).reshape(-1, 16)
+    cells[cell_px == 16] = np.frombuffer(
+        payload, "<u2", 16 * (n - n_half), at + 16 * n_half
+    ).reshape(-1, 16)
     return Glyphs(code_points, cells, cell_px, mark_offset)
 
 
 def pack_asset(glyphs: Glyphs) -> bytes:
-    """The bytes of the asset: magic, n, code-point steps u32, widths u8, mark offsets i8, half cells [8] and full cells [16] u16; xz."""
+    """The bytes of the asset: magic, n, code-point steps u32, widths u8, mark offsets i8, half
+    cells [8] and full cells [16] u16; xz.
+    """
     steps = np.diff(glyphs.code_points, prepend=np.uint32(0)).astype("<u4")
     half = glyphs.cells[glyphs.cell_px == 8, :8].astype("<u2")
     full = glyphs.cells[glyphs.cell_px == 16].astype("<u2")
     arrays = (steps, glyphs.cell_px, glyphs.mark_offset, half, full)
-    payload = _ASSET_MAGIC + len(steps).to_bytes(4, "little") + b"".join(array.tobytes() for array in arrays)
+    payload = (
+        _ASSET_MAGIC
+        + len(steps).to_bytes(4, "little")
+        + b"".join(array.tobytes() for array in arrays)
+    )
     # Two bytes a column: lc/lp/pb tuned to 16-bit data; measured the smallest.
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "lc": 3, "lp": 1, "pb": 1}]
+    filters = [
+        {
+            "id": lzma.FILTER_LZMA2,
+            "preset": 9 | lzma.PRESET_EXTREME,
+            "dict_size": 1 << 22,
+            "lc": 3,
+            "lp": 1,
+            "pb": 1,
+        }
+    ]
     return lzma.compress(payload, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=filters)
 
 
 def transpose_bits(rows: NDArray[np.unsignedinteger]) -> NDArray[np.uint16]:
-    """[n, 16] rows (most significant bit = leftmost pixel) -> [n, 16] column masks (bit y = pixel row y)."""
+    """[n, 16] rows (most significant bit = leftmost pixel) -> [n, 16] column masks (bit y = pixel
+    row y).
+    """
     big_endian = np.ascontiguousarray(rows, ">u2").view(np.uint8).reshape(-1, 16, 2)
     pixels = np.unpackbits(big_endian, axis=2)
     packed = np.packbits(pixels.transpose(0, 2, 1), axis=2, bitorder="little")
@@ -148,7 +187,9 @@ def transpose_bits(rows: NDArray[np.unsignedinteger]) -> NDArray[np.uint16]:
 
 @functools.cache
 def changed_code_points() -> NDArray[np.uint32]:
-    """Ascending code points that the shipped 15.0.01 draws otherwise than 9.0.06, the font of the paper's code (also: one has none)."""
+    """Ascending code points that the shipped 15.0.01 draws otherwise than 9.0.06, the font of the
+    paper's code (also: one has none).
+    """
     ranges = []
     for line in CHANGED_LIST.read_text(encoding="ascii").splitlines():
         if line and not line.startswith("#"):
@@ -162,7 +203,11 @@ def _load(stamps: tuple[tuple[str, int], ...]) -> Font:
     paths = [Path(path) for path, _ in stamps]
     is_shipped = paths == [SHIPPED_FONT]
     slots = np.zeros(N_CODE_POINTS, np.int32)
-    cells, cell_px, mark_offset = [np.zeros((1, CELL_PX), np.uint16)], [np.full(1, 8, np.uint8)], [np.full(1, NO_MARK, np.int8)]
+    cells, cell_px, mark_offset = (
+        [np.zeros((1, CELL_PX), np.uint16)],
+        [np.full(1, 8, np.uint8)],
+        [np.full(1, NO_MARK, np.int8)],
+    )
     n = 1
     for path in paths:
         glyphs = read_asset(path) if path.suffix == ".xz" else _with_mark_offsets(read_hex(path))
@@ -183,13 +228,23 @@ def _load(stamps: tuple[tuple[str, int], ...]) -> Font:
 def _with_mark_offsets(glyphs: Glyphs) -> Glyphs:
     """.hex files do not say which glyphs are overlaid; the shipped asset does."""
     shipped = read_asset()
-    at = np.searchsorted(shipped.code_points, glyphs.code_points).clip(max=len(shipped.code_points) - 1)
+    at = np.searchsorted(shipped.code_points, glyphs.code_points).clip(
+        max=len(shipped.code_points) - 1
+    )
     known = shipped.code_points[at] == glyphs.code_points
-    return Glyphs(glyphs.code_points, glyphs.cells, glyphs.cell_px, np.where(known, shipped.mark_offset[at], NO_MARK).astype(np.int8))
+    return Glyphs(
+        glyphs.code_points,
+        glyphs.cells,
+        glyphs.cell_px,
+        np.where(known, shipped.mark_offset[at], NO_MARK).astype(np.int8),
+    )
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise RenderError(f"font {path}: {error.strerror}; give paths of Unifont .hex files, or none for the shipped font.") from None
+        raise RenderError(
+            f"font {path}: {error.strerror}; give paths of Unifont .hex files, or none for the"
+            " shipped font."
+        ) from None

@@ -1,4 +1,5 @@
-"""The reference layout: texts -> column masks uint16 [n, image_px / 16, image_px], bit for bit big_vision's `render_unifont`.
+"""The reference layout: texts -> column masks uint16 [n, image_px / 16, image_px], bit for bit
+big_vision's `render_unifont`.
 
     code points   ASCII A-Z lower-cased, the first 768, surrogates as U+FFFD (pp_ops.py of google-research/big_vision at 0127fb6)
     trim          ink columns [f, l]: from a = max(f - 1, 0) to min(max(l + 1, a + 4), 16); a glyph without ink: 4 blank columns
@@ -6,8 +7,8 @@
                   and `widest` the widest glyph of this text; rows beyond the page are dropped
     x             sum of the widths before it on its row
 
-All texts of a chunk are laid out at once, as flat arrays over their glyphs. It is not the shaped layout (`shaped/`) and
-draws no pixels (`draw.py`).
+All texts of a chunk are laid out at once, as flat arrays over their glyphs. It is not the shaped
+layout (`shaped/`) and draws no pixels (`draw.py`).
 """
 
 from __future__ import annotations
@@ -50,11 +51,14 @@ class Placed:
     text: NDArray[np.int32]
     """[glyphs] index of the text in the chunk, ascending."""
     row: NDArray[np.int32]
-    """[glyphs] row on the page, ascending within a text; at or beyond the page's rows: not drawn."""
+    """[glyphs] row on the page, ascending within a text; at or beyond the page's rows: not
+    drawn."""
 
 
 def measure(cells: NDArray[np.uint16], monospace: bool = False, extra_px: int = 0) -> Metrics:
-    """Trimmed glyphs of cells [slots, 16], whole if `monospace`; `extra_px`: blank columns kept on the right, where the cell has them."""
+    """Trimmed glyphs of cells [slots, 16], whole if `monospace`; `extra_px`: blank columns kept on
+    the right, where the cell has them.
+    """
     at = np.arange(len(cells), dtype=np.int32) * CELL_PX
     if monospace:
         return Metrics(at, np.full(len(at), CELL_PX, np.int32))
@@ -68,20 +72,28 @@ def measure(cells: NDArray[np.uint16], monospace: bool = False, extra_px: int = 
 
 
 def lower_ascii(slots: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The code point table in which A to Z have the slots of a to z, and nothing else is lower-cased."""
+    """The code point table in which A to Z have the slots of a to z, and nothing else is
+    lower-cased.
+    """
     lowered = slots.copy()
     lowered[ord("A") : ord("Z") + 1] = slots[ord("a") : ord("z") + 1]
     return lowered
 
 
 def cut_texts(texts: Sequence[str]) -> list[str]:
-    """Each text's first 768 code points. Raises RenderError naming the position of what is no `str`."""
+    """Each text's first 768 code points. Raises RenderError naming the position of what is no
+    `str`.
+    """
     if isinstance(texts, (str, bytes)):
-        raise RenderError(f"texts is one {type(texts).__name__}, not a list of str; put it into a list.")
+        raise RenderError(
+            f"texts is one {type(texts).__name__}, not a list of str; put it into a list."
+        )
     texts = list(texts)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise RenderError(f"text {position} is a {type(text).__name__}, not a str; decode or drop it.")
+            raise RenderError(
+                f"text {position} is a {type(text).__name__}, not a str; decode or drop it."
+            )
     return [text[:MAX_CODE_POINTS] for text in texts]
 
 
@@ -91,8 +103,12 @@ def code_points(cut: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int6
     return flat, np.fromiter(map(len, cut), np.int64, len(cut))
 
 
-def place(slots: NDArray[np.int32], lengths: NDArray[np.int64], metrics: Metrics, image_px: int) -> Placed:
-    """The reference layout of a chunk: `slots` [glyphs] of all texts, `lengths` [texts] with zeros for empty ones."""
+def place(
+    slots: NDArray[np.int32], lengths: NDArray[np.int64], metrics: Metrics, image_px: int
+) -> Placed:
+    """The reference layout of a chunk: `slots` [glyphs] of all texts, `lengths` [texts] with zeros
+    for empty ones.
+    """
     width = metrics.width[slots]
     text = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     if not len(slots):
@@ -102,13 +118,16 @@ def place(slots: NDArray[np.int32], lengths: NDArray[np.int64], metrics: Metrics
     first = np.cumsum(filled) - filled
     end = np.cumsum(width, dtype=np.int32)
     end -= np.repeat(end[first] - width[first], filled)
-    # The reference divides in float32; integers give the same, for quotients and denominators are small.
+    # The reference divides in float32; integers give the same, for quotients and denominators are
+    # small.
     usable = (image_px - np.maximum.reduceat(width, first)).astype(np.int32)
     return Placed(metrics.start[slots], width, text, end // np.repeat(usable, filled))
 
 
 def draw_columns(placed: Placed, columns: NDArray[np.uint16], masks: NDArray[np.uint16]) -> None:
-    """Writes the glyphs side by side from x = 0 of their rows into zeroed, contiguous `masks` [texts, rows, px]; `columns` is flat."""
+    """Writes the glyphs side by side from x = 0 of their rows into zeroed, contiguous `masks`
+    [texts, rows, px]; `columns` is flat.
+    """
     n_rows, image_px = masks.shape[1:]
     start, width, text, row = placed.start, placed.width, placed.text, placed.row
     if len(row) and row.max() >= n_rows:
@@ -122,8 +141,11 @@ def draw_columns(placed: Placed, columns: NDArray[np.uint16], masks: NDArray[np.
     every = np.arange(end[-1], dtype=np.int32)
     source = np.repeat(start - (end - width), width)
     source += every
-    # The glyphs of a line are contiguous in the stream of columns, so one offset a line leads to its pixels.
+    # The glyphs of a line are contiguous in the stream of columns, so one offset a line leads to
+    # its pixels.
     begin = end[first] - width[first]
-    target = np.repeat(line[first].astype(np.int64) * image_px - begin, np.diff(begin, append=end[-1]))
+    target = np.repeat(
+        line[first].astype(np.int64) * image_px - begin, np.diff(begin, append=end[-1])
+    )
     target += every
     masks.reshape(-1)[target] = columns[source]

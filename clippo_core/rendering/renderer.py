@@ -1,9 +1,11 @@
-"""`Renderer`: texts -> column masks or pixels; fonts, layout and page in one value, with a digest of all that decides a pixel.
+"""`Renderer`: texts -> column masks or pixels; fonts, layout and page in one value, with a digest
+of all that decides a pixel.
 
     Renderer(224).render(["a dog"])  -> uint8 [1, 224, 224], ink 0 on 127
     Renderer(224).masks(["a dog"])   -> uint16 [1, 14, 224], 6,272 bytes a text: what shards, loader and device exchange
 
-It pickles to its arguments, so that worker processes may have it. It is not a text model: nothing here knows words or tokens.
+It pickles to its arguments, so that worker processes may have it. It is not a text model: nothing
+here knows words or tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from clippo_core.rendering.font import N_CODE_POINTS, changed_code_points, load_
 from clippo_core.rendering.shaped.shaping import SHAPING_VERSION, Shaper
 
 CHUNK_CODE_POINTS = 32_768
-"""Texts are laid out in chunks of about this many code points, so that the arrays stay in the cache."""
+"""Texts are laid out in chunks of about this many code points, so that the arrays stay in the
+cache."""
 
 
 class Renderer:
@@ -53,22 +56,34 @@ class Renderer:
         warn_font: bool = False,
         extra_px: int = 0,
     ) -> None:
-        self.config = RenderConfig(image_px, layout, monospace, tuple(str(path) for path in fonts or ()), strict_font)
+        self.config = RenderConfig(
+            image_px, layout, monospace, tuple(str(path) for path in fonts or ()), strict_font
+        )
         self.warn_font, self.extra_px = warn_font, extra_px
         self._font = load_fonts(self.config.fonts)
         self._metrics = reference.measure(self._font.cells, monospace, extra_px)
         self._slots = reference.lower_ascii(self._font.slots)
         self._columns = self._font.cells.reshape(-1)
-        self._shaper = Shaper(self._font, image_px, monospace, extra_px) if layout == "shaped" else None
+        self._shaper = (
+            Shaper(self._font, image_px, monospace, extra_px) if layout == "shaped" else None
+        )
         self._changed: NDArray[np.bool_] | None = None
         if self._font.is_shipped and (strict_font or warn_font):
             self._changed = np.zeros(N_CODE_POINTS, bool)
             self._changed[changed_code_points()] = True
 
     @classmethod
-    def from_config(cls, config: RenderConfig, *, warn_font: bool = False, extra_px: int = 0) -> Renderer:
+    def from_config(
+        cls, config: RenderConfig, *, warn_font: bool = False, extra_px: int = 0
+    ) -> Renderer:
         """The renderer of a RenderConfig."""
-        settings = (config.image_px, config.fonts, config.layout, config.monospace, config.strict_font)
+        settings = (
+            config.image_px,
+            config.fonts,
+            config.layout,
+            config.monospace,
+            config.strict_font,
+        )
         return cls(*settings, warn_font=warn_font, extra_px=extra_px)
 
     def __reduce__(self) -> tuple:
@@ -102,7 +117,11 @@ class Renderer:
         """sha256 (hex) over everything that decides a pixel: layout rules, fonts, page."""
         facts = {
             "layout": self.layout,
-            "version": reference.LAYOUT_VERSION if self._shaper is None else [SHAPING_VERSION, unicodedata.unidata_version],
+            "version": (
+                reference.LAYOUT_VERSION
+                if self._shaper is None
+                else [SHAPING_VERSION, unicodedata.unidata_version]
+            ),
             "fonts": self.fonts_sha256,
             "image_px": self.image_px,
             "monospace": self.monospace,
@@ -115,7 +134,9 @@ class Renderer:
         return self.masks(texts)
 
     def masks(self, texts: Sequence[str]) -> NDArray[np.uint16]:
-        """Column masks uint16 [n, image_px / 16, image_px]; bit y = pixel row y of the 16. Raises RenderError for what is no `str`."""
+        """Column masks uint16 [n, image_px / 16, image_px]; bit y = pixel row y of the 16. Raises
+        RenderError for what is no `str`.
+        """
         cut = reference.cut_texts(texts)
         masks = np.zeros((len(cut), self.image_px // ROW_PX, self.image_px), np.uint16)
         for begin, end in _chunks(cut):
@@ -123,12 +144,18 @@ class Renderer:
             reference.draw_columns(placed, columns, masks[begin:end])
         return masks
 
-    def render(self, texts: Sequence[str], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Pixels uint8 [n, image_px, image_px], into `out` if it is given: ink 0 on 127. Raises RenderError for what is no `str`."""
+    def render(
+        self, texts: Sequence[str], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Pixels uint8 [n, image_px, image_px], into `out` if it is given: ink 0 on 127. Raises
+        RenderError for what is no `str`.
+        """
         cut = reference.cut_texts(texts)
         image = np.empty((len(cut), self.image_px, self.image_px), np.uint8) if out is None else out
         if len(image) != len(cut):
-            raise RenderError(f"out has room for {len(image)} pages, but there are {len(cut)} texts.")
+            raise RenderError(
+                f"out has room for {len(image)} pages, but there are {len(cut)} texts."
+            )
         for begin, end in _chunks(cut):
             masks = np.zeros((end - begin, self.image_px // ROW_PX, self.image_px), np.uint16)
             placed, columns = self._place(cut[begin:end], begin, masks.shape[1])
@@ -145,16 +172,27 @@ class Renderer:
         for begin, end in _chunks(cut):
             placed, _ = self._place(cut[begin:end], begin, reference.MAX_CODE_POINTS)
             np.maximum.at(rows, placed.text + begin, placed.row + 1)
-            cut_glyphs[begin:end] = np.bincount(placed.text[placed.row >= page_rows], minlength=end - begin)
+            cut_glyphs[begin:end] = np.bincount(
+                placed.text[placed.row >= page_rows], minlength=end - begin
+            )
             points, lengths = reference.code_points(cut[begin:end])
             text = np.repeat(np.arange(begin, end), lengths)
-            is_missing = self._slots[points] == 0 if self._shaper is None else self._shaper.slots[points] == self._shaper.box
+            is_missing = (
+                self._slots[points] == 0
+                if self._shaper is None
+                else self._shaper.slots[points] == self._shaper.box
+            )
             missing += np.bincount(text[is_missing], minlength=len(cut))
-        cut_glyphs += np.array([len(text) - len(short) for text, short in zip(texts, cut, strict=True)], np.int64)
+        cut_glyphs += np.array(
+            [len(text) - len(short) for text, short in zip(texts, cut, strict=True)], np.int64
+        )
         return Census(rows, np.minimum(rows, page_rows), cut_glyphs, missing)
 
-    def _place(self, cut: Sequence[str], first: int, max_rows: int) -> tuple[reference.Placed, NDArray[np.uint16]]:
-        """Layout of a chunk, and the flat columns that it points into; `first` is its first text's position, for errors.
+    def _place(
+        self, cut: Sequence[str], first: int, max_rows: int
+    ) -> tuple[reference.Placed, NDArray[np.uint16]]:
+        """Layout of a chunk, and the flat columns that it points into; `first` is its first text's
+        position, for errors.
 
         The shaped layout stops at `max_rows`.
         """
@@ -163,17 +201,23 @@ class Renderer:
             self._mind_changes(points, lengths, first)
         if self._shaper is not None:
             return self._shaper.place(cut, points, lengths, max_rows)
-        return reference.place(self._slots[points], lengths, self._metrics, self.image_px), self._columns
+        return (
+            reference.place(self._slots[points], lengths, self._metrics, self.image_px),
+            self._columns,
+        )
 
-    def _mind_changes(self, points: NDArray[np.uint32], lengths: NDArray[np.int64], first: int) -> None:
+    def _mind_changes(
+        self, points: NDArray[np.uint32], lengths: NDArray[np.int64], first: int
+    ) -> None:
         assert self._changed is not None
         where = np.flatnonzero(self._changed[points])
         if not len(where):
             return
         position = first + int(np.searchsorted(np.cumsum(lengths), where[0], side="right"))
         sentence = (
-            f"text {position} has U+{points[where[0]]:04X}, which the shipped Unifont 15.0.01 draws otherwise than 9.0.06, the font of the "
-            "released weights; give the .hex files of 9.0.06 as `fonts`."
+            f"text {position} has U+{points[where[0]]:04X}, which the shipped Unifont 15.0.01 draws"
+            " otherwise than 9.0.06, the font of the released weights; give the .hex files of"
+            " 9.0.06 as `fonts`."
         )
         if self.config.strict_font:
             raise RenderError(sentence)

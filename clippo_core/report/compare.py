@@ -1,4 +1,5 @@
-"""Side by side: results of one or many checkpoints, the published numbers of the same metric, and chance; as a table and a figure.
+"""Side by side: results of one or many checkpoints, the published numbers of the same metric, and
+chance; as a table and a figure.
 
     metric | model | ours [95 % interval] | chance | n | published | difference | verdict | whose number, and where it was read
 
@@ -96,9 +97,16 @@ def to_csv(rows: Sequence[Row]) -> str:
 def to_markdown(rows: Sequence[Row]) -> str:
     """The table for people; sources as numbered notes."""
     notes: dict[str, int] = {}
-    lines = ["| metric | model | ours | chance | n | published | difference | verdict |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| metric | model | ours | chance | n | published | difference | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for line in lines_of(rows):
-        interval = "" if line["low"] is None else f" [{digits.share(line['low'])}, {digits.share(line['high'])}]"
+        interval = (
+            ""
+            if line["low"] is None
+            else f" [{digits.share(line['low'])}, {digits.share(line['high'])}]"
+        )
         source = f"{line['source']} ({line['trust']})"
         note = f" ({notes.setdefault(source, len(notes) + 1)})" if line["source"] else ""
         whose = f" {line['published_model']}, {line['published_data']}{note}"
@@ -113,7 +121,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
             digits.MISSING if difference is None else f"{difference:+.1f}",
             "; ".join(filter(None, [line["verdict"], line["against_chance"], line["status"]])),
         ]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in cells) + " |")
+        lines.append(
+            "| "
+            + " | ".join(
+                cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in cells
+            )
+            + " |"
+        )
     lines += [""] * bool(notes) + [f"{number}. {source}" for source, number in notes.items()]
     return "\n".join(lines) + "\n"
 
@@ -125,11 +139,20 @@ def figure(rows: Sequence[Row]) -> str:
 
 
 def write_comparison(
-    folder: str, results: Sequence[EvalResult], labels: Mapping[str, str] | None = None, beside: Sequence[str] = (PAPER_MODEL,)
+    folder: str,
+    results: Sequence[EvalResult],
+    labels: Mapping[str, str] | None = None,
+    beside: Sequence[str] = (PAPER_MODEL,),
 ) -> list[str]:
-    """Write compare.csv, compare.md and compare.svg of `compare(results, labels, beside)` into `folder`; returns their URIs."""
+    """Write compare.csv, compare.md and compare.svg of `compare(results, labels, beside)` into
+    `folder`; returns their URIs.
+    """
     rows = compare(results, labels, beside)
-    parts = {"compare.csv": to_csv(rows), "compare.md": to_markdown(rows), "compare.svg": _standalone(figure(rows))}
+    parts = {
+        "compare.csv": to_csv(rows),
+        "compare.md": to_markdown(rows),
+        "compare.svg": _standalone(figure(rows)),
+    }
     for name, text in parts.items():
         storage.write_text(storage.join(folder, name), text)
     return [storage.join(folder, name) for name in parts]
@@ -176,4 +199,8 @@ def _verdict(row: Row, ours: float, theirs: float) -> str:
 
 def _standalone(svg: str) -> str:
     """An inline <svg> as a file of its own."""
-    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ', 1)
+    return svg.replace(
+        "<svg ",
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ',
+        1,
+    )

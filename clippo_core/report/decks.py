@@ -1,8 +1,10 @@
-"""What each box shows in the Flyte console: one HTML fragment a task, small, self-contained, with every foreign text escaped.
+"""What each box shows in the Flyte console: one HTML fragment a task, small, self-contained, with
+every foreign text escaped.
 
     validation_deck(report) · render_deck(manifest, render) · training_deck(journal) · evaluation_deck(result, folder) · gate_deck(verdict)
 
-A deck is uploaded whole at each publication, so its pictures are thumbnails. It knows no Flyte: the task makes the `Deck`.
+A deck is uploaded whole at each publication, so its pictures are thumbnails. It knows no Flyte: the
+task makes the `Deck`.
 """
 
 from __future__ import annotations
@@ -30,14 +32,21 @@ def plan_deck(config: RunConfig, root: str) -> str:
     """What will run and where, and in what it differs from the paper."""
     name, paper = paper_run(config)
     return deck(
-        fragment("heading", title=f"Run {config.name}", marks=["demo"] if config.is_demo else [], text=f"Folder: {root}"),
+        fragment(
+            "heading",
+            title=f"Run {config.name}",
+            marks=["demo"] if config.is_demo else [],
+            text=f"Folder: {root}",
+        ),
         fragment("facts", entries=run_facts(config)),
         fragment("recipe", differences=recipe_differences(config, paper), paper_name=name),
     )
 
 
 def validation_deck(report: ValidationReport) -> str:
-    """Each expectation with what was checked, what failed and the three worst rows; what is left out; shares by source and language."""
+    """Each expectation with what was checked, what failed and the three worst rows; what is left
+    out; shares by source and language.
+    """
     return deck(
         fragment("heading", title="Data validation", marks=[], text=""),
         fragment("expectations", report=report, reasons=exclusions(report)),
@@ -45,16 +54,23 @@ def validation_deck(report: ValidationReport) -> str:
     )
 
 
-def render_deck(manifest: Manifest, render: RenderConfig | None = None, samples: list[ContactItem] | None = None) -> str:
-    """The shards in numbers, and a contact sheet: photo beside drawn text, as many scripts as there are.
+def render_deck(
+    manifest: Manifest, render: RenderConfig | None = None, samples: list[ContactItem] | None = None
+) -> str:
+    """The shards in numbers, and a contact sheet: photo beside drawn text, as many scripts as there
+    are.
 
-    `samples` are read out of the shards and drawn with `render` where None is given; without both there is no contact sheet.
+    `samples` are read out of the shards and drawn with `render` where None is given; without both
+    there is no contact sheet.
     """
     if samples is None and render is not None:
         from clippo_core.measure.insight import contact_items
 
         samples = contact_items(manifest, render, CONTACT_ITEMS)
-    parts = [fragment("heading", title="Shards", marks=[], text=manifest.uri), fragment("facts", entries=manifest_facts(manifest))]
+    parts = [
+        fragment("heading", title="Shards", marks=[], text=manifest.uri),
+        fragment("facts", entries=manifest_facts(manifest)),
+    ]
     if samples:
         parts.append(fragment("contact", items=samples))
     return deck(*parts, fragment("data", data=manifest))
@@ -64,22 +80,39 @@ def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
     """The live page's curves, of the journal's lines so far."""
     from markupsafe import Markup
 
-    return deck(fragment("heading", title="Training", marks=[], text=""), Markup(training_charts(records, total_steps)))
+    return deck(
+        fragment("heading", title="Training", marks=[], text=""),
+        Markup(training_charts(records, total_steps)),
+    )
 
 
-def evaluation_deck(result: EvalResult, folder: str = "", examples: list[dict[str, Any]] | None = None) -> str:
-    """All numbers of one evaluation with n and chance, recall by language where there are languages, six hits and six misses.
+def evaluation_deck(
+    result: EvalResult, folder: str = "", examples: list[dict[str, Any]] | None = None
+) -> str:
+    """All numbers of one evaluation with n and chance, recall by language where there are
+    languages, six hits and six misses.
 
     Examples are read from `folder`/examples.json where None are given.
     """
     shown = read_examples(folder) if examples is None else clean_examples(examples)
     figures = [recall_by_language(result, kind) for kind in ("i2t_recall@1", "t2i_recall@1")]
     return deck(
-        fragment("heading", title=evaluation_title(result), marks=badges_of(result), text=result.protocol),
+        fragment(
+            "heading", title=evaluation_title(result), marks=badges_of(result), text=result.protocol
+        ),
         fragment("metrics", groups=[metric_group(result)], show_protocol=False),
         fragment("figures", figures=[figure for figure in figures if figure]),
-        fragment("examples", hits=[e for e in shown if e["hit"]], misses=[e for e in shown if not e["hit"]]),
-        fragment("facts", entries=[(name, digits.count(number)) for name, number in sorted(result.counts.items())]),
+        fragment(
+            "examples",
+            hits=[e for e in shown if e["hit"]],
+            misses=[e for e in shown if not e["hit"]],
+        ),
+        fragment(
+            "facts",
+            entries=[
+                (name, digits.count(number)) for name, number in sorted(result.counts.items())
+            ],
+        ),
     )
 
 
@@ -88,7 +121,13 @@ def gate_deck(verdict: Verdict) -> str:
     return deck(
         fragment("heading", title="Verdict", marks=[], text=""),
         fragment("verdict", verdict=verdict, reason=split_reason(verdict)),
-        fragment("facts", entries=[("model", verdict.model_uri), ("promoted before", verdict.previous_uri or "none")]),
+        fragment(
+            "facts",
+            entries=[
+                ("model", verdict.model_uri),
+                ("promoted before", verdict.previous_uri or "none"),
+            ],
+        ),
     )
 
 
@@ -103,7 +142,9 @@ def badges_of(result: EvalResult) -> list[str]:
     return [*marks_of(result), *(["failed"] if result.failure else [])]
 
 
-def metric_group(result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None) -> dict[str, Any]:
+def metric_group(
+    result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None
+) -> dict[str, Any]:
     """One evaluation's lines, as the template `metrics` takes them."""
     return {
         "title": evaluation_title(result),
@@ -147,7 +188,9 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def split_reason(verdict: Verdict) -> tuple[str, str]:
-    """The verdict's sentence as (what happened, why): `Promoted:` and the rest, or `Promoted.` and the whole."""
+    """The verdict's sentence as (what happened, why): `Promoted:` and the rest, or `Promoted.` and
+    the whole.
+    """
     for word in ("Promoted:", "Not promoted:"):
         if verdict.reason.startswith(word):
             return word, verdict.reason[len(word) :].strip()
@@ -155,7 +198,9 @@ def split_reason(verdict: Verdict) -> tuple[str, str]:
 
 
 def read_examples(folder: str) -> list[dict[str, Any]]:
-    """Hits and misses of an evaluation's folder, cleaned; empty where there are none or the file cannot be read."""
+    """Hits and misses of an evaluation's folder, cleaned; empty where there are none or the file
+    cannot be read.
+    """
     if not folder:
         return []
     try:
@@ -165,7 +210,9 @@ def read_examples(folder: str) -> list[dict[str, Any]]:
 
 
 def read_timings(folder: str) -> dict[str, float]:
-    """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be read."""
+    """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be
+    read.
+    """
     try:
         found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
         return {
@@ -178,7 +225,9 @@ def read_timings(folder: str) -> dict[str, float]:
 
 
 def clean_examples(examples: Any) -> list[dict[str, Any]]:
-    """Only well-formed examples, and only pictures that are data URIs: the file may come from elsewhere."""
+    """Only well-formed examples, and only pictures that are data URIs: the file may come from
+    elsewhere.
+    """
     if not isinstance(examples, list):
         return []
     return [

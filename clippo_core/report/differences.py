@@ -1,9 +1,10 @@
-"""In what a run's settings differ from the paper's: field by field against the preset of the released configuration.
+"""In what a run's settings differ from the paper's: field by field against the preset of the
+released configuration.
 
     recipe_differences(presets.demo())[0] -> Difference("model.width", "128", "768", "Width of the transformer.")
 
-Paths, names, seeds and the cluster are left out: they say where, not how. It is not a list of what the paper leaves open; that is
-the README's.
+Paths, names, seeds and the cluster are left out: they say where, not how. It is not a list of what
+the paper leaves open; that is the README's.
 """
 
 from __future__ import annotations
@@ -30,16 +31,24 @@ class Difference:
 
 
 def paper_run(config: RunConfig) -> tuple[str, RunConfig]:
-    """The paper's run that `config` is nearest to, and its name: L/16 for a tower as wide, and the nearest share of sentence pairs."""
-    share = min(presets.PAPER_STEPS, key=lambda published: abs(published - config.data.text_pair_share))
+    """The paper's run that `config` is nearest to, and its name: L/16 for a tower as wide, and the
+    nearest share of sentence pairs.
+    """
+    share = min(
+        presets.PAPER_STEPS, key=lambda published: abs(published - config.data.text_pair_share)
+    )
     is_large = config.model.width >= presets.L16.width
     make = presets.paper_l16 if is_large else presets.paper_b16
-    name = f"CLIPPO {'L/16' if is_large else 'B/16'}" + (f" with {100 * share:.0f} % C4" if share else "")
+    name = f"CLIPPO {'L/16' if is_large else 'B/16'}" + (
+        f" with {100 * share:.0f} % C4" if share else ""
+    )
     return name, make(share)
 
 
 def recipe_differences(config: RunConfig, paper: RunConfig | None = None) -> list[Difference]:
-    """The settings in which `config` differs from `paper` (None: from `paper_run(config)`), in the config's order."""
+    """The settings in which `config` differs from `paper` (None: from `paper_run(config)`), in the
+    config's order.
+    """
     other = paper_run(config)[1] if paper is None else paper
     found: list[Difference] = []
     for part in ("render", "data", "model", "optim", "train", "evaluate"):
@@ -82,7 +91,11 @@ def _words(value: Any) -> str:
 
 def _meanings(config: type) -> dict[str, str]:
     """Field -> the docstring under it, as one line."""
-    (body,) = (node.body for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef))
+    (body,) = (
+        node.body
+        for node in ast.parse(inspect.getsource(config)).body
+        if isinstance(node, ast.ClassDef)
+    )
     found = {}
     for node, after in zip(body, body[1:], strict=False):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

@@ -1,4 +1,5 @@
-"""How numbers are written for people: enough digits to see a difference, none that the measurement does not carry.
+"""How numbers are written for people: enough digits to see a difference, none that the measurement
+does not carry.
 
     share(74.3219) -> "74.3"    count(10240) -> "10,240"    value(0.00071234) -> "0.000712"    duration(3725) -> "1 h 02 min"
 
@@ -15,7 +16,9 @@ MISSING = "–"
 
 
 def value(number: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits and thousands separators; an en dash for None and non-finite values."""
+    """A number with `digits` significant digits and thousands separators; an en dash for None and
+    non-finite values.
+    """
     if number is None or not math.isfinite(number):
         return MISSING
     if number == 0:

@@ -1,4 +1,5 @@
-"""Figures of a run, drawn with matplotlib as SVG for a page: text as text, light and dark, the same bytes for the same numbers.
+"""Figures of a run, drawn with matplotlib as SVG for a page: text as text, light and dark, the same
+bytes for the same numbers.
 
     recall_by_language(result) · modality_gap_figure(images, texts) · comparison_figure(rows)
 
@@ -47,7 +48,9 @@ class Figure:
 
 
 def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure | None:
-    """Bars of `<set>/<language>/<kind>`, sorted, coloured by script, with 95 % intervals, chance and unweighted mean; None without any."""
+    """Bars of `<set>/<language>/<kind>`, sorted, coloured by script, with 95 % intervals, chance
+    and unweighted mean; None without any.
+    """
     pattern = re.compile(rf"^[^/]+/([^/]+)/{re.escape(kind)}$")
     named = ((pattern.match(name), metric) for name, metric in result.metrics.items())
     found = {match[1]: metric for match, metric in named if match and metric.value is not None}
@@ -70,30 +73,57 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
                 axes.bar(across[where], values[where], 0.7, color=colour, label=family)
         bounds = [found[language].bounds for language in languages]
         _whiskers(axes, across, bounds)
-        axes.axhline(values.mean(), color=INK, linewidth=0.9, label=f"unweighted mean {digits.share(float(values.mean()))}")
+        axes.axhline(
+            values.mean(),
+            color=INK,
+            linewidth=0.9,
+            label=f"unweighted mean {digits.share(float(values.mean()))}",
+        )
         chance = [metric.chance for metric in found.values() if metric.chance is not None]
         if chance:
             axes.axhline(
-                float(np.mean(chance)), color=SOFT, linestyle="--", linewidth=1.1, label=f"chance {digits.value(float(np.mean(chance)), 2)}"
+                float(np.mean(chance)),
+                color=SOFT,
+                linestyle="--",
+                linewidth=1.1,
+                label=f"chance {digits.value(float(np.mean(chance)), 2)}",
             )
         axes.set_xticks(across, languages)
         axes.set_xlim(-0.6, len(languages) - 0.4)
         axes.set_ylim(0, _top([*values, *(b[1] for b in bounds if b)], chance))
         axes.set_ylabel(f"recall@{kind.rpartition('@')[2]}, %")
-        anchor = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)} if many else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+        anchor = (
+            {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
+            if many
+            else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
+        )
         axes.legend(**anchor, ncols=4 if many else 1, frameon=False)
         sizes = [found[language].n for language in languages]
-        n = digits.count(sizes[0]) if len(set(sizes)) == 1 else f"{digits.count(min(sizes))} to {digits.count(max(sizes))}"
+        n = (
+            digits.count(sizes[0])
+            if len(set(sizes)) == 1
+            else f"{digits.count(min(sizes))} to {digits.count(max(sizes))}"
+        )
         title = f"Recall by language, {direction}"
-        ends = f"best {languages[0]} {digits.share(values[0])}, worst {languages[-1]} {digits.share(values[-1])}"
+        ends = (
+            f"best {languages[0]} {digits.share(values[0])}, worst {languages[-1]}"
+            f" {digits.share(values[-1])}"
+        )
         alt = f"{title}: {ends}, {len(languages)} languages"
         svg = to_svg(figure, name, alt)
-    note = f"n = {n} queries a language; whiskers: 95 % bootstrap interval." if any(bounds) else f"n = {n} queries a language."
+    note = (
+        f"n = {n} queries a language; whiskers: 95 % bootstrap interval."
+        if any(bounds)
+        else f"n = {n} queries a language."
+    )
     return Figure(name, title, svg, note, is_wide=many)
 
 
-def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.ndarray, gap: float, note: str = "") -> Figure:
-    """Two clouds of matched points [n, 2] on the first two principal components, a line between each pair, the gap in the title.
+def modality_gap_figure(
+    photos: np.ndarray, texts: np.ndarray, explained: np.ndarray, gap: float, note: str = ""
+) -> Figure:
+    """Two clouds of matched points [n, 2] on the first two principal components, a line between
+    each pair, the gap in the title.
 
     explained: [2] the components' shares of the variance, 0..1 (see `gather.principal_plane`).
     """
@@ -102,16 +132,45 @@ def modality_gap_figure(photos: np.ndarray, texts: np.ndarray, explained: np.nda
         from matplotlib.collections import LineCollection
 
         figure, axes = canvas(5.6, 4.2)
-        axes.add_collection(LineCollection(list(zip(photos, texts, strict=True)), colors=SOFT, linewidths=0.5, alpha=0.35))
-        axes.scatter(photos[:, 0], photos[:, 1], s=13, color=SERIES[0], marker="o", linewidths=0, label="photos")
-        axes.scatter(texts[:, 0], texts[:, 1], s=16, color=SERIES[1], marker="^", linewidths=0, label="their texts")
+        axes.add_collection(
+            LineCollection(
+                list(zip(photos, texts, strict=True)), colors=SOFT, linewidths=0.5, alpha=0.35
+            )
+        )
+        axes.scatter(
+            photos[:, 0],
+            photos[:, 1],
+            s=13,
+            color=SERIES[0],
+            marker="o",
+            linewidths=0,
+            label="photos",
+        )
+        axes.scatter(
+            texts[:, 0],
+            texts[:, 1],
+            s=16,
+            color=SERIES[1],
+            marker="^",
+            linewidths=0,
+            label="their texts",
+        )
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xlabel(f"1st principal component ({100 * explained[0]:.0f} % of the variance)")
         axes.set_ylabel(f"2nd ({100 * explained[1]:.0f} %)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
         title = f"Modality gap {digits.value(gap)}"
-        svg = to_svg(figure, "modality-gap", f"{title}: embeddings of {n} photos and their texts as two clouds")
-    return Figure("modality-gap", title, svg, f"n = {n} matched pairs; gap = distance of the two clouds' means, 0 to 2. {note}".strip())
+        svg = to_svg(
+            figure,
+            "modality-gap",
+            f"{title}: embeddings of {n} photos and their texts as two clouds",
+        )
+    return Figure(
+        "modality-gap",
+        title,
+        svg,
+        f"n = {n} matched pairs; gap = distance of the two clouds' means, 0 to 2. {note}".strip(),
+    )
 
 
 def comparison_figure(rows: Sequence[Row]) -> Figure | None:
@@ -133,15 +192,34 @@ def comparison_figure(rows: Sequence[Row]) -> Figure | None:
             _dots(axes, mine, [shift - metrics.index(row.metric) for row in mine], m)
         lowest = min(0.0, *(float(row.found.value or 0.0) for row in shown))
         chance = {(row.found.chance, row.metric) for row in shown}
-        published = {(p.value, row.metric) for row in shown for p in row.paper if not row.paper_metric}
-        marks = (("|", "chance or majority", SOFT, chance), ("D", "published", SERIES[1], published))
+        published = {
+            (p.value, row.metric) for row in shown for p in row.paper if not row.paper_metric
+        }
+        marks = (
+            ("|", "chance or majority", SOFT, chance),
+            ("D", "published", SERIES[1], published),
+        )
         for marker, name, colour, points in marks:
             known = sorted((x, -metrics.index(m)) for x, m in points if x is not None)
             if known:
-                style = {"markersize": 11, "markeredgewidth": 2} if marker == "|" else {"markersize": 6, "fillstyle": "none"}
-                axes.plot(*zip(*known, strict=True), marker, color=colour, linestyle="", label=name, **style)
+                style = (
+                    {"markersize": 11, "markeredgewidth": 2}
+                    if marker == "|"
+                    else {"markersize": 6, "fillstyle": "none"}
+                )
+                axes.plot(
+                    *zip(*known, strict=True),
+                    marker,
+                    color=colour,
+                    linestyle="",
+                    label=name,
+                    **style,
+                )
         counts = {row.metric: row.found.n for row in reversed(shown)}
-        axes.set_yticks([-i for i in range(len(metrics))], [f"{metric}  (n = {digits.count(counts[metric])})" for metric in metrics])
+        axes.set_yticks(
+            [-i for i in range(len(metrics))],
+            [f"{metric}  (n = {digits.count(counts[metric])})" for metric in metrics],
+        )
         axes.set_ylim(0.3 - len(metrics), 0.7)
         axes.set_xlim(lowest - 1, 101)
         axes.set_xlabel("score, 0 to 100")
@@ -150,7 +228,11 @@ def comparison_figure(rows: Sequence[Row]) -> Figure | None:
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
         alt = f"{len(metrics)} metrics of {len(models)} models with intervals beside chance"
         svg = to_svg(figure, "comparison", alt + (" and published values" if published else ""))
-    note = "Published values stand only where their metric and benchmark are the very same." if published else ""
+    note = (
+        "Published values stand only where their metric and benchmark are the very same."
+        if published
+        else ""
+    )
     return Figure("comparison", "Main metrics", svg, note, is_wide=True)
 
 

@@ -1,10 +1,11 @@
-"""The page on which a training run is watched: small, self-refreshing, made again every few seconds beside the journal.
+"""The page on which a training run is watched: small, self-refreshing, made again every few seconds
+beside the journal.
 
     step 412 of 730 ▓▓▓▓▓▓▓░░░░░   loss · learning rate · logit scale · positive against mean negative similarity · pairs per second
 
-It must not hold up training, so the curves are hand-made SVG polylines over at most POINTS buckets of steps (mean, and for the loss
-the range, so that a spike stays visible): under 100 ms for 10,000 steps, a few kB of HTML, no script and nothing from a network.
-The report shows the same curves.
+It must not hold up training, so the curves are hand-made SVG polylines over at most POINTS buckets
+of steps (mean, and for the loss the range, so that a spike stays visible): under 100 ms for 10,000
+steps, a few kB of HTML, no script and nothing from a network. The report shows the same curves.
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ class _Chart:
 
 CHARTS = (
     _Chart("Loss", "nats, mean of both directions", ("loss",), has_range=True, has_chance=True),
-    _Chart("Similarity", "cosine", ("positive_similarity", "negative_similarity"), ("matching", "others")),
+    _Chart(
+        "Similarity",
+        "cosine",
+        ("positive_similarity", "negative_similarity"),
+        ("matching", "others"),
+    ),
     _Chart("Own pair ranked first", "share of its batch", ("accuracy",), from_zero=True),
     _Chart("Logit scale", "exp(t)", ("logit_scale",)),
     _Chart("Learning rate", "", ("lr",), from_zero=True),
@@ -54,45 +60,68 @@ CHARTS = (
 
 
 def training_page(
-    records: list[dict[str, Any]], title: str, total_steps: int, refresh_seconds: int = 10, *, written_at: float | None = None
+    records: list[dict[str, Any]],
+    title: str,
+    total_steps: int,
+    refresh_seconds: int = 10,
+    *,
+    written_at: float | None = None,
 ) -> str:
-    """A complete HTML page of the journal's `records` (any order; of several lines for one step the last counts).
+    """A complete HTML page of the journal's `records` (any order; of several lines for one step the
+    last counts).
 
-    It asks the browser to load it again every `refresh_seconds`, until the last of `total_steps` is done. `written_at` is the time
-    shown, in seconds since 1970 (None: now). Missing and non-finite values leave gaps.
+    It asks the browser to load it again every `refresh_seconds`, until the last of `total_steps` is
+    done. `written_at` is the time shown, in seconds since 1970 (None: now). Missing and non-finite
+    values leave gaps.
     """
     steps = by_step(records)
     last = steps[-1] if steps else {}
     done = int(last.get("step", 0))
     finished = bool(total_steps) and done >= total_steps
     refresh = "" if finished else f'<meta http-equiv="refresh" content="{int(refresh_seconds)}">'
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() if written_at is None else written_at))
+    stamp = time.strftime(
+        "%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() if written_at is None else written_at)
+    )
     state = "finished" if finished else f"loads itself again every {int(refresh_seconds)} s"
     name = html.escape(title)
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{digits.count(done)}/{digits.count(total_steps)} {name}'
-        f'</title><style>{PAGE_CSS}</style></head><body><main class="page"><h1>{name}</h1>'
-        f'<p class="soft">Written {stamp}; {state}.</p>{training_charts(records, total_steps)}</main></body></html>\n'
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}<meta name="viewport"'
+        f' content="width=device-width,initial-scale=1"><title>{digits.count(done)}/{digits.count(total_steps)}'
+        f' {name}</title><style>{PAGE_CSS}</style></head><body><main class="page"><h1>{name}</h1><p'
+        f' class="soft">Written {stamp};'
+        f" {state}.</p>{training_charts(records, total_steps)}</main></body></html>\n"
     )
 
 
 def training_charts(records: list[dict[str, Any]], total_steps: int) -> str:
-    """Progress bar, latest numbers and curves as one HTML fragment; it stands in an element of class `page`, with the page's styles."""
+    """Progress bar, latest numbers and curves as one HTML fragment; it stands in an element of
+    class `page`, with the page's styles.
+    """
     steps = by_step(records)
     if not steps:
         return '<p class="soft">No step is done yet.</p>'
     charts = "".join(_draw(chart, steps) for chart in CHARTS)
     done, total = int(steps[-1]["step"]), max(total_steps, int(steps[-1]["step"]))
-    bar = f'<progress value="{done}" max="{total}" aria-label="steps done">{done} of {total}</progress>'
+    bar = (
+        f'<progress value="{done}" max="{total}" aria-label="steps done">{done} of'
+        f" {total}</progress>"
+    )
     return f'{bar}{_facts(steps, total)}<div class="charts">{charts}</div>'
 
 
 def seconds_left(records: list[dict[str, Any]], total_steps: int) -> float | None:
-    """Estimate of the training time left, from the median speed of the last 50 steps; None where the speed is unknown."""
+    """Estimate of the training time left, from the median speed of the last 50 steps; None where
+    the speed is unknown.
+    """
     steps = by_step(records)
-    speeds = [speed for speed in (number_of(step, "pairs_per_second") for step in steps[-50:]) if math.isfinite(speed) and speed > 0]
-    done, pairs = (steps[-1]["step"], number_of(steps[-1], "pairs_seen")) if steps else (0, math.nan)
+    speeds = [
+        speed
+        for speed in (number_of(step, "pairs_per_second") for step in steps[-50:])
+        if math.isfinite(speed) and speed > 0
+    ]
+    done, pairs = (
+        (steps[-1]["step"], number_of(steps[-1], "pairs_seen")) if steps else (0, math.nan)
+    )
     if not speeds or not math.isfinite(pairs) or done <= 0:
         return None
     return max(total_steps - done, 0) * pairs / done / float(np.median(speeds))
@@ -117,8 +146,14 @@ def buckets(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def by_step(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines that have a step, ascending, the last line of a step winning: a resumed run may repeat some."""
-    latest = {int(record["step"]): record for record in records if isinstance(record.get("step"), (int, float))}
+    """Lines that have a step, ascending, the last line of a step winning: a resumed run may repeat
+    some.
+    """
+    latest = {
+        int(record["step"]): record
+        for record in records
+        if isinstance(record.get("step"), (int, float))
+    }
     return [latest[step] for step in sorted(latest)]
 
 
@@ -137,7 +172,12 @@ def _facts(steps: list[dict[str, Any]], total: int) -> str:
         ("loss, nats", digits.value(number_of(last, "loss"))),
         ("learning rate", digits.value(number_of(last, "lr"))),
         ("logit scale", digits.value(number_of(last, "logit_scale"))),
-        ("matching − others", digits.value(number_of(last, "positive_similarity") - number_of(last, "negative_similarity"))),
+        (
+            "matching − others",
+            digits.value(
+                number_of(last, "positive_similarity") - number_of(last, "negative_similarity")
+            ),
+        ),
         ("pairs per second", digits.value(number_of(last, "pairs_per_second"))),
         ("skipped steps", digits.count(skipped)),
     ]
@@ -149,18 +189,31 @@ def _facts(steps: list[dict[str, Any]], total: int) -> str:
         entries.append(("model FLOPs used", f"{100 * number_of(last, 'mfu'):.0f} %"))
     if math.isfinite(number_of(last, "peak_memory_gib")):
         entries.append(("peak memory, GiB", digits.value(number_of(last, "peak_memory_gib"))))
-    return '<dl class="facts">' + "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in entries) + "</dl>"
+    return (
+        '<dl class="facts">'
+        + "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in entries)
+        + "</dl>"
+    )
 
 
 def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
-    """One figure: axes with three to five round ticks, one polyline a field, the latest value in words."""
+    """One figure: axes with three to five round ticks, one polyline a field, the latest value in
+    words.
+    """
     x = np.array([step["step"] for step in steps], float)
-    curves = [buckets(x, np.array([number_of(step, name) for step in steps])) for name in chart.fields]
+    curves = [
+        buckets(x, np.array([number_of(step, name) for step in steps])) for name in chart.fields
+    ]
     finite = [curve for curve in curves if len(curve)]
     unit = f" <span>{chart.unit}</span>" if chart.unit else ""
     if not finite:
-        return f'<figure class="chart"><figcaption>{chart.title}{unit}</figcaption><p class="soft">not in the journal</p></figure>'
-    spread = np.concatenate([curve[:, 2:4].ravel() if chart.has_range else curve[:, 1] for curve in finite])
+        return (
+            f'<figure class="chart"><figcaption>{chart.title}{unit}</figcaption><p class="soft">not'
+            " in the journal</p></figure>"
+        )
+    spread = np.concatenate(
+        [curve[:, 2:4].ravel() if chart.has_range else curve[:, 1] for curve in finite]
+    )
     chance = _chance(steps) if chart.has_chance else None
     if chance is not None:
         spread = np.append(spread, chance)
@@ -177,22 +230,34 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
     if chance is not None:
         unit += f" <span>dashed: guessing, {digits.value(chance)}</span>"
         line = place(np.array([[first, chance], [final, chance]]))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-opacity=".6" stroke-dasharray="4 3"/>')
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-opacity=".6"'
+            ' stroke-dasharray="4 3"/>'
+        )
     for position, curve in enumerate(curves):
         if chart.has_range and len(curve):
             edge = np.vstack([curve[:, [0, 2]], curve[::-1][:, [0, 3]]])
-            parts.append(f'<polygon points="{place(edge)}" fill="{series(position)}" fill-opacity=".35"/>')
+            parts.append(
+                f'<polygon points="{place(edge)}" fill="{series(position)}" fill-opacity=".35"/>'
+            )
         dashes = ' stroke-dasharray="5 3"' if position and len(curve) > 1 else ""
-        line = place(curve[:, :2] if len(curve) > 1 else np.repeat(curve[:, :2], 2, axis=0))  # one step alone shows as a dot
+        line = place(
+            curve[:, :2] if len(curve) > 1 else np.repeat(curve[:, :2], 2, axis=0)
+        )  # one step alone shows as a dot
         width = 1.8 if len(curve) > 1 else 5
         parts.append(
-            f'<polyline points="{line}" fill="none" stroke="{series(position)}" stroke-width="{width}" stroke-linecap="round"{dashes}/>'
+            f'<polyline points="{line}" fill="none" stroke="{series(position)}"'
+            f' stroke-width="{width}" stroke-linecap="round"{dashes}/>'
         )
     latest = [digits.value(number_of(steps[-1], name)) for name in chart.fields]
-    spoken = ", ".join(f"{label} {text}".strip() for label, text in zip(chart.labels or ("now",), latest, strict=True))
+    spoken = ", ".join(
+        f"{label} {text}".strip()
+        for label, text in zip(chart.labels or ("now",), latest, strict=True)
+    )
     return (
-        f'<figure class="chart"><figcaption>{chart.title}{unit}{_legend(chart)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{chart.title} over steps: {spoken}">{"".join(parts)}</svg></figure>'
+        f'<figure class="chart"><figcaption>{chart.title}{unit}{_legend(chart)}</figcaption><svg'
+        f' viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{chart.title} over steps:'
+        f' {spoken}">{"".join(parts)}</svg></figure>'
     )
 
 
@@ -205,7 +270,8 @@ def _chance(steps: list[dict[str, Any]]) -> float | None:
 def _legend(chart: _Chart) -> str:
     marks = ("━", "╍")
     return "".join(
-        f' <span style="color:{series(position)}">{marks[position % 2]} {label}</span>' for position, label in enumerate(chart.labels)
+        f' <span style="color:{series(position)}">{marks[position % 2]} {label}</span>'
+        for position, label in enumerate(chart.labels)
     )
 
 
@@ -213,10 +279,19 @@ def _axes(ticks: list[float], low: float, high: float, first: float, final: floa
     lines = []
     for tick in ticks:
         y = HEIGHT - BOTTOM - (tick - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-        lines.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" stroke-opacity=".15"/>')
-        lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick_text(tick, ticks)}</text>')
+        lines.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+            ' stroke="currentColor" stroke-opacity=".15"/>'
+        )
+        lines.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}"'
+            f' text-anchor="end">{_tick_text(tick, ticks)}</text>'
+        )
     lines.append(f'<text x="{LEFT}" y="{HEIGHT - 4}">step {digits.count(int(first))}</text>')
-    lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{digits.count(int(final))}</text>')
+    lines.append(
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}"'
+        f' text-anchor="end">{digits.count(int(final))}</text>'
+    )
     return f'<g font-size="11" fill="currentColor" font-family="inherit">{"".join(lines)}</g>'
 
 

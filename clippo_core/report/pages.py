@@ -1,4 +1,5 @@
-"""Templates to HTML: every value is escaped, for captions, file names and error messages come from outside.
+"""Templates to HTML: every value is escaped, for captions, file names and error messages come from
+outside.
 
     fragment("expectations", report=report) -> Markup          deck(fragment, …) -> str for the Flyte console
 
@@ -27,7 +28,9 @@ LONGEST_TEXT = 280
 
 
 def fragment(template: str, **values: Any) -> Markup:
-    """`templates/<template>.html.jinja` with `values` filled in, escaped; a value that is missing raises jinja2.UndefinedError."""
+    """`templates/<template>.html.jinja` with `values` filled in, escaped; a value that is missing
+    raises jinja2.UndefinedError.
+    """
     from markupsafe import Markup
 
     return Markup(_environment().get_template(f"{template}.html.jinja").render(**values))
@@ -37,7 +40,10 @@ def deck(*fragments: Markup) -> str:
     """Fragments as one deck: a single element that brings its own styles."""
     from markupsafe import escape
 
-    return f'<div class="deck page"><style>{DECK_CSS}</style>{"".join(escape(part) for part in fragments)}</div>'
+    return (
+        '<div class="deck'
+        f' page"><style>{DECK_CSS}</style>{"".join(escape(part) for part in fragments)}</div>'
+    )
 
 
 def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
@@ -54,7 +60,9 @@ def breakable(name: object) -> Markup:
 
 
 def language(code: str) -> str:
-    """A language's code, with a word for the one that says there is none (ISO 639-2: numbers, symbols)."""
+    """A language's code, with a word for the one that says there is none (ISO 639-2: numbers,
+    symbols).
+    """
     return "zxx (no language)" if code == "zxx" else code
 
 
@@ -63,7 +71,11 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         share=digits.share,

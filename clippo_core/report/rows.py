@@ -1,4 +1,5 @@
-"""One line of a results table: a metric with everything a reader needs in order to believe it, or the reason why it has no number.
+"""One line of a results table: a metric with everything a reader needs in order to believe it, or
+the reason why it has no number.
 
     metric | ours, 95 % interval | chance or majority | paper | n | differs in
 
@@ -80,7 +81,9 @@ def marks_of(result: EvalResult) -> tuple[str, ...]:
     return tuple(name for name, holds in marks if holds)
 
 
-def rows_of(result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None) -> list[Row]:
+def rows_of(
+    result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None
+) -> list[Row]:
     """The lines of one result: that it failed, main metrics, the others by name, what was not run.
 
     A result that failed has numbers too where only some of its benchmarks failed.
@@ -122,8 +125,12 @@ def differences(result: EvalResult, config: RunConfig | None, other_task: str = 
     return ", ".join(words)
 
 
-def _not_run(result: EvalResult, published: PublishedLookup | None, config: RunConfig | None) -> list[Row]:
-    """One line for each metric that was not run, or for all those of one reason where they are more than four."""
+def _not_run(
+    result: EvalResult, published: PublishedLookup | None, config: RunConfig | None
+) -> list[Row]:
+    """One line for each metric that was not run, or for all those of one reason where they are more
+    than four.
+    """
     by_reason: dict[str, list[Row]] = {}
     for name, metric in sorted(result.metrics.items()):
         if metric.value is None:
@@ -139,8 +146,12 @@ def _not_run(result: EvalResult, published: PublishedLookup | None, config: RunC
     return rows
 
 
-def _published(evaluation: str, metric: str, published: PublishedLookup | None, config: RunConfig | None) -> tuple[list[Published], str]:
-    """Published values of `metric`, the nearest model first; else those on the evaluation's benchmark, with that metric's name."""
+def _published(
+    evaluation: str, metric: str, published: PublishedLookup | None, config: RunConfig | None
+) -> tuple[list[Published], str]:
+    """Published values of `metric`, the nearest model first; else those on the evaluation's
+    benchmark, with that metric's name.
+    """
     if published is None:
         return [], ""
     exact = published(metric)
@@ -153,7 +164,9 @@ def _published(evaluation: str, metric: str, published: PublishedLookup | None, 
 
 
 def nearest(values: list[Published], config: RunConfig | None) -> list[Published]:
-    """Published values, those of our kind and size of model first, then of our share of sentence pairs; otherwise in their order."""
+    """Published values, those of our kind and size of model first, then of our share of sentence
+    pairs; otherwise in their order.
+    """
     if config is None:
         return values
     kinds = {"clippo": "CLIPPO", "one_tower_clip": "1T-CLIP", "two_tower_clip": "CLIP*"}
@@ -161,14 +174,18 @@ def nearest(values: list[Published], config: RunConfig | None) -> list[Published
     share = f"{100 * config.data.text_pair_share:.0f}% C4"
 
     def distance(value: Published) -> tuple[bool, bool]:
-        is_same_share = share in value.data if config.data.text_pair_share else "C4" not in value.data
+        is_same_share = (
+            share in value.data if config.data.text_pair_share else "C4" not in value.data
+        )
         return value.model != model, not is_same_share
 
     return sorted(values, key=distance)
 
 
 def summary_table(results: list[EvalResult], main_only: bool = True) -> str:
-    """A plain table for the terminal: metric, ours, 95 % interval, chance or majority, n; what failed or was not run says why."""
+    """A plain table for the terminal: metric, ours, 95 % interval, chance or majority, n; what
+    failed or was not run says why.
+    """
     lines = [row for result in results for row in rows_of(result) if row.is_main or not main_only]
     head = ("metric", "ours", "95 % interval", "chance or majority", "n", "")
     cells = [
@@ -185,8 +202,13 @@ def summary_table(results: list[EvalResult], main_only: bool = True) -> str:
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(5)]
 
     def put(line: tuple[str, ...]) -> str:
-        numbers = "  ".join(text.rjust(width) for text, width in zip(line[1:5], widths[1:], strict=True))
+        numbers = "  ".join(
+            text.rjust(width) for text, width in zip(line[1:5], widths[1:], strict=True)
+        )
         return f"{line[0]:<{widths[0]}}  {numbers}  {line[5]}".rstrip()
 
-    body = [f"{row.metric:<{widths[0]}}  {row.missing}" if row.missing else put(line) for row, line in zip(lines, cells, strict=True)]
+    body = [
+        f"{row.metric:<{widths[0]}}  {row.missing}" if row.missing else put(line)
+        for row, line in zip(lines, cells, strict=True)
+    ]
     return "\n".join([put(head), "-" * len(put(head)), *body])

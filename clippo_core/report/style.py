@@ -1,13 +1,16 @@
-"""One look for every page and figure: colours that colour-blind readers tell apart, light and dark, and the base stylesheet.
+"""One look for every page and figure: colours that colour-blind readers tell apart, light and dark,
+and the base stylesheet.
 
-Colours are named by role. An SVG that stands inside a page says `var(--series-1, #0072b2)`, so that the page's light or dark
-variant applies; alone, the fallback does. No script, no font file, nothing from a network.
+Colours are named by role. An SVG that stands inside a page says `var(--series-1, #0072b2)`, so that
+the page's light or dark variant applies; alone, the fallback does. No script, no font file, nothing
+from a network.
 """
 
 from __future__ import annotations
 
 SERIES: tuple[str, ...] = ("#0072b2", "#d55e00", "#00876c", "#a8518a", "#8a6d00")
-"""Data colours on light ground, in order of use (after Okabe and Ito's colour-blind safe set, each at least 3:1 on white)."""
+"""Data colours on light ground, in order of use (after Okabe and Ito's colour-blind safe set, each
+at least 3:1 on white)."""
 
 SERIES_DARK: tuple[str, ...] = ("#5db7ee", "#ff9254", "#35c7a2", "#e39ac6", "#d9b64a")
 """The same roles on dark ground."""
@@ -30,7 +33,10 @@ _DARK = (
     "--ground:#15181c;--ink:#e6e9ec;--soft:#a0a8b1;--line:#3a4149;--panel:#1e2328;--good:#4fcf9f;--bad:#ff8a80;--warn:#f0b44c;"
     + _variables(SERIES_DARK)
 )
-_TYPE = 'background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif'
+_TYPE = (
+    'background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe'
+    ' UI",Roboto,"Noto Sans",sans-serif'
+)
 
 PARTS_CSS = """
 .page *{box-sizing:border-box}
@@ -99,7 +105,8 @@ nav{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.9rem;margin:.8em 0}}nav
 nav{{display:none}}
 h2,h3,h4{{break-after:avoid}}tr,.pair,.figure{{break-inside:avoid}}.page *{{print-color-adjust:exact}}.scroll{{overflow:visible}}}}
 {PARTS_CSS}"""
-"""A page of its own: light or dark as the reader's system is, light on paper. Its <main> has class `page`."""
+"""A page of its own: light or dark as the reader's system is, light on paper. Its <main> has class
+`page`."""
 
 DECK_CSS = f".deck{{color-scheme:light;{_LIGHT}{_TYPE};max-width:1040px}}{PARTS_CSS}"
 """A fragment in the Flyte console, whose frame is white."""

@@ -1,4 +1,5 @@
-"""A matplotlib figure as an <svg> that stands inside a page: text as text, the page's own colours, the same bytes for the same numbers.
+"""A matplotlib figure as an <svg> that stands inside a page: text as text, the page's own colours,
+the same bytes for the same numbers.
 
     with house_style():
         figure, axes = canvas(8.6, 3.2)
@@ -68,21 +69,42 @@ def canvas(width: float, height: float) -> tuple[Any, Any]:
 
 
 def to_svg(figure: Any, name: str, alt: str) -> str:
-    """The figure's <svg> element: no metadata, ids that cannot meet another figure's, colours of the page."""
+    """The figure's <svg> element: no metadata, ids that cannot meet another figure's, colours of
+    the page.
+    """
     import matplotlib
 
     target = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
+        figure.savefig(
+            target,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+            transparent=True,
+        )
     text = target.getvalue()
     width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * 100 / 72  # type: ignore[index]  # matplotlib always writes it
     box = re.search(r'viewBox="[^"]*"', text)[0]  # type: ignore[index]  # matplotlib always writes it
     body = text[text.index(">", text.index("<svg")) + 1 :]
-    # A <style> inside an SVG would hold for the whole page; matplotlib's one rule moves to the element.
-    body = re.sub(r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body).replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", body).replace(INK, "currentColor")
+    # A <style> inside an SVG would hold for the whole page; matplotlib's one rule moves to the
+    # element.
+    body = re.sub(
+        r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>",
+        "",
+        body,
+        flags=re.DOTALL,
+    )
+    body = (
+        re.sub(r'\bid="', f'id="{name}-', body)
+        .replace("url(#", f"url(#{name}-")
+        .replace('href="#', f'href="#{name}-')
+    )
+    body = re.sub(
+        r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", body
+    ).replace(INK, "currentColor")
     for position, colour in enumerate(SERIES):
         body = body.replace(colour, series(position))
-    look = f"width:100%;max-width:{width:.0f}px;height:auto;stroke-linejoin:round;stroke-linecap:butt"
+    look = (
+        f"width:100%;max-width:{width:.0f}px;height:auto;stroke-linejoin:round;stroke-linecap:butt"
+    )
     return f'<svg role="img" aria-label="{html.escape(alt)}" {box} style="{look}">{body.strip()}'

@@ -1,10 +1,12 @@
-"""The journal of a training run: one JSON line a step, appended while it runs, read by pages, decks and reports.
+"""The journal of a training run: one JSON line a step, appended while it runs, read by pages, decks
+and reports.
 
     {"step": 412, "loss": 1.53, "lr": 0.001, "logit_scale": 14.2, "pairs_per_second": 181.0, …}     step = optimizer steps done
 
-After a crash the lines beyond the restored checkpoint are dropped, so the curve is the one that the run would have had without it.
-A bucket knows no append: there the file is written again now and then by a thread, at the latest when `flush` is called. It is no
-log of messages, and nobody's input: training never reads it back, beyond keeping its lines.
+After a crash the lines beyond the restored checkpoint are dropped, so the curve is the one that the
+run would have had without it. A bucket knows no append: there the file is written again now and
+then by a thread, at the latest when `flush` is called. It is no log of messages, and nobody's
+input: training never reads it back, beyond keeping its lines.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ SHOWN_LINES = 8192
 
 
 class Journal:
-    """Appends to the journal at `uri`, which keeps its lines up to step `keep_through` and loses the later ones."""
+    """Appends to the journal at `uri`, which keeps its lines up to step `keep_through` and loses
+    the later ones.
+    """
 
     def __init__(self, uri: str, *, keep_through: int = 0):
         self.uri = uri
         self.shown: list[dict[str, Any]] = []
-        """Lines for a page, oldest first: all of them, or evenly thinned where they are many; the newest is always there."""
+        """Lines for a page, oldest first: all of them, or evenly thinned where they are many; the
+        newest is always there."""
         self._lines: list[str] = []
         self._written = 0
         self._appending = threading.Lock()
@@ -44,10 +49,14 @@ class Journal:
                 self._keep(line)
         self._written = len(self._lines)
         storage.write_text(uri, "".join(self._lines))
-        self._file = open(storage.local_path(uri), "a", encoding="utf-8") if storage.is_local(uri) else None  # noqa: SIM115  open until close()
+        self._file = (
+            open(storage.local_path(uri), "a", encoding="utf-8") if storage.is_local(uri) else None
+        )  # noqa: SIM115  open until close()
 
     def append(self, **fields: Any) -> None:
-        """Add one line: `step` and numbers or texts. Non-finite numbers become null: JSON knows none."""
+        """Add one line: `step` and numbers or texts. Non-finite numbers become null: JSON knows
+        none.
+        """
         with self._appending:
             self._keep({name: _finite(value) for name, value in fields.items()})
             line, waiting = self._lines[-1], len(self._lines) - self._written
@@ -55,11 +64,16 @@ class Journal:
             with local.explained(self.uri, "written"):
                 self._file.write(line)
                 self._file.flush()  # to the operating system: survives the process, not a power cut
-        elif waiting >= max(LINES_BETWEEN_WRITES, len(self._lines) // 100) and not self._writing.locked():
+        elif (
+            waiting >= max(LINES_BETWEEN_WRITES, len(self._lines) // 100)
+            and not self._writing.locked()
+        ):
             threading.Thread(target=self._flush_quietly, daemon=True).start()
 
     def flush(self) -> None:
-        """Return when every line so far is safe on the disk or in the bucket. Raises StorageError. May be called from any thread."""
+        """Return when every line so far is safe on the disk or in the bucket. Raises StorageError.
+        May be called from any thread.
+        """
         with self._writing:
             if self._file:
                 with local.explained(self.uri, "written"):
@@ -84,12 +98,16 @@ class Journal:
             self.shown = self.shown[::-2][::-1]
 
     def _flush_quietly(self) -> None:
-        with contextlib.suppress(StorageError):  # the next write brings these lines too; `flush` tells
+        with contextlib.suppress(
+            StorageError
+        ):  # the next write brings these lines too; `flush` tells
             self.flush()
 
 
 def read(uri: str) -> list[dict[str, Any]]:
-    """The lines of the journal at `uri`, oldest first; a half-written last line is left out. Raises NotFoundError where there is none."""
+    """The lines of the journal at `uri`, oldest first; a half-written last line is left out. Raises
+    NotFoundError where there is none.
+    """
     lines = storage.read_bytes(uri).split(b"\n")
     found = []
     for line in lines[:-1]:

@@ -3,10 +3,11 @@
     stage digest  = sha256(identity of its configs, seed, data content, code, digest of the stage before)
     run folder    = <root>/<name>-<first 12 digits of all stage digests together>
 
-A stage whose digest was completed before, in whichever run's folder, is planned into that same folder with the same
-`generation`, so that its inputs are equal and a cache answers. If the bytes are gone or were never finished, it gets a new
-generation, and no cache can answer: it runs again, and picks up whatever usable pieces lie in its folder. So new data under an old
-path retrains, a new learning rate does not draw the text again, and deleted shards are made again.
+A stage whose digest was completed before, in whichever run's folder, is planned into that same
+folder with the same `generation`, so that its inputs are equal and a cache answers. If the bytes
+are gone or were never finished, it gets a new generation, and no cache can answer: it runs again,
+and picks up whatever usable pieces lie in its folder. So new data under an old path retrains, a new
+learning rate does not draw the text again, and deleted shards are made again.
 
 It is not the cache: that is Flyte's, keyed by these plans.
 """
@@ -29,7 +30,15 @@ from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
 from clippo_core.run.provenance import code_digest
-from clippo_core.run.records import CheckpointInfo, EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
+from clippo_core.run.records import (
+    CheckpointInfo,
+    EvaluatePlan,
+    GatePlan,
+    PretrainPlan,
+    RenderPlan,
+    StagePlan,
+    ValidatePlan,
+)
 
 VALIDATE, RENDER, PRETRAIN = (
     "clippo_core.data.validate.expectations",
@@ -52,8 +61,10 @@ class RunPlan:
 
 
 def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
-    """Plan a run. `{kickoff:%Y-%m-%d}` in any path becomes the kickoff time. Raises DataError naming a file or folder that is missing:
-    pairs, fonts, tokenizer, weights to start from. What `train.resume_from` names is not read: a committed checkpoint never changes."""
+    """Plan a run. `{kickoff:%Y-%m-%d}` in any path becomes the kickoff time. Raises DataError
+    naming a file or folder that is missing: pairs, fonts, tokenizer, weights to start from. What
+    `train.resume_from` names is not read: a committed checkpoint never changes.
+    """
     config = fill_kickoff(config, kickoff_time)
     data, render, model = config.data, config.render, config.model
     pairs = content_digest(source_inputs(data))
@@ -71,9 +82,13 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     stages: dict[str, str] = {}
     stages["validate"] = digested(VALIDATE, pairs, data, render, fonts, shown, benchmarks)
     stages["render"] = digested(RENDER, pairs, data, render, fonts)
-    stages["pretrain"] = digested(PRETRAIN, stages["render"], model, starts, config.optim, config.train)
+    stages["pretrain"] = digested(
+        PRETRAIN, stages["render"], model, starts, config.optim, config.train
+    )
     for name, one in EVALUATIONS.items():
-        stages[name] = digested(one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo)
+        stages[name] = digested(
+            one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo
+        )
     root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
 
     def stage(name: str, content: str) -> StagePlan:
@@ -93,7 +108,9 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         root=root,
         validate=ValidatePlan(stage("validate", pairs), data, render, shown_alone),
         render=RenderPlan(stage("render", pairs), data, render),
-        pretrain=PretrainPlan(stage("pretrain", pairs), data, render, config.model, config.optim, config.train),
+        pretrain=PretrainPlan(
+            stage("pretrain", pairs), data, render, config.model, config.optim, config.train
+        ),
         evaluations=evaluations,
         gate=GatePlan(
             StagePlan(root, config.seed, pairs),
@@ -106,7 +123,9 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     )
 
 
-def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str) -> dict[str, EvaluatePlan]:
+def plan_evaluations(
+    evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str
+) -> dict[str, EvaluatePlan]:
     """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
     folder = storage.join(root, f"evaluation-{checkpoint.weights_sha256[:12]}")
     plans = {}
@@ -123,7 +142,9 @@ def plan_evaluations(evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root:
     return plans
 
 
-def _parts(name: str, only: EvaluateConfig, base: str, root: str, seed: int, model: str) -> dict[str, StagePlan]:
+def _parts(
+    name: str, only: EvaluateConfig, base: str, root: str, seed: int, model: str
+) -> dict[str, StagePlan]:
     """A stage per benchmark of an evaluation that takes several, so that one more runs alone.
 
     model: digest of what was trained. Empty for an evaluation of one benchmark.
@@ -156,14 +177,21 @@ def benchmark_digest(evaluate: EvaluateConfig, name: str) -> str:
 
 
 def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
-    """`config` with `{kickoff}` or `{kickoff:%Y-%m-%d}` (strftime) filled in, in every string of it."""
+    """`config` with `{kickoff}` or `{kickoff:%Y-%m-%d}` (strftime) filled in, in every string of
+    it.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        values = {f.name: fill_kickoff(getattr(config, f.name), kickoff_time) for f in dataclasses.fields(config)}
+        values = {
+            f.name: fill_kickoff(getattr(config, f.name), kickoff_time)
+            for f in dataclasses.fields(config)
+        }
         return dataclasses.replace(config, **values)
     if isinstance(config, tuple):
         return tuple(fill_kickoff(item, kickoff_time) for item in config)
     if isinstance(config, str):
-        return re.sub(r"\{kickoff(?::([^}]*))?\}", lambda m: kickoff_time.strftime(m[1] or "%Y-%m-%d"), config)
+        return re.sub(
+            r"\{kickoff(?::([^}]*))?\}", lambda m: kickoff_time.strftime(m[1] or "%Y-%m-%d"), config
+        )
     return config
 
 
@@ -188,7 +216,9 @@ def content_digest(inputs: list[Input]) -> str:
         except NotFoundError:
             files = []
         if not files and not is_optional:
-            raise DataError(f"{uri}: not found, or an empty folder; check the path in the run's config.")
+            raise DataError(
+                f"{uri}: not found, or an empty folder; check the path in the run's config."
+            )
         entries.append([uri, [[file.name, file.bytes, file.etag] for file in files]])
     return digest(entries)
 
@@ -202,7 +232,9 @@ def is_complete(stage: str, root: str) -> bool:
             return _files_present(storage.join(root, "shards"), "manifest.json")
         if stage == "pretrain":
             latest = json.loads(storage.read_text(storage.join(root, "checkpoints", "latest.json")))
-            return bool(latest.get("finished")) and _files_present(storage.join(root, "checkpoints", latest["name"]), "manifest.json")
+            return bool(latest.get("finished")) and _files_present(
+                storage.join(root, "checkpoints", latest["name"]), "manifest.json"
+            )
         return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
     except (NotFoundError, KeyError, ValueError):
         return False

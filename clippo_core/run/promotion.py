@@ -1,10 +1,12 @@
-"""The gate: is the new model at least as good as the promoted one, within the noise of the evaluations?
+"""The gate: is the new model at least as good as the promoted one, within the noise of the
+evaluations?
 
     promote  <=>  no evaluation failed, some main metric is above chance, and on every main metric
                   now >= before - half the 95 % interval
 
-The promoted model is one small JSON file, replaced by compare-and-swap: of two runs that finish together, one wins and the other
-is told. It is not a statistical test of superiority: it keeps a weekly model from getting worse unnoticed.
+The promoted model is one small JSON file, replaced by compare-and-swap: of two runs that finish
+together, one wins and the other is told. It is not a statistical test of superiority: it keeps a
+weekly model from getting worse unnoticed.
 """
 
 from __future__ import annotations
@@ -18,14 +20,26 @@ from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Metric
 
 
 def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
-    """Compare with the promoted model, and move the pointer if the new one may replace it. Raises StorageError only."""
+    """Compare with the promoted model, and move the pointer if the new one may replace it. Raises
+    StorageError only.
+    """
     before, etag = _read_pointer(plan.promoted)
     previous = before.get("uri", "")
     now = main_metrics(results)
-    compared = {name: [float(old), _value(now[name])] for name, old in before.get("metrics", {}).items() if name in now}
+    compared = {
+        name: [float(old), _value(now[name])]
+        for name, old in before.get("metrics", {}).items()
+        if name in now
+    }
 
     def verdict(promoted: bool, reason: str) -> Verdict:
-        return Verdict(promoted=promoted, reason=reason, model_uri=checkpoint.uri, previous_uri=previous, compared=compared)
+        return Verdict(
+            promoted=promoted,
+            reason=reason,
+            model_uri=checkpoint.uri,
+            previous_uri=previous,
+            compared=compared,
+        )
 
     failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
     if failed:
@@ -33,22 +47,42 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
     if not now:
         return verdict(False, "Not promoted: no evaluation gave a main metric to judge by.")
     if not any(map(_above_chance, now.values())):
-        return verdict(False, "Not promoted: no main metric is above chance, by the lower end of its interval.")
+        return verdict(
+            False, "Not promoted: no main metric is above chance, by the lower end of its interval."
+        )
     if plan.promote_metric and plan.promote_metric not in now:
-        return verdict(False, f"Not promoted: the metric to judge by, {plan.promote_metric}, is not among {', '.join(sorted(now))}.")
+        return verdict(
+            False,
+            f"Not promoted: the metric to judge by, {plan.promote_metric}, is not among"
+            f" {', '.join(sorted(now))}.",
+        )
     if before.get("weights_sha256") == checkpoint.weights_sha256:
         return verdict(True, "This model is the promoted one already.")
     worse = _worse(compared, now, plan.promote_metric)
     missing = sorted(set(before.get("metrics", {})) - set(now))
     if missing and not plan.promote_metric:
-        return verdict(False, f"Not promoted: the promoted model has {', '.join(missing)}, this one does not.")
+        return verdict(
+            False, f"Not promoted: the promoted model has {', '.join(missing)}, this one does not."
+        )
     if worse:
         return verdict(False, f"Not promoted: {'; '.join(worse)}.")
     try:
         _write_pointer(plan.promoted, checkpoint, now, etag)
     except ConflictError:
-        return verdict(False, f"Not promoted: another run moved {plan.promoted} meanwhile; run the gate again to compare with it.")
-    return verdict(True, "Promoted: " + ("no main metric is worse than the promoted model's." if previous else "the first of its name."))
+        return verdict(
+            False,
+            f"Not promoted: another run moved {plan.promoted} meanwhile; run the gate again to"
+            " compare with it.",
+        )
+    return verdict(
+        True,
+        "Promoted: "
+        + (
+            "no main metric is worse than the promoted model's."
+            if previous
+            else "the first of its name."
+        ),
+    )
 
 
 def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
@@ -63,7 +97,9 @@ def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
 
 
 def promoted_uri(pointer: str) -> str:
-    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet."""
+    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted
+    yet.
+    """
     uri: str = json.loads(storage.read_text(pointer))["uri"]
     return uri
 
@@ -74,7 +110,9 @@ def _value(metric: Metric) -> float:
 
 
 def _above_chance(metric: Metric) -> bool:
-    """Whether the lower end of a metric's interval is above chance; a metric without a known chance counts as above."""
+    """Whether the lower end of a metric's interval is above chance; a metric without a known chance
+    counts as above.
+    """
     low, _ = metric.bounds or (_value(metric), None)
     return metric.chance is None or low > metric.chance
 
@@ -86,7 +124,9 @@ def _worse(compared: dict[str, list[float]], now: dict[str, Metric], only: str) 
         low, high = now[name].bounds or (new, new)
         noise = (high - low) / 2
         if new < old - noise and only in ("", name):
-            found.append(f"{name} fell from {old:.2f} to {new:.2f}, by more than its noise of {noise:.2f}")
+            found.append(
+                f"{name} fell from {old:.2f} to {new:.2f}, by more than its noise of {noise:.2f}"
+            )
     return found
 
 
@@ -102,7 +142,12 @@ def _read_pointer(uri: str) -> tuple[dict[str, Any], str]:
 
 def _write_pointer(uri: str, checkpoint: CheckpointInfo, now: dict[str, Metric], etag: str) -> None:
     metrics = {name: metric.value for name, metric in now.items()}
-    pointer = {"uri": checkpoint.uri, "weights_sha256": checkpoint.weights_sha256, "step": checkpoint.step, "metrics": metrics}
+    pointer = {
+        "uri": checkpoint.uri,
+        "weights_sha256": checkpoint.weights_sha256,
+        "step": checkpoint.step,
+        "metrics": metrics,
+    }
     text = json.dumps(pointer, indent=1, sort_keys=True) + "\n"
     if etag:
         storage.write_text(uri, text, if_match=etag)

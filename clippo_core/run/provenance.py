@@ -38,7 +38,8 @@ COMPUTING = frozenset(
         "torchvision",
     }
 )
-"""Libraries whose pinned version can change a digit of a result; the others carry, show or check."""
+"""Libraries whose pinned version can change a digit of a result; the others carry, show or
+check."""
 
 
 @functools.cache

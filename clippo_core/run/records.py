@@ -1,8 +1,10 @@
-"""Values that cross a task: what one stage of the pipeline hands to the next, all of them small, frozen and JSON-able.
+"""Values that cross a task: what one stage of the pipeline hands to the next, all of them small,
+frozen and JSON-able.
 
     RunConfig ─▶ plan ─▶ RunPlan (one sub-plan a stage) ─▶ ValidationReport ─▶ Manifest ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
 
-Bulk bytes never stand here: a value carries their URI and sha256. It is not a place for behaviour beyond reading and writing itself.
+Bulk bytes never stand here: a value carries their URI and sha256. It is not a place for behaviour
+beyond reading and writing itself.
 
 Annotations are real types here, without `from __future__ import annotations`: flytekit looks at a
 field's type to read a list back from a Struct, and refuses a string.
@@ -33,7 +35,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StagePlan(Checked):
-    """What every stage needs to know: where the run lives, and the digest of everything that its result depends on."""
+    """What every stage needs to know: where the run lives, and the digest of everything that its
+    result depends on.
+    """
 
     root: str
     """The run's own folder or prefix."""
@@ -42,7 +46,8 @@ class StagePlan(Checked):
     data_digest: str
     """sha256 over names, sizes and contents (etags or sha256) of the data that this stage reads."""
     generation: str = ""
-    """Changes when this stage's bytes were lost or never completed, so that no cache can answer for them (`run/planning.py`)."""
+    """Changes when this stage's bytes were lost or never completed, so that no cache can answer for
+    them (`run/planning.py`)."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,8 @@ class EvalResult:
     render_digest: str = ""
     code_digest: str = ""
     inputs_digest: str = ""
-    """sha256 of everything above and the config, seed and data: a result with the same one is not made again."""
+    """sha256 of everything above and the config, seed and data: a result with the same one is not
+    made again."""
     scores: str = ""
     """Address of the per-example scores, relative to the folder of result.json, so that the result
     does not depend on where it is stored; empty = not paired: there are none to compare with."""
@@ -250,14 +256,22 @@ class EvalResult:
     """Fewer examples than the benchmark has: not comparable with published numbers."""
     is_demo: bool = False
     failure: str = ""
-    """Why the evaluation, or one of its benchmarks, has no numbers; empty = all have. The benchmarks
-    that did not fail have theirs."""
+    """Why the evaluation, or one of its benchmarks, has no numbers; empty = all have. The
+    benchmarks that did not fail have theirs."""
     schema_version: int = RESULT_SCHEMA
 
     @classmethod
     def failed(cls, name: str, dataset: str, reason: str, **fields: Any) -> Self:
         """A result that says why there is none."""
-        return cls(name=name, dataset=dataset, split="", protocol="", n_examples=0, failure=reason, **fields)
+        return cls(
+            name=name,
+            dataset=dataset,
+            split="",
+            protocol="",
+            n_examples=0,
+            failure=reason,
+            **fields,
+        )
 
     @classmethod
     def skipped(cls, name: str, reason: str) -> Self:
@@ -282,7 +296,16 @@ class Verdict:
 
 def dumps(record: Any) -> str:
     """A record as JSON, the same bytes for the same value."""
-    return json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        json.dumps(
+            dataclasses.asdict(record),
+            indent=1,
+            sort_keys=True,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        + "\n"
+    )
 
 
 def loads(cls: type[T], text: str) -> T:

@@ -1,11 +1,13 @@
-"""A folder and a bucket alike: every file of a run is read and written here, by its path or its s3:// address.
+"""A folder and a bucket alike: every file of a run is read and written here, by its path or its
+s3:// address.
 
     what is written   appears whole or not at all; conditions (`if_absent`, `if_match`) decide between two writers
     what is read      has the sha256 or ETag that it was stored with, or is read again
     what fails        is tried again with random pauses, within bounds (`bucket.py`); a 403 or 404 never is
 
-Buckets are reached through boto3: endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or FLYTE_AWS_ENDPOINT, credentials from
-FLYTE_AWS_ACCESS_KEY_ID and FLYTE_AWS_SECRET_ACCESS_KEY or boto3's own chain. It is not a file system: no append, no rename.
+Buckets are reached through boto3: endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
+FLYTE_AWS_ENDPOINT, credentials from FLYTE_AWS_ACCESS_KEY_ID and FLYTE_AWS_SECRET_ACCESS_KEY or
+boto3's own chain. It is not a file system: no append, no rename.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from clippo_core.storage import bucket, local
 from clippo_core.storage.bucket import Objects
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
-"""How long connecting, and a silence within a reply, may last before a request to a bucket is made again."""
+"""How long connecting, and a silence within a reply, may last before a request to a bucket is made
+again."""
 
 
 class DamagedError(StorageError):
@@ -47,15 +50,22 @@ class FileStat:
 
     @functools.cached_property
     def etag(self) -> str:
-        """Changes when the content changes: S3's ETag, or the sha256 of a local file, which is computed when asked for."""
+        """Changes when the content changes: S3's ETag, or the sha256 of a local file, which is
+        computed when asked for.
+        """
         return self._etag or sha256_file(local_path(self.uri))
 
 
 def is_local(uri: str) -> bool:
-    """Whether `uri` is a path (or file://); otherwise it is an s3:// address. Raises StorageError for any other scheme."""
+    """Whether `uri` is a path (or file://); otherwise it is an s3:// address. Raises StorageError
+    for any other scheme.
+    """
     scheme, separator, _ = uri.partition("://")
     if separator and scheme not in ("s3", "file"):
-        raise StorageError(f"{uri}: addresses of the kind {scheme}:// are not supported; use a folder or s3://bucket/prefix.")
+        raise StorageError(
+            f"{uri}: addresses of the kind {scheme}:// are not supported; use a folder or"
+            " s3://bucket/prefix."
+        )
     return not separator or scheme == "file"
 
 
@@ -67,7 +77,9 @@ def local_path(uri: str) -> Path:
 
 
 def join(root: str, *parts: str) -> str:
-    """`root` and relative `parts` below it. Raises StorageError for a part that is absolute or climbs with `..`."""
+    """`root` and relative `parts` below it. Raises StorageError for a part that is absolute or
+    climbs with `..`.
+    """
     for part in parts:
         if part.startswith("/") or ".." in part.split("/"):
             raise StorageError(f"{part!r} leads out of {root}; use a relative name without '..'.")
@@ -76,10 +88,15 @@ def join(root: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is such a file, or a folder or prefix with something in it. Raises StorageError where that can't be told."""
+    """Whether there is such a file, or a folder or prefix with something in it. Raises StorageError
+    where that can't be told.
+    """
     if is_local(uri):
         return local_path(uri).exists()
-    return any(found.uri == uri or found.uri.startswith(uri.rstrip("/") + "/") for found in _under(uri, page=1))
+    return any(
+        found.uri == uri or found.uri.startswith(uri.rstrip("/") + "/")
+        for found in _under(uri, page=1)
+    )
 
 
 def read_bytes(uri: str) -> bytes:
@@ -109,12 +126,18 @@ def etag(uri: str) -> str:
     return sha256_file(local_path(uri)) if is_local(uri) else str(_bucket().head(uri)["ETag"])
 
 
-def write_bytes(uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-    """Put `data` at `uri`, whole or not at all, and return its etag. Raises ConflictError where a condition does not hold, StorageError."""
+def write_bytes(
+    uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None
+) -> str:
+    """Put `data` at `uri`, whole or not at all, and return its etag. Raises ConflictError where a
+    condition does not hold, StorageError.
+    """
     if is_local(uri):
         return local.write(local_path(uri), data, if_absent=if_absent, if_match=if_match)
     if len(data) > bucket.PART_BYTES and not if_absent and if_match is None:
-        return _bucket().put_parts(uri, len(data), lambda start, end: data[start:end], hashlib.sha256(data).hexdigest())
+        return _bucket().put_parts(
+            uri, len(data), lambda start, end: data[start:end], hashlib.sha256(data).hexdigest()
+        )
     return _bucket().put(uri, data, if_absent=if_absent, if_match=if_match)
 
 
@@ -124,18 +147,27 @@ def write_text(uri: str, text: str, *, if_absent: bool = False, if_match: str | 
 
 
 def upload(path: str | Path, uri: str) -> str:
-    """Copy a local file to `uri`, in parts where it is large, and return its etag. Raises NotFoundError, StorageError."""
+    """Copy a local file to `uri`, in parts where it is large, and return its etag. Raises
+    NotFoundError, StorageError.
+    """
     with local.explained(path, "read"), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if is_local(uri) or size <= bucket.PART_BYTES:
             return write_bytes(uri, file.read())
-        return _bucket().put_parts(uri, size, lambda start, end: os.pread(file.fileno(), end - start, start), sha256_file(path))
+        return _bucket().put_parts(
+            uri,
+            size,
+            lambda start, end: os.pread(file.fileno(), end - start, start),
+            sha256_file(path),
+        )
 
 
 def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = None) -> Path:
-    """A local file with the content of `uri`: itself where it is local, else a copy in `cache_dir` (default ~/.cache/clippo).
+    """A local file with the content of `uri`: itself where it is local, else a copy in `cache_dir`
+    (default ~/.cache/clippo).
 
-    A copy is found again by the object's ETag. Raises NotFoundError; DamagedError where the content has not the `sha256` asked for.
+    A copy is found again by the object's ETag. Raises NotFoundError; DamagedError where the content
+    has not the `sha256` asked for.
     """
     if is_local(uri):
         path = local_path(uri)
@@ -143,35 +175,58 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
             path.stat()
     else:
         head = _bucket().head(uri)
-        folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo")
-        path = folder / hashlib.sha256(f"{uri} {head['ETag']}".encode()).hexdigest()[:16] / uri.rpartition("/")[2]
+        folder = Path(
+            cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo"
+        )
+        path = (
+            folder
+            / hashlib.sha256(f"{uri} {head['ETag']}".encode()).hexdigest()[:16]
+            / uri.rpartition("/")[2]
+        )
         with local.explained(path, "written"):
             local.make_folder(path.parent)
             with local.locked(path.parent):  # the processes of one machine fetch it once
-                if not path.is_file() or path.stat().st_size != head["ContentLength"] or (sha256 and sha256_file(path) != sha256):
+                if (
+                    not path.is_file()
+                    or path.stat().st_size != head["ContentLength"]
+                    or (sha256 and sha256_file(path) != sha256)
+                ):
                     _download(uri, path, head)
     if sha256 and sha256_file(path) != sha256:
-        raise DamagedError(f"{uri}: its sha256 is not {sha256[:12]}…, it was cut, damaged or replaced.")
+        raise DamagedError(
+            f"{uri}: its sha256 is not {sha256[:12]}…, it was cut, damaged or replaced."
+        )
     return path
 
 
 def list_files(uri: str) -> list[FileStat]:
-    """Every file under a folder or prefix, at any depth; the one file itself; or those that match a `*` in the last part. Sorted by name.
+    """Every file under a folder or prefix, at any depth; the one file itself; or those that match a
+    `*` in the last part. Sorted by name.
 
     Unfinished local writes do not show. Raises NotFoundError where there is nothing.
     """
     folder, _, pattern = uri.rpartition("/")
     wild = "*" in pattern
-    found = _list_local(local_path(folder if wild else uri)) if is_local(uri) else _list_bucket(folder if wild else uri)
+    found = (
+        _list_local(local_path(folder if wild else uri))
+        if is_local(uri)
+        else _list_bucket(folder if wild else uri)
+    )
     if wild:
-        found = [stat for stat in found if fnmatch.fnmatchcase(stat.name, pattern) and "/" not in stat.name]
+        found = [
+            stat
+            for stat in found
+            if fnmatch.fnmatchcase(stat.name, pattern) and "/" not in stat.name
+        ]
     if not found:
         raise NotFoundError(f"{uri}: there is no such file, or nothing in it; check the path.")
     return sorted(found, key=lambda stat: stat.name)
 
 
 def delete(uri: str) -> None:
-    """Remove a file, or a folder or prefix with everything in it; what does not exist is fine. Raises StorageError."""
+    """Remove a file, or a folder or prefix with everything in it; what does not exist is fine.
+    Raises StorageError.
+    """
     if is_local(uri):
         path = local_path(uri)
         with local.explained(uri, "deleted"):
@@ -193,17 +248,30 @@ def sha256_file(path: str | Path) -> str:
 def _list_local(root: Path) -> list[FileStat]:
     if root.is_file():
         return [FileStat(root.name, root.stat().st_size, str(root))]
-    files = [Path(folder) / name for folder, _, names in os.walk(root) for name in names if not local.is_temporary(name)]
-    return [FileStat(path.relative_to(root).as_posix(), path.stat().st_size, str(path)) for path in files]
+    files = [
+        Path(folder) / name
+        for folder, _, names in os.walk(root)
+        for name in names
+        if not local.is_temporary(name)
+    ]
+    return [
+        FileStat(path.relative_to(root).as_posix(), path.stat().st_size, str(path))
+        for path in files
+    ]
 
 
 def _list_bucket(root: str) -> list[FileStat]:
     base = len(root.rstrip("/")) + 1
-    return [FileStat(one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag) for one in _under(root)]
+    return [
+        FileStat(one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag)
+        for one in _under(root)
+    ]
 
 
 def _under(uri: str, page: int = 1000) -> Iterator[bucket.Object]:
-    """The object `uri`, and those below it as a folder; not its siblings whose names begin alike."""
+    """The object `uri`, and those below it as a folder; not its siblings whose names begin
+    alike.
+    """
     if not uri.endswith("/"):
         yield from itertools.takewhile(lambda one: one.uri == uri, _bucket().list(uri, page=1))
     yield from _bucket().list(uri.rstrip("/") + "/", page)
@@ -222,7 +290,12 @@ def _download(uri: str, path: Path, head: dict[str, Any]) -> None:
 def _bucket() -> Objects:
     environment = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "FLYTE_AWS_ENDPOINT")
     endpoint = next((os.environ[name] for name in environment if os.environ.get(name)), "")
-    return _connect(endpoint, os.environ.get("FLYTE_AWS_ACCESS_KEY_ID", ""), os.environ.get("FLYTE_AWS_SECRET_ACCESS_KEY", ""), os.getpid())
+    return _connect(
+        endpoint,
+        os.environ.get("FLYTE_AWS_ACCESS_KEY_ID", ""),
+        os.environ.get("FLYTE_AWS_SECRET_ACCESS_KEY", ""),
+        os.getpid(),
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -232,13 +305,20 @@ def _connect(endpoint: str, key_id: str, secret: str, process: int) -> Objects:
     from botocore.config import Config
 
     config = Config(
-        retries={"total_max_attempts": 1},  # tried again by bucket.py, which also compares what came
+        retries={
+            "total_max_attempts": 1
+        },  # tried again by bucket.py, which also compares what came
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         max_pool_connections=2 * bucket.PARALLEL_PARTS,
         s3={"addressing_style": "path"} if endpoint else {},
     )
-    # A Session of its own: the default one is shared between threads, and making a client of it is not thread-safe.
-    session = boto3.session.Session(aws_access_key_id=key_id or None, aws_secret_access_key=secret or None)
+    # A Session of its own: the default one is shared between threads, and making a client of it is
+    # not thread-safe.
+    session = boto3.session.Session(
+        aws_access_key_id=key_id or None, aws_secret_access_key=secret or None
+    )
     region = session.region_name or "us-east-1"
-    return Objects(session.client("s3", endpoint_url=endpoint or None, region_name=region, config=config))
+    return Objects(
+        session.client("s3", endpoint_url=endpoint or None, region_name=region, config=config)
+    )

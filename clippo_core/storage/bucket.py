@@ -1,4 +1,5 @@
-"""Objects of an S3 bucket, through a client that is handed in: each request tried again within bounds, each byte compared.
+"""Objects of an S3 bucket, through a client that is handed in: each request tried again within
+bounds, each byte compared.
 
     put    md5 of what was sent  = ETag of what the store got        (under KMS, where ETags are no md5, the client's CRC header)
     get    sha256 of what came   = sha256 in the object's metadata, or its ETag where others wrote it
@@ -7,9 +8,9 @@ A request that fails for a passing reason is made again after a pause,
 
     pause before attempt n+1  ~  uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2^n)),
 
-at most ATTEMPTS times and for TOTAL_SECONDS. Pauses are random, because a thousand workers that fail
-together must not come back together. The client is made in `clippo_core/storage/__init__.py`, whose
-verbs everybody else calls.
+at most ATTEMPTS times and for TOTAL_SECONDS. Pauses are random, because a thousand workers that
+fail together must not come back together. The client is made in `clippo_core/storage/__init__.py`,
+whose verbs everybody else calls.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from clippo_core.errors import ConflictError, NotFoundError, StorageError
 PART_BYTES = 64 << 20
 """Objects larger than this travel in parts of this size (S3 wants at least 5 MiB)."""
 STALE_UPLOAD_SECONDS = 24 * 3600.0
-"""Unfinished multipart uploads of the same name that are older than this are aborted before a new one: a killed process leaves them."""
+"""Unfinished multipart uploads of the same name that are older than this are aborted before a new
+one: a killed process leaves them."""
 PARALLEL_PARTS = 8
 ATTEMPTS = 10
 TOTAL_SECONDS = 120.0
@@ -51,7 +53,13 @@ _TRANSIENT_CODES = (
     "XAmzContentSHA256Mismatch",
 )
 _CLIENT_MODULES = ("botocore", "urllib3", "http.client")
-_FINAL_ERRORS = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "CredentialRetrievalError", "InvalidRegionError")
+_FINAL_ERRORS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ParamValidationError",
+    "CredentialRetrievalError",
+    "InvalidRegionError",
+)
 
 T = TypeVar("T")
 
@@ -69,7 +77,9 @@ class _Damaged(Exception):
 
 
 class Objects:
-    """The objects that `client` (a boto3 S3 client) reaches, by their s3:// addresses. Every method raises NotFoundError, StorageError."""
+    """The objects that `client` (a boto3 S3 client) reaches, by their s3:// addresses. Every method
+    raises NotFoundError, StorageError.
+    """
 
     def __init__(self, client: Any):
         self._client = client
@@ -83,7 +93,9 @@ class Objects:
         return self._tried(uri, lambda _: self._get(uri))
 
     def download(self, uri: str, path: Path, head: dict[str, Any]) -> None:
-        """The object of `head` into the new file `path`, in parts side by side, compared with what was stored."""
+        """The object of `head` into the new file `path`, in parts side by side, compared with what
+        was stored.
+        """
 
         def attempt(_: int) -> None:
             with open(path, "wb") as file, ThreadPoolExecutor(PARALLEL_PARTS) as pool:
@@ -92,7 +104,9 @@ class Objects:
                     span = f"bytes={start}-{min(start + PART_BYTES, head['ContentLength']) - 1}"
 
                     def read(_: int) -> bytes:
-                        body: bytes = self._call("get_object", uri, Range=span, IfMatch=head["ETag"])["Body"].read()
+                        body: bytes = self._call(
+                            "get_object", uri, Range=span, IfMatch=head["ETag"]
+                        )["Body"].read()
                         return body
 
                     os.pwrite(file.fileno(), self._tried(uri, read), start)
@@ -100,19 +114,37 @@ class Objects:
                 list(pool.map(part, range(0, head["ContentLength"], PART_BYTES)))
                 os.fsync(file.fileno())
             with open(path, "rb") as written:
-                _check(uri, head, path.stat().st_size, lambda name: hashlib.file_digest(written, name).hexdigest())
+                _check(
+                    uri,
+                    head,
+                    path.stat().st_size,
+                    lambda name: hashlib.file_digest(written, name).hexdigest(),
+                )
 
         self._tried(uri, attempt)
 
-    def put(self, uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        """One object in one request; returns its ETag. Raises ConflictError where the condition does not hold."""
-        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match is not None else {}
+    def put(
+        self, uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None
+    ) -> str:
+        """One object in one request; returns its ETag. Raises ConflictError where the condition
+        does not hold.
+        """
+        condition = (
+            {"IfNoneMatch": "*"}
+            if if_absent
+            else {"IfMatch": if_match}
+            if if_match is not None
+            else {}
+        )
 
         def attempt(number: int) -> str:
             try:
-                reply = self._call("put_object", uri, Body=data, Metadata=_metadata(data), **condition)
+                reply = self._call(
+                    "put_object", uri, Body=data, Metadata=_metadata(data), **condition
+                )
             except Exception as error:
-                # The reply to an earlier attempt may have been lost: what stands there now may be ours.
+                # The reply to an earlier attempt may have been lost: what stands there now may be
+                # ours.
                 if number > 1 and _status(error) == 412 and (found := self._get(uri))[0] == data:
                     return found[1]
                 raise
@@ -125,16 +157,24 @@ class Objects:
 
         return self._tried(uri, attempt)
 
-    def put_parts(self, uri: str, size: int, piece: Callable[[int, int], bytes], sha256: str) -> str:
-        """A multipart upload of `piece(start, end)`: it shows only when every part has arrived, and is aborted when one can't."""
+    def put_parts(
+        self, uri: str, size: int, piece: Callable[[int, int], bytes], sha256: str
+    ) -> str:
+        """A multipart upload of `piece(start, end)`: it shows only when every part has arrived, and
+        is aborted when one can't.
+        """
         self._abort_stale(uri)
-        opened = self._tried(uri, lambda _: self._call("create_multipart_upload", uri, Metadata={"sha256": sha256}))["UploadId"]
+        opened = self._tried(
+            uri, lambda _: self._call("create_multipart_upload", uri, Metadata={"sha256": sha256})
+        )["UploadId"]
 
         def send(number: int) -> dict[str, Any]:
             data = piece((number - 1) * PART_BYTES, min(number * PART_BYTES, size))
 
             def attempt(_: int) -> str:
-                reply = self._call("upload_part", uri, UploadId=opened, PartNumber=number, Body=data)
+                reply = self._call(
+                    "upload_part", uri, UploadId=opened, PartNumber=number, Body=data
+                )
                 if not _arrived(reply, data):
                     raise _Damaged(f"{uri}: part {number} arrived damaged.")
                 return str(reply["ETag"])
@@ -143,7 +183,14 @@ class Objects:
 
         def complete(number: int) -> str:
             try:
-                return str(self._call("complete_multipart_upload", uri, UploadId=opened, MultipartUpload={"Parts": parts})["ETag"])
+                return str(
+                    self._call(
+                        "complete_multipart_upload",
+                        uri,
+                        UploadId=opened,
+                        MultipartUpload={"Parts": parts},
+                    )["ETag"]
+                )
             except Exception:  # raised again, unless it turns out to have worked
                 # The reply to an earlier attempt may have been lost.
                 if number > 1 and (etag := self._stored(uri, size, sha256)):
@@ -154,12 +201,16 @@ class Objects:
             with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
                 parts = list(pool.map(send, range(1, -(-size // PART_BYTES) + 1)))
             return self._tried(uri, complete)
-        except Exception:  # whatever it was: an upload left open is paid for until someone aborts it
+        except (
+            Exception
+        ):  # whatever it was: an upload left open is paid for until someone aborts it
             self._abort(uri, opened)
             raise
 
     def list(self, prefix: str, page: int = 1000) -> Iterator[Object]:
-        """Objects whose address starts with `prefix`, in S3's order (an exact match first); none is no error."""
+        """Objects whose address starts with `prefix`, in S3's order (an exact match first); none is
+        no error.
+        """
         bucket, key = _bucket_key(prefix)
         more: dict[str, str] = {}
         while True:
@@ -178,7 +229,12 @@ class Objects:
     def _get(self, uri: str) -> tuple[bytes, str]:
         reply = self._call("get_object", uri)
         data = reply["Body"].read()
-        _check(uri, reply, len(data), lambda name: hashlib.new(name, data, usedforsecurity=False).hexdigest())
+        _check(
+            uri,
+            reply,
+            len(data),
+            lambda name: hashlib.new(name, data, usedforsecurity=False).hexdigest(),
+        )
         return data, reply["ETag"]
 
     def _stored(self, uri: str, size: int, sha256: str) -> str | None:
@@ -194,7 +250,9 @@ class Objects:
 
     def _abort_stale(self, uri: str) -> None:
         bucket, key = _bucket_key(uri)
-        reply = self._tried(uri, lambda _: self._client.list_multipart_uploads(Bucket=bucket, Prefix=key))
+        reply = self._tried(
+            uri, lambda _: self._client.list_multipart_uploads(Bucket=bucket, Prefix=key)
+        )
         for found in reply.get("Uploads", []):
             age = datetime.datetime.now(datetime.UTC) - found["Initiated"]
             if found["Key"] == key and age.total_seconds() > STALE_UPLOAD_SECONDS:
@@ -209,7 +267,9 @@ class Objects:
 
     def _call(self, operation: str, uri: str, **arguments: Any) -> dict[str, Any]:
         bucket, key = _bucket_key(uri)
-        reply: dict[str, Any] = getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
+        reply: dict[str, Any] = getattr(self._client, operation)(
+            Bucket=bucket, Key=key, **arguments
+        )
         return reply
 
     def _tried(self, uri: str, call: Callable[[int], T]) -> T:
@@ -223,11 +283,22 @@ class Objects:
                 raise  # of the local file, or a bug; not of the bucket
             status = _status(error)
             if status in (404, 403, 401):
-                what = "there is no such object or bucket" if status == 404 else "access is denied, or it does not exist"
-                raise NotFoundError(f"{uri}: {what} (HTTP {status}); check the address and the credentials.") from error
+                what = (
+                    "there is no such object or bucket"
+                    if status == 404
+                    else "access is denied, or it does not exist"
+                )
+                raise NotFoundError(
+                    f"{uri}: {what} (HTTP {status}); check the address and the credentials."
+                ) from error
             if status == 412:
-                raise ConflictError(f"{uri}: somebody else wrote it first (HTTP 412); read it again.") from error
-            raise StorageError(f"{uri}: the bucket could not be reached or refused ({error}); check network, endpoint and keys.") from error
+                raise ConflictError(
+                    f"{uri}: somebody else wrote it first (HTTP 412); read it again."
+                ) from error
+            raise StorageError(
+                f"{uri}: the bucket could not be reached or refused ({error}); check network,"
+                " endpoint and keys."
+            ) from error
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -235,13 +306,20 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 
 def _arrived(reply: dict[str, Any], data: bytes) -> bool:
-    """Whether the store has what was sent. Under KMS an ETag is no md5: there the store itself has compared the client's CRC header."""
+    """Whether the store has what was sent. Under KMS an ETag is no md5: there the store itself has
+    compared the client's CRC header.
+    """
     encrypted = str(reply.get("ServerSideEncryption", "")).startswith("aws:kms")
-    return encrypted or reply["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return (
+        encrypted
+        or reply["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    )
 
 
 def _check(uri: str, reply: dict[str, Any], size: int, digest: Callable[[str], str]) -> None:
-    """Compare what came with what was stored: its length, and its sha256 or md5 where the store tells one."""
+    """Compare what came with what was stored: its length, and its sha256 or md5 where the store
+    tells one.
+    """
     etag = reply["ETag"].strip('"')
     encrypted = str(reply.get("ServerSideEncryption", "")).startswith("aws:kms")
     right = size == reply["ContentLength"]
@@ -281,9 +359,11 @@ def _is_transient(error: Exception) -> bool:
 
 
 def retried(call: Callable[[int], T], transient: Callable[[Exception], bool]) -> T:
-    """`call(attempt)` with attempt = 1, 2, …, until it returns, fails with an error that is not `transient`, or a bound is reached.
+    """`call(attempt)` with attempt = 1, 2, …, until it returns, fails with an error that is not
+    `transient`, or a bound is reached.
 
-    The last error is raised as it came. The randomness is only in the pauses, and uses a source of its own, not the run's seed.
+    The last error is raised as it came. The randomness is only in the pauses, and uses a source of
+    its own, not the run's seed.
     """
     started = time.monotonic()
     pauses = random.SystemRandom()
@@ -293,7 +373,11 @@ def retried(call: Callable[[int], T], transient: Callable[[Exception], bool]) ->
             return call(attempt)
         except Exception as error:  # `transient` decides; what it does not know is raised
             pause = pauses.uniform(0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt))
-            if not transient(error) or attempt >= ATTEMPTS or time.monotonic() - started + pause > TOTAL_SECONDS:
+            if (
+                not transient(error)
+                or attempt >= ATTEMPTS
+                or time.monotonic() - started + pause > TOTAL_SECONDS
+            ):
                 raise
         time.sleep(pause)
         attempt += 1

@@ -1,10 +1,11 @@
-"""Local files that are there whole or not at all: temporary file, fsync, rename, fsync of the folder.
+"""Local files that are there whole or not at all: temporary file, fsync, rename, fsync of the
+folder.
 
     .NAME.tmp-<random>  ── write, fsync ──▶  rename to NAME  ── fsync of the folder ──▶  done
 
-A reader, a `kill -9` or a power cut sees the old file or the new one, never a mixture. Conditional writes follow S3's
-If-None-Match and If-Match, with the content's sha256 as the etag. This is the local half of
-`storage`; everybody else calls the verbs of `clippo_core/storage/__init__.py`.
+A reader, a `kill -9` or a power cut sees the old file or the new one, never a mixture. Conditional
+writes follow S3's If-None-Match and If-Match, with the content's sha256 as the etag. This is the
+local half of `storage`; everybody else calls the verbs of `clippo_core/storage/__init__.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from clippo_core.errors import ConflictError, NotFoundError, StorageError
 _TEMPORARY = ".tmp-"
 
 
-def write(path: Path, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> str:
-    """Put `data` at `path` and return its sha256. Raises ConflictError where a condition does not hold, StorageError."""
+def write(
+    path: Path, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None
+) -> str:
+    """Put `data` at `path` and return its sha256. Raises ConflictError where a condition does not
+    hold, StorageError.
+    """
     with explained(path, "written"):
         make_folder(path.parent)
         temporary = path.with_name(f".{path.name}{_TEMPORARY}{secrets.token_hex(4)}")
@@ -62,7 +67,9 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: conditional writes of one folder happen one after another. Ends with the process, leaves no file."""
+    """Hold the folder's lock: conditional writes of one folder happen one after another. Ends with
+    the process, leaves no file.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -77,14 +84,19 @@ def _place(temporary: Path, path: Path, if_absent: bool, if_match: str | None) -
         with locked(path.parent):
             found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing"
             if found != if_match:
-                raise ConflictError(f"{path}: somebody else changed it (expected {if_match[:12]}, found {found[:12]}); read it again.")
+                raise ConflictError(
+                    f"{path}: somebody else changed it (expected {if_match[:12]}, found"
+                    f" {found[:12]}); read it again."
+                )
             os.replace(temporary, path)
     elif if_absent:
         with locked(path.parent):
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                raise ConflictError(f"{path}: somebody else wrote it first; read it again.") from None
+                raise ConflictError(
+                    f"{path}: somebody else wrote it first; read it again."
+                ) from None
             os.unlink(temporary)
     else:
         os.replace(temporary, path)
@@ -106,12 +118,15 @@ def explained(path: Path | str, verb: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{path}: it does not exist; check the path.") from None
     except PermissionError:
-        raise NotFoundError(f"{path}: it may not be {verb} by this user; check its permissions.") from None
+        raise NotFoundError(
+            f"{path}: it may not be {verb} by this user; check its permissions."
+        ) from None
     except IsADirectoryError:
         raise StorageError(f"{path}: it is a folder, where a file is needed.") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise StorageError(
-                f"{path}: no room left to write it ({error.strerror}); free some space. Nothing older was touched."
+                f"{path}: no room left to write it ({error.strerror}); free some space. Nothing"
+                " older was touched."
             ) from error
         raise StorageError(f"{path}: it could not be {verb} ({error}).") from error

@@ -1,9 +1,11 @@
-"""Pretraining without Flyte: `python -m clippo_core.train PLAN.json MANIFEST`, alone or under torchrun, on any machine.
+"""Pretraining without Flyte: `python -m clippo_core.train PLAN.json MANIFEST`, alone or under
+torchrun, on any machine.
 
     torchrun --nproc-per-node 8 -m clippo_core.train runs/NAME/plan.json runs/NAME/shards
 
-PLAN.json is a PretrainPlan as `records.dumps` writes it, MANIFEST the folder of the prepared shards. The exit code is 0 when the run
-is finished, 143 when SIGTERM stopped it and a checkpoint is committed, 1 for a failure that the last line explains.
+PLAN.json is a PretrainPlan as `records.dumps` writes it, MANIFEST the folder of the prepared
+shards. The exit code is 0 when the run is finished, 143 when SIGTERM stopped it and a checkpoint is
+committed, 1 for a failure that the last line explains.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ from clippo_core.train.loop import pretrain
 
 def main() -> int:
     """Run as the command line says; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m clippo_core.train", description="Pretrain, or go on pretraining, a tower.")
+    parser = argparse.ArgumentParser(
+        prog="python -m clippo_core.train", description="Pretrain, or go on pretraining, a tower."
+    )
     parser.add_argument("plan", help="a PretrainPlan in JSON (path or s3://)")
     parser.add_argument("manifest", help="folder of the prepared shards")
-    parser.add_argument("--previous", default="", help="checkpoints of an earlier attempt, if they are elsewhere")
+    parser.add_argument(
+        "--previous", default="", help="checkpoints of an earlier attempt, if they are elsewhere"
+    )
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:

@@ -3,8 +3,9 @@
     rank0(find)   -> what `find` gave on rank 0, or the error that it raised there, on every rank
     urgent(signal) -> the highest signal that any rank has in this step
 
-The ranks speak over gloo, also beside NCCL: no GPU has to wait. Two patience limits: setting up, loading and the end may take
-SETUP_SECONDS (another rank may be downloading), a step only the process group's timeout. It moves no tensors of the model.
+The ranks speak over gloo, also beside NCCL: no GPU has to wait. Two patience limits: setting up,
+loading and the end may take SETUP_SECONDS (another rank may be downloading), a step only the
+process group's timeout. It moves no tensors of the model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from clippo_core.engine import Ranks
 from clippo_core.errors import ClippoError, TrainingError
 
 SETUP_SECONDS = 900.0
-"""How long ranks wait for one another while loading, saving at the end, or waiting for the run's lease."""
+"""How long ranks wait for one another while loading, saving at the end, or waiting for the run's
+lease."""
 
 T = TypeVar("T")
 
@@ -39,7 +41,9 @@ class Signal(enum.IntEnum):
 
 
 class Agreement:
-    """The channel between the ranks. Every rank constructs it, and calls its methods in the same order."""
+    """The channel between the ranks. Every rank constructs it, and calls its methods in the same
+    order.
+    """
 
     def __init__(self, ranks: Ranks, timeout_seconds: float):
         self.ranks, self._timeout_seconds = ranks, timeout_seconds
@@ -49,7 +53,9 @@ class Agreement:
             self._quick = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
 
     def rank0(self, call: Callable[[], T]) -> T:
-        """What `call` returns on rank 0, on every rank; a ClippoError that it raises is raised on every rank."""
+        """What `call` returns on rank 0, on every rank; a ClippoError that it raises is raised on
+        every rank.
+        """
         if self.ranks.world_size == 1:
             return call()
         said: list[Any] = [None, None]
@@ -91,10 +97,13 @@ class Agreement:
             yield
         except RuntimeError as error:
             text = str(error)
-            lost = isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "Timed out"))
+            lost = isinstance(error, dist.DistError) or any(
+                word in text for word in ("gloo", "NCCL", "Timed out")
+            )
             if self.ranks.world_size == 1 or not lost:
                 raise
             raise TrainingError(
-                f"rank {self.ranks.rank} of {self.ranks.world_size} lost another rank: it died, or did not answer within "
-                f"{self._timeout_seconds:g} s (train.timeout_seconds). Start again: the run goes on from its checkpoint. ({text[:200]})"
+                f"rank {self.ranks.rank} of {self.ranks.world_size} lost another rank: it died, or"
+                f" did not answer within {self._timeout_seconds:g} s (train.timeout_seconds). Start"
+                f" again: the run goes on from its checkpoint. ({text[:200]})"
             ) from error

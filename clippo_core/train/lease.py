@@ -1,4 +1,5 @@
-"""Whose run is it? Of two processes that train into one folder exactly one goes on; a dead owner's place is taken without help.
+"""Whose run is it? Of two processes that train into one folder exactly one goes on; a dead owner's
+place is taken without help.
 
     <run>/owner.json   {"id": …, "host": …, "pid": …, "beat": 7}      written only by compare-and-swap, a beat every SECONDS / 4
 
@@ -6,8 +7,9 @@
     owner's process seen alive on this machine   ConflictError at once
     owner elsewhere                              watched: a beat within `seconds` -> ConflictError, none -> taken over
 
-No two clocks are compared: the watcher counts its own seconds. A frozen owner that wakes up finds its lease lost at its next save,
-before anything of it counts. It is not a lock between ranks: only rank 0 holds it.
+No two clocks are compared: the watcher counts its own seconds. A frozen owner that wakes up finds
+its lease lost at its next save, before anything of it counts. It is not a lock between ranks: only
+rank 0 holds it.
 """
 
 from __future__ import annotations
@@ -29,12 +31,20 @@ _log = logging.getLogger(__name__)
 
 
 class Lease:
-    """The right to write into a run's folder, from construction until `release`. Raises ConflictError where another process has it."""
+    """The right to write into a run's folder, from construction until `release`. Raises
+    ConflictError where another process has it.
+    """
 
     def __init__(self, root: str, seconds: float):
         self._uri, self._root, self._seconds = storage.join(root, "owner.json"), root, seconds
         pid = os.getpid()
-        self._mine = {"id": secrets.token_hex(8), "host": socket.gethostname(), "pid": pid, "process": _process(pid), "beat": 0}
+        self._mine = {
+            "id": secrets.token_hex(8),
+            "host": socket.gethostname(),
+            "pid": pid,
+            "process": _process(pid),
+            "beat": 0,
+        }
         self._lost = ""
         self._etag = self._acquire()
         self._over = threading.Event()
@@ -42,13 +52,18 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise ConflictError if the run belongs to another process now; asks the folder or bucket. Raises StorageError if it can't."""
+        """Raise ConflictError if the run belongs to another process now; asks the folder or bucket.
+        Raises StorageError if it can't.
+        """
         if not self._lost:
             owner = _parse(storage.read_bytes(self._uri))
             if owner.get("id") != self._mine["id"]:
                 self._lost = _name(owner)
         if self._lost:
-            raise ConflictError(f"{self._root} was taken over by {self._lost}, because this process did not answer; it must stop.")
+            raise ConflictError(
+                f"{self._root} was taken over by {self._lost}, because this process did not answer;"
+                " it must stop."
+            )
 
     def release(self) -> None:
         """Let the next process have the run at once. Never raises."""
@@ -56,7 +71,9 @@ class Lease:
         self._thread.join()
         if not self._lost:
             with contextlib.suppress(StorageError):
-                storage.write_text(self._uri, json.dumps({"released": True}) + "\n", if_match=self._etag)
+                storage.write_text(
+                    self._uri, json.dumps({"released": True}) + "\n", if_match=self._etag
+                )
 
     def _acquire(self) -> str:
         watched, since = "", time.monotonic()
@@ -71,13 +88,21 @@ class Lease:
             state = "dead" if owner.get("released") else _state(owner)
             if state == "alive" or (watched and etag != watched):
                 raise ConflictError(
-                    f"{self._root} is being trained by {_name(owner)}. Stop that one first, or give this run another name or root."
+                    f"{self._root} is being trained by {_name(owner)}. Stop that one first, or give"
+                    " this run another name or root."
                 )
             if not watched and not owner.get("released"):
-                _log.warning("%s was trained by %s; it is %s.", self._root, _name(owner), "gone" if state == "dead" else "being watched")
+                _log.warning(
+                    "%s was trained by %s; it is %s.",
+                    self._root,
+                    _name(owner),
+                    "gone" if state == "dead" else "being watched",
+                )
             watched = etag
             if state == "dead" or time.monotonic() - since > self._seconds:
-                with contextlib.suppress(NotFoundError, ConflictError):  # somebody was faster: look again
+                with contextlib.suppress(
+                    NotFoundError, ConflictError
+                ):  # somebody was faster: look again
                     return storage.write_text(self._uri, self._text(), if_match=etag)
             time.sleep(min(1.0, self._seconds / 8))
 
@@ -89,7 +114,9 @@ class Lease:
             except (ConflictError, NotFoundError):
                 self._lost = "another process"
                 return
-            except StorageError as error:  # tried again at the next beat; `check` decides before anything counts
+            except (
+                StorageError
+            ) as error:  # tried again at the next beat; `check` decides before anything counts
                 _log.warning("%s", error)
 
     def _text(self) -> str:
@@ -118,7 +145,8 @@ def _state(owner: dict[str, Any]) -> Literal["alive", "dead", "unknown"]:
 
 
 def _process(pid: int) -> str:
-    """A name that no other process ever has: this boot, this pid namespace, and the process's start. Empty where there is no /proc.
+    """A name that no other process ever has: this boot, this pid namespace, and the process's
+    start. Empty where there is no /proc.
 
     For a process that is gone or a zombie only the start is missing.
     """

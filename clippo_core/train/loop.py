@@ -1,11 +1,13 @@
-"""Pretraining: resume? -> for every step: batch, step, journal; once in a while save -> done. Unkillable, and the same bit for bit.
+"""Pretraining: resume? -> for every step: batch, step, journal; once in a while save -> done.
+Unkillable, and the same bit for bit.
 
     <run>/checkpoints/   step-…/ and latest.json        <run>/journal.jsonl   one line a step
     <run>/training.html  the page to watch              <run>/owner.json      whose run it is
 
-A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from train.resume_from, else it
-begins. Data order is a function of (seed, step), so the losses after a `kill -9` are those of an uninterrupted run. SIGTERM commits a
-checkpoint and raises Preempted. There are no callbacks: what happens stands here, in order. Launching processes is not its business.
+A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from
+train.resume_from, else it begins. Data order is a function of (seed, step), so the losses after a
+`kill -9` are those of an uninterrupted run. SIGTERM commits a checkpoint and raises Preempted.
+There are no callbacks: what happens stands here, in order. Launching processes is not its business.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ import torch
 from clippo_core import models, storage
 from clippo_core.config import ModelConfig
 from clippo_core.data.loader import Batch, batches
-from clippo_core.engine import Engine, MemoryPlan, Ranks, apply_memory, choose_memory, init_distributed, make_engine
+from clippo_core.engine import (
+    Engine,
+    MemoryPlan,
+    Ranks,
+    apply_memory,
+    choose_memory,
+    init_distributed,
+    make_engine,
+)
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
@@ -46,7 +56,8 @@ from clippo_core.train.step import StepResult, on_device, train_step, with_varie
 LOSSES_IN_MEAN = 100
 """CheckpointInfo.loss is the mean over this many last steps."""
 ONLY_AT_THE_START = ("initial_weights", "initial_logit_scale", "tokenizer")
-"""Fields of the model that a checkpoint's weights replace, or that are addresses: they may differ when a run goes on."""
+"""Fields of the model that a checkpoint's weights replace, or that are addresses: they may differ
+when a run goes on."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,16 +78,22 @@ def pretrain(
     previous: str = "",
     watch: MakeWatcher | None = None,
 ) -> CheckpointInfo:
-    """Train the plan's tower on the shards of `manifest`; call it in every rank (torchrun's environment), or in one process.
+    """Train the plan's tower on the shards of `manifest`; call it in every rank (torchrun's
+    environment), or in one process.
 
     `previous`: checkpoints of an earlier attempt, if they are elsewhere. `watch`: makes what shows
     the run, on rank 0 (`report/watch.py`). Every rank gets the last checkpoint; a finished run is
-    not trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a rank was lost; too many non-finite
-    losses), ConflictError (another process has the run), CheckpointError, ConfigError, StorageError.
+    not trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a
+    rank was lost; too many non-finite losses), ConflictError (another process has the run),
+    CheckpointError, ConfigError, StorageError.
     """
     ranks = _join(plan)
     agreement = Agreement(ranks, plan.train.timeout_seconds)
-    with agreement.noticing_lost_ranks(), _sigterm() as stop_asked, _owned(plan, agreement) as check_owner:
+    with (
+        agreement.noticing_lost_ranks(),
+        _sigterm() as stop_asked,
+        _owned(plan, agreement) as check_owner,
+    ):
         start = agreement.rank0(lambda: _find_start(plan, previous))
         engine, memory = _build(plan, ranks, start)
         state = _restore(engine, start, plan.model)
@@ -96,7 +113,14 @@ def pretrain(
         saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
         feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
         feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
-        meter = Meter(plan.model, plan.render.image_px, plan.train.precision, plan.train.batch_pairs, ranks.world_size, ranks.device)
+        meter = Meter(
+            plan.model,
+            plan.render.image_px,
+            plan.train.precision,
+            plan.train.batch_pairs,
+            ranks.world_size,
+            ranks.device,
+        )
         try:
             while state.step < plan.train.steps:
                 with meter.waiting():
@@ -125,7 +149,11 @@ def _join(plan: PretrainPlan) -> Ranks:
     plan.model.check_start()
     plan.train.augment.check_fits(plan.render, plan.model)
     torch.manual_seed(plan.stage.seed)
-    if ranks.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1" and "TORCHELASTIC_RUN_ID" in os.environ:
+    if (
+        ranks.device.type == "cpu"
+        and os.environ.get("OMP_NUM_THREADS") == "1"
+        and "TORCHELASTIC_RUN_ID" in os.environ
+    ):
         # Elastic's default, meant for GPUs: on CPUs the ranks of a machine share its cores.
         torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return ranks
@@ -133,7 +161,9 @@ def _join(plan: PretrainPlan) -> Ranks:
 
 def _cores() -> int:
     """Cores that this process may use: its affinity, and the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return min(cores, max(1, int(quota) // int(period)))
@@ -143,7 +173,9 @@ def _cores() -> int:
 
 @contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM ends nothing; yields whether it has come. Outside the main thread signals are left as they are."""
+    """Within it SIGTERM ends nothing; yields whether it has come. Outside the main thread signals
+    are left as they are.
+    """
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came.is_set
@@ -168,9 +200,13 @@ def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], No
 
 
 def _find_start(plan: PretrainPlan, previous: str) -> str:
-    """Address of the checkpoint to go on from: the newest of this run, wherever it is, else train.resume_from; empty = begin."""
+    """Address of the checkpoint to go on from: the newest of this run, wherever it is, else
+    train.resume_from; empty = begin.
+    """
     found = []
-    for root in dict.fromkeys([storage.join(plan.stage.root, "checkpoints"), *([previous] if previous else [])]):
+    for root in dict.fromkeys(
+        [storage.join(plan.stage.root, "checkpoints"), *([previous] if previous else [])]
+    ):
         checkpoint = latest_checkpoint(root)
         if checkpoint:
             check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
@@ -185,7 +221,8 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
         raise ConfigError(f"train.resume_from: {error}") from error
     if chosen.progress.step >= plan.train.steps:
         raise ConfigError(
-            f"train.resume_from {chosen.uri} is at step {chosen.progress.step}, and the run has only {plan.train.steps} steps."
+            f"train.resume_from {chosen.uri} is at step {chosen.progress.step}, and the run has"
+            f" only {plan.train.steps} steps."
         )
     return chosen.uri
 
@@ -196,7 +233,9 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
     model = replace(plan.model, initial_weights="") if start else plan.model
     tower = models.build_tower(model, plan.render.image_px, seed=plan.stage.seed)
     pairs = plan.train.pairs_per_rank(ranks.world_size)
-    memory = choose_memory(plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device)
+    memory = choose_memory(
+        plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device
+    )
     if ranks.rank == 0:
         _log.info("%s", memory.reason)
     apply_memory(tower, memory)
@@ -215,7 +254,9 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
 
 
 def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
-    """Load the checkpoint `start` into the engine; the state to go on from. Weights that fit may still belong to another function."""
+    """Load the checkpoint `start` into the engine; the state to go on from. Weights that fit may
+    still belong to another function.
+    """
     if not start:
         return _State()
     checkpoint = open_checkpoint(start)
@@ -225,16 +266,27 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     except CheckpointError as error:
         raise CheckpointError(f"{start} cannot be loaded: {error}") from error
     there, here = asdict(checkpoint.model), asdict(model)
-    other = [f"model.{name} {value}" for name, value in there.items() if value != here[name] and name not in ONLY_AT_THE_START]
+    other = [
+        f"model.{name} {value}"
+        for name, value in there.items()
+        if value != here[name] and name not in ONLY_AT_THE_START
+    ]
     if other:
         raise ConfigError(
-            f"train.resume_from {start} was trained with {', '.join(other)}: another function. Set it alike, or begin from scratch."
+            f"train.resume_from {start} was trained with {', '.join(other)}: another function. Set"
+            " it alike, or begin from scratch."
         )
     kept = checkpoint.progress.state or {}
-    return _State(checkpoint.progress.step, kept.get("skipped", []), deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN))
+    return _State(
+        checkpoint.progress.step,
+        kept.get("skipped", []),
+        deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN),
+    )
 
 
-def _batches(plan: PretrainPlan, manifest: Manifest, ranks: Ranks, text_encoder: TextEncoder, start_step: int) -> Iterator[Batch]:
+def _batches(
+    plan: PretrainPlan, manifest: Manifest, ranks: Ranks, text_encoder: TextEncoder, start_step: int
+) -> Iterator[Batch]:
     return batches(
         manifest,
         plan.data,
@@ -247,16 +299,24 @@ def _batches(plan: PretrainPlan, manifest: Manifest, ranks: Ranks, text_encoder:
         start_step=start_step,
         steps=plan.train.steps,
         workers=plan.train.loader_workers,
-        varied=AugmentedRenderer(plan.render, plan.train.augment) if plan.train.augment.varies_layout else None,
+        varied=(
+            AugmentedRenderer(plan.render, plan.train.augment)
+            if plan.train.augment.varies_layout
+            else None
+        ),
     )
 
 
 def _multiplier(plan: PretrainPlan, step: int) -> float:
     optim = plan.optim
-    return rsqrt_schedule(step, plan.train.steps, optim.warmup_steps, optim.timescale_steps, optim.cooldown_steps)
+    return rsqrt_schedule(
+        step, plan.train.steps, optim.warmup_steps, optim.timescale_steps, optim.cooldown_steps
+    )
 
 
-def _note(plan: PretrainPlan, state: _State, result: StepResult, multiplier: float) -> dict[str, Any]:
+def _note(
+    plan: PretrainPlan, state: _State, result: StepResult, multiplier: float
+) -> dict[str, Any]:
     """Count the step; its line for the journal."""
     state.step += 1
     output = result.output
@@ -280,18 +340,24 @@ def _note(plan: PretrainPlan, state: _State, result: StepResult, multiplier: flo
 
 
 def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> None:
-    """Raise TrainingError, naming steps and pairs, when more steps were skipped than train.max_skipped_steps."""
+    """Raise TrainingError, naming steps and pairs, when more steps were skipped than
+    train.max_skipped_steps.
+    """
     if len(state.skipped) <= plan.train.max_skipped_steps:
         return
     keys = line["skipped_keys"]
     raise TrainingError(
-        f"loss or gradient was not finite in {len(state.skipped)} steps ({', '.join(map(str, state.skipped))}), more than "
-        f"train.max_skipped_steps allows. The last of them had the pairs {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}; "
-        f"all stand in {journal_uri(plan)} as skipped_keys. Look at these pairs, or lower optim.lr. No weight was changed by these steps."
+        f"loss or gradient was not finite in {len(state.skipped)} steps"
+        f" ({', '.join(map(str, state.skipped))}), more than train.max_skipped_steps allows. The"
+        f" last of them had the pairs {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}; all"
+        f" stand in {journal_uri(plan)} as skipped_keys. Look at these pairs, or lower optim.lr. No"
+        " weight was changed by these steps."
     )
 
 
-def _progress(plan: PretrainPlan, state: _State, world_size: int, text_encoder: TextEncoder, finished: bool) -> Progress:
+def _progress(
+    plan: PretrainPlan, state: _State, world_size: int, text_encoder: TextEncoder, finished: bool
+) -> Progress:
     return Progress(
         step=state.step,
         pairs_seen=state.step * plan.train.batch_pairs,

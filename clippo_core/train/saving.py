@@ -1,4 +1,5 @@
-"""When a run is saved, and what happens when it is told to stop: asked once after every step, answered alike on every rank.
+"""When a run is saved, and what happens when it is told to stop: asked once after every step,
+answered alike on every rank.
 
     every train.save_every_steps   a snapshot is taken and written by a thread; if the last one is still being written, a step later
     SIGTERM                        the save under way is awaited, this step is saved, Preempted is raised
@@ -20,7 +21,9 @@ from clippo_core.train.agreement import Agreement, Signal
 
 
 class Saving:
-    """Saves `engine` under the plan's run. `describe(finished)` says how far the run is; `before_commit` may refuse (both on rank 0)."""
+    """Saves `engine` under the plan's run. `describe(finished)` says how far the run is;
+    `before_commit` may refuse (both on rank 0).
+    """
 
     def __init__(
         self,
@@ -45,18 +48,30 @@ class Saving:
         except Exception:  # raised again: the other ranks must hear of it, whatever it was
             self._agreement.urgent(Signal.FAILED)
             raise
-        wish = Signal.STOP if self._stop_asked() else Signal.SAVE if self._due and not self._saver.busy else Signal.GO_ON
+        wish = (
+            Signal.STOP
+            if self._stop_asked()
+            else Signal.SAVE
+            if self._due and not self._saver.busy
+            else Signal.GO_ON
+        )
         if self._agreement.ranks.rank > 0 and wish == Signal.SAVE:
             wish = Signal.GO_ON  # only rank 0 knows whether the save before is over
         agreed = self._agreement.urgent(wish)
         if agreed == Signal.FAILED:
-            raise TrainingError("rank 0 could not save the run; its message says why. What was saved before is intact.")
+            raise TrainingError(
+                "rank 0 could not save the run; its message says why. What was saved before is"
+                " intact."
+            )
         if agreed == Signal.SAVE:
             self._submit(finished=False)
             self._due = False
         if agreed == Signal.STOP:
             info = self.save_now(finished=False)
-            raise Preempted(f"stopped by SIGTERM after step {info.step}, which is saved in {info.uri}; the same command goes on from it.")
+            raise Preempted(
+                f"stopped by SIGTERM after step {info.step}, which is saved in {info.uri}; the same"
+                " command goes on from it."
+            )
 
     def save_now(self, finished: bool) -> CheckpointInfo:
         """Save this step, and return on every rank when that is committed."""
@@ -71,7 +86,14 @@ class Saving:
         self._saver.close()
 
     def _submit(self, finished: bool) -> None:
-        weights, optimizer = self._engine.weights(), self._engine.optimizer_state()  # CPU copies, on rank 0
+        weights, optimizer = (
+            self._engine.weights(),
+            self._engine.optimizer_state(),
+        )  # CPU copies, on rank 0
         if self._agreement.ranks.rank == 0:
             progress = self._describe(finished)
-            self._saver.submit(lambda: save_checkpoint(self._root, weights, optimizer, self._plan, progress, self._before_commit))
+            self._saver.submit(
+                lambda: save_checkpoint(
+                    self._root, weights, optimizer, self._plan, progress, self._before_commit
+                )
+            )

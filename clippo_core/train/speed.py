@@ -1,9 +1,10 @@
-"""How fast training is, in the field's terms: pairs per second, model FLOP/s, and their share of what a matrix product reaches here.
+"""How fast training is, in the field's terms: pairs per second, model FLOP/s, and their share of
+what a matrix product reaches here.
 
     training FLOPs of a pair = 2 images * 3 * forward of one image, less the gradient with respect to pixels, which nobody computes
 
-Model FLOPs: recomputation, normalisation and pointwise work do not count, so a faster way to the same result looks faster.
-It is not a profiler.
+Model FLOPs: recomputation, normalisation and pointwise work do not count, so a faster way to the
+same result looks faster. It is not a profiler.
 """
 
 from __future__ import annotations
@@ -19,15 +20,24 @@ from clippo_core.config import ModelConfig
 
 
 def forward_flops(model: ModelConfig, image_px: int) -> int:
-    """Multiply-adds count two; one image through patch embedding, blocks, MAP head and projection."""
-    d, mlp, tokens, patch = model.width, model.mlp_dim, (image_px // model.PATCH_PX) ** 2, 3 * model.PATCH_PX**2
+    """Multiply-adds count two; one image through patch embedding, blocks, MAP head and
+    projection.
+    """
+    d, mlp, tokens, patch = (
+        model.width,
+        model.mlp_dim,
+        (image_px // model.PATCH_PX) ** 2,
+        3 * model.PATCH_PX**2,
+    )
     block = tokens * (8 * d * d + 4 * tokens * d + 4 * d * mlp)
     map_head = tokens * 4 * d * d + 4 * d * d + 4 * tokens * d + 4 * d * mlp
     return 2 * tokens * patch * d + model.depth * block + map_head + 2 * d * model.embed_dim
 
 
 def training_flops_per_pair(model: ModelConfig, image_px: int) -> int | None:
-    """Of forward and backward of a photo/text pair of CLIPPO; None for towers that do not read text as an image."""
+    """Of forward and backward of a photo/text pair of CLIPPO; None for towers that do not read text
+    as an image.
+    """
     if model.kind != "clippo":
         return None
     pixels = 2 * (image_px // model.PATCH_PX) ** 2 * 3 * model.PATCH_PX**2 * model.width
@@ -35,11 +45,15 @@ def training_flops_per_pair(model: ModelConfig, image_px: int) -> int | None:
 
 
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:
-    """The best of a few square matrix products on this device, now: the ceiling that MFU is a share of.
+    """The best of a few square matrix products on this device, now: the ceiling that MFU is a share
+    of.
 
-    Of random numbers: products of ones switch fewer transistors, run at higher clocks and flatter the ceiling.
+    Of random numbers: products of ones switch fewer transistors, run at higher clocks and flatter
+    the ceiling.
     """
-    size, dtype = (8192, getattr(torch, precision)) if device.type == "cuda" else (1024, torch.float32)
+    size, dtype = (
+        (8192, getattr(torch, precision)) if device.type == "cuda" else (1024, torch.float32)
+    )
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -52,21 +66,38 @@ def matmul_flops_per_second(device: torch.device, precision: str) -> float:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most that this process has held so far: GPU memory allocated by torch, or the process's memory on a CPU."""
+    """The most that this process has held so far: GPU memory allocated by torch, or the process's
+    memory on a CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 class Meter:
-    """Times the steps of one rank; ranks wait for each other in every step, so any rank's time is the world's."""
+    """Times the steps of one rank; ranks wait for each other in every step, so any rank's time is
+    the world's.
+    """
 
-    def __init__(self, model: ModelConfig, image_px: int, precision: str, batch_pairs: int, world_size: int, device: torch.device):
+    def __init__(
+        self,
+        model: ModelConfig,
+        image_px: int,
+        precision: str,
+        batch_pairs: int,
+        world_size: int,
+        device: torch.device,
+    ):
         self._device, self._batch_pairs = device, batch_pairs
         per_pair = training_flops_per_pair(model, image_px)
         self._flops = per_pair * batch_pairs / world_size if per_pair else None
-        # A CPU is shared: its ceiling moves with whoever computes beside us, and a share of it says nothing.
-        self._ceiling = matmul_flops_per_second(device, precision) if self._flops and device.type == "cuda" else 0.0
+        # A CPU is shared: its ceiling moves with whoever computes beside us, and a share of it says
+        # nothing.
+        self._ceiling = (
+            matmul_flops_per_second(device, precision)
+            if self._flops and device.type == "cuda"
+            else 0.0
+        )
         self._waited, self._last = 0.0, time.perf_counter()
 
     @contextmanager

@@ -1,4 +1,5 @@
-"""One step of pretraining: a batch on the device, forward and backward over the full global batch, update, or skip for good reason.
+"""One step of pretraining: a batch on the device, forward and backward over the full global batch,
+update, or skip for good reason.
 
     shards ─▶ batch ─▶ on_device ─▶ with_varied_text (only where train.augment asks for it) ─▶ train_step
 
@@ -20,10 +21,16 @@ import torch
 from clippo_core.config import TrainConfig
 from clippo_core.data.loader import Batch
 from clippo_core.engine import Engine, MemoryPlan, StepOutput, contrastive_step
-from clippo_core.rendering.augment import LAYOUT_NUMBERS, augmented_pixels, noise_of_step, numbers_of_step
+from clippo_core.rendering.augment import (
+    LAYOUT_NUMBERS,
+    augmented_pixels,
+    noise_of_step,
+    numbers_of_step,
+)
 
 BLOCK_TEXTS = 512
-"""Texts that are varied at a time, so that what lies between masks and pixels takes little memory beside a tower's activations."""
+"""Texts that are varied at a time, so that what lies between masks and pixels takes little memory
+beside a tower's activations."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,9 @@ class StepResult:
 
 def train_step(engine: Engine, batch: Batch, multiplier: float, memory: MemoryPlan) -> StepResult:
     """Train on `batch` (on the engine's device), the update times `multiplier`."""
-    output = contrastive_step(engine, batch.photos, batch.first_text, batch.second_text, memory=memory)
+    output = contrastive_step(
+        engine, batch.photos, batch.first_text, batch.second_text, memory=memory
+    )
     if not output.finite:
         engine.discard()
         return StepResult(output, math.nan, skipped=True)
@@ -47,7 +56,9 @@ def train_step(engine: Engine, batch: Batch, multiplier: float, memory: MemoryPl
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches, copied to `device`; to a GPU one batch ahead, on a stream of its own, while the step before it computes."""
+    """The batches, copied to `device`; to a GPU one batch ahead, on a stream of its own, while the
+    step before it computes.
+    """
     if device.type != "cuda":
         yield from batches
         return
@@ -63,11 +74,15 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
         yield _ready(ahead[1], stream, device)
 
 
-def with_varied_text(batches: Iterator[Batch], train: TrainConfig, seed: int, image_px: int) -> Iterator[Batch]:
-    """The batches with their texts as pixels [..., 1, image_px, image_px], varied as train.augment says; else as they are.
+def with_varied_text(
+    batches: Iterator[Batch], train: TrainConfig, seed: int, image_px: int
+) -> Iterator[Batch]:
+    """The batches with their texts as pixels [..., 1, image_px, image_px], varied as train.augment
+    says; else as they are.
 
-    Once a batch and before it is cut into chunks, so that both passes of cached gradients read the same pixels: they lie beside the
-    memory plan, 2 or 4 bytes a pixel of every text of this rank, and their time counts as waiting for data.
+    Once a batch and before it is cut into chunks, so that both passes of cached gradients read the
+    same pixels: they lie beside the memory plan, 2 or 4 bytes a pixel of every text of this rank,
+    and their time counts as waiting for data.
     """
     augment = train.augment
     if not augment.varies_pixels:
@@ -76,17 +91,29 @@ def with_varied_text(batches: Iterator[Batch], train: TrainConfig, seed: int, im
     dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
     for batch in batches:
         masks, n_photos = torch.cat([batch.first_text, batch.second_text]), len(batch.photos)
-        numbers = numbers_of_step(seed, batch.step, train.batch_pairs, augment.share)[batch.places, :, LAYOUT_NUMBERS:]
-        chosen = torch.from_numpy(np.concatenate([numbers[n_photos:, 0], numbers[:, 1]])).to(masks.device)
-        noise = torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(masks.device) if augment.noise else None
+        numbers = numbers_of_step(seed, batch.step, train.batch_pairs, augment.share)[
+            batch.places, :, LAYOUT_NUMBERS:
+        ]
+        chosen = torch.from_numpy(np.concatenate([numbers[n_photos:, 0], numbers[:, 1]])).to(
+            masks.device
+        )
+        noise = (
+            torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(masks.device)
+            if augment.noise
+            else None
+        )
         blocks = zip(masks.split(BLOCK_TEXTS), chosen.split(BLOCK_TEXTS), strict=True)
-        pixels = torch.cat([augmented_pixels(block, augment, mine, noise, dtype) for block, mine in blocks])
+        pixels = torch.cat(
+            [augmented_pixels(block, augment, mine, noise, dtype) for block, mine in blocks]
+        )
         n_first = len(batch.first_text)
         yield replace(batch, first_text=pixels[:n_first], second_text=pixels[n_first:])
 
 
 def _copied(batch: Batch, device: torch.device) -> Batch:
-    photos, first, second = (x.to(device, non_blocking=True) for x in (batch.photos, batch.first_text, batch.second_text))
+    photos, first, second = (
+        x.to(device, non_blocking=True) for x in (batch.photos, batch.first_text, batch.second_text)
+    )
     return replace(batch, photos=photos, first_text=first, second_text=second)
 
 

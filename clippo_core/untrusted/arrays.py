@@ -57,7 +57,9 @@ class ArrayFacts:
 class Npz:
     """The arrays of an open .npz by name, without `.npy`. Use `open_npz`."""
 
-    def __init__(self, archive: zipfile.ZipFile, where: str, error: type[ClippoError], limits: Limits) -> None:
+    def __init__(
+        self, archive: zipfile.ZipFile, where: str, error: type[ClippoError], limits: Limits
+    ) -> None:
         self.where = where
         self._archive, self._error = archive, error
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -181,17 +183,25 @@ def _check_zip_end(file: IO[bytes], where: str, error: type[ClippoError], limits
     wide = tail.rfind(b"PK\6\6", 0, place)
     if wide >= 0 and len(tail) >= wide + 48:
         count = max(count, int.from_bytes(tail[wide + 32 : wide + 40], "little"))
-        directory = max(directory % 0xFFFFFFFF, int.from_bytes(tail[wide + 40 : wide + 48], "little"))
+        directory = max(
+            directory % 0xFFFFFFFF, int.from_bytes(tail[wide + 40 : wide + 48], "little")
+        )
     if directory > limits.zip_directory_bytes or count > limits.array_count:
         fault = f"its directory claims {count:,} arrays in {directory:,} bytes"
         raise refusal(error, where, fault, _REMEDY)
 
 
-def _read_header(file: IO[bytes], where: str, error: type[ClippoError], limits: Limits) -> ArrayFacts:
+def _read_header(
+    file: IO[bytes], where: str, error: type[ClippoError], limits: Limits
+) -> ArrayFacts:
     """What stands before an array's values."""
     start = file.read(12)
     n_length = 2 if start[6:8] == b"\1\0" else 4
-    if not start.startswith(_MAGIC) or start[6:8] not in (b"\1\0", b"\2\0", b"\3\0") or len(start) < 12:
+    if (
+        not start.startswith(_MAGIC)
+        or start[6:8] not in (b"\1\0", b"\2\0", b"\3\0")
+        or len(start) < 12
+    ):
         raise refusal(error, where, "it is no array of numpy, or is cut short", _REMEDY)
     length = int.from_bytes(start[8 : 8 + n_length], "little")
     if length > limits.npy_header_bytes:
@@ -215,7 +225,9 @@ def _read_header(file: IO[bytes], where: str, error: type[ClippoError], limits: 
     order = ">" if descr[0] == ">" else "<"
     order = "|" if code in ("i1", "u1", "V2") else order
     shape = tuple(int(d) for d in digits)
-    return ArrayFacts(order + code, shape, found[b"fortran_order"] == b"True", 8 + n_length + length)
+    return ArrayFacts(
+        order + code, shape, found[b"fortran_order"] == b"True", 8 + n_length + length
+    )
 
 
 def _items(text: bytes) -> dict[bytes, bytes]:

@@ -105,7 +105,10 @@ def at(
         return cast(T, found)
     if origin is dict:
         pairs = at(value, dict, where, path, error=error)
-        found = {name: at(one, inner[1], where, _dotted(path, name), error=error) for name, one in pairs.items()}
+        found = {
+            name: at(one, inner[1], where, _dotted(path, name), error=error)
+            for name, one in pairs.items()
+        }
         return cast(T, found)
     if kind is object:
         return cast(T, value)
@@ -219,7 +222,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_kind(value: object, kind: type, where: str, path: str, error: type[ClippoError]) -> NoReturn:
+def _refuse_kind(
+    value: object, kind: type, where: str, path: str, error: type[ClippoError]
+) -> NoReturn:
     shown = f", {printable(value, 40)!r}" if isinstance(value, str) else ""
     shown = f", {value}" if isinstance(value, (bool, float)) else shown
     is_now = "null" if value is None else _WORDS.get(type(value), type(value).__name__)

@@ -51,9 +51,12 @@ def name_problem(name: str, limits: Limits = LIMITS) -> str:
 
 def printable(raw: str | bytes, characters: int = 200) -> str:
     """A name or address for a sentence: one line of UTF-8, escaped and cut short."""
-    text = raw[: 4 * characters].decode(errors="backslashreplace") if isinstance(raw, bytes) else raw
+    text = (
+        raw[: 4 * characters].decode(errors="backslashreplace") if isinstance(raw, bytes) else raw
+    )
     shown = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text[: characters + 1]
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[: characters + 1]
     )
     return shown if len(shown) <= characters else shown[: characters - 1] + "…"
 

@@ -87,7 +87,9 @@ class Table:
         for name, kind in self._wanted.items():
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
-                for batch in self._file.iter_batches(row_groups=[number], columns=[self._leaves[name]], use_threads=False):
+                for batch in self._file.iter_batches(
+                    row_groups=[number], columns=[self._leaves[name]], use_threads=False
+                ):
                     taken += batch.nbytes
                     if taken > self._limits.parquet_group_bytes or len(values) > n_rows:
                         fault = f"row group {number} is too large (at column {name})"
@@ -133,7 +135,9 @@ class Table:
         if kind is Kind.BYTES and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0:
             found, leaf = found.field("bytes").type, f"{name}.bytes"
         if not _is_of(found, kind):
-            fault = f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
+            fault = (
+                f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
+            )
             raise self._refuse(fault, "give the published file")
         return leaf
 

@@ -120,7 +120,9 @@ def tar_members(
             length = 0 if kind in _WITHOUT_DATA else member.size
             following = _Next()
             if data + length > size:
-                fault = f"it is cut short: {length:,} bytes of a member should follow offset {data:,}"
+                fault = (
+                    f"it is cut short: {length:,} bytes of a member should follow offset {data:,}"
+                )
                 raise tar.refuse(fault)
             if kind in _REGULAR:
                 n_members += 1

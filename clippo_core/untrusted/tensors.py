@@ -98,15 +98,22 @@ def open_safetensors(
         max_bytes=limits.json_header_bytes, limits=limits,
     )  # fmt: skip
     entries = at(header, dict[str, dict], f"{where}, header", error=error)
-    metadata = at(entries.pop("__metadata__", {}), dict[str, str], where, "__metadata__", error=error)
+    metadata = at(
+        entries.pop("__metadata__", {}), dict[str, str], where, "__metadata__", error=error
+    )
     if len(entries) > limits.array_count:
         raise refusal(error, where, f"its header names {len(entries):,} tensors", _REMEDY)
-    facts = {name: _facts(entry, name, 8 + length, where, error, limits) for name, entry in entries.items()}
+    facts = {
+        name: _facts(entry, name, 8 + length, where, error, limits)
+        for name, entry in entries.items()
+    }
     _check_places(facts, 8 + length, size, where, error, limits)
     return Safetensors(file, where, facts, metadata, error)
 
 
-def _facts(entry: dict, name: str, start: int, where: str, error: type[ClippoError], limits: Limits) -> TensorFacts:
+def _facts(
+    entry: dict, name: str, start: int, where: str, error: type[ClippoError], limits: Limits
+) -> TensorFacts:
     """One entry of the header, whose size is that of its shape and type."""
     path = printable(name, 80)
     dtype = field(entry, "dtype", str, where, path, error=error)

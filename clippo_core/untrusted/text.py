@@ -141,7 +141,10 @@ def unpacked(
                 words = f"it is no gzip file, or damaged ({reason(fault)})"
                 raise refusal(error, where, words, "fetch it again") from None
             n_out += len(out)
-            if n_out > max(limits.gzip_slack_bytes, limits.gzip_ratio * n_in) or n_out > limits.gzip_bytes:
+            if (
+                n_out > max(limits.gzip_slack_bytes, limits.gzip_ratio * n_in)
+                or n_out > limits.gzip_bytes
+            ):
                 words = f"its first {n_in:,} bytes unpack to more than {n_out - 1:,}"
                 raise refusal(error, where, words, "unpack it yourself if you trust it")
             if out:
@@ -174,7 +177,9 @@ def _line(number: int, raw: bytes, limits: Limits) -> Line:
     try:
         return Line(number, raw.decode())
     except UnicodeDecodeError as fault:
-        return Line(number, "", f"line {number} is not UTF-8 ({fault.reason} at byte {fault.start})")
+        return Line(
+            number, "", f"line {number} is not UTF-8 ({fault.reason} at byte {fault.start})"
+        )
 
 
 def _too_long(number: int, limits: Limits) -> Line:

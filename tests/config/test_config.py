@@ -52,7 +52,9 @@ from clippo_core.run.records import (
     loads,
 )
 
-CONFIGS = [getattr(config_package, name) for name in config_package.__all__ if name.endswith("Config")]
+CONFIGS = [
+    getattr(config_package, name) for name in config_package.__all__ if name.endswith("Config")
+]
 
 TEXTS = SourceConfig("sentences", "a.txt")
 PHOTOS = SourceConfig("karpathy", "a.json", "images")
@@ -194,7 +196,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
 
 
 @pytest.mark.parametrize(("make", "start"), REFUSED, ids=[start[:40] for _, start in REFUSED])
-def test_a_wrong_value_is_one_sentence_with_its_path(make: Callable[[], object], start: str) -> None:
+def test_a_wrong_value_is_one_sentence_with_its_path(
+    make: Callable[[], object], start: str
+) -> None:
     with pytest.raises(ConfigError) as refusal:
         make()
     assert start in str(refusal.value) and "\n" not in str(refusal.value)
@@ -234,7 +238,10 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
         "nam: there is no such field; did you mean `name`?",
         "name is missing; it must be given.",
         "data.sources[1].pth: there is no such field; did you mean `path`?",
-        "data.sources[1].kind is 'tvs'; use 'karpathy', 'coco', 'xm3600', 'webdataset', 'sentences', 'c4', 'moses' or 'tsv'.",
+        (
+            "data.sources[1].kind is 'tvs'; use 'karpathy', 'coco', 'xm3600', 'webdataset',"
+            " 'sentences', 'c4', 'moses' or 'tsv'."
+        ),
         "data.sources[1].path is missing; it must be given.",
     ]
     assert lines[5:8] == [
@@ -307,7 +314,9 @@ def test_a_list_that_was_one_object_is_still_read(old: Any) -> None:
     assert loads(RunConfig, json.dumps(plain)) == run
     for literal in literals(plain):
         assert through_flyte(literal, RunConfig) == run
-    plan = json.loads(json.dumps(dataclasses.asdict(EvaluatePlan(StagePlan("r", 0, "d"), EvaluateConfig()))))
+    plan = json.loads(
+        json.dumps(dataclasses.asdict(EvaluatePlan(StagePlan("r", 0, "d"), EvaluateConfig())))
+    )
     plan["evaluate"]["retrieval"] = old
     del plan["benchmarks"]
     for literal in literals(plan):
@@ -319,7 +328,9 @@ def test_an_absent_list_is_empty() -> None:
 
 
 def test_faults_of_benchmarks_are_named_by_their_place() -> None:
-    with pytest.raises(ConfigError, match="evaluate.retrieval\\[0\\].image: there is no such field"):
+    with pytest.raises(
+        ConfigError, match="evaluate.retrieval\\[0\\].image: there is no such field"
+    ):
         decode(EvaluateConfig, {"retrieval": {"image": "a"}})
     with pytest.raises(ConfigError, match="evaluate.retrieval\\[1\\].limit is -1"):
         decode(EvaluateConfig, {"retrieval": [OLD_RETRIEVAL[0], OLD_RETRIEVAL[0] | {"limit": -1}]})
@@ -396,7 +407,9 @@ def test_plans_cross_tasks(place: int) -> None:
         plain = json.loads(json.dumps(dataclasses.asdict(plan)))
         assert through_flyte(literals(plain)[place], type(plan)) == plan
         plain["stage"]["sed"] = 1
-        with pytest.raises(ConfigError, match="stage.sed: there is no such field; did you mean `se"):
+        with pytest.raises(
+            ConfigError, match="stage.sed: there is no such field; did you mean `se"
+        ):
             through_flyte(literals(plain)[place], type(plan))
 
 
@@ -406,7 +419,9 @@ def test_pyflyte_run_refuses_a_misspelt_field(tmp_path: Path, flyte_home: Path) 
     (tmp_path / "run.json").write_text(json.dumps(plain))
     pyflyte = Path(sys.executable).with_name("pyflyte")
     words = [pyflyte, "run", "workflows", "demo", "--config", tmp_path / "run.json"]
-    done = subprocess.run(words, cwd=PROJECT, env=os.environ, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        words, cwd=PROJECT, env=os.environ, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode != 0
     said = done.stdout + done.stderr
     assert "train.stpes: there is no such field; did you mean `steps`?" in said
@@ -415,7 +430,9 @@ def test_pyflyte_run_refuses_a_misspelt_field(tmp_path: Path, flyte_home: Path) 
 
 def test_training_without_flyte_refuses_a_misspelt_field(tmp_path: Path) -> None:
     run = presets.demo()
-    plan = PretrainPlan(StagePlan("r", 0, "d"), run.data, run.render, run.model, run.optim, run.train)
+    plan = PretrainPlan(
+        StagePlan("r", 0, "d"), run.data, run.render, run.model, run.optim, run.train
+    )
     plain = dataclasses.asdict(plan)
     plain["optim"]["warmup_step"] = plain["optim"].pop("warmup_steps")
     (tmp_path / "plan.json").write_text(json.dumps(plain))
@@ -437,7 +454,9 @@ def test_records_of_another_version_are_read() -> None:
 
 
 def test_whole_numbers_from_json_become_floats_again() -> None:
-    assert from_dict(OptimConfig, {"lr": 1}).lr == 1.0 and isinstance(from_dict(OptimConfig, {"lr": 1}).lr, float)
+    assert from_dict(OptimConfig, {"lr": 1}).lr == 1.0 and isinstance(
+        from_dict(OptimConfig, {"lr": 1}).lr, float
+    )
     assert digest(OptimConfig(lr=1)) == digest(OptimConfig(lr=1.0))
     steps = decode(TrainConfig, {"steps": 30.0, "zero_stage": 2.0})  # a console's doubles
     assert (repr(steps.steps), repr(steps.zero_stage)) == ("30", "2")

@@ -37,18 +37,26 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes
 
 
 def naive_squash(image: np.ndarray, px: int) -> np.ndarray:
-    """tf.image.resize, bilinear, half-pixel centres, no antialiasing, one output at a time, in float32; then truncation."""
+    """tf.image.resize, bilinear, half-pixel centres, no antialiasing, one output at a time, in
+    float32; then truncation.
+    """
     height, width, channels = image.shape
     out = np.zeros((px, px, channels), np.uint8)
     for y in range(px):
-        in_y = np.float32(np.float32(y + 0.5) * (np.float32(height) / np.float32(px)) - np.float32(0.5))
+        in_y = np.float32(
+            np.float32(y + 0.5) * (np.float32(height) / np.float32(px)) - np.float32(0.5)
+        )
         y0, y1 = max(math.floor(in_y), 0), min(math.ceil(in_y), height - 1)
         for x in range(px):
-            in_x = np.float32(np.float32(x + 0.5) * (np.float32(width) / np.float32(px)) - np.float32(0.5))
+            in_x = np.float32(
+                np.float32(x + 0.5) * (np.float32(width) / np.float32(px)) - np.float32(0.5)
+            )
             x0, x1 = max(math.floor(in_x), 0), min(math.ceil(in_x), width - 1)
             fx, fy = np.float32(in_x - np.floor(in_x)), np.float32(in_y - np.floor(in_y))
             for c in range(channels):
-                a, b, d, e = (np.float32(image[i, j, c]) for i, j in ((y0, x0), (y0, x1), (y1, x0), (y1, x1)))
+                a, b, d, e = (
+                    np.float32(image[i, j, c]) for i, j in ((y0, x0), (y0, x1), (y1, x0), (y1, x1))
+                )
                 upper, lower = a + (b - a) * fx, d + (e - d) * fx
                 out[y, x, c] = int(upper + (lower - upper) * fy)
     return out
@@ -61,12 +69,18 @@ def test_squash_is_the_reference_resize(size: tuple[int, int]) -> None:
 
 
 def test_squash_agrees_with_torch_to_a_level() -> None:
-    """An independent kernel (other order of additions, so now and then the truncation falls on the other side)."""
+    """An independent kernel (other order of additions, so now and then the truncation falls on the
+    other side).
+    """
     import torch
 
     image = np.random.default_rng(0).integers(0, 256, (256, 341, 3), dtype=np.uint8)
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    theirs = torch.nn.functional.interpolate(tensor, (224, 224), mode="bilinear", align_corners=False)[0].permute(1, 2, 0).to(torch.uint8)
+    theirs = (
+        torch.nn.functional.interpolate(tensor, (224, 224), mode="bilinear", align_corners=False)[0]
+        .permute(1, 2, 0)
+        .to(torch.uint8)
+    )
     difference = np.abs(theirs.numpy().astype(int) - squash(image, 224))
     assert difference.max() <= 1 and (difference > 0).mean() < 0.001
 
@@ -112,7 +126,9 @@ def test_transparency_lies_on_white() -> None:
     assert (decoded[:2] == (10, 20, 30)).all() and (decoded[2:] == 255).all()
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     palette.putpalette([9, 9, 9, 200, 0, 0])
-    assert decode_image(encoded(palette, transparency=0)).tolist() == [[[255, 255, 255], [200, 0, 0]]]
+    assert decode_image(encoded(palette, transparency=0)).tolist() == [
+        [[255, 255, 255], [200, 0, 0]]
+    ]
 
 
 def test_sixteen_bits_keep_the_high_byte() -> None:
@@ -170,7 +186,9 @@ def huge_png(width: int, height: int) -> bytes:
     import zlib
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     rows = zlib.compress(bytes(1000))
     return (
@@ -229,7 +247,9 @@ DAMAGE = given(
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=200, deadline=4000)
 @DAMAGE
-def test_damaged_pictures_either_decode_or_raise_image_error(kind: str, cuts: list[int], seed: int) -> None:
+def test_damaged_pictures_either_decode_or_raise_image_error(
+    kind: str, cuts: list[int], seed: int
+) -> None:
     survives(kind, cuts, seed)
 
 
@@ -251,26 +271,42 @@ def test_each_caption_once_in_as_many_epochs() -> None:
     for record, count in enumerate(counts):
         for cycle in range(70 // count):
             assert sorted(chosen[cycle * count : (cycle + 1) * count, record]) == list(range(count))
-    assert (chosen != np.stack([pairs.choose_text(counts, hashes, 4, epoch) for epoch in range(70)])).any()
+    assert (
+        chosen != np.stack([pairs.choose_text(counts, hashes, 4, epoch) for epoch in range(70)])
+    ).any()
     assert (chosen[:, 2] != chosen[:, 3]).any()  # another key, another order
 
 
 def test_choice_does_not_depend_on_the_company() -> None:
     counts, hashes = np.full(100, 5), np.arange(100, dtype=np.uint64)
     together = pairs.choose_text(counts, hashes, 0, 11)
-    assert together.tolist() == [int(pairs.choose_text(counts[n : n + 1], hashes[n : n + 1], 0, 11)[0]) for n in range(100)]
-    assert set(np.bincount(pairs.choose_text(np.full(5000, 5), np.arange(5000, dtype=np.uint64), 0, 0)) > 850) == {True}
+    assert together.tolist() == [
+        int(pairs.choose_text(counts[n : n + 1], hashes[n : n + 1], 0, 11)[0]) for n in range(100)
+    ]
+    assert set(
+        np.bincount(pairs.choose_text(np.full(5000, 5), np.arange(5000, dtype=np.uint64), 0, 0))
+        > 850
+    ) == {True}
 
 
 @given(total=st.integers(1, 20_000), shares=st.lists(st.floats(0.001, 1), min_size=1, max_size=5))
 def test_apportion_is_exact_and_near(total: int, shares: list[float]) -> None:
     counts = pairs.apportion(total, shares)
     assert sum(counts) == total
-    assert all(abs(count - total * share / sum(shares)) < 1 + 1e-6 for count, share in zip(counts, shares, strict=True))
+    assert all(
+        abs(count - total * share / sum(shares)) < 1 + 1e-6
+        for count, share in zip(counts, shares, strict=True)
+    )
 
 
 def test_text_pairs_per_batch() -> None:
-    assert [pairs.text_pairs_per_batch(10_240, share) for share in (0, 0.25, 0.5, 0.75, 1)] == [0, 2560, 5120, 7680, 10_240]
+    assert [pairs.text_pairs_per_batch(10_240, share) for share in (0, 0.25, 0.5, 0.75, 1)] == [
+        0,
+        2560,
+        5120,
+        7680,
+        10_240,
+    ]
     assert pairs.text_pairs_per_batch(92, 0.25) == 23 and pairs.text_pairs_per_batch(10, 1 / 3) == 3
 
 
@@ -281,9 +317,15 @@ def test_text_pairs_per_batch() -> None:
     ("text", "expected"),
     [
         ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
-        ("He met Mr. Smith and J. R. Tolkien. Then he left.", ["He met Mr. Smith and J. R. Tolkien.", "Then he left."]),
+        (
+            "He met Mr. Smith and J. R. Tolkien. Then he left.",
+            ["He met Mr. Smith and J. R. Tolkien.", "Then he left."],
+        ),
         ('"I am here," he said. "Are you?" Yes.', ['"I am here," he said.', '"Are you?"', "Yes."]),
-        ("It cost 3.50 dollars, e.g. a lot. ok. 5 more came.", ["It cost 3.50 dollars, e.g. a lot. ok.", "5 more came."]),
+        (
+            "It cost 3.50 dollars, e.g. a lot. ok. 5 more came.",
+            ["It cost 3.50 dollars, e.g. a lot. ok.", "5 more came."],
+        ),
         ("Title\nA line.\n\n Another one. ", ["Title", "A line.", "Another one."]),
         ("これは本です。あれは？はい。", ["これは本です。", "あれは？", "はい。"]),
         ("", []),
@@ -304,7 +346,9 @@ def test_splitting_loses_no_character(text: str) -> None:
 
 def read(kind: str, path: Path, images: Path, **options: Any) -> list[Any]:
     """All records of a source of photos, none with a problem."""
-    records = list(sources.read_source(SourceConfig(kind, str(path), images=str(images), **options)))
+    records = list(
+        sources.read_source(SourceConfig(kind, str(path), images=str(images), **options))
+    )
     assert records and not [record.problem for record in records if record.problem]
     return records
 
@@ -312,14 +356,26 @@ def read(kind: str, path: Path, images: Path, **options: Any) -> list[Any]:
 def test_karpathy_and_coco_slices(slices: Path) -> None:
     coco = slices / "coco_captions"
     train = read("karpathy", coco / "dataset_coco.json", coco, split="train")
-    assert len(train) == 64 and all(len(record.texts) >= 5 and Path(record.image).is_file() for record in train)
-    theirs = {record.key: record.texts for record in read("coco", coco / "annotations/captions_train2017.json", coco / "train2017")}
-    assert {record.key: sorted(record.texts) for record in train} == {key: sorted(texts) for key, texts in theirs.items()}
-    flickr = read("karpathy", slices / "flickr8k/dataset_flickr8k.json", slices / "flickr8k/Flicker8k_Dataset", split="test")
+    assert len(train) == 64 and all(
+        len(record.texts) >= 5 and Path(record.image).is_file() for record in train
+    )
+    theirs = {
+        record.key: record.texts
+        for record in read("coco", coco / "annotations/captions_train2017.json", coco / "train2017")
+    }
+    assert {record.key: sorted(record.texts) for record in train} == {
+        key: sorted(texts) for key, texts in theirs.items()
+    }
+    flickr = read(
+        "karpathy",
+        slices / "flickr8k/dataset_flickr8k.json",
+        slices / "flickr8k/Flicker8k_Dataset",
+        split="test",
+    )
     raw = json.loads((slices / "flickr8k/dataset_flickr8k.json").read_text())["images"]
-    assert [r.texts for r in flickr] == [tuple(s["raw"] for s in e["sentences"]) for e in raw if e["split"] == "test"] and len(
-        flickr
-    ) == 712
+    assert [r.texts for r in flickr] == [
+        tuple(s["raw"] for s in e["sentences"]) for e in raw if e["split"] == "test"
+    ] and len(flickr) == 712
 
 
 def test_xm3600_slices(slices: Path) -> None:
@@ -333,7 +389,10 @@ def test_xm3600_slices(slices: Path) -> None:
 
 def test_text_slices(slices: Path) -> None:
     c4 = list(sources.read_source(SourceConfig("c4", str(slices / "c4_like/c4-sample.*.json.gz"))))
-    files = [gzip.decompress((slices / f"c4_like/c4-sample.{name}.json.gz").read_bytes()) for name in ("01", "02")]
+    files = [
+        gzip.decompress((slices / f"c4_like/c4-sample.{name}.json.gz").read_bytes())
+        for name in ("01", "02")
+    ]
     documents = [json.loads(line)["text"] for file in files for line in file.splitlines()]
     assert len(c4) == sum(len(split_sentences(text)) // 2 for text in documents) > 100
     whole = "\n".join(documents)
@@ -346,13 +405,25 @@ def test_text_slices(slices: Path) -> None:
         limit=50,
     )
     records = list(sources.read_source(moses))
-    english = gzip.decompress((slices / "multi30k_text/train.en.gz").read_bytes()).decode().split("\n")[:50]
-    assert [record.first for record in records] == [line.strip() for line in english] and records[0].languages == ("en", "de")
-    parallel = list(sources.read_source(SourceConfig("tsv", str(slices / "wmt21_newstest/parallel.tsv"))))
-    assert (
-        len(parallel) == 15201 and not any(record.problem for record in parallel) and len({record.languages for record in parallel}) == 20
+    english = (
+        gzip.decompress((slices / "multi30k_text/train.en.gz").read_bytes())
+        .decode()
+        .split("\n")[:50]
     )
-    sentences = list(sources.read_source(SourceConfig("sentences", str(slices / "c4_like/sentences.txt"))))
+    assert [record.first for record in records] == [line.strip() for line in english] and records[
+        0
+    ].languages == ("en", "de")
+    parallel = list(
+        sources.read_source(SourceConfig("tsv", str(slices / "wmt21_newstest/parallel.tsv")))
+    )
+    assert (
+        len(parallel) == 15201
+        and not any(record.problem for record in parallel)
+        and len({record.languages for record in parallel}) == 20
+    )
+    sentences = list(
+        sources.read_source(SourceConfig("sentences", str(slices / "c4_like/sentences.txt")))
+    )
     assert len(sentences) == 2343 // 2
 
 
@@ -370,12 +441,23 @@ def test_karpathy_details(tmp_path: Path) -> None:
     path = karpathy_file(
         tmp_path,
         [
-            {"filename": "1.jpg", "filepath": "val2014", "split": "restval", "sentences": sentences, "group": "g"},
+            {
+                "filename": "1.jpg",
+                "filepath": "val2014",
+                "split": "restval",
+                "sentences": sentences,
+                "group": "g",
+            },
             {"filename": "2.jpg", "split": "test", "sentences": sentences},
         ],
     )
     (record,) = read("karpathy", Path(path), Path("photos"), split="train")
-    assert (record.image, record.texts, record.languages, record.group) == ("photos/val2014/1.jpg", ("a", "b"), ("en", "de"), "g")
+    assert (record.image, record.texts, record.languages, record.group) == (
+        "photos/val2014/1.jpg",
+        ("a", "b"),
+        ("en", "de"),
+        "g",
+    )
 
 
 def test_bad_entries_become_problems_and_are_refused_by_evaluations(tmp_path: Path) -> None:
@@ -395,12 +477,16 @@ def test_bad_entries_become_problems_and_are_refused_by_evaluations(tmp_path: Pa
         gallery.usable(records, "here")
     number = karpathy_file(tmp_path, [{**good, "sentences": [{"raw": 5}]}])
     with pytest.raises(DataError, match="no text"):
-        gallery.usable(list(sources.read_source(SourceConfig("karpathy", number, images="photos"))), "here")
+        gallery.usable(
+            list(sources.read_source(SourceConfig("karpathy", number, images="photos"))), "here"
+        )
     with pytest.raises(EvaluationError, match="split"):
         gallery.usable([], "here")
 
 
-@pytest.mark.parametrize("content", [b"", b'{"images": [', b"[]", b'{"images": {}}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"images": [', b"[]", b'{"images": {}}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_broken_annotation_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(content)
@@ -409,7 +495,9 @@ def test_broken_annotation_files(tmp_path: Path, content: bytes) -> None:
             list(sources.read_source(SourceConfig(kind, str(path), images="photos")))
 
 
-@pytest.mark.parametrize("kind", ["karpathy", "coco", "xm3600", "webdataset", "sentences", "c4", "tsv"])
+@pytest.mark.parametrize(
+    "kind", ["karpathy", "coco", "xm3600", "webdataset", "sentences", "c4", "tsv"]
+)
 def test_missing_annotation_file_is_named(tmp_path: Path, kind: str) -> None:
     for name in ("nowhere.json", "nowhere-*.json"):
         with pytest.raises(DataError, match="nowhere"):
@@ -418,7 +506,11 @@ def test_missing_annotation_file_is_named(tmp_path: Path, kind: str) -> None:
 
 def test_text_formats(tmp_path: Path) -> None:
     tsv = tmp_path / "a.tsv"
-    tsv.write_bytes('one\tzwei "x"\r\nen\tde\tthree\tvier\nen\tde\tfive\tsechs\tg5\na\tb\tc\n\xff\tx\n\n'.encode("latin-1"))
+    tsv.write_bytes(
+        'one\tzwei "x"\r\nen\tde\tthree\tvier\nen\tde\tfive\tsechs\tg5\na\tb\tc\n\xff\tx\n\n'.encode(
+            "latin-1"
+        )
+    )
     records = list(sources.read_source(SourceConfig("tsv", str(tsv), languages=("en", "de"))))
     assert [(r.first, r.texts, r.languages, r.group) for r in records[:3]] == [
         ("one", ('zwei "x"',), ("en", "de"), ""),
@@ -428,18 +520,26 @@ def test_text_formats(tmp_path: Path) -> None:
     assert "3 columns" in records[3].problem and "UTF-8" in records[4].problem and len(records) == 5
     text = tmp_path / "s.txt"
     text.write_text("a\nb\nc\n\nd\ne\nf\n")
-    assert [(r.first, r.texts[0]) for r in sources.read_source(SourceConfig("sentences", str(text)))] == [("a", "b"), ("d", "e")]
+    assert [
+        (r.first, r.texts[0]) for r in sources.read_source(SourceConfig("sentences", str(text)))
+    ] == [("a", "b"), ("d", "e")]
     c4 = tmp_path / "c.json"
     c4.write_text('{"text": "One. Two. Three."}\nnot json\n{"txt": 1}\n{"text": 5}\n[1]\n')
     found = list(sources.read_source(SourceConfig("c4", str(c4))))
-    assert [(r.first, r.texts) for r in found if not r.problem] == [("One.", ("Two.",))] and sum(bool(r.problem) for r in found) == 4
+    assert [(r.first, r.texts) for r in found if not r.problem] == [("One.", ("Two.",))] and sum(
+        bool(r.problem) for r in found
+    ) == 4
 
 
 def test_unaligned_and_damaged_text_files(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_text("1\n2\n3\n")
     (tmp_path / "a.de").write_text("1\n2\n")
     with pytest.raises(DataError, match="not aligned"):
-        list(sources.read_source(SourceConfig("moses", str(tmp_path / "a.en"), second_path=str(tmp_path / "a.de"))))
+        list(
+            sources.read_source(
+                SourceConfig("moses", str(tmp_path / "a.en"), second_path=str(tmp_path / "a.de"))
+            )
+        )
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'{"text": "A. B."}\n' * 5000)[:80])
     with pytest.raises(DataError, match="b.json.gz"):
         list(sources.read_source(SourceConfig("c4", str(tmp_path / "b.json.gz"))))
@@ -448,7 +548,9 @@ def test_unaligned_and_damaged_text_files(tmp_path: Path) -> None:
 def test_lines_are_those_of_a_whole_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"a\r\n\nb\x85c\xe2\x80\xa8d\n" + b"x" * (2**22 + 5) + b"\nlast"
     (tmp_path / "f").write_bytes(content)
-    assert [line for _, line in annotation_files.lines(str(tmp_path / "f"))] == [line.removesuffix(b"\r") for line in content.split(b"\n")]
+    assert [line for _, line in annotation_files.lines(str(tmp_path / "f"))] == [
+        line.removesuffix(b"\r") for line in content.split(b"\n")
+    ]
     monkeypatch.setattr(annotation_files, "MAX_LINE_BYTES", 100)
     with pytest.raises(DataError, match="longer than"):
         list(annotation_files.lines(str(tmp_path / "f")))
@@ -457,12 +559,25 @@ def test_lines_are_those_of_a_whole_read(tmp_path: Path, monkeypatch: pytest.Mon
 def test_names_of_sources_and_ids_of_records(tmp_path: Path) -> None:
     entry = {"filename": "1.jpg", "split": "train", "sentences": [{"raw": "a"}]}
     path = karpathy_file(tmp_path, [entry, entry, {**entry, "filename": "2.jpg"}])
-    data = DataConfig((SourceConfig("karpathy", path, images="p", name="one"), SourceConfig("karpathy", path, images="p")))
+    data = DataConfig(
+        (
+            SourceConfig("karpathy", path, images="p", name="one"),
+            SourceConfig("karpathy", path, images="p"),
+        )
+    )
     assert sources.source_names(data) == ["one", "karpathy-dataset"]
-    assert [key for _, key, _ in sources.read_records(data, skip={"karpathy-dataset"})] == ["one/1", "one/1@1", "one/2"]
+    assert [key for _, key, _ in sources.read_records(data, skip={"karpathy-dataset"})] == [
+        "one/1",
+        "one/1@1",
+        "one/2",
+    ]
     for names in (("a", "a"), ("a/b", "c"), ("ü", "c")):
         with pytest.raises(ConfigError):
-            sources.source_names(DataConfig(tuple(SourceConfig("karpathy", path, images="p", name=name) for name in names)))
+            sources.source_names(
+                DataConfig(
+                    tuple(SourceConfig("karpathy", path, images="p", name=name) for name in names)
+                )
+            )
 
 
 # ---------------------------------------------------------------- foreign tars
@@ -507,19 +622,31 @@ def test_tars_like_the_webdataset_library(tmp_path: Path) -> None:
     """Keys and members as webdataset groups them."""
     import webdataset
 
-    members = [("a/b.c.jpg", b"1"), ("a/b.txt", b"2"), ("d.JPG", b"3"), ("d.txt", b"4"), ("e.txt", b"5")]
+    members = [
+        ("a/b.c.jpg", b"1"),
+        ("a/b.txt", b"2"),
+        ("d.JPG", b"3"),
+        ("d.txt", b"4"),
+        ("e.txt", b"5"),
+    ]
     path = write_tar(tmp_path / "x.tar", members)
     theirs = [
-        (s["__key__"], {k: v for k, v in s.items() if not k.startswith("__")}) for s in webdataset.WebDataset(str(path), shardshuffle=False)
+        (s["__key__"], {k: v for k, v in s.items() if not k.startswith("__")})
+        for s in webdataset.WebDataset(str(path), shardshuffle=False)
     ]
     with open(path, "rb") as file:
         data = file.read()
-    ours = [(e.key, {k: data[o : o + s] for k, (o, s) in e.members.items()}) for e in tars.entries(path)]
+    ours = [
+        (e.key, {k: data[o : o + s] for k, (o, s) in e.members.items()}) for e in tars.entries(path)
+    ]
     assert ours == theirs
 
 
 def test_damaged_tars(tmp_path: Path) -> None:
-    whole = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 5000), ("1.txt", b"y"), ("2.jpg", b"z" * 5000), ("2.txt", b"w")]).read_bytes()
+    whole = write_tar(
+        tmp_path / "a.tar",
+        [("1.jpg", b"x" * 5000), ("1.txt", b"y"), ("2.jpg", b"z" * 5000), ("2.txt", b"w")],
+    ).read_bytes()
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
     for cut in (0, 100, 511, 600, 5000, 6000, end - 100, end):
         (tmp_path / "cut.tar").write_bytes(whole[:cut])
@@ -538,9 +665,17 @@ def test_damaged_tars(tmp_path: Path) -> None:
 def test_links_and_devices_in_tars_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "links.tar"
     with tarfile.open(path, "w") as tar:
-        for name, kind in (("1.jpg", tarfile.SYMTYPE), ("1.txt", tarfile.LNKTYPE), ("2.jpg", tarfile.CHRTYPE), ("2.txt", tarfile.FIFOTYPE)):
+        for name, kind in (
+            ("1.jpg", tarfile.SYMTYPE),
+            ("1.txt", tarfile.LNKTYPE),
+            ("2.jpg", tarfile.CHRTYPE),
+            ("2.txt", tarfile.FIFOTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
     assert tars.entries(path) == []
-    assert Counter(bool(r.problem) for r in sources.read_source(SourceConfig("webdataset", str(path)))) == Counter()
+    assert (
+        Counter(bool(r.problem) for r in sources.read_source(SourceConfig("webdataset", str(path))))
+        == Counter()
+    )

@@ -1,4 +1,6 @@
-"""Shards, the order of batches and the loader: the same pairs for any ranks and workers, none lost or repeated, none twice in a batch."""
+"""Shards, the order of batches and the loader: the same pairs for any ranks and workers, none lost
+or repeated, none twice in a batch.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,13 @@ from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationR
 RENDER = RenderConfig(image_px=64)
 
 
-# ---------------------------------------------------------------- a small set of photos and sentence pairs
+# ---------------------------------------------------------------- a small set of photos and
+# sentence pairs
 
 
-def write_photos(folder: Path, n: int, groups: int = 0, captions: int = 3, side: int = 40) -> SourceConfig:
+def write_photos(
+    folder: Path, n: int, groups: int = 0, captions: int = 3, side: int = 40
+) -> SourceConfig:
     """`n` photos with `captions` captions each; record i is in group i mod `groups`."""
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     images = []
@@ -42,32 +47,51 @@ def write_photos(folder: Path, n: int, groups: int = 0, captions: int = 3, side:
         pixels = np.random.default_rng(i).integers(0, 256, (side, side + 10, 3), dtype=np.uint8)
         name = f"photo-{i:04d}.{'jpg' if i % 2 else 'png'}"
         Image.fromarray(pixels).save(folder / "photos" / name)
-        entry = {"filename": name, "split": "train", "sentences": [{"raw": f"caption {c} of {i}"} for c in range(captions)]}
+        entry = {
+            "filename": name,
+            "split": "train",
+            "sentences": [{"raw": f"caption {c} of {i}"} for c in range(captions)],
+        }
         images.append({**entry, "group": f"g{i % groups}"} if groups else entry)
     (folder / "dataset.json").write_text(json.dumps({"images": images}))
-    return SourceConfig("karpathy", str(folder / "dataset.json"), images=str(folder / "photos"), name="photos")
+    return SourceConfig(
+        "karpathy", str(folder / "dataset.json"), images=str(folder / "photos"), name="photos"
+    )
 
 
 def write_sentences(folder: Path, n: int, groups: int = 0) -> SourceConfig:
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [["en", "de", f"first {i}", f"zweiter {i}"] + ([f"g{i % groups}"] if groups else []) for i in range(n)]
+    rows = [
+        ["en", "de", f"first {i}", f"zweiter {i}"] + ([f"g{i % groups}"] if groups else [])
+        for i in range(n)
+    ]
     (folder / "sentences.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
     return SourceConfig("tsv", str(folder / "sentences.tsv"), name="sentences")
 
 
 def report_of(excluded: dict[str, str] | None = None) -> ValidationReport:
-    return ValidationReport(0, [], excluded or {}, {"photos": 1.0}, {"en": 0.0}, {"en": 0.0}, "data")
+    return ValidationReport(
+        0, [], excluded or {}, {"photos": 1.0}, {"en": 0.0}, {"en": 0.0}, "data"
+    )
 
 
 def made(root: Path | str, data: DataConfig, excluded: dict[str, str] | None = None) -> Manifest:
-    return shards.write_shards(RenderPlan(StagePlan(str(root), 0, "data"), data, RENDER), report_of(excluded), progress=False)
+    return shards.write_shards(
+        RenderPlan(StagePlan(str(root), 0, "data"), data, RENDER),
+        report_of(excluded),
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, DataConfig]:
     """61 photos and 47 sentence pairs, a quarter of every batch sentence pairs."""
     folder = tmp_path_factory.mktemp("mixed")
-    data = DataConfig((write_photos(folder, 61), write_sentences(folder, 47)), text_pair_share=0.25, records_per_shard=20)
+    data = DataConfig(
+        (write_photos(folder, 61), write_sentences(folder, 47)),
+        text_pair_share=0.25,
+        records_per_shard=20,
+    )
     return made(folder / "run", data), data
 
 
@@ -97,15 +121,23 @@ def pool(groups: list[int], texts: list[list[int]], firsts: list[int] | None = N
 EMPTY = pool([], [])
 
 
-def drawn(photos: Pool, texts: Pool, p: int, m: int, seed: int, steps: int) -> tuple[list[int], list[int]]:
-    """All records of the first steps, each batch checked: its groups are different, and so are its texts."""
+def drawn(
+    photos: Pool, texts: Pool, p: int, m: int, seed: int, steps: int
+) -> tuple[list[int], list[int]]:
+    """All records of the first steps, each batch checked: its groups are different, and so are its
+    texts.
+    """
     made_order = Order(photos, texts, p, m, seed)
     used: tuple[list[int], list[int]] = ([], [])
     for step in range(steps):
         draw = made_order.draw(step)
         groups, said = [], []
-        for kind, (pool_, part) in enumerate(zip((photos, texts), (slice(0, p), slice(p, p + m)), strict=True)):
-            for record, text in zip(draw.records[part].tolist(), draw.texts[part].tolist(), strict=True):
+        for kind, (pool_, part) in enumerate(
+            zip((photos, texts), (slice(0, p), slice(p, p + m)), strict=True)
+        ):
+            for record, text in zip(
+                draw.records[part].tolist(), draw.texts[part].tolist(), strict=True
+            ):
                 groups.append(int(pool_.groups[record]))
                 said.append(int(pool_.text_hashes[pool_.text_starts[record] + text]))
                 said += [int(pool_.first_hashes[record])] * kind
@@ -134,10 +166,13 @@ def test_a_group_is_spread_over_its_epoch() -> None:
 
 def test_every_record_once_an_epoch_where_epochs_end_within_batches() -> None:
     photos = pool(list(range(1, 62)), [[10 * i + c for c in range(1, 4)] for i in range(61)])
-    texts = pool(list(range(101, 148)), [[5000 + i] for i in range(47)], [7000 + i for i in range(47)])
+    texts = pool(
+        list(range(101, 148)), [[5000 + i] for i in range(47)], [7000 + i for i in range(47)]
+    )
     steps = Order(photos, texts, 12, 4, 0).window_steps * 12
     for used, n in zip(drawn(photos, texts, 12, 4, 0, steps), (61, 47), strict=True):
-        # A window deals its records out among its batches; between windows the stream of epochs is in order.
+        # A window deals its records out among its batches; between windows the stream of epochs is
+        # in order.
         counts = Counter(used)
         assert {counts[record] for record in range(n)} <= {len(used) // n, len(used) // n + 1}
 
@@ -145,14 +180,18 @@ def test_every_record_once_an_epoch_where_epochs_end_within_batches() -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_group_and_no_text_twice_whatever_the_groups(data: st.DataObject) -> None:
-    """Groups of any size, in both pools: either the order is refused at the start, or every batch holds."""
+    """Groups of any size, in both pools: either the order is refused at the start, or every batch
+    holds.
+    """
     p, m = data.draw(st.integers(1, 12)), data.draw(st.integers(0, 6))
     n_groups = data.draw(st.integers(p + m, 40))
     photos = data.draw(st.lists(st.integers(1, n_groups), min_size=p, max_size=150))
     sentences = data.draw(st.lists(st.integers(1, n_groups), min_size=m, max_size=80)) if m else []
     one = pool(photos, [[1000 * g + c for c in range(3)] for g in photos])
     two = pool(
-        sentences, [[1000 * g + 10 + i % 3] for i, g in enumerate(sentences)], [1000 * g + 20 + i % 3 for i, g in enumerate(sentences)]
+        sentences,
+        [[1000 * g + 10 + i % 3] for i, g in enumerate(sentences)],
+        [1000 * g + 20 + i % 3 for i, g in enumerate(sentences)],
     )
     try:
         drawn(one, two, p, m, data.draw(st.integers(0, 5)), 70)
@@ -162,21 +201,32 @@ def test_no_group_and_no_text_twice_whatever_the_groups(data: st.DataObject) -> 
 
 @pytest.mark.parametrize(("p", "m"), [(92, 0), (69, 23), (74, 18), (46, 46), (1, 91), (60, 20)])
 def test_as_many_groups_as_places(p: int, m: int) -> None:
-    """The tightest case: 92 groups of 10 photos and 5 sentence pairs, and up to 92 places in a batch."""
+    """The tightest case: 92 groups of 10 photos and 5 sentence pairs, and up to 92 places in a
+    batch.
+    """
     groups = [g for g in range(1, 93) for _ in range(10)]
     photos = pool(groups, [[100 * g + c for c in range(4)] for g in groups])
     pairs_ = [g for g in range(1, 93) for _ in range(5)]
-    texts = pool(pairs_, [[100 * g + 10 + i % 5] for i, g in enumerate(pairs_)], [100 * g + 20 + i % 5 for i, g in enumerate(pairs_)])
+    texts = pool(
+        pairs_,
+        [[100 * g + 10 + i % 5] for i, g in enumerate(pairs_)],
+        [100 * g + 20 + i % 5 for i, g in enumerate(pairs_)],
+    )
     window = Order(photos, texts, p, m, 1).window_steps
     used = drawn(photos, texts, p, m, 1, window * (200 // window))
     for records, n in zip(used, (920, 460), strict=True):
         counts = Counter(records)
-        assert {counts.get(record, 0) for record in range(n)} <= {len(records) // n, len(records) // n + 1}
+        assert {counts.get(record, 0) for record in range(n)} <= {
+            len(records) // n,
+            len(records) // n + 1,
+        }
 
 
 def test_texts_that_many_photos_share() -> None:
     rng = np.random.default_rng(0)
-    photos = pool(list(range(1, 401)), [(rng.choice(300, 5, replace=False) + 1).tolist() for _ in range(400)])
+    photos = pool(
+        list(range(1, 401)), [(rng.choice(300, 5, replace=False) + 1).tolist() for _ in range(400)]
+    )
     drawn(photos, EMPTY, 64, 0, 0, 100)
 
 
@@ -231,7 +281,9 @@ def test_the_same_pairs_for_any_number_of_ranks(mixed: tuple[Manifest, DataConfi
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(mixed: tuple[Manifest, DataConfig], workers: int) -> None:
-    for here, there in zip(read(mixed, 13, start_step=2), read(mixed, 13, start_step=2, workers=workers), strict=True):
+    for here, there in zip(
+        read(mixed, 13, start_step=2), read(mixed, 13, start_step=2, workers=workers), strict=True
+    ):
         assert here.keys == there.keys and here.step == there.step
         for name in ("photos", "first_text", "second_text"):
             assert torch.equal(getattr(here, name), getattr(there, name))
@@ -241,13 +293,23 @@ def test_going_on_at_any_step(mixed: tuple[Manifest, DataConfig]) -> None:
     whole = read(mixed, 45)
     assert [batch.step for batch in whole] == list(range(45))
     for start in (0, 1, 5, 15, 16, 17, 31, 44, 45):
-        assert [batch.keys for batch in read(mixed, 45, start_step=start)] == [batch.keys for batch in whole[start:]]
+        assert [batch.keys for batch in read(mixed, 45, start_step=start)] == [
+            batch.keys for batch in whole[start:]
+        ]
 
 
 def test_twenty_kills_lose_and_repeat_nothing(mixed: tuple[Manifest, DataConfig]) -> None:
-    """The ledger of a run that is stopped and started 20 times equals the uninterrupted one, at epochs' ends too."""
+    """The ledger of a run that is stopped and started 20 times equals the uninterrupted one, at
+    epochs' ends too.
+    """
     rng = np.random.default_rng(0)
-    stops = sorted({*rng.integers(1, 120, 15).tolist(), *(math.ceil(61 * e / 12) + d for e in (1, 2) for d in (-1, 0, 1)), 120})
+    stops = sorted(
+        {
+            *rng.integers(1, 120, 15).tolist(),
+            *(math.ceil(61 * e / 12) + d for e in (1, 2) for d in (-1, 0, 1)),
+            120,
+        }
+    )
     ledger: list[str] = []
     at = 0
     for stop in stops:
@@ -256,7 +318,9 @@ def test_twenty_kills_lose_and_repeat_nothing(mixed: tuple[Manifest, DataConfig]
         at = stop
     assert ledger == [key for batch in read(mixed, 120) for key in batch.keys]
     counts = Counter(key for key in ledger if key.startswith("photos"))
-    assert len(counts) == 61 and sum(counts.values()) == 120 * 12 and set(counts.values()) <= {23, 24}
+    assert (
+        len(counts) == 61 and sum(counts.values()) == 120 * 12 and set(counts.values()) <= {23, 24}
+    )
 
 
 def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConfig]) -> None:
@@ -275,7 +339,9 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
                 text = f"caption {draw.texts[place]} of {number}"
             else:
                 text = f"zweiter {number}"
-                assert (batch.first_text[place - 12].numpy() == renderer.masks([f"first {number}"])[0]).all()
+                assert (
+                    batch.first_text[place - 12].numpy() == renderer.masks([f"first {number}"])[0]
+                ).all()
             assert (batch.second_text[place].numpy() == renderer.masks([text])[0]).all()
 
 
@@ -286,7 +352,9 @@ def test_captions_take_turns(mixed: tuple[Manifest, DataConfig]) -> None:
     for step in range(16 * 12):
         draw = plan.draw(step)
         for place in range(12):
-            said.setdefault(int(draw.records[place]), []).append((int(draw.epochs[place]), int(draw.texts[place])))
+            said.setdefault(int(draw.records[place]), []).append(
+                (int(draw.epochs[place]), int(draw.texts[place]))
+            )
     for turns in said.values():
         by_epoch = dict(turns)
         assert len(by_epoch) == len(turns)
@@ -300,15 +368,26 @@ def test_another_seed_is_another_order(mixed: tuple[Manifest, DataConfig]) -> No
 
 
 def test_groups_and_duplicates_never_meet(tmp_path: Path) -> None:
-    """Groups across photos and sentences, one photo under two names, one sentence in two records."""
-    photos, sentences = write_photos(tmp_path, 60, groups=30), write_sentences(tmp_path, 60, groups=30)
+    """Groups across photos and sentences, one photo under two names, one sentence in two
+    records.
+    """
+    photos, sentences = (
+        write_photos(tmp_path, 60, groups=30),
+        write_sentences(tmp_path, 60, groups=30),
+    )
     twin = (tmp_path / "photos/photo-0004.png").read_bytes()
     (tmp_path / "photos/photo-0011.jpg").write_bytes(twin)
-    (tmp_path / "sentences.tsv").write_text((tmp_path / "sentences.tsv").read_text().replace("zweiter 7\t", "first 3\t"))
+    (tmp_path / "sentences.tsv").write_text(
+        (tmp_path / "sentences.tsv").read_text().replace("zweiter 7\t", "first 3\t")
+    )
     data = DataConfig((photos, sentences), text_pair_share=0.5, records_per_shard=25)
     manifest = made(tmp_path / "run", data)
-    group = {f"photos/photo-{i:04d}": f"g{i % 30}" for i in range(60)} | {f"sentences/sentences-{i + 1}": f"g{i % 30}" for i in range(60)}
-    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=26, seed=0, text_encoder=ENCODE, steps=100):
+    group = {f"photos/photo-{i:04d}": f"g{i % 30}" for i in range(60)} | {
+        f"sentences/sentences-{i + 1}": f"g{i % 30}" for i in range(60)
+    }
+    for batch in loader.batches(
+        manifest, data, image_px=64, batch_pairs=26, seed=0, text_encoder=ENCODE, steps=100
+    ):
         assert len({group[key] for key in batch.keys}) == 26
         assert not {"photos/photo-0004", "photos/photo-0011"} <= set(batch.keys)
         assert not {"sentences/sentences-4", "sentences/sentences-8"} <= set(batch.keys)
@@ -332,18 +411,29 @@ def test_shards_are_plain_webdataset_tars(mixed: tuple[Manifest, DataConfig]) ->
 
     manifest, data = mixed
     names = [entry.name for entry in manifest.files if entry.name.endswith(".tar")]
-    assert names == [f"photos-{n:05d}.tar" for n in range(4)] + [f"sentences-{n:05d}.tar" for n in range(3)]
-    samples = [s for name in names for s in webdataset.WebDataset(str(Path(manifest.uri) / name), shardshuffle=False)]
+    assert names == [f"photos-{n:05d}.tar" for n in range(4)] + [
+        f"sentences-{n:05d}.tar" for n in range(3)
+    ]
+    samples = [
+        s
+        for name in names
+        for s in webdataset.WebDataset(str(Path(manifest.uri) / name), shardshuffle=False)
+    ]
     assert len(samples) == manifest.n_pairs == 108 and manifest.n_photo_pairs == 61
     folder = Path(data.sources[0].images)
     for sample in samples:
         about = json.loads(sample["json"])
         if about["source"] == "photos":
             name = about["key"].split("/")[1]
-            assert sample.get("jpg", sample.get("png")) == next(folder.glob(f"{name}.*")).read_bytes()
+            assert (
+                sample.get("jpg", sample.get("png")) == next(folder.glob(f"{name}.*")).read_bytes()
+            )
             assert about["languages"] == ["en"] * 3 and len(about["texts"]) == 3
         else:
-            assert sample["first.txt"].decode().startswith("first ") and about["languages"] == ["en", "de"]
+            assert sample["first.txt"].decode().startswith("first ") and about["languages"] == [
+                "en",
+                "de",
+            ]
 
 
 def test_the_same_bytes_every_time(mixed: tuple[Manifest, DataConfig], tmp_path: Path) -> None:
@@ -352,7 +442,9 @@ def test_the_same_bytes_every_time(mixed: tuple[Manifest, DataConfig], tmp_path:
     assert again.files == manifest.files
 
 
-def test_a_killed_run_goes_on_and_keeps_whole_shards(mixed: tuple[Manifest, DataConfig], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_keeps_whole_shards(
+    mixed: tuple[Manifest, DataConfig], tmp_path: Path
+) -> None:
     manifest, data = mixed
     made(tmp_path, data)
     folder = tmp_path / "shards"
@@ -361,8 +453,16 @@ def test_a_killed_run_goes_on_and_keeps_whole_shards(mixed: tuple[Manifest, Data
     (folder / "photos-00001.tar").write_bytes(b"half")
     (folder / "photos-00002.index").unlink()
     assert made(tmp_path, data).files == manifest.files
-    changed = {path.name for path in folder.iterdir() if path.stat().st_mtime_ns != before[path.name]}
-    assert changed == {"manifest.json", "photos-00001.tar", "photos-00001.index", "photos-00002.tar", "photos-00002.index"}
+    changed = {
+        path.name for path in folder.iterdir() if path.stat().st_mtime_ns != before[path.name]
+    }
+    assert changed == {
+        "manifest.json",
+        "photos-00001.tar",
+        "photos-00001.index",
+        "photos-00002.tar",
+        "photos-00002.index",
+    }
 
 
 def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
@@ -374,9 +474,18 @@ def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
 
 
 def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
-    data = DataConfig((write_photos(tmp_path, 6), write_sentences(tmp_path, 3)), text_pair_share=0.25)
+    data = DataConfig(
+        (write_photos(tmp_path, 6), write_sentences(tmp_path, 3)), text_pair_share=0.25
+    )
     excluded = dict.fromkeys(
-        ["photos/photo-0001", "photos/photo-0002#0", "photos/photo-0002#2", "sentences/sentences-2", "photos/photo-0003#1"], "bad"
+        [
+            "photos/photo-0001",
+            "photos/photo-0002#0",
+            "photos/photo-0002#2",
+            "sentences/sentences-2",
+            "photos/photo-0003#1",
+        ],
+        "bad",
     )
     excluded |= dict.fromkeys([f"photos/photo-0005#{n}" for n in range(3)], "bad")
     manifest = made(tmp_path / "run", data, excluded)
@@ -400,11 +509,20 @@ def test_large_photos_are_shrunk_and_small_ones_kept(tmp_path: Path) -> None:
     data = DataConfig((source, dataclasses.replace(small, name="small")), max_short_side_px=256)
     manifest = made(tmp_path / "run", data)
     with tarfile.open(Path(manifest.uri) / "photos-00000.tar") as tar:
-        sizes = {m.name: decode_image(tar.extractfile(m).read()).shape for m in tar if not m.name.endswith("json")}
-    assert sizes == {f"{n:08d}.{'jpg' if n % 2 else 'png'}": (256, 320 if n == 0 else 265, 3) for n in range(4)}
+        sizes = {
+            m.name: decode_image(tar.extractfile(m).read()).shape
+            for m in tar
+            if not m.name.endswith("json")
+        }
+    assert sizes == {
+        f"{n:08d}.{'jpg' if n % 2 else 'png'}": (256, 320 if n == 0 else 265, 3) for n in range(4)
+    }
     kept = made(tmp_path / "kept", dataclasses.replace(data, max_short_side_px=0))
     with tarfile.open(Path(kept.uri) / "photos-00000.tar") as tar:
-        assert tar.extractfile("00000001.jpg").read() == (tmp_path / "photos/photo-0001.jpg").read_bytes()
+        assert (
+            tar.extractfile("00000001.jpg").read()
+            == (tmp_path / "photos/photo-0001.jpg").read_bytes()
+        )
 
 
 def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
@@ -422,13 +540,25 @@ def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
 
     counting = Counting(image_px=64)
     assert counting.digest == renderer.digest == manifest.render_digest
-    stored = list(loader.batches(manifest, data, image_px=64, batch_pairs=8, seed=0, text_encoder=counting, steps=6))
-    drawn_live = list(loader.batches(manifest, live, image_px=64, batch_pairs=8, seed=0, text_encoder=ENCODE, steps=6))
+    stored = list(
+        loader.batches(
+            manifest, data, image_px=64, batch_pairs=8, seed=0, text_encoder=counting, steps=6
+        )
+    )
+    drawn_live = list(
+        loader.batches(
+            manifest, live, image_px=64, batch_pairs=8, seed=0, text_encoder=ENCODE, steps=6
+        )
+    )
     assert sum(asked) == 6 * 2  # only the text pairs' first texts, which have no drawing
     for one, two in zip(stored, drawn_live, strict=True):
         assert torch.equal(one.second_text, two.second_text) and one.keys == two.keys
-    png = Image.open(io.BytesIO(_member(Path(manifest.uri) / "photos-00000.tar", "00000003.text.1.png")))
-    assert png.mode == "1" and (np.asarray(png) == (renderer.render(["caption 1 of 3"])[0] != 0)).all()
+    png = Image.open(
+        io.BytesIO(_member(Path(manifest.uri) / "photos-00000.tar", "00000003.text.1.png"))
+    )
+    assert (
+        png.mode == "1" and (np.asarray(png) == (renderer.render(["caption 1 of 3"])[0] != 0)).all()
+    )
 
 
 def _member(tar: Path, name: str) -> bytes:
@@ -443,7 +573,17 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
     whole = tar.read_bytes()
 
     def start() -> None:
-        list(loader.batches(shards.open_manifest(manifest.uri), data, image_px=64, batch_pairs=4, seed=0, text_encoder=ENCODE, steps=4))
+        list(
+            loader.batches(
+                shards.open_manifest(manifest.uri),
+                data,
+                image_px=64,
+                batch_pairs=4,
+                seed=0,
+                text_encoder=ENCODE,
+                steps=4,
+            )
+        )
 
     tar.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ShardError, match="photos-00001.tar.*delete it and run `render` again"):
@@ -454,7 +594,11 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
     tar.write_bytes(whole)
     index = Path(manifest.uri) / "photos-00001.index"
     content = index.read_bytes()
-    for wrong in (content[:50], b"\0" * len(content), Path(manifest.uri, "photos-00000.index").read_bytes()):
+    for wrong in (
+        content[:50],
+        b"\0" * len(content),
+        Path(manifest.uri, "photos-00000.index").read_bytes(),
+    ):
         index.write_bytes(wrong)
         with pytest.raises(ShardError, match="photos-00001.index"):
             start()
@@ -474,9 +618,15 @@ def test_foreign_tars_train_directly(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / f"0000{number}.tar", "w") as tar:
             for i in range(10):
                 buffer = io.BytesIO()
-                Image.fromarray(np.random.default_rng([number, i]).integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(buffer, "JPEG")
+                Image.fromarray(
+                    np.random.default_rng([number, i]).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+                ).save(buffer, "JPEG")
                 text = f"text {number} {i}"
-                caption = ("txt", text.encode()) if i % 2 else ("json", json.dumps({"caption": text}).encode())
+                caption = (
+                    ("txt", text.encode())
+                    if i % 2
+                    else ("json", json.dumps({"caption": text}).encode())
+                )
                 for extension, content in (("jpg", buffer.getvalue()), caption):
                     info = tarfile.TarInfo(f"{i:05d}.{extension}")
                     info.size = len(content)
@@ -484,10 +634,18 @@ def test_foreign_tars_train_directly(tmp_path: Path) -> None:
     data = DataConfig((SourceConfig("webdataset", str(tmp_path / "*.tar"), name="web"),))
     manifest = made(tmp_path / "run", data, {"web/00001/00003": "bad"})
     assert manifest.n_pairs == manifest.n_photo_pairs == 19
-    assert sorted(path.name for path in Path(manifest.uri).iterdir()) == ["manifest.json", "web-00000.index", "web-00001.index"]
-    assert [entry.name for entry in manifest.files if entry.name.endswith(".tar")] == [str(tmp_path / f"0000{n}.tar") for n in range(2)]
+    assert sorted(path.name for path in Path(manifest.uri).iterdir()) == [
+        "manifest.json",
+        "web-00000.index",
+        "web-00001.index",
+    ]
+    assert [entry.name for entry in manifest.files if entry.name.endswith(".tar")] == [
+        str(tmp_path / f"0000{n}.tar") for n in range(2)
+    ]
     keys: Counter[str] = Counter()
-    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=4, seed=0, text_encoder=ENCODE, steps=19):
+    for batch in loader.batches(
+        manifest, data, image_px=64, batch_pairs=4, seed=0, text_encoder=ENCODE, steps=19
+    ):
         keys.update(batch.keys)
         for key, text in zip(batch.keys, batch.second_text, strict=True):
             _, tar_name, member = key.split("/")
@@ -500,16 +658,24 @@ def test_the_index_knows_its_shard(mixed: tuple[Manifest, DataConfig]) -> None:
     manifest, _ = mixed
     parts = [shard_index.load(Path(manifest.uri) / f"photos-{n:05d}.index")[0] for n in range(4)]
     whole = shard_index.concatenate(parts)
-    assert [whole.key(record) for record in range(61)] == [f"photos/photo-{i:04d}" for i in range(61)]
+    assert [whole.key(record) for record in range(61)] == [
+        f"photos/photo-{i:04d}" for i in range(61)
+    ]
     assert whole.text_counts.tolist() == [3] * 61 and len(set(whole.first_hashes.tolist())) == 61
     with open(Path(manifest.uri) / "photos-00000.tar", "rb") as tar:
         for record in range(20):
             tar.seek(int(parts[0].second[record, 0]))
-            assert json.loads(tar.read(int(parts[0].second[record, 1])))["key"] == parts[0].key(record)
+            assert json.loads(tar.read(int(parts[0].second[record, 1])))["key"] == parts[0].key(
+                record
+            )
 
 
-def test_shards_in_a_bucket(mixed: tuple[Manifest, DataConfig], s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written to and read from s3://, the same bytes and the same batches; a damaged object is refused."""
+def test_shards_in_a_bucket(
+    mixed: tuple[Manifest, DataConfig], s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written to and read from s3://, the same bytes and the same batches; a damaged object is
+    refused.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _, data = mixed
     remote = made(f"{s3}/run", data)
@@ -519,7 +685,9 @@ def test_shards_in_a_bucket(mixed: tuple[Manifest, DataConfig], s3: str, tmp_pat
     assert [b.keys for b in read((opened, data), 4)] == [b.keys for b in read(mixed, 4)]
     assert torch.equal(read((opened, data), 1)[0].photos, read(mixed, 1)[0].photos)
     name = "photos-00001.tar"
-    storage.write_bytes(storage.join(remote.uri, name), b"x" * next(e.bytes for e in remote.files if e.name == name))
+    storage.write_bytes(
+        storage.join(remote.uri, name), b"x" * next(e.bytes for e in remote.files if e.name == name)
+    )
     with pytest.raises(ShardError, match=name):
         read((opened, data), 1)
 
@@ -529,14 +697,33 @@ def test_a_source_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.Monke
     write_photos(tmp_path / "set", 6)
     for path in (tmp_path / "set").rglob("*.*"):
         storage.upload(path, f"{s3}/set/{path.relative_to(tmp_path / 'set')}")
-    local = DataConfig((SourceConfig("karpathy", str(tmp_path / "set/dataset.json"), images=str(tmp_path / "set/photos"), name="photos"),))
-    remote = DataConfig((SourceConfig("karpathy", f"{s3}/set/dataset.json", images=f"{s3}/set/photos", name="photos"),))
+    local = DataConfig(
+        (
+            SourceConfig(
+                "karpathy",
+                str(tmp_path / "set/dataset.json"),
+                images=str(tmp_path / "set/photos"),
+                name="photos",
+            ),
+        )
+    )
+    remote = DataConfig(
+        (
+            SourceConfig(
+                "karpathy", f"{s3}/set/dataset.json", images=f"{s3}/set/photos", name="photos"
+            ),
+        )
+    )
     one, two = made(tmp_path / "one", local), made(tmp_path / "two", remote)
-    assert [e.sha256 for e in one.files if e.name.endswith("tar")] == [e.sha256 for e in two.files if e.name.endswith("tar")]
+    assert [e.sha256 for e in one.files if e.name.endswith("tar")] == [
+        e.sha256 for e in two.files if e.name.endswith("tar")
+    ]
 
 
 @pytest.mark.slow
-def test_memory_stays_level(mixed: tuple[Manifest, DataConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_stays_level(
+    mixed: tuple[Manifest, DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Less than 1 MB more per 10,000 samples once warm, with nothing kept."""
     import psutil
 
@@ -544,7 +731,9 @@ def test_memory_stays_level(mixed: tuple[Manifest, DataConfig], monkeypatch: pyt
     manifest, data = mixed
     process = psutil.Process(os.getpid())
     sizes = []
-    for batch in loader.batches(manifest, data, image_px=64, batch_pairs=16, seed=0, text_encoder=ENCODE, steps=3000):
+    for batch in loader.batches(
+        manifest, data, image_px=64, batch_pairs=16, seed=0, text_encoder=ENCODE, steps=3000
+    ):
         if batch.step % 625 == 624:
             sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[0] < 3 * 2**20
@@ -553,6 +742,10 @@ def test_memory_stays_level(mixed: tuple[Manifest, DataConfig], monkeypatch: pyt
 def test_window_steps_stay_small_for_ordinary_data() -> None:
     n = 20_000
     ordinary = Pool(
-        np.arange(1, n + 1), np.arange(n, dtype=np.uint64), np.arange(n + 1), np.arange(1, n + 1, dtype=np.uint64), np.zeros(n, np.uint64)
+        np.arange(1, n + 1),
+        np.arange(n, dtype=np.uint64),
+        np.arange(n + 1),
+        np.arange(1, n + 1, dtype=np.uint64),
+        np.zeros(n, np.uint64),
     )
     assert Order(ordinary, EMPTY, 1024, 0, 0).window_steps == order.MIN_WINDOW_STEPS

@@ -1,7 +1,9 @@
-"""Every kind of pair, from its own file through validation, shards, loader and training: held-out pairs are found, GLUE tasks are scored.
+"""Every kind of pair, from its own file through validation, shards, loader and training: held-out
+pairs are found, GLUE tasks are scored.
 
-Each run is the preset of its kind with the sources, the tower and the length that a test can afford. What is learnt is compositional, so
-that it can be asked about pairs of which no training record has a text: 100 phrases of two digits' names, 20 of them held out.
+Each run is the preset of its kind with the sources, the tower and the length that a test can
+afford. What is learnt is compositional, so that it can be asked about pairs of which no training
+record has a text: 100 phrases of two digits' names, 20 of them held out.
 """
 
 from __future__ import annotations
@@ -62,23 +64,45 @@ def consecutive(phrase: tuple[int, int]) -> tuple[str, str]:
 def write_c4(folder: Path) -> SourceConfig:
     with gzip.open(folder / "c4-train.00000.json.gz", "wt", encoding="utf-8") as file:
         for phrase in TRAIN:
-            file.write(json.dumps({"text": " ".join(consecutive(phrase)), "url": f"https://x/{phrase}", "timestamp": "2019"}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "text": " ".join(consecutive(phrase)),
+                        "url": f"https://x/{phrase}",
+                        "timestamp": "2019",
+                    }
+                )
+                + "\n"
+            )
     return SourceConfig("c4", f"{folder}/*.json.gz", name="c4")
 
 
 def write_moses(folder: Path) -> SourceConfig:
     for side, language in enumerate(("en", "de")):
-        (folder / f"train.{language}").write_text("".join(f"{translated(phrase)[side]}\n" for phrase in TRAIN), encoding="utf-8")
-    return SourceConfig("moses", f"{folder}/train.en", second_path=f"{folder}/train.de", languages=("en", "de"), name="moses")
+        (folder / f"train.{language}").write_text(
+            "".join(f"{translated(phrase)[side]}\n" for phrase in TRAIN), encoding="utf-8"
+        )
+    return SourceConfig(
+        "moses",
+        f"{folder}/train.en",
+        second_path=f"{folder}/train.de",
+        languages=("en", "de"),
+        name="moses",
+    )
 
 
 def write_tsv(folder: Path) -> SourceConfig:
-    (folder / "wmt19.tsv").write_text("".join("en\tde\t{}\t{}\n".format(*translated(phrase)) for phrase in TRAIN), encoding="utf-8")
+    (folder / "wmt19.tsv").write_text(
+        "".join("en\tde\t{}\t{}\n".format(*translated(phrase)) for phrase in TRAIN),
+        encoding="utf-8",
+    )
     return SourceConfig("tsv", f"{folder}/*.tsv", name="wmt19")
 
 
 def write_back(folder: Path) -> SourceConfig:
-    (folder / "back.tsv").write_text("".join("{}\t{}\n".format(*back_translated(phrase)) for phrase in TRAIN), encoding="utf-8")
+    (folder / "back.tsv").write_text(
+        "".join("{}\t{}\n".format(*back_translated(phrase)) for phrase in TRAIN), encoding="utf-8"
+    )
     return SourceConfig("tsv", f"{folder}/*.tsv", name="back_translated")
 
 
@@ -91,7 +115,9 @@ TEXT_KINDS: dict[str, Any] = {
 
 
 def small(run: RunConfig, source: SourceConfig, steps: int, batch_pairs: int) -> RunConfig:
-    """The preset `run` on one source, with a tower and a length that a test can afford; loss, share and optimizer are the preset's."""
+    """The preset `run` on one source, with a tower and a length that a test can afford; loss, share
+    and optimizer are the preset's.
+    """
     return replace(
         run,
         render__image_px=64,
@@ -100,7 +126,9 @@ def small(run: RunConfig, source: SourceConfig, steps: int, batch_pairs: int) ->
         optim__warmup_steps=20,
         optim__timescale_steps=steps,
         optim__cooldown_steps=20,
-        train=replace(presets.demo().train, steps=steps, batch_pairs=batch_pairs, save_every_steps=steps),
+        train=replace(
+            presets.demo().train, steps=steps, batch_pairs=batch_pairs, save_every_steps=steps
+        ),
     )
 
 
@@ -109,18 +137,27 @@ def trained(run: RunConfig, folder: Path) -> str:
     stage = StagePlan(str(folder / "run"), run.seed, "d" * 64)
     report = validate(ValidatePlan(stage, run.data, run.render, EvaluateConfig()))
     manifest = write_shards(RenderPlan(stage, run.data, run.render), report)
-    return pretrain(PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest).uri
+    return pretrain(
+        PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest
+    ).uri
 
 
 def assert_glue_above_chance(checkpoint: str, folder: Path) -> None:
-    """Whether a number's name is well formed, about numbers of which no training row has one: the interval lies above guessing."""
+    """Whether a number's name is well formed, about numbers of which no training row has one: the
+    interval lies above guessing.
+    """
     for path, content in glue_files(seed=0).items():
         if path.startswith("CoLA/"):
             (folder / "glue" / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / "glue" / path).write_text(content, encoding="utf-8")
     tuning = FinetuneConfig(batch_size=32, epochs=5, learning_rates=(1e-3,))
-    config = EvaluateConfig(glue=GlueConfig(str(folder / "glue"), tasks=("CoLA",), finetune=tuning), bootstrap_samples=200)
-    result = glue.run(checkpoint, EvaluatePlan(StagePlan(str(folder), 0, "d" * 64), config), progress=False)
+    config = EvaluateConfig(
+        glue=GlueConfig(str(folder / "glue"), tasks=("CoLA",), finetune=tuning),
+        bootstrap_samples=200,
+    )
+    result = glue.run(
+        checkpoint, EvaluatePlan(StagePlan(str(folder), 0, "d" * 64), config), progress=False
+    )
     low, _ = result.metrics["glue/cola_matthews"].bounds
     assert low > result.metrics["glue/cola_matthews"].chance == 0, result.metrics
 
@@ -133,8 +170,12 @@ def test_sentence_pairs_alone(kind: str, tmp_path: Path) -> None:
     assert run.data.text_pair_share == 1
     checkpoint = trained(small(run, write(tmp_path), steps=300, batch_pairs=40), tmp_path)
     model = Clippo.load(checkpoint)
-    first, second = (model.embed_texts([sides(phrase)[side] for phrase in HELD_OUT]) for side in (0, 1))
-    share = np.mean([(first @ second.T).argmax(axis) == np.arange(len(HELD_OUT)) for axis in (0, 1)])
+    first, second = (
+        model.embed_texts([sides(phrase)[side] for phrase in HELD_OUT]) for side in (0, 1)
+    )
+    share = np.mean(
+        [(first @ second.T).argmax(axis) == np.arange(len(HELD_OUT)) for axis in (0, 1)]
+    )
     assert share >= 0.25, f"{share:.2f} of {len(HELD_OUT)} held-out pairs found; chance is 0.05"
     assert_glue_above_chance(checkpoint, tmp_path)
 
@@ -163,7 +204,9 @@ def test_images_with_alt_text(tmp_path: Path) -> None:
     source = SourceConfig("webdataset", f"{tmp_path}/*.tar", name="alt_text")
     checkpoint = trained(small(presets.paper_b16(), source, steps=250, batch_pairs=10), tmp_path)
     model = Clippo.load(checkpoint)
-    photos = model.embed_images([Image.fromarray(others.sample(digit, nth)) for digit in range(10) for nth in range(20)])
+    photos = model.embed_images(
+        [Image.fromarray(others.sample(digit, nth)) for digit in range(10) for nth in range(20)]
+    )
     names = model.embed_texts([name(digit, "en") for digit in range(10)])
     share = np.mean((photos @ names.T).argmax(1) == np.repeat(np.arange(10), 20))
     assert share > 0.4, f"{share:.2f} of 200 held-out digits; chance is 0.1"

@@ -1,4 +1,6 @@
-"""Validation through Great Expectations: a corpus of bad input, each piece named, counted and left out, or the run stopped; and no leak."""
+"""Validation through Great Expectations: a corpus of bad input, each piece named, counted and left
+out, or the run stopped; and no leak.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def jpeg(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
     return buffer.getvalue()
 
 
-def write_set(folder: Path, captions: dict[str, list[object]], files: dict[str, bytes] | None = None) -> SourceConfig:
+def write_set(
+    folder: Path, captions: dict[str, list[object]], files: dict[str, bytes] | None = None
+) -> SourceConfig:
     """A Karpathy set: file name -> captions; pictures are sound unless `files` says otherwise."""
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     images = []
@@ -53,13 +57,20 @@ def write_set(folder: Path, captions: dict[str, list[object]], files: dict[str, 
         content = (files or {}).get(real, jpeg(number))
         if content != b"missing":
             (folder / "photos" / real).write_bytes(content)
-        images.append({"filename": real, "split": "train", "sentences": [{"raw": text} for text in texts]})
+        images.append(
+            {"filename": real, "split": "train", "sentences": [{"raw": text} for text in texts]}
+        )
     (folder / "dataset.json").write_text(json.dumps({"images": images}))
-    return SourceConfig("karpathy", str(folder / "dataset.json"), images=str(folder / "photos"), name="set")
+    return SourceConfig(
+        "karpathy", str(folder / "dataset.json"), images=str(folder / "photos"), name="set"
+    )
 
 
 def judged(
-    *sources: SourceConfig, max_bad_share: float = 1.0, evaluate: EvaluateConfig | None = None, share: float = 0.0
+    *sources: SourceConfig,
+    max_bad_share: float = 1.0,
+    evaluate: EvaluateConfig | None = None,
+    share: float = 0.0,
 ) -> ValidationReport:
     data = DataConfig(sources, max_bad_share=max_bad_share, text_pair_share=share)
     return validate(ValidatePlan(STAGE, data, RENDER, evaluate or EvaluateConfig()), progress=False)
@@ -67,15 +78,23 @@ def judged(
 
 def failed(report: ValidationReport) -> dict[str, int]:
     """Expectation -> failures, of those with any."""
-    return {expectation.name: expectation.failed for expectation in report.expectations if expectation.failed}
+    return {
+        expectation.name: expectation.failed
+        for expectation in report.expectations
+        if expectation.failed
+    }
 
 
 def corpus(folder: Path) -> SourceConfig:
     """21 sound photos and every kind of bad one."""
     whole = jpeg(999)
     sixteen = io.BytesIO()
-    Image.fromarray(np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)).save(sixteen, "PNG")
-    captions: dict[str, list[object]] = {f"good-{n:03d}.jpg": [f"sound caption {n}", f"another {n}"] for n in range(20)}
+    Image.fromarray(np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)).save(
+        sixteen, "PNG"
+    )
+    captions: dict[str, list[object]] = {
+        f"good-{n:03d}.jpg": [f"sound caption {n}", f"another {n}"] for n in range(20)
+    }
     files: dict[str, bytes] = {}
     for name, content in {
         "sixteen.png": sixteen.getvalue(),
@@ -107,10 +126,17 @@ def bomb(width: int, height: int) -> bytes:
     import zlib
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -133,8 +159,14 @@ def test_the_corruption_corpus(tmp_path: Path) -> None:
         "no record has a text twice": 1,
         "every text fits on the page": 1,
     }
-    assert "pixels" in report.excluded["set/bomb"] and "0 bytes" in report.excluded["set/empty"] and report.n_records == 38
-    assert all(len(expectation.worst) == min(3, expectation.failed) for expectation in report.expectations)
+    assert (
+        "pixels" in report.excluded["set/bomb"]
+        and "0 bytes" in report.excluded["set/empty"]
+        and report.n_records == 38
+    )
+    assert all(
+        len(expectation.worst) == min(3, expectation.failed) for expectation in report.expectations
+    )
     worst = {expectation.name: expectation.worst for expectation in report.expectations}
     assert worst["no text is longer than 10,000 characters"] == ["set/long#0: 1000000"]
 
@@ -144,20 +176,40 @@ def test_what_is_left_trains(tmp_path: Path) -> None:
     """Bad rows are left out, counted exactly, and the rest goes through shards and loader."""
     data = DataConfig((corpus(tmp_path),), max_bad_share=1.0)
     report = validate(ValidatePlan(STAGE, data, RENDER, EvaluateConfig()), progress=False)
-    manifest = shards.write_shards(RenderPlan(StagePlan(str(tmp_path / "run"), 0, "digest"), data, RENDER), report, progress=False)
-    left = {"set/sixteen", "set/blank-text", "set/long", "set/number", "set/half-character", "set/same-twice"}
+    manifest = shards.write_shards(
+        RenderPlan(StagePlan(str(tmp_path / "run"), 0, "digest"), data, RENDER),
+        report,
+        progress=False,
+    )
+    left = {
+        "set/sixteen",
+        "set/blank-text",
+        "set/long",
+        "set/number",
+        "set/half-character",
+        "set/same-twice",
+    }
     left |= {f"set/good-{n:03d}" for n in range(20)}
     assert manifest.n_pairs == len(left)
     encode = Renderer.from_config(RENDER)
-    batches = loader.batches(manifest, data, image_px=64, batch_pairs=13, seed=0, text_encoder=encode, steps=16)
+    batches = loader.batches(
+        manifest, data, image_px=64, batch_pairs=13, seed=0, text_encoder=encode, steps=16
+    )
     assert {key for batch in batches for key in batch.keys} == left
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_bad_rows_stop_the_run_and_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"10 of 38 records are unusable, more than data.max_bad_share = 5.00%: .*set/corrupt"):
+    with pytest.raises(
+        DataError,
+        match=r"10 of 38 records are unusable, more than data.max_bad_share = 5.00%: .*set/corrupt",
+    ):
         judged(corpus(tmp_path), max_bad_share=0.05)
-    one_bad = write_set(tmp_path / "one", {f"photo-{n:03d}.jpg": [f"text {n}"] for n in range(50)}, {"photo-007.jpg": b"x"})
+    one_bad = write_set(
+        tmp_path / "one",
+        {f"photo-{n:03d}.jpg": [f"text {n}"] for n in range(50)},
+        {"photo-007.jpg": b"x"},
+    )
     report = judged(one_bad, max_bad_share=0.05)
     assert list(report.excluded) == ["set/photo-007"]
     assert [expectation.passed for expectation in report.expectations] == [True] * len(RULES)
@@ -189,11 +241,23 @@ def test_a_sound_set_passes_every_expectation(tmp_path: Path) -> None:
     tsv.write_text("".join(f"en\tde\tsentence {n}\tsatz {n}\n" for n in range(30)))
     source = write_set(tmp_path, {f"photo-{n:03d}.jpg": [f"text {n}"] for n in range(10)})
     report = judged(source, SourceConfig("tsv", str(tsv), name="s"), max_bad_share=0.0, share=0.5)
-    assert not report.excluded and not failed(report) and report.n_records == 40 and report.data_digest == "digest"
+    assert (
+        not report.excluded
+        and not failed(report)
+        and report.n_records == 40
+        and report.data_digest == "digest"
+    )
     assert report.shares_by_source == {"s": 0.75, "set": 0.25}
-    assert report.cut_share_by_language == {"de": 0.0, "en": 0.0} == report.missing_glyph_share_by_language
+    assert (
+        report.cut_share_by_language
+        == {"de": 0.0, "en": 0.0}
+        == report.missing_glyph_share_by_language
+    )
     checked = {expectation.name: expectation.checked for expectation in report.expectations}
-    assert checked["no text is empty"] == 70 and checked["every photo can be read and decoded whole"] == 10
+    assert (
+        checked["no text is empty"] == 70
+        and checked["every photo can be read and decoded whole"] == 10
+    )
 
 
 def test_shares_of_cut_and_missing_by_language(tmp_path: Path) -> None:
@@ -205,16 +269,26 @@ def test_shares_of_cut_and_missing_by_language(tmp_path: Path) -> None:
     report = judged(SourceConfig("tsv", str(tsv)), share=1.0)
     assert report.cut_share_by_language == {"de": 1.0, "en": 0.0, "ja": 0.0}
     census = Renderer.from_config(RENDER).census([row[3] for row in rows[4:]])
-    assert report.missing_glyph_share_by_language["ja"] == census.missing.mean() and report.missing_glyph_share_by_language["en"] == 0.0
+    assert (
+        report.missing_glyph_share_by_language["ja"] == census.missing.mean()
+        and report.missing_glyph_share_by_language["en"] == 0.0
+    )
     english = Renderer.from_config(RENDER).census([row[2] for row in rows]).drawn_rows.mean()
-    assert report.mean_rows_by_language == {"de": RENDER.image_px / 16, "en": english, "ja": census.drawn_rows.mean()}
+    assert report.mean_rows_by_language == {
+        "de": RENDER.image_px / 16,
+        "en": english,
+        "ja": census.drawn_rows.mean(),
+    }
     assert "mean by language" in validation_deck(report) and ">4.00<" in validation_deck(report)
     assert not report.excluded
 
 
 def test_text_pairs_with_a_bad_first_or_a_copy_are_left_out(tmp_path: Path) -> None:
     tsv = tmp_path / "s.tsv"
-    tsv.write_text("en\tde\t\tsatz\nen\tde\tsame\tsame\nen\tde\tgood\tgut\nx y\tde\todd\tsprache\nthree\tcolumns\tonly\n")
+    tsv.write_text(
+        "en\tde\t\tsatz\nen\tde\tsame\tsame\nen\tde\tgood\tgut\nx"
+        " y\tde\todd\tsprache\nthree\tcolumns\tonly\n"
+    )
     report = judged(SourceConfig("tsv", str(tsv), name="s"), share=1.0)
     assert set(report.excluded) == {"s/s-1", "s/s-2#0", "s/s-4", "s/s-5"}
 
@@ -238,62 +312,122 @@ def evaluations(folder: Path) -> EvaluateConfig:
     (folder / "imagenet/a/n01440764-x.jpg").write_bytes(jpeg(101))
     (folder / "retrieval/test-photo.jpg").write_bytes(jpeg(102))
     (folder / "retrieval/train-photo.jpg").write_bytes(jpeg(105))
-    entries = [{"filename": f"{split}-photo.jpg", "split": split, "sentences": [{"raw": "x"}]} for split in ("train", "test")]
+    entries = [
+        {"filename": f"{split}-photo.jpg", "split": split, "sentences": [{"raw": "x"}]}
+        for split in ("train", "test")
+    ]
     (folder / "retrieval.json").write_text(json.dumps({"images": entries}))
     (folder / "vqa/COCO_val2014_000000000042.jpg").write_bytes(jpeg(103))
     (folder / "vqa/COCO_val2014_000000000043.jpg").write_bytes(jpeg(106))
-    (folder / "questions.json").write_text(json.dumps({"questions": [{"image_id": 42, "question_id": 1, "question": "?"}]}))
+    (folder / "questions.json").write_text(
+        json.dumps({"questions": [{"image_id": 42, "question_id": 1, "question": "?"}]})
+    )
     (folder / "xm/abcdef0123.jpg").write_bytes(jpeg(104))
-    (folder / "captions.jsonl").write_text(json.dumps({"image/key": "abcdef0123", "en": {"caption": ["x"]}}) + "\n")
+    (folder / "captions.jsonl").write_text(
+        json.dumps({"image/key": "abcdef0123", "en": {"caption": ["x"]}}) + "\n"
+    )
     questions = str(folder / "questions.json")
     return EvaluateConfig(
         imagenet=ImagenetConfig(str(folder / "imagenet"), "names.json"),
         retrieval=(RetrievalConfig(str(folder / "retrieval.json"), str(folder / "retrieval")),),
-        vqa=VqaConfig(questions, "annotations.json", str(folder / "vqa"), questions, images=str(folder / "vqa")),
+        vqa=VqaConfig(
+            questions,
+            "annotations.json",
+            str(folder / "vqa"),
+            questions,
+            images=str(folder / "vqa"),
+        ),
         xm3600=Xm3600Config(str(folder / "captions.jsonl"), str(folder / "xm")),
     )
 
 
 def test_no_evaluated_photo_is_trained_on(tmp_path: Path) -> None:
-    """The same bytes under another name, and the same name with other bytes, of each evaluation; unevaluated neighbours may stay."""
+    """The same bytes under another name, and the same name with other bytes, of each evaluation;
+    unevaluated neighbours may stay.
+    """
     evaluate = evaluations(tmp_path / "evaluated")
-    names = ["same-bytes-1.jpg", "same-bytes-2.jpg", "same-bytes-3.jpg", "same-bytes-4.jpg", "n01440764-x.png", "test-photo.jpg"]
-    names += ["000000000042.jpg", "abcdef0123.jpg", "train-photo.jpg", "000000000043.jpg", "other.jpg"]
+    names = [
+        "same-bytes-1.jpg",
+        "same-bytes-2.jpg",
+        "same-bytes-3.jpg",
+        "same-bytes-4.jpg",
+        "n01440764-x.png",
+        "test-photo.jpg",
+    ]
+    names += [
+        "000000000042.jpg",
+        "abcdef0123.jpg",
+        "train-photo.jpg",
+        "000000000043.jpg",
+        "other.jpg",
+    ]
     files = {f"same-bytes-{n}.jpg": jpeg(100 + n) for n in (1, 2, 3, 4)}
-    report = judged(write_set(tmp_path, {name: [f"text of {name}"] for name in names}, files), evaluate=evaluate)
+    report = judged(
+        write_set(tmp_path, {name: [f"text of {name}"] for name in names}, files), evaluate=evaluate
+    )
     assert set(report.excluded) == {f"set/{name.rpartition('.')[0]}" for name in names[:8]}
-    assert [report.excluded[f"set/same-bytes-{n}"].rpartition(": ")[2] for n in (1, 2, 3, 4)] == ["imagenet", "retrieval", "vqa", "xm3600"]
+    assert [report.excluded[f"set/same-bytes-{n}"].rpartition(": ")[2] for n in (1, 2, 3, 4)] == [
+        "imagenet",
+        "retrieval",
+        "vqa",
+        "xm3600",
+    ]
     with pytest.raises(DataError, match="no photo is also evaluated"):
-        judged(write_set(tmp_path, {name: ["text"] for name in names}, files), evaluate=evaluate, max_bad_share=0.1)
+        judged(
+            write_set(tmp_path, {name: ["text"] for name in names}, files),
+            evaluate=evaluate,
+            max_bad_share=0.1,
+        )
 
 
 def test_an_evaluation_that_cannot_be_read_is_noted_not_fatal(tmp_path: Path) -> None:
     evaluate = evaluations(tmp_path / "evaluated")
     (tmp_path / "evaluated/retrieval.json").unlink()
-    report = judged(write_set(tmp_path, {"photo-one.jpg": ["a"]}), evaluate=evaluate, max_bad_share=0.0)
-    assert any("not looked at: retrieval" in expectation.name for expectation in report.expectations)
+    report = judged(
+        write_set(tmp_path, {"photo-one.jpg": ["a"]}), evaluate=evaluate, max_bad_share=0.0
+    )
+    assert any(
+        "not looked at: retrieval" in expectation.name for expectation in report.expectations
+    )
 
 
 def test_the_real_slices_leak_nothing(slices: Path) -> None:
-    """The run on real photos: no training photo is evaluated, by content or by name; checked here without the code under test."""
+    """The run on real photos: no training photo is evaluated, by content or by name; checked here
+    without the code under test.
+    """
     import hashlib
 
     run = presets.slices(str(slices))
     evaluated = evaluated_pictures(run.evaluate)
     assert not evaluated.notes and len(evaluated.contents) > 2000
     flickr8k, flickr30k = slices / "flickr8k", slices / "flickr30k_multi30k"
-    paths = [flickr8k / "Flicker8k_Dataset" / name for name in _names(flickr8k / "dataset_flickr8k.json", "train")]
-    paths += [flickr30k / "flickr30k-images" / name for name in _names(flickr30k / "dataset_flickr30k.json", "train")]
+    paths = [
+        flickr8k / "Flicker8k_Dataset" / name
+        for name in _names(flickr8k / "dataset_flickr8k.json", "train")
+    ]
+    paths += [
+        flickr30k / "flickr30k-images" / name
+        for name in _names(flickr30k / "dataset_flickr30k.json", "train")
+    ]
     contents = {hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     assert len(paths) == 4000 and not contents & set(evaluated.contents)
     assert not {path.stem for path in paths} & set(evaluated.stems)
-    test = [flickr30k / "flickr30k-images" / name for name in _names(flickr30k / "dataset_flickr30k.json", "test")]
-    assert {evaluated.where(hashlib.sha256(path.read_bytes()).hexdigest(), path.stem) for path in test} == {"retrieval"}
+    test = [
+        flickr30k / "flickr30k-images" / name
+        for name in _names(flickr30k / "dataset_flickr30k.json", "test")
+    ]
+    assert {
+        evaluated.where(hashlib.sha256(path.read_bytes()).hexdigest(), path.stem) for path in test
+    } == {"retrieval"}
 
 
 def _names(path: Path, split: str) -> list[str]:
     """File names of a split of a Karpathy json."""
-    return [entry["filename"] for entry in json.loads(path.read_text())["images"] if entry["split"] == split]
+    return [
+        entry["filename"]
+        for entry in json.loads(path.read_text())["images"]
+        if entry["split"] == split
+    ]
 
 
 @pytest.mark.slow
@@ -301,12 +435,20 @@ def test_the_real_slices_validate_and_load(slices: Path, tmp_path: Path) -> None
     """4,000 photos and 30,000 sentence pairs through validation, shards and loader."""
     run = presets.slices(str(slices))
     report = validate(ValidatePlan(STAGE, run.data, run.render, run.evaluate), progress=False)
-    assert report.n_records == 4000 + 27430 + 3392 and all("#" in key for key in report.excluded) and len(report.excluded) < 20
-    manifest = shards.write_shards(RenderPlan(StagePlan(str(tmp_path), 0, "d"), run.data, run.render), report, progress=False)
+    assert (
+        report.n_records == 4000 + 27430 + 3392
+        and all("#" in key for key in report.excluded)
+        and len(report.excluded) < 20
+    )
+    manifest = shards.write_shards(
+        RenderPlan(StagePlan(str(tmp_path), 0, "d"), run.data, run.render), report, progress=False
+    )
     assert (manifest.n_photo_pairs, manifest.n_pairs) == (4000, 34822)
     encode = Renderer.from_config(run.render)
     keys = []
-    for batch in loader.batches(manifest, run.data, image_px=112, batch_pairs=128, seed=0, text_encoder=encode, steps=45):
+    for batch in loader.batches(
+        manifest, run.data, image_px=112, batch_pairs=128, seed=0, text_encoder=encode, steps=45
+    ):
         assert batch.photos.shape == (96, 3, 112, 112) and len(set(batch.keys)) == 128
         keys += batch.keys[:96]
     assert len(set(keys)) == 4000 and len(keys) == 4320

@@ -1,4 +1,6 @@
-"""Checkpoints: loadable after a crash at any call, after any kill, on full disks and damaged files; never mixed, never silent."""
+"""Checkpoints: loadable after a crash at any call, after any kill, on full disks and damaged files;
+never mixed, never silent.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from faults import LOCAL_IO, FaultProxy, crash_at
 from tiny import tiny_plan
 
 from clippo_core import storage
-from clippo_core.engine.checkpoint import AsyncSaver, Progress, latest_checkpoint, open_checkpoint, save_checkpoint
+from clippo_core.engine.checkpoint import (
+    AsyncSaver,
+    Progress,
+    latest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+)
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConflictError, NotFoundError, StorageError
 from clippo_core.run.records import CheckpointInfo
@@ -30,16 +38,31 @@ def save(root: str, step: int, size: int = 1000, keep: int = 3, **fields: Any) -
     """A checkpoint whose every number is its step."""
     weights = {"a": np.full(size, step, np.float32), "b": np.full((2, 3), step, np.float32)}
     optimizer = {"a/momentum": np.full(1000, step, np.float32), "optimizer/step": np.array(step)}
-    progress = Progress(step=step, pairs_seen=8 * step, loss=1.0 / (step + 1), world_size=1, state={"skipped": step})
-    return save_checkpoint(root, weights, optimizer, tiny_plan("runs", train__keep_checkpoints=keep), progress, **fields)
+    progress = Progress(
+        step=step, pairs_seen=8 * step, loss=1.0 / (step + 1), world_size=1, state={"skipped": step}
+    )
+    return save_checkpoint(
+        root,
+        weights,
+        optimizer,
+        tiny_plan("runs", train__keep_checkpoints=keep),
+        progress,
+        **fields,
+    )
 
 
 def assert_whole(root: str) -> int:
-    """The newest checkpoint loads, and all of it is of one step, which is returned (0 = none was ever finished)."""
+    """The newest checkpoint loads, and all of it is of one step, which is returned (0 = none was
+    ever finished).
+    """
     checkpoint = latest_checkpoint(root)
     if checkpoint is None:
         return 0
-    weights, optimizer, step = checkpoint.weights(), checkpoint.optimizer(), checkpoint.progress.step
+    weights, optimizer, step = (
+        checkpoint.weights(),
+        checkpoint.optimizer(),
+        checkpoint.progress.step,
+    )
     for tensor in (*weights.values(), *optimizer.values()):
         assert bool((tensor == step).all())
     assert checkpoint.progress.state == {"skipped": step} and set(weights) == {"a", "b"}
@@ -51,38 +74,78 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     """The same tests on a folder and on a bucket."""
     monkeypatch.setattr(bucket_module, "FIRST_PAUSE_SECONDS", 0.005)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return str(tmp_path / "checkpoints") if request.param == "folder" else request.getfixturevalue("s3")
+    return (
+        str(tmp_path / "checkpoints")
+        if request.param == "folder"
+        else request.getfixturevalue("s3")
+    )
 
 
 def test_round_trip_is_exact(root: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    weights = {"w": torch.randn(7, 5, generator=generator), "t": torch.tensor([2.3]), "empty": torch.zeros(0, 4)}
+    weights = {
+        "w": torch.randn(7, 5, generator=generator),
+        "t": torch.tensor([2.3]),
+        "empty": torch.zeros(0, 4),
+    }
     optimizer = {
         "w/momentum": torch.randn(7, 5, generator=generator).bfloat16(),
         "optimizer/step": torch.tensor(3),
         "view": weights["w"].t(),
     }
     plan = tiny_plan("runs", model__depth=3, data__text_pair_share=0.0)
-    saved = save_checkpoint(root, weights, optimizer, plan, Progress(3, 24, 0.1 + 0.2, 2, "code", "render", "runs/journal.jsonl"))
+    saved = save_checkpoint(
+        root,
+        weights,
+        optimizer,
+        plan,
+        Progress(3, 24, 0.1 + 0.2, 2, "code", "render", "runs/journal.jsonl"),
+    )
     for uri in (root, saved.uri):
         checkpoint = open_checkpoint(uri)
-        for expected, found in ((weights, checkpoint.weights()), (optimizer, checkpoint.optimizer())):
+        for expected, found in (
+            (weights, checkpoint.weights()),
+            (optimizer, checkpoint.optimizer()),
+        ):
             assert expected.keys() == found.keys()
-            assert all(found[name].dtype == expected[name].dtype and torch.equal(found[name], expected[name]) for name in expected)
-        assert checkpoint.model == plan.model and checkpoint.render == plan.render and checkpoint.info == saved
+            assert all(
+                found[name].dtype == expected[name].dtype
+                and torch.equal(found[name], expected[name])
+                for name in expected
+            )
+        assert (
+            checkpoint.model == plan.model
+            and checkpoint.render == plan.render
+            and checkpoint.info == saved
+        )
         check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
-    assert json.loads(storage.read_text(f"{root}/latest.json")) == {"name": "step-00000003", "step": 3, "finished": False}
-    assert saved.weights_sha256 == storage.sha256_file(storage.fetch(f"{saved.uri}/weights.safetensors"))
+    assert json.loads(storage.read_text(f"{root}/latest.json")) == {
+        "name": "step-00000003",
+        "step": 3,
+        "finished": False,
+    }
+    assert saved.weights_sha256 == storage.sha256_file(
+        storage.fetch(f"{saved.uri}/weights.safetensors")
+    )
 
 
 def test_keeps_the_newest_and_drops_an_abandoned_future(root: str) -> None:
     for step in range(1, 6):
         save(root, step, keep=2)
-    assert {stat.name.partition("/")[0] for stat in storage.list_files(root)} == {"latest.json", "step-00000004", "step-00000005"}
-    storage.delete(f"{root}/step-00000005/weights.safetensors")  # damaged: the run goes on from 4, in smaller strides
+    assert {stat.name.partition("/")[0] for stat in storage.list_files(root)} == {
+        "latest.json",
+        "step-00000004",
+        "step-00000005",
+    }
+    storage.delete(
+        f"{root}/step-00000005/weights.safetensors"
+    )  # damaged: the run goes on from 4, in smaller strides
     assert assert_whole(root) == 4
     save(root, 3, keep=1)
-    assert {stat.name.partition("/")[0] for stat in storage.list_files(root)} == {"latest.json", "step-00000003"}
+    assert {stat.name.partition("/")[0] for stat in storage.list_files(root)} == {
+        "latest.json",
+        "step-00000003",
+    }
     assert assert_whole(root) == 3
 
 
@@ -123,10 +186,23 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     save(str(tmp_path), 1)
     checkpoint = open_checkpoint(str(tmp_path))
     saved = checkpoint.manifest["recipe"]
-    with pytest.raises(CheckpointError, match="optim.lr is 0.001 there, 0.002 here.*train.steps is 6 there, 7 here.*resume_from"):
+    with pytest.raises(
+        CheckpointError,
+        match="optim.lr is 0.001 there, 0.002 here.*train.steps is 6 there, 7 here.*resume_from",
+    ):
         check_same_recipe(checkpoint.uri, saved, tiny_plan("runs", optim__lr=2e-3, train__steps=7))
-    allowed = {"zero_stage": 3, "memory": "cached", "loader_workers": 9, "save_every_steps": 5, "timeout_seconds": 9.0}
-    check_same_recipe(checkpoint.uri, saved, tiny_plan("elsewhere", **{f"train__{name}": value for name, value in allowed.items()}))
+    allowed = {
+        "zero_stage": 3,
+        "memory": "cached",
+        "loader_workers": 9,
+        "save_every_steps": 5,
+        "timeout_seconds": 9.0,
+    }
+    check_same_recipe(
+        checkpoint.uri,
+        saved,
+        tiny_plan("elsewhere", **{f"train__{name}": value for name, value in allowed.items()}),
+    )
 
 
 WRITTEN_BEFORE: dict[str, Any] = {
@@ -235,7 +311,9 @@ def test_crash_at_every_call_of_a_save(tmp_path: Path, monkeypatch: pytest.Monke
     assert steps == sorted(steps) and set(steps) == {1, 2} and index > 30
 
 
-def test_crash_at_every_call_of_a_second_save_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_at_every_call_of_a_second_save_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A whole checkpoint of the same step is never taken apart, even when it is the only one."""
     for index in range(500):
         root = str(tmp_path / f"run{index}")
@@ -248,7 +326,9 @@ def test_crash_at_every_call_of_a_second_save_of_a_step(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_crash_at_every_request_of_a_save(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_at_every_request_of_a_save(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(bucket_module, "PART_BYTES", 5 << 20)
     monkeypatch.setattr(bucket_module, "PARALLEL_PARTS", 1)
@@ -256,7 +336,9 @@ def test_crash_at_every_request_of_a_save(s3: str, tmp_path: Path, monkeypatch: 
     for index in range(100):
         root = f"{s3}/run{index}"
         save(root, 1, keep=1)
-        with crash_at(index, monkeypatch, [(storage._bucket(), "_call"), (storage._bucket(), "_list_page")]) as calls:
+        with crash_at(
+            index, monkeypatch, [(storage._bucket(), "_call"), (storage._bucket(), "_list_page")]
+        ) as calls:
             save(root, 2, size=1_400_000, keep=1)  # in two parts
         steps.append(assert_whole(root))
         assert steps[-1] in (1, 2), f"crash at request {index}: {calls}"

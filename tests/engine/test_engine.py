@@ -1,4 +1,6 @@
-"""The engine in one process: what a step reports, what is refused, how memory is chosen. Several ranks: test_engine_ranks.py."""
+"""The engine in one process: what a step reports, what is refused, how memory is chosen. Several
+ranks: test_engine_ranks.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ import torch
 from engine_ranks import IMAGE_PX, MODEL, PAIRS, batch, engine_of, tower
 
 from clippo_core.config import ModelConfig, OptimConfig, TrainConfig
-from clippo_core.engine import MemoryPlan, apply_memory, choose_memory, contrastive_step, init_distributed, make_engine
+from clippo_core.engine import (
+    MemoryPlan,
+    apply_memory,
+    choose_memory,
+    contrastive_step,
+    init_distributed,
+    make_engine,
+)
 from clippo_core.engine.choose import STATE_BYTES_PER_PARAMETER, activation_bytes_per_pair
 from clippo_core.errors import CheckpointError, ConfigError
 from clippo_core.losses import contrastive_loss
@@ -30,14 +39,18 @@ def test_a_step_reports_the_whole_batch(chunk):
     others = similarity[~torch.eye(PAIRS, dtype=torch.bool)]
     assert output.loss == pytest.approx(contrastive_loss(first, second, scale).item(), rel=1e-6)
     assert output.logit_scale == pytest.approx(10.0, rel=1e-6)
-    assert output.positive_similarity == pytest.approx(similarity.diagonal().mean().item(), abs=1e-6)
+    assert output.positive_similarity == pytest.approx(
+        similarity.diagonal().mean().item(), abs=1e-6
+    )
     assert output.negative_similarity == pytest.approx(others.mean().item(), abs=1e-6)
     assert output.accuracy == (similarity.argmax(1) == torch.arange(PAIRS)).float().mean().item()
     assert output.finite
     norm = engine.update(1.0)
     module = tower()
     gradients = torch.autograd.grad(contrastive_loss(*module(*batch(1))), list(module.parameters()))
-    assert norm == pytest.approx(math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients)), rel=1e-5)
+    assert norm == pytest.approx(
+        math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients)), rel=1e-5
+    )
 
 
 def test_pairs_that_are_none_are_refused():
@@ -63,7 +76,12 @@ def test_a_sum_over_examples_may_be_coalesced():
     weights = {}
     for parts in (1, 4):
         torch.manual_seed(0)
-        engine = make_engine(torch.nn.Linear(4, 1), OptimConfig(name="adamw", weight_decay=0.1), decayed={"weight"}, views={})
+        engine = make_engine(
+            torch.nn.Linear(4, 1),
+            OptimConfig(name="adamw", weight_decay=0.1),
+            decayed={"weight"},
+            views={},
+        )
         with engine.coalesced():
             for xs, ys in zip(x.chunk(parts), y.chunk(parts), strict=True):
                 engine.backward((engine(xs) - ys).square().sum())
@@ -74,15 +92,29 @@ def test_a_sum_over_examples_may_be_coalesced():
 
 
 def test_a_group_has_its_own_rate_and_frozen_parameters_stay():
-    module = torch.nn.ModuleDict({"tower": torch.nn.Linear(4, 4), "head": torch.nn.Linear(4, 2), "frozen": torch.nn.Linear(2, 2)})
+    module = torch.nn.ModuleDict(
+        {
+            "tower": torch.nn.Linear(4, 4),
+            "head": torch.nn.Linear(4, 2),
+            "frozen": torch.nn.Linear(2, 2),
+        }
+    )
     module["frozen"].requires_grad_(False)
     module.forward = lambda x: module["frozen"](module["head"](module["tower"](x)))
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    engine = make_engine(module, OptimConfig(name="adamw", lr=1e-3, weight_decay=0.0), decayed=set(), views={}, lr_groups={"head.": 10.0})
+    engine = make_engine(
+        module,
+        OptimConfig(name="adamw", lr=1e-3, weight_decay=0.0),
+        decayed=set(),
+        views={},
+        lr_groups={"head.": 10.0},
+    )
     engine.backward(engine(torch.ones(3, 4)).square().sum())
     engine.update(1.0)
     moved = {k: (v - before[k]).abs().max().item() for k, v in engine.weights().items()}
-    assert moved["tower.weight"] == pytest.approx(1e-3, rel=1e-3)  # Adam's first step is lr times the sign
+    assert moved["tower.weight"] == pytest.approx(
+        1e-3, rel=1e-3
+    )  # Adam's first step is lr times the sign
     assert moved["head.weight"] == pytest.approx(1e-2, rel=1e-3)
     assert moved["frozen.weight"] == moved["frozen.bias"] == 0
     with pytest.raises(ConfigError, match="hat."):
@@ -103,7 +135,10 @@ def test_weights_come_and_go_whole():
 
 
 def test_an_engine_refuses_what_it_does_not_know():
-    for unknown in ({"decayed": {"weight", "kernel"}, "views": {}}, {"decayed": set(), "views": {"kernel": (2, 2)}}):
+    for unknown in (
+        {"decayed": {"weight", "kernel"}, "views": {}},
+        {"decayed": set(), "views": {"kernel": (2, 2)}},
+    ):
         with pytest.raises(ConfigError, match="names 'kernel', but Linear has no such parameter"):
             make_engine(torch.nn.Linear(2, 2), OptimConfig(), **unknown)
     with pytest.raises(ConfigError, match="precision"):
@@ -120,8 +155,16 @@ def test_bfloat16_is_the_towers_alone():
     names = [name for name, _ in module.named_parameters()]
     output = contrastive_step(engine, *batch(0))
     assert seen == [torch.bfloat16]
-    assert {p.dtype for p in module.parameters()} == {p.grad.dtype for p in module.parameters()} == {torch.float32}
-    assert [name for name, _ in module.named_parameters()] == names == [name for name, _ in tower().named_parameters()]
+    assert (
+        {p.dtype for p in module.parameters()}
+        == {p.grad.dtype for p in module.parameters()}
+        == {torch.float32}
+    )
+    assert (
+        [name for name, _ in module.named_parameters()]
+        == names
+        == [name for name, _ in tower().named_parameters()]
+    )
     assert output.loss == pytest.approx(contrastive_loss(*tower()(*batch(0))).item(), abs=0.05)
     assert engine.module is module and set(engine.weights()) == set(module.state_dict())
     seen.clear()
@@ -131,7 +174,9 @@ def test_bfloat16_is_the_towers_alone():
 
 
 def test_an_incomplete_launchers_environment_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # other tests of this process have joined a group
+    monkeypatch.setattr(
+        torch.distributed, "is_initialized", lambda: False
+    )  # other tests of this process have joined a group
     monkeypatch.setenv("RANK", "0")
     for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -146,10 +191,19 @@ def live_bytes(model: ModelConfig, mode: str, precision: str, pairs: int) -> int
     photos = torch.zeros(pairs, 3, 64, 64, dtype=torch.uint8)
     texts = torch.zeros(pairs, 4, 64, dtype=torch.uint16)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile, autocast:
+    with (
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile,
+        autocast,
+    ):
         outputs = module(photos, texts[:0], texts)
     assert outputs[0].requires_grad
-    return sum(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+    return sum(
+        event.nbytes()
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -157,9 +211,14 @@ def live_bytes(model: ModelConfig, mode: str, precision: str, pairs: int) -> int
 def test_estimated_activations_are_what_torch_allocates(mode, precision):
     shallow = ModelConfig(width=128, depth=1, num_heads=2, mlp_dim=512, embed_dim=32)
     deep = replace(shallow, depth=3)
-    per_pair = {m: (live_bytes(m, mode, precision, 24) - live_bytes(m, mode, precision, 8)) / 16 for m in (shallow, deep)}
+    per_pair = {
+        m: (live_bytes(m, mode, precision, 24) - live_bytes(m, mode, precision, 8)) / 16
+        for m in (shallow, deep)
+    }
     estimate = {m: activation_bytes_per_pair(m, 64, mode, precision) for m in (shallow, deep)}
-    assert per_pair[deep] - per_pair[shallow] == pytest.approx(estimate[deep] - estimate[shallow], rel=0.03)
+    assert per_pair[deep] - per_pair[shallow] == pytest.approx(
+        estimate[deep] - estimate[shallow], rel=0.03
+    )
     # All of a step: the estimate also holds what comes back while one block runs backward.
     assert per_pair[shallow] < estimate[shallow] < per_pair[shallow] + 2 * 16 * 128 * 100
 
@@ -180,7 +239,13 @@ def test_recomputing_changes_no_gradient(mode):
 
 @pytest.mark.parametrize(
     "model, ranks, mode, chunk",
-    [(B16, 1, "cached", 640), (B16, 8, "recompute", 0), (B16, 16, "plain", 0), (L16, 8, "cached", 320), (L16, 64, "plain", 0)],
+    [
+        (B16, 1, "cached", 640),
+        (B16, 8, "recompute", 0),
+        (B16, 16, "plain", 0),
+        (L16, 8, "cached", 320),
+        (L16, 64, "plain", 0),
+    ],
 )
 def test_the_papers_batch_on_h200s(model, ranks, mode, chunk):
     plan = choose_memory(TrainConfig(memory_gib=139 * 0.92), model, 224, 10_240 // ranks, ranks)
@@ -195,8 +260,13 @@ def test_memory_is_chosen_by_what_fits():
     states = STATE_BYTES_PER_PARAMETER * 93_474_817 / 2**30
     assert plan(0.0).mode == "plain" and "no memory limit" in plan(0.0).reason
     assert [plan(states + gib).mode for gib in (33, 24, 16)] == ["plain", "recompute", "cached"]
-    assert [plan(states + gib).chunk_pairs for gib in (16, 17)] == [64, 128]  # equal chunks before larger ones
-    assert plan(states + 2, pairs=64).mode == "checkpoint"  # where only chunks of 15 pairs would fit
+    assert [plan(states + gib).chunk_pairs for gib in (16, 17)] == [
+        64,
+        128,
+    ]  # equal chunks before larger ones
+    assert (
+        plan(states + 2, pairs=64).mode == "checkpoint"
+    )  # where only chunks of 15 pairs would fit
     assert plan(states + 0.5).mode == "cached"
     with pytest.raises(ConfigError, match="not one pair fits"):
         plan(states)
@@ -212,7 +282,9 @@ def test_a_compiled_tower_gives_the_same_step():
     for compiled in (False, True):
         module = tower()
         if compiled:
-            module.compile(backend="aot_eager")  # traced and differentiated as by default, without the C++ compiler
+            module.compile(
+                backend="aot_eager"
+            )  # traced and differentiated as by default, without the C++ compiler
         engine = engine_of(module)
         output = contrastive_step(engine, *batch(0), memory=MemoryPlan("cached", 8, "test"))
         losses.append([output.loss, engine.update(1.0), contrastive_step(engine, *batch(1)).loss])

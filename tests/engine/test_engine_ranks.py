@@ -1,4 +1,6 @@
-"""Engines on 1, 2 and 4 gloo ranks, held against one process: one process group a world size runs all its cases (4: slow)."""
+"""Engines on 1, 2 and 4 gloo ranks, held against one process: one process group a world size runs
+all its cases (4: slow).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT
-from engine_ranks import MODEL, OPTIM, PAIRS, STEPS, batch, engine_of, float64_gradients, run, tower, train
+from engine_ranks import (
+    MODEL,
+    OPTIM,
+    PAIRS,
+    STEPS,
+    batch,
+    engine_of,
+    float64_gradients,
+    run,
+    tower,
+    train,
+)
 from test_optim import DECAYED, VIEWS, gradients, parameters
 
 from clippo_core.engine import zero
@@ -21,7 +34,9 @@ WORLD_SIZES = (2, FOUR)
 
 
 class Ranks(dict):
-    """World size -> what its ranks found, run at first need; 4 and 1 go on from a checkpoint that 2 left."""
+    """World size -> what its ranks found, run at first need; 4 and 1 go on from a checkpoint that 2
+    left.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,7 +69,9 @@ def definition() -> dict[str, torch.Tensor]:
 
 
 def without_key_biases(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The elements whose true gradient is not zero: a key's bias shifts all logits of a query alike."""
+    """The elements whose true gradient is not zero: a key's bias shifts all logits of a query
+    alike.
+    """
     if not name.startswith(("blocks", "attn_pool")) or ".bias" not in name or tensor.dim() != 1:
         return tensor
     if ".qkv." in name:
@@ -62,17 +79,25 @@ def without_key_biases(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor[MODEL.width :] if ".kv." in name else tensor
 
 
-def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float) -> None:
+def assert_equal(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float
+) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         here, there = without_key_biases(name, found[name]), without_key_biases(name, value)
-        torch.testing.assert_close(here, there, atol=atol, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            here, there, atol=atol, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("case", ["plain", "4 chunks", "tiled"])
 @pytest.mark.parametrize("world_size", [1, 2, FOUR])
 def test_gradients_equal_the_definition_in_float64(ranks, world_size, case):
-    per_rank = [float64_gradients(0, 1)] if world_size == 1 else [found["float64"] for found in ranks[world_size]]
+    per_rank = (
+        [float64_gradients(0, 1)]
+        if world_size == 1
+        else [found["float64"] for found in ranks[world_size]]
+    )
     largest = max(float(g.abs().max()) for g in definition().values())
     for found in per_rank:
         assert_equal(found[case], definition(), atol=1e-12 * largest)
@@ -83,7 +108,9 @@ def test_the_true_gradient_of_key_biases_is_zero():
     width = MODEL.width
     for name, gradient in definition().items():
         if name.endswith("qkv.bias"):
-            assert gradient[width : 2 * width].abs().max() < 1e-12 * gradient[2 * width :].abs().max()
+            assert (
+                gradient[width : 2 * width].abs().max() < 1e-12 * gradient[2 * width :].abs().max()
+            )
         if name.endswith("kv.bias") and "attn_pool" in name:
             assert gradient[:width].abs().max() < 1e-12 * gradient[width:].abs().max()
 
@@ -110,7 +137,9 @@ def test_five_steps_equal_one_process(ranks, world_size, stage, parts):
             assert here["state"].keys() == alone()["state"].keys()
         else:
             assert here["weights"] == here["state"] == {}
-    assert alone()["history"][:, -1].min() > OPTIM.clip_norm  # so that clipping is part of what is compared
+    assert (
+        alone()["history"][:, -1].min() > OPTIM.clip_norm
+    )  # so that clipping is part of what is compared
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -120,14 +149,18 @@ def test_one_exchange_a_step_whatever_the_number_of_chunks(ranks, world_size, st
     factors = sum(v.numel() for k, v in alone()["state"].items() if k.endswith(("v_row", "v_col")))
     for parts in (1, 4):
         calls = ranks[world_size][0][f"count {stage} {parts}"]
-        # Sums of step reports; of squares (norm, rows, columns), once; of gradients, once (stage 3: padded shards).
+        # Sums of step reports; of squares (norm, rows, columns), once; of gradients, once (stage 3:
+        # padded shards).
         assert calls["all_reduce"].count(5) == 1
         assert calls["all_reduce"].count(1 + factors) == (stage > 0)
         large = [n for n in calls["all_reduce"] if n >= parameters_]
         assert len(large) == 1 and large[0] <= parameters_ * 1.01 + 1000, calls["all_reduce"]
-        # The features of one side with their pairs' similarities, and the parts of the columns' log-sum-exps.
+        # The features of one side with their pairs' similarities, and the parts of the columns'
+        # log-sum-exps.
         assert calls["all_gather"].count(PAIRS // world_size * (MODEL.embed_dim + 1)) >= 1
-        assert calls["all_gather"].count(PAIRS) == 1 or stage == 3  # where some shard of weights is as large
+        assert (
+            calls["all_gather"].count(PAIRS) == 1 or stage == 3
+        )  # where some shard of weights is as large
     if stage < 3:  # stage 3 fetches weights for every chunk
         once, chunked = (ranks[world_size][0][f"count {stage} {parts}"] for parts in (1, 4))
         assert {k: sorted(v) for k, v in once.items()} == {k: sorted(v) for k, v in chunked.items()}
@@ -145,20 +178,31 @@ def test_a_skipped_step_leaves_no_trace_on_any_rank(ranks, world_size, stage):
             assert_equal(here["weights"], alone()["weights"], atol=1e-6)
 
 
-@pytest.mark.parametrize("world_size, stage", [(1, 1), (1, 3), *(pytest.param(4, stage, marks=pytest.mark.slow) for stage in (0, 1, 2, 3))])
+@pytest.mark.parametrize(
+    "world_size, stage",
+    [(1, 1), (1, 3), *(pytest.param(4, stage, marks=pytest.mark.slow) for stage in (0, 1, 2, 3))],
+)
 def test_two_ranks_state_goes_on_under_other_stages_and_numbers(ranks, world_size, stage):
     here = ranks[world_size][0][f"resume {stage}"]
     assert_equal(here["weights"], alone()["weights"], atol=1e-6)
     for key, value in alone()["state"].items():
         if not key.endswith(".bias/momentum") and not key.endswith(".bias/v"):
-            torch.testing.assert_close(here["state"][key], value, atol=2e-4, rtol=1e-3, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(
+                here["state"][key],
+                value,
+                atol=2e-4,
+                rtol=1e-3,
+                msg=lambda m, key=key: f"{key}: {m}",
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_shards_of_adafactor_equal_the_whole(ranks, world_size, dtype):
     weights = parameters()
-    whole = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=dtype, views=VIEWS, clip_norm=1.0)
+    whole = Adafactor(
+        weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=dtype, views=VIEWS, clip_norm=1.0
+    )
     for step in range(20):
         for name, gradient in gradients(step).items():
             weights[name].grad = torch.from_numpy(gradient)
@@ -172,7 +216,12 @@ def test_shards_of_adafactor_equal_the_whole(ranks, world_size, dtype):
     state = ranks[world_size][0][f"adafactor {dtype}"]["state"]
     assert state.keys() == whole.full_state().keys()
     for key, value in whole.full_state().items():
-        torch.testing.assert_close(state[key].float(), value.float(), atol=2e-2 if rounds and "momentum" in key else 1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            state[key].float(),
+            value.float(),
+            atol=2e-2 if rounds and "momentum" in key else 1e-6,
+            rtol=1e-5,
+        )
 
 
 def test_bfloat16_is_close_and_still_exchanges_float32(ranks):
@@ -185,7 +234,9 @@ def test_bfloat16_is_close_and_still_exchanges_float32(ranks):
 def test_another_deepspeed_is_refused_in_words(monkeypatch):
     import deepspeed
 
-    sentence = rf"deepspeed {deepspeed.__version__} has no `{{}}` in .*written for {zero.WRITTEN_FOR}"
+    sentence = (
+        rf"deepspeed {deepspeed.__version__} has no `{{}}` in .*written for {zero.WRITTEN_FOR}"
+    )
     first = engine_of(tower(), zero_stage=1)
     names = {id(p): name for name, p in first.module.named_parameters()}
     inside = first._zero.optimizer
@@ -207,4 +258,6 @@ def test_another_deepspeed_is_refused_in_words(monkeypatch):
 
 
 def test_the_locked_deepspeed_is_the_one_it_was_written_for():
-    assert f"deepspeed=={zero.WRITTEN_FOR}" in (PROJECT / "requirements.lock").read_text().splitlines()
+    assert (
+        f"deepspeed=={zero.WRITTEN_FOR}" in (PROJECT / "requirements.lock").read_text().splitlines()
+    )

@@ -1,4 +1,6 @@
-"""The loss on one process: the definition against a naive loop, the tiled form against the definition. Ranks: test_engine_ranks.py."""
+"""The loss on one process: the definition against a naive loop, the tiled form against the
+definition. Ranks: test_engine_ranks.py.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,29 @@ from clippo_core import losses
 from clippo_core.losses import contrast, contrastive_loss, distributed_contrastive_loss
 
 
-def pairs(n: int, d: int = 16, dtype: torch.dtype = torch.float64, scale: float = 12.0) -> tuple[torch.Tensor, ...]:
+def pairs(
+    n: int, d: int = 16, dtype: torch.dtype = torch.float64, scale: float = 12.0
+) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(n)
-    a, b = (torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1) for _ in range(2))
+    a, b = (
+        torch.nn.functional.normalize(
+            torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1
+        )
+        for _ in range(2)
+    )
     return tuple(x.to(dtype).requires_grad_() for x in (a, 0.5 * a + 0.5 * b, torch.tensor(scale)))
 
 
 def naive(a: torch.Tensor, b: torch.Tensor, scale: float) -> float:
     """Word for word, with python's floats."""
     n, total = len(a), 0.0
-    s = [[scale * sum(x * y for x, y in zip(a[i].tolist(), b[j].tolist(), strict=True)) for j in range(n)] for i in range(n)]
+    s = [
+        [
+            scale * sum(x * y for x, y in zip(a[i].tolist(), b[j].tolist(), strict=True))
+            for j in range(n)
+        ]
+        for i in range(n)
+    ]
     for i in range(n):
         row = math.log(math.fsum(math.exp(s[i][j]) for j in range(n)))
         column = math.log(math.fsum(math.exp(s[j][i]) for j in range(n)))
@@ -30,7 +45,9 @@ def naive(a: torch.Tensor, b: torch.Tensor, scale: float) -> float:
 
 def test_the_definition_equals_a_naive_loop():
     a, b, scale = pairs(9)
-    assert contrastive_loss(a, b, scale).item() == pytest.approx(naive(a.detach(), b.detach(), 12.0), rel=1e-12)
+    assert contrastive_loss(a, b, scale).item() == pytest.approx(
+        naive(a.detach(), b.detach(), 12.0), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("tile", [0, 1, 5, 37, 64])
@@ -47,19 +64,27 @@ def test_log_sum_exp_is_stable_where_exp_overflows():
     a, b, scale = pairs(20, dtype=torch.float32, scale=3000.0)
     a64, b64, scale64 = (x.detach().double().requires_grad_() for x in (a, b, scale))
     loss = distributed_contrastive_loss(a, b, scale, tile=3)
-    assert loss.item() == pytest.approx(contrastive_loss(a64, b64, scale64).item(), rel=1e-5, abs=1e-3)
+    assert loss.item() == pytest.approx(
+        contrastive_loss(a64, b64, scale64).item(), rel=1e-5, abs=1e-3
+    )
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, (a, b, scale)))
 
 
 def test_a_learnt_pair_keeps_its_small_gradient_in_float32():
-    a = torch.nn.functional.normalize(torch.randn(24, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    a = torch.nn.functional.normalize(
+        torch.randn(24, 64, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     inputs = [x.requires_grad_() for x in (a, a.clone(), torch.tensor(15.0))]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     loss, truth = distributed_contrastive_loss(*inputs, tile=7), contrastive_loss(*exact)
     assert 1e-6 < truth.item() < 1e-3
     assert loss.item() == pytest.approx(truth.item(), rel=1e-3)
-    for found, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(truth, exact), strict=True):
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+    for found, expected in zip(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(truth, exact), strict=True
+    ):
+        torch.testing.assert_close(
+            found.double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max())
+        )
 
 
 def test_the_sums_are_what_a_log_needs():
@@ -76,13 +101,18 @@ def test_half_precision_features_are_contrasted_in_float32():
     loss = distributed_contrastive_loss(a, b, scale)
     loss.backward()
     assert loss.dtype == torch.float32 and a.grad.dtype == torch.bfloat16
-    assert loss.item() == pytest.approx(contrastive_loss(a.float(), b.float(), scale.float()).item(), rel=1e-6)
+    assert loss.item() == pytest.approx(
+        contrastive_loss(a.float(), b.float(), scale.float()).item(), rel=1e-6
+    )
 
 
 def test_autocast_around_it_changes_nothing():
     a, b, scale = pairs(16, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(distributed_contrastive_loss(a, b, scale), distributed_contrastive_loss(a, b, scale.clone()))
+        assert torch.equal(
+            distributed_contrastive_loss(a, b, scale),
+            distributed_contrastive_loss(a, b, scale.clone()),
+        )
         inside = distributed_contrastive_loss(a, b, scale).item()
     assert inside == distributed_contrastive_loss(a, b, scale).item()
 

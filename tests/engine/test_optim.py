@@ -1,4 +1,6 @@
-"""Adafactor against an independent numpy statement of big_vision's chain, AdamW against torch's, and the schedule."""
+"""Adafactor against an independent numpy statement of big_vision's chain, AdamW against torch's,
+and the schedule.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,19 @@ DECAYED = {name for name in SHAPES if name.endswith("kernel")}
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) * 0.1)
+        name: torch.nn.Parameter(
+            torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) * 0.1
+        )
         for name, (shape, _) in SHAPES.items()
     }
 
 
 def gradients(step: int, scale: float = 0.02) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(100 + step)
-    return {name: (rng.normal(size=shape) * scale * (1 + i)).astype(np.float32) for i, (name, (shape, _)) in enumerate(SHAPES.items())}
+    return {
+        name: (rng.normal(size=shape) * scale * (1 + i)).astype(np.float32)
+        for i, (name, (shape, _)) in enumerate(SHAPES.items())
+    }
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
@@ -46,15 +53,26 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
 
 
 class Reference:
-    """big_vision's chain, said again in numpy: clip -> factored rms -> momentum -> lr -> + decay -> schedule."""
+    """big_vision's chain, said again in numpy: clip -> factored rms -> momentum -> lr -> + decay ->
+    schedule.
+    """
 
-    def __init__(self, weights: dict[str, np.ndarray], bfloat16: bool, clip: float, wide: type = np.float32):
-        self.w, self.bfloat16, self.clip, self.wide = {k: v.astype(wide) for k, v in weights.items()}, bfloat16, clip, wide
+    def __init__(
+        self, weights: dict[str, np.ndarray], bfloat16: bool, clip: float, wide: type = np.float32
+    ):
+        self.w, self.bfloat16, self.clip, self.wide = (
+            {k: v.astype(wide) for k, v in weights.items()},
+            bfloat16,
+            clip,
+            wide,
+        )
         self.state: dict[str, tuple] = {}
         self.m = {k: np.zeros(v.shape, wide) for k, v in weights.items()}
         self.t = 0
 
-    def step(self, grads: dict[str, np.ndarray], multiplier: float, lr: float = 1e-3, wd: float = 1e-4) -> float:
+    def step(
+        self, grads: dict[str, np.ndarray], multiplier: float, lr: float = 1e-3, wd: float = 1e-4
+    ) -> float:
         self.t += 1
         norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values()))
         beta = min(0.999, 1 - self.t**-0.8)
@@ -76,7 +94,11 @@ class Reference:
                 self.state[name] = (v,)
                 u = x * v**-0.5
             u = u.reshape(w.shape)
-            kept = to_bfloat16(self.m[name] * np.float32(0.8984375)) if self.bfloat16 else self.wide(0.9) * self.m[name]
+            kept = (
+                to_bfloat16(self.m[name] * np.float32(0.8984375))
+                if self.bfloat16
+                else self.wide(0.9) * self.m[name]
+            )
             m = (kept + self.wide(1 - 0.9) * u).astype(self.wide)
             self.m[name] = to_bfloat16(m) if self.bfloat16 else m
             update = lr * m + (wd * w if name in DECAYED else 0)
@@ -84,7 +106,12 @@ class Reference:
         return norm
 
 
-def run(optimizer: Adafactor | AdamW, weights: dict[str, torch.nn.Parameter], steps: range, clip_scale: float = 0.02) -> list[float]:
+def run(
+    optimizer: Adafactor | AdamW,
+    weights: dict[str, torch.nn.Parameter],
+    steps: range,
+    clip_scale: float = 0.02,
+) -> list[float]:
     norms = []
     for step in steps:
         for name, gradient in gradients(step, clip_scale).items():
@@ -98,24 +125,41 @@ def run(optimizer: Adafactor | AdamW, weights: dict[str, torch.nn.Parameter], st
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_adafactor_equals_the_references_chain(bfloat16, clip):
     weights = parameters()
-    reference = Reference({k: v.detach().numpy().copy() for k, v in weights.items()}, bfloat16, clip)
+    reference = Reference(
+        {k: v.detach().numpy().copy() for k, v in weights.items()}, bfloat16, clip
+    )
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=dtype, views=VIEWS, clip_norm=clip)
+    optimizer = Adafactor(
+        weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=dtype, views=VIEWS, clip_norm=clip
+    )
     norms = run(optimizer, weights, range(20))
-    expected = [reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5)) for step in range(20)]
+    expected = [
+        reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5)) for step in range(20)
+    ]
     assert norms == pytest.approx(expected, rel=1e-5)
     assert min(norms) > 1  # so that the clip at 1 acts
     for name, weight in weights.items():
         difference = np.abs(weight.detach().numpy() - reference.w[name])
-        # A momentum between two bfloat16 numbers may round either way: then an element differs by lr times their distance.
+        # A momentum between two bfloat16 numbers may round either way: then an element differs by
+        # lr times their distance.
         assert (difference > 1e-6).mean() <= (0.001 if bfloat16 else 0), name
         assert difference.max() <= (5e-5 if bfloat16 else 1e-6), name
 
 
 def test_adafactor_in_float64_equals_the_chain_closely():
     weights = parameters(dtype=torch.float64)
-    reference = Reference({k: v.detach().numpy().copy() for k, v in weights.items()}, False, 1.0, wide=np.float64)
-    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=torch.float32, views=VIEWS, clip_norm=1.0)
+    reference = Reference(
+        {k: v.detach().numpy().copy() for k, v in weights.items()}, False, 1.0, wide=np.float64
+    )
+    optimizer = Adafactor(
+        weights.items(),
+        1e-3,
+        1e-4,
+        DECAYED,
+        momentum_dtype=torch.float32,
+        views=VIEWS,
+        clip_norm=1.0,
+    )
     run(optimizer, weights, range(20))
     for step in range(20):
         reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5))
@@ -125,10 +169,15 @@ def test_adafactor_in_float64_equals_the_chain_closely():
 
 def test_adamw_equals_torchs():
     ours, theirs = parameters(), parameters()
-    optimizer = AdamW(ours.items(), 1e-3, 1e-3 * 0.1, DECAYED, (0.9, 0.95), clip_norm=1.0, rates={"t": 10.0})
+    optimizer = AdamW(
+        ours.items(), 1e-3, 1e-3 * 0.1, DECAYED, (0.9, 0.95), clip_norm=1.0, rates={"t": 10.0}
+    )
     groups = [
         {"params": [theirs[name] for name in DECAYED], "weight_decay": 0.1},
-        {"params": [w for name, w in theirs.items() if name not in DECAYED | {"t"}], "weight_decay": 0.0},
+        {
+            "params": [w for name, w in theirs.items() if name not in DECAYED | {"t"}],
+            "weight_decay": 0.0,
+        },
         {"params": [theirs["t"]], "weight_decay": 0.0, "lr": 1e-2},
     ]
     reference = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
@@ -165,7 +214,11 @@ def test_views_are_factored_as_the_reference_factors_them():
     optimizer = Adafactor(weights.items(), 1e-3, 0.0, set(), views=VIEWS)
     run(optimizer, weights, range(1))
     state = {key: tuple(value.shape) for key, value in optimizer.full_state().items()}
-    assert state["qkv.kernel/v_row"] == (3, 2, 48) and state["qkv.kernel/v_col"] == (3, 2, 80)  # per projection and head
+    assert state["qkv.kernel/v_row"] == (3, 2, 48) and state["qkv.kernel/v_col"] == (
+        3,
+        2,
+        80,
+    )  # per projection and head
     assert state["out.kernel/v_row"] == (80, 2) and state["out.kernel/v_col"] == (2, 48)
     assert state["mlp.kernel/v_row"] == (130,) and state["mlp.kernel/v_col"] == (80,)
     assert state["posemb/v_row"] == (1, 49) and state["posemb/v_col"] == (1, 80)
@@ -216,11 +269,19 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_schedule_equals_big_visions_values():
-    paper = [rsqrt_schedule(s, 250_000, 10_000, 10_000, 10_000) for s in (0, 5_000, 10_000, 62_500, 125_000, 240_000, 250_000)]
+    paper = [
+        rsqrt_schedule(s, 250_000, 10_000, 10_000, 10_000)
+        for s in (0, 5_000, 10_000, 62_500, 125_000, 240_000, 250_000)
+    ]
     assert paper == pytest.approx([0, 0.5, 1, 0.4, 0.28284, 0.20412, 0], abs=1e-5)
     assert rsqrt_schedule(0, 10, 0, 5, 0) == 1.0
     for s in range(0, 400, 7):  # COCO's sanity run, by big_vision's other way to write it
-        value = 1 / math.sqrt((100 + max(s - 100, 0)) / 100) * np.clip(s / 100, 0, 1) * np.clip((400 - s) / 100, 0, 1)
+        value = (
+            1
+            / math.sqrt((100 + max(s - 100, 0)) / 100)
+            * np.clip(s / 100, 0, 1)
+            * np.clip((400 - s) / 100, 0, 1)
+        )
         assert rsqrt_schedule(s, 400, 100, 100, 100) == pytest.approx(value, abs=1e-12)
     with pytest.raises(ConfigError):
         rsqrt_schedule(-1, 10, 1, 1, 1)

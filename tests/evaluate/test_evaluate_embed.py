@@ -1,4 +1,6 @@
-"""Features on disk: the tower's own, the same for every batch and chunk size, never stale, never damaged."""
+"""Features on disk: the tower's own, the same for every batch and chunk size, never stale, never
+damaged.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def test_features_are_the_embedders(model, tmp_path):
     set_ = pictures(tmp_path / "p", 70)
     data = [set_.read(i) for i in range(70)]
     np.testing.assert_allclose(found.pictures(set_).features, model.embed_images(data), atol=1e-6)
-    np.testing.assert_allclose(found.pictures(set_, "probe").features, model.pooled_images(data, preprocess="fewshot"), atol=1e-5)
+    np.testing.assert_allclose(
+        found.pictures(set_, "probe").features,
+        model.pooled_images(data, preprocess="fewshot"),
+        atol=1e-5,
+    )
     texts = phrases(130)
     np.testing.assert_allclose(found.texts(texts), model.embed_texts(texts), atol=1e-6)
 
@@ -47,18 +53,29 @@ def test_every_digit_is_equal_for_every_batch_and_chunk_size(model, tmp_path, mo
     for number, (chunk, batch) in enumerate([(512, 256), (64, 1), (128, 13), (64, 1000)]):
         monkeypatch.setattr(embed, "CHUNK", chunk)
         one = store(model, tmp_path / str(number), batch_size=batch)
-        found = [one.pictures(set_).features, one.pictures(set_, "probe").features, one.texts(texts)]
+        found = [
+            one.pictures(set_).features,
+            one.pictures(set_, "probe").features,
+            one.texts(texts),
+        ]
         expected = expected or found
         for got, want in zip(found, expected, strict=True):
             assert got.dtype == np.float32 and np.array_equal(got, want)
-    classes = [store(model, tmp_path / "c", batch_size=batch).classes(names, ["a {}", "{}", "the {} here"]) for batch in (1, 99)]
+    classes = [
+        store(model, tmp_path / "c", batch_size=batch).classes(names, ["a {}", "{}", "the {} here"])
+        for batch in (1, 99)
+    ]
     assert np.array_equal(*classes)
 
 
-def test_every_forward_pass_has_64_rows_so_more_inputs_change_no_digit_of_the_first(model, tmp_path, monkeypatch):
+def test_every_forward_pass_has_64_rows_so_more_inputs_change_no_digit_of_the_first(
+    model, tmp_path, monkeypatch
+):
     sizes = []
     forward = model.tower._trunk
-    monkeypatch.setattr(model.tower, "_trunk", lambda tokens: sizes.append(len(tokens)) or forward(tokens))
+    monkeypatch.setattr(
+        model.tower, "_trunk", lambda tokens: sizes.append(len(tokens)) or forward(tokens)
+    )
     set_, texts = pictures(tmp_path / "p", 70), phrases(70)
     few = Pictures(set_.names[:3], set_.read)
     one = store(model, tmp_path / "f")
@@ -100,7 +117,12 @@ def test_a_damaged_file_is_made_again(model, tmp_path):
     wanted = store(model, tmp_path).texts(texts)
     (stat,) = storage.list_files(str(tmp_path))
     whole = Path(stat.uri).read_bytes()
-    for damaged in (whole[:-7], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b"", b"x" * 40):
+    for damaged in (
+        whole[:-7],
+        whole[:100] + bytes([whole[100] ^ 1]) + whole[101:],
+        b"",
+        b"x" * 40,
+    ):
         Path(stat.uri).write_bytes(damaged)
         again = store(model, tmp_path)
         assert np.array_equal(again.texts(texts), wanted) and again.computed == 5
@@ -119,7 +141,9 @@ def test_class_features_are_the_renormalised_mean_of_unit_prompts(model, tmp_pat
     templates = ["a photo of {}", "{} it is", "{}"]
     found = store(model, tmp_path).classes(["cat", "dog"], templates)
     for row, name in zip(found, ["cat", "dog"], strict=True):
-        unit = model.embed_texts([template.replace("{}", name) for template in templates]).astype(np.float64)
+        unit = model.embed_texts([template.replace("{}", name) for template in templates]).astype(
+            np.float64
+        )
         mean = unit.mean(axis=0)
         np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
 
@@ -137,7 +161,9 @@ def test_bad_pictures_weights_and_empty_sets_are_refused(model, tmp_path):
     with pytest.raises(ImageError, match="001.png"):
         store(model, tmp_path / "f").pictures(set_)
     poisoned = Clippo.load(tiny_checkpoint(tmp_path, poison=True), device="cpu")
-    with pytest.raises(EvaluationError, match="non-finite features for 2 of 2 inputs, the first is 'a'"):
+    with pytest.raises(
+        EvaluationError, match="non-finite features for 2 of 2 inputs, the first is 'a'"
+    ):
         store(poisoned, tmp_path / "g").texts(["a", "b"])
     assert not (tmp_path / "g").exists(), "nothing non-finite is put on disk"
     with pytest.raises(EvaluationError, match="no texts"):

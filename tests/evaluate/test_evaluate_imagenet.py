@@ -1,4 +1,6 @@
-"""Zero-shot and few-shot through the real tower, renderer and files: known answers, every layout, bad input."""
+"""Zero-shot and few-shot through the real tower, renderer and files: known answers, every layout,
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,13 @@ def columns(result: EvalResult, root: Path) -> dict[str, list]:
 
 
 def run(checkpoint: str, root: Path, config: ImagenetConfig, **evaluate):
-    return imagenet.run(checkpoint, evaluate_plan(root, imagenet=config, **evaluate), progress=False)
+    return imagenet.run(
+        checkpoint, evaluate_plan(root, imagenet=config, **evaluate), progress=False
+    )
 
 
-# --- prompts ------------------------------------------------------------------------------------------------------------------------
+# --- prompts
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_template_sets_are_those_of_clip_and_of_the_papers_system(slices):
@@ -63,9 +68,13 @@ def test_the_template_sets_are_those_of_clip_and_of_the_papers_system(slices):
 
 
 def test_template_sets_and_canonical_form():
-    assert [len(prompts.load_templates(name)) for name in ("clip_paper", "clip", "clip_best", "name")] == [81, 80, 8, 1]
+    assert [
+        len(prompts.load_templates(name)) for name in ("clip_paper", "clip", "clip_best", "name")
+    ] == [81, 80, 8, 1]
     assert len(set(prompts.load_templates("clip_paper"))) == 81
-    assert "a closeup photo of a {}" in prompts.load_templates("clip") and "{}" in prompts.load_templates("clip_best")
+    assert "a closeup photo of a {}" in prompts.load_templates(
+        "clip"
+    ) and "{}" in prompts.load_templates("clip_best")
     assert prompts.canonical("A_close-up  photo, of a {}.", keep="{}") == "a closeup photo of a {}"
     assert prompts.canonical_name("Kite (bird of prey), glede") == "kite bird of prey"
     assert prompts.canonical_name("crane_bird") == "crane bird"
@@ -75,7 +84,12 @@ def test_own_templates_and_bad_ones(tmp_path):
     path = tmp_path / "templates.json"
     path.write_text(json.dumps(["A photo of {}!", "{c}"]))
     assert prompts.load_templates(str(path)) == ("a photo of {}", "{}")
-    for content, word in [(["no place"], "exactly one"), (["{} {}"], "exactly one"), ([], "no list"), ({"a": 1}, "no list")]:
+    for content, word in [
+        (["no place"], "exactly one"),
+        (["{} {}"], "exactly one"),
+        ([], "no list"),
+        ({"a": 1}, "no list"),
+    ]:
         path.write_text(json.dumps(content))
         with pytest.raises(EvaluationError, match=word):
             prompts.load_templates(str(path))
@@ -83,7 +97,8 @@ def test_own_templates_and_bad_ones(tmp_path):
         prompts.load_templates("clip_papers")
 
 
-# --- zero-shot ----------------------------------------------------------------------------------------------------------------------
+# --- zero-shot
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
@@ -93,7 +108,9 @@ def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
         assert result.metrics[f"drawn/{metric}"].value == 100.0
     assert result.metrics["drawn/zero_shot_top1"].chance == pytest.approx(100 / 12)
     assert result.metrics["drawn/zero_shot_top5"].chance == pytest.approx(500 / 12)
-    assert whys(result) == {"drawn/10shot_top1": "no training pictures are configured (train_images)"}
+    assert whys(result) == {
+        "drawn/10shot_top1": "no training pictures are configured (train_images)"
+    }
 
 
 def test_noise_is_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint):
@@ -103,10 +120,19 @@ def test_noise_is_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint)
         picture.unlink()
     for i in range(240):
         noise(tmp_path / "val" / f"{rng.integers(12):02d}" / f"n{i:03d}.png", seed=i)
-    config = ImagenetConfig(config.images, config.class_names, "drawn", templates="name", n_classes=12, expect_images=240)
+    config = ImagenetConfig(
+        config.images,
+        config.class_names,
+        "drawn",
+        templates="name",
+        n_classes=12,
+        expect_images=240,
+    )
     result = run(checkpoint, tmp_path / "a", config)
     chance = result.metrics["drawn/zero_shot_top1"].chance
-    assert abs(result.metrics["drawn/zero_shot_top1"].value - chance) <= 3 * np.sqrt(chance * (100 - chance) / 240)
+    assert abs(result.metrics["drawn/zero_shot_top1"].value - chance) <= 3 * np.sqrt(
+        chance * (100 - chance) / 240
+    )
     low, high = result.metrics["drawn/zero_shot_top1"].bounds
     assert low <= result.metrics["drawn/zero_shot_top1"].value <= high and low < high
     collapsed = run(tiny_checkpoint(tmp_path, collapse=True), tmp_path / "b", config)
@@ -122,11 +148,15 @@ def test_the_classifier_is_the_renormalised_mean_of_unit_prompts(tmp_path, check
     names = phrases(12)
     best = []
     for name in names:
-        unit = model.embed_texts([template.replace("{}", name) for template in prompts.load_templates("clip_best")])
+        unit = model.embed_texts(
+            [template.replace("{}", name) for template in prompts.load_templates("clip_best")]
+        )
         assert np.allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
         mean = unit.astype(np.float64).mean(axis=0)
         best.append(mean / np.linalg.norm(mean))
-    pictures = model.embed_images([str(path) for path in sorted((tmp_path / "val").glob("*/*.png"))])
+    pictures = model.embed_images(
+        [str(path) for path in sorted((tmp_path / "val").glob("*/*.png"))]
+    )
     assert rows["predicted"] == (pictures @ np.stack(best).T).argmax(axis=1).tolist()
     assert rows["predicted_name"] == [names[i] for i in rows["predicted"]]
 
@@ -144,7 +174,8 @@ def test_class_mean_weighs_classes_and_not_images(tmp_path, checkpoint):
 
 def test_any_of_several_labels(tmp_path, checkpoint):
     config = own_names(tmp_path, n=6, multi_labels=str(tmp_path / "real.json"))
-    # v00 is right by its second label, v01 wrong, v02 has no label and is left out, the others are right.
+    # v00 is right by its second label, v01 wrong, v02 has no label and is left out, the others are
+    # right.
     Path(config.multi_labels).write_text(json.dumps([[3, 0], [2], [], [3], [4], [5]]))
     result = run(checkpoint, tmp_path / "a", config)
     assert result.metrics["drawn/zero_shot_any_correct"].value == pytest.approx(80.0)
@@ -154,7 +185,9 @@ def test_any_of_several_labels(tmp_path, checkpoint):
     Path(config.multi_labels).write_text(json.dumps(by_name))
     assert run(checkpoint, tmp_path / "b", config).metrics == result.metrics
     Path(config.multi_labels).write_text("[[0]]")
-    assert "labels for 1 pictures, but there are 6" in run(checkpoint, tmp_path / "c", config).failure
+    assert (
+        "labels for 1 pictures, but there are 6" in run(checkpoint, tmp_path / "c", config).failure
+    )
 
 
 def test_two_classes_of_one_name_are_the_earlier_one(tmp_path, checkpoint):
@@ -163,7 +196,9 @@ def test_two_classes_of_one_name_are_the_earlier_one(tmp_path, checkpoint):
         draw(prompts.canonical_name(names[i]), tmp_path / "val" / f"{i}" / "x.png")
     for i in (3, 4, 5, 6):
         draw(names[i], tmp_path / "val" / f"{i}" / "x.png")
-    config = ImagenetConfig(str(tmp_path / "val"), write_names(tmp_path, names), "drawn", "", "name", (), 7, 7)
+    config = ImagenetConfig(
+        str(tmp_path / "val"), write_names(tmp_path, names), "drawn", "", "name", (), 7, 7
+    )
     result = run(checkpoint, tmp_path / "run", config)
     assert result.metrics["drawn/zero_shot_top1"].value == pytest.approx(100 * 6 / 7)
     assert result.metrics["drawn/zero_shot_top5"].value == 100.0, "the twin is second"
@@ -172,13 +207,19 @@ def test_two_classes_of_one_name_are_the_earlier_one(tmp_path, checkpoint):
 
 def test_no_digit_depends_on_the_batch_size(tmp_path, checkpoint):
     config = own_names(tmp_path, n=30, templates="clip_best", shots=())
-    results = [run(checkpoint, tmp_path / str(size), config, batch_size=size) for size in (1, 7, 256)]
+    results = [
+        run(checkpoint, tmp_path / str(size), config, batch_size=size) for size in (1, 7, 256)
+    ]
     assert results[0] == results[1] == results[2]
-    written = [(tmp_path / str(size) / "evaluations/imagenet/predictions.parquet").read_bytes() for size in (1, 7, 256)]
+    written = [
+        (tmp_path / str(size) / "evaluations/imagenet/predictions.parquet").read_bytes()
+        for size in (1, 7, 256)
+    ]
     assert written[0] == written[1] == written[2]
 
 
-# --- few-shot -----------------------------------------------------------------------------------------------------------------------
+# --- few-shot
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def shot_data(folder: Path, n_classes: int = 4, train: int = 12, val: int = 10) -> ImagenetConfig:
@@ -188,7 +229,10 @@ def shot_data(folder: Path, n_classes: int = 4, train: int = 12, val: int = 10) 
         for c in range(n_classes):
             for i in range(count):
                 image = rng.integers(0, 120, (48, 48, 3))
-                rows, columns = slice(24 * (c // 2), 24 * (c // 2) + 24), slice(24 * (c % 2), 24 * (c % 2) + 24)
+                rows, columns = (
+                    slice(24 * (c // 2), 24 * (c // 2) + 24),
+                    slice(24 * (c % 2), 24 * (c % 2) + 24),
+                )
                 image[rows, columns] += rng.integers(0, 120)
                 path = folder / part / f"c{c}" / f"{part}{i:02d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,18 +259,30 @@ def test_few_shot_equals_scikit_learn_on_the_same_shots(tmp_path, checkpoint):
     train, val = (sorted((tmp_path / part).glob("*/*.png")) for part in ("train", "val"))
     labels = np.array([int(path.parent.name[1:]) for path in train])
     truth = np.array([int(path.parent.name[1:]) for path in val])
-    x, x_test = (model.pooled_images([str(p) for p in paths], preprocess="fewshot").astype(np.float64) for paths in (train, val))
+    x, x_test = (
+        model.pooled_images([str(p) for p in paths], preprocess="fewshot").astype(np.float64)
+        for paths in (train, val)
+    )
     for k in (1, 5, 10):
         by_seed = []
         for seed in (0, 1, 2):
             rng = np.random.default_rng(seed)
-            chosen = np.concatenate([rng.permutation(np.where(labels == c)[0])[:k] for c in range(4)])
+            chosen = np.concatenate(
+                [rng.permutation(np.where(labels == c)[0])[:k] for c in range(4)]
+            )
             shots = x[chosen]
             mean, std = shots.mean(0), shots.std(0) + 1e-5
-            design = [np.concatenate([(v - mean) / std, np.full((len(v), 1), 100.0)], axis=1) for v in (shots, x_test)]
-            ridge = Ridge(alpha=1024, fit_intercept=False).fit(design[0], 2 * np.eye(4)[labels[chosen]] - 1)
+            design = [
+                np.concatenate([(v - mean) / std, np.full((len(v), 1), 100.0)], axis=1)
+                for v in (shots, x_test)
+            ]
+            ridge = Ridge(alpha=1024, fit_intercept=False).fit(
+                design[0], 2 * np.eye(4)[labels[chosen]] - 1
+            )
             by_seed.append(100 * (ridge.predict(design[1]).argmax(1) == truth).mean())
-            assert result.metrics[f"corners/{k}shot_top1_seed{seed}"].value == pytest.approx(by_seed[-1])
+            assert result.metrics[f"corners/{k}shot_top1_seed{seed}"].value == pytest.approx(
+                by_seed[-1]
+            )
         assert result.metrics[f"corners/{k}shot_top1"].value == pytest.approx(np.mean(by_seed))
         assert result.metrics[f"corners/{k}shot_top1"].chance == 25.0
     again = recomputed(result, tmp_path / "run")
@@ -247,39 +303,61 @@ def test_the_same_picture_in_training_and_evaluation_is_refused(tmp_path, checkp
     config = shot_data(tmp_path, train=5)
     (tmp_path / "train/c0/train00.png").write_bytes((tmp_path / "val/c0/val00.png").read_bytes())
     result = run(checkpoint, tmp_path / "run", ImagenetConfig(**{**vars(config), "shots": (5,)}))
-    assert result.metrics["corners/5shot_top1"].why_not == "1 of the training pictures are evaluated, too: use another pool"
+    assert (
+        result.metrics["corners/5shot_top1"].why_not
+        == "1 of the training pictures are evaluated, too: use another pool"
+    )
     assert "corners/zero_shot_top1" in result.metrics
 
 
-# --- layouts and bad input ----------------------------------------------------------------------------------------------------------
+# --- layouts and bad input
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_parquet_and_tars_give_the_numbers_of_the_folder(tmp_path, checkpoint):
     config = own_names(tmp_path, n=8, shots=())
     reference = run(checkpoint, tmp_path / "0", config)
     paths = sorted((tmp_path / "val").glob("*/*.png"))
-    rows = [{"image": {"bytes": path.read_bytes(), "path": path.name}, "label": i} for i, path in enumerate(paths)]
+    rows = [
+        {"image": {"bytes": path.read_bytes(), "path": path.name}, "label": i}
+        for i, path in enumerate(paths)
+    ]
     (tmp_path / "parquet").mkdir()
     for part in (0, 1):
         table = pyarrow.Table.from_pylist(rows[4 * part : 4 * part + 4])
-        pyarrow.parquet.write_table(table, tmp_path / "parquet" / f"validation-{part:05d}-of-00002.parquet", row_group_size=3)
+        pyarrow.parquet.write_table(
+            table,
+            tmp_path / "parquet" / f"validation-{part:05d}-of-00002.parquet",
+            row_group_size=3,
+        )
     (tmp_path / "tars").mkdir()
     (tmp_path / "folder_tars").mkdir()
-    with tarfile.open(tmp_path / "tars" / "00.tar", "w") as tar, tarfile.open(tmp_path / "folder_tars" / "val.tar", "w") as folder_tar:
+    with (
+        tarfile.open(tmp_path / "tars" / "00.tar", "w") as tar,
+        tarfile.open(tmp_path / "folder_tars" / "val.tar", "w") as folder_tar,
+    ):
         for i, path in enumerate(paths):
             add(tar, f"{i:04d}.png", path.read_bytes())
             add(tar, f"{i:04d}.cls", str(i).encode())
             add(tar, f"{i:04d}.json", b"{}")
             add(
                 folder_tar,
-                f"val/{path.parent.name}/../../{path.name}" if i == 0 else f"val/{path.parent.name}/{path.name}",
+                (
+                    f"val/{path.parent.name}/../../{path.name}"
+                    if i == 0
+                    else f"val/{path.parent.name}/{path.name}"
+                ),
                 path.read_bytes(),
             )
-    assert [open_labelled(str(tmp_path / kind)).by_number for kind in ("val", "parquet", "tars")] == [False, True, True]
+    assert [
+        open_labelled(str(tmp_path / kind)).by_number for kind in ("val", "parquet", "tars")
+    ] == [False, True, True]
     for number, kind in enumerate(("parquet", "tars", "tars/00.tar", "parquet/*.parquet"), start=1):
         changed = ImagenetConfig(**{**vars(config), "images": str(tmp_path / kind)})
         assert run(checkpoint, tmp_path / str(number), changed).metrics == reference.metrics, kind
-    assert len(open_labelled(str(tmp_path / "folder_tars"))) == 8, "a name that climbs is a name, never a path"
+    assert len(open_labelled(str(tmp_path / "folder_tars"))) == 8, (
+        "a name that climbs is a name, never a path"
+    )
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -289,7 +367,10 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def test_bad_sets_are_refused(tmp_path):
-    for name, content, word in [("x.parquet", b"PAR1 no", "no parquet file"), ("x.tar", b"no tar", "no readable tar")]:
+    for name, content, word in [
+        ("x.parquet", b"PAR1 no", "no parquet file"),
+        ("x.tar", b"no tar", "no readable tar"),
+    ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=word):
             open_labelled(str(tmp_path / name))
@@ -316,7 +397,9 @@ def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
 
     def failure(names: object, **changes) -> str:
         (tmp_path / "names.json").write_text(json.dumps(names))
-        return run(checkpoint, tmp_path / "run", ImagenetConfig(**{**vars(config), **changes})).failure
+        return run(
+            checkpoint, tmp_path / "run", ImagenetConfig(**{**vars(config), **changes})
+        ).failure
 
     assert "lists 11 classes, but the benchmark has 12" in failure(phrases(11))
     assert "12 class folders, but there are 13 class names" in failure(phrases(13), n_classes=13)
@@ -335,9 +418,13 @@ def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
 def test_class_names_by_folder_and_by_index(tmp_path):
     uri = tmp_path / "names.json"
     uri.write_text(json.dumps({"n02": "Dog", "n01": "cat, kitty"}))
-    assert load_class_names(str(uri), 2).names == ("cat", "dog") and load_class_names(str(uri), 2).folders == ("n01", "n02")
+    assert load_class_names(str(uri), 2).names == ("cat", "dog") and load_class_names(
+        str(uri), 2
+    ).folders == ("n01", "n02")
     uri.write_text(json.dumps({"0": ["n05", "great_white"], "1": ["n02", "Dog"]}))
-    assert load_class_names(str(uri), 2).names == ("great white", "dog") and load_class_names(str(uri), 2).folders == ("n05", "n02")
+    assert load_class_names(str(uri), 2).names == ("great white", "dog") and load_class_names(
+        str(uri), 2
+    ).folders == ("n05", "n02")
     uri.write_text(json.dumps(["a", "b"]))
     (tmp_path / "LOC_synset_mapping.txt").write_text("n07 a thing\nn08 b thing\n")
     assert load_class_names(str(uri), 2).folders == ("n07", "n08")
@@ -349,9 +436,21 @@ def test_the_imagenet_sample_has_800_of_1000_classes(tmp_path, checkpoint, slice
     config = ImagenetConfig(str(pack / "val"), names, templates="name")
     result = run(checkpoint, tmp_path, config)
     assert result.failure == "" and result.is_partial
-    assert result.counts == {"images": 800, "classes": 1000, "classes_with_images": 800, "classes_with_a_shared_name": 2, "templates": 1}
+    assert result.counts == {
+        "images": 800,
+        "classes": 1000,
+        "classes_with_images": 800,
+        "classes_with_a_shared_name": 2,
+        "templates": 1,
+    }
     rows = columns(result, tmp_path)
     listed = [line.split("\t") for line in (pack / "labels.tsv").read_text().splitlines()[1:]]
-    assert dict(zip(rows["example"], rows["label"], strict=True)) == {row[0].removeprefix("val/"): int(row[1]) for row in listed}
-    shots = run(checkpoint, tmp_path / "shots", ImagenetConfig(**{**vars(config), "train_images": config.images}))
+    assert dict(zip(rows["example"], rows["label"], strict=True)) == {
+        row[0].removeprefix("val/"): int(row[1]) for row in listed
+    }
+    shots = run(
+        checkpoint,
+        tmp_path / "shots",
+        ImagenetConfig(**{**vars(config), "train_images": config.images}),
+    )
     assert shots.metrics["imagenet/10shot_top1"].why_not == "a class has only 0 training pictures"

@@ -1,4 +1,6 @@
-"""Retrieval through the real tower, renderer and files: known answers, resumption, bad input, true formats."""
+"""Retrieval through the real tower, renderer and files: known answers, resumption, bad input, true
+formats.
+"""
 
 from __future__ import annotations
 
@@ -38,46 +40,77 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_checkpoint(tmp_path_factory.mktemp("tower"))
 
 
-def config(folder: Path, n: int = 60, shuffle: bool = False, expect: int = 60, **changes) -> RetrievalConfig:
+def config(
+    folder: Path, n: int = 60, shuffle: bool = False, expect: int = 60, **changes
+) -> RetrievalConfig:
     """n photos, each the drawing of its first caption; with `shuffle`, of another photo's."""
     first, second = phrases(n), phrases(n, start=1000)
     drawn = [first[i] for i in np.random.default_rng(5).permutation(n)] if shuffle else first
     return RetrievalConfig(
-        **write_karpathy(folder, drawn, list(zip(first, second, strict=True))), dataset="drawn", expect_images=expect, **changes
+        **write_karpathy(folder, drawn, list(zip(first, second, strict=True))),
+        dataset="drawn",
+        expect_images=expect,
+        **changes,
     )
 
 
 def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
-    result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "run", retrieval=(config(tmp_path),)), progress=False)
+    result = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path / "run", retrieval=(config(tmp_path),)), progress=False
+    )
     assert result.failure == "" and not result.is_partial
     assert result.metrics["drawn/i2t_recall@1"].value == 100.0
     assert result.metrics["drawn/i2t_recall@1"].bounds == (100.0, 100.0)
-    assert result.metrics["drawn/t2i_recall@1"].value >= 50.0  # the first captions; the second ones are strangers to their photo
-    assert result.metrics["drawn/i2t_recall@1"].n == 60 and result.metrics["drawn/t2i_recall@1"].n == 120
-    assert result.counts == {"images": 60, "texts": 120, "fewest_texts_an_image": 2, "most_texts_an_image": 2}
+    assert (
+        result.metrics["drawn/t2i_recall@1"].value >= 50.0
+    )  # the first captions; the second ones are strangers to their photo
+    assert (
+        result.metrics["drawn/i2t_recall@1"].n == 60
+        and result.metrics["drawn/t2i_recall@1"].n == 120
+    )
+    assert result.counts == {
+        "images": 60,
+        "texts": 120,
+        "fewest_texts_an_image": 2,
+        "most_texts_an_image": 2,
+    }
     assert result.metrics["drawn/i2t_recall@1"].chance == pytest.approx(100 * 2 / 120)
-    assert result.metrics["drawn/i2t_recall@5"].chance == pytest.approx(100 * metrics.chance_recall(120, [2], 5))
+    assert result.metrics["drawn/i2t_recall@5"].chance == pytest.approx(
+        100 * metrics.chance_recall(120, [2], 5)
+    )
     assert result.metrics["drawn/t2i_recall@10"].chance == pytest.approx(100 * 10 / 60)
 
 
 def test_shuffled_pairs_are_at_chance_and_a_collapsed_tower_scores_0(tmp_path, checkpoint):
     shuffled = config(tmp_path, n=300, shuffle=True, expect=300)
-    result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "a", retrieval=(shuffled,)), progress=False)
+    result = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path / "a", retrieval=(shuffled,)), progress=False
+    )
     for metric in ("i2t_recall@1", "i2t_recall@10", "t2i_recall@1", "t2i_recall@10"):
         chance = result.metrics[f"drawn/{metric}"].chance
         sigma = np.sqrt(chance * (100 - chance) / 300)
         assert abs(result.metrics[f"drawn/{metric}"].value - chance) <= 3 * sigma, metric
     collapsed = tiny_checkpoint(tmp_path, collapse=True)
-    result = retrieval.run(collapsed, evaluate_plan(tmp_path / "b", retrieval=(shuffled,)), progress=False)
+    result = retrieval.run(
+        collapsed, evaluate_plan(tmp_path / "b", retrieval=(shuffled,)), progress=False
+    )
     for direction in ("i2t", "t2i"):
-        assert [result.metrics[f"drawn/{direction}_recall@{k}"].value for k in (1, 5, 10)] == [0.0, 0.0, 0.0]
+        assert [result.metrics[f"drawn/{direction}_recall@{k}"].value for k in (1, 5, 10)] == [
+            0.0,
+            0.0,
+            0.0,
+        ]
         assert result.metrics[f"drawn/{direction}_tie_share"].value == 100.0
         assert "ties rank last" in result.metrics[f"drawn/{direction}_recall@1"].flag
 
 
-def test_no_digit_depends_on_batch_or_chunk_and_predictions_explain_the_score(tmp_path, checkpoint, monkeypatch):
+def test_no_digit_depends_on_batch_or_chunk_and_predictions_explain_the_score(
+    tmp_path, checkpoint, monkeypatch
+):
     setting = config(tmp_path, n=150, shuffle=True, expect=200)
-    reference = retrieval.run(checkpoint, evaluate_plan(tmp_path / "0", retrieval=(setting,)), progress=False)
+    reference = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path / "0", retrieval=(setting,)), progress=False
+    )
     assert reference.is_partial
     for number, (batch, chunk) in enumerate([(1, 64), (7, 128), (1000, 512)], start=1):
         monkeypatch.setattr(embed, "CHUNK", chunk)
@@ -93,7 +126,9 @@ def test_no_digit_depends_on_batch_or_chunk_and_predictions_explain_the_score(tm
     for direction in ("i2t", "t2i"):
         ranks = [row["rank"] for row in rows[f"drawn/{direction}_recall@1"]]
         for k in (1, 5, 10):
-            assert 100 * np.mean(np.array(ranks) <= k) == pytest.approx(reference.metrics[f"drawn/{direction}_recall@{k}"].value)
+            assert 100 * np.mean(np.array(ranks) <= k) == pytest.approx(
+                reference.metrics[f"drawn/{direction}_recall@{k}"].value
+            )
 
 
 def folder(root: Path) -> Path:
@@ -111,7 +146,9 @@ class Killed(BaseException):
 def test_killed_at_every_write_it_resumes_to_the_same_bytes(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(embed, "CHUNK", 64)
     setting = config(tmp_path, n=150, expect=150)
-    retrieval.run(checkpoint, evaluate_plan(tmp_path / "whole", retrieval=(setting,)), progress=False)
+    retrieval.run(
+        checkpoint, evaluate_plan(tmp_path / "whole", retrieval=(setting,)), progress=False
+    )
     write, left = storage.write_bytes, [0]
 
     def dying_write(uri, data, **conditions):
@@ -124,7 +161,9 @@ def test_killed_at_every_write_it_resumes_to_the_same_bytes(tmp_path, checkpoint
     monkeypatch.setattr(storage, "write_bytes", dying_write)
     attempts = 0
     while not (folder(tmp_path / "killed") / "result.json").exists():
-        left[0] = attempts // 2  # an attempt lives for a few writes; what it wrote is there for the next one
+        left[0] = (
+            attempts // 2
+        )  # an attempt lives for a few writes; what it wrote is there for the next one
         attempts += 1
         try:
             retrieval.run(checkpoint, plan, progress=False)
@@ -150,8 +189,15 @@ retrieval.run({checkpoint!r}, evaluate_plan({root!r}, retrieval=(config,)), prog
 @pytest.mark.slow
 def test_killed_at_random_five_times_the_result_is_byte_identical(tmp_path, checkpoint):
     setting = config(tmp_path, n=600, shuffle=True, expect=600)
-    retrieval.run(checkpoint, evaluate_plan(tmp_path / "whole", retrieval=(setting,)), progress=False)
-    fields = {"annotations": setting.annotations, "images": setting.images, "checkpoint": checkpoint, "root": str(tmp_path / "killed")}
+    retrieval.run(
+        checkpoint, evaluate_plan(tmp_path / "whole", retrieval=(setting,)), progress=False
+    )
+    fields = {
+        "annotations": setting.annotations,
+        "images": setting.images,
+        "checkpoint": checkpoint,
+        "root": str(tmp_path / "killed"),
+    }
     code = CHILD.format(project=str(PROJECT), tests=str(PROJECT / "tests"), **fields)
     generator = random.Random(0)
     seen = []
@@ -164,7 +210,11 @@ def test_killed_at_random_five_times_the_result_is_byte_identical(tmp_path, chec
         child.send_signal(signal.SIGKILL)
         child.wait()
         seen.append(finished_chunks(tmp_path / "killed"))
-    assert seen[0] > 0 and seen == sorted(seen) and not (folder(tmp_path / "killed") / "result.json").exists()
+    assert (
+        seen[0] > 0
+        and seen == sorted(seen)
+        and not (folder(tmp_path / "killed") / "result.json").exists()
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     for name in FILES:
         assert read(tmp_path / "killed", name) == read(tmp_path / "whole", name), name
@@ -226,7 +276,10 @@ def stamps(root: Path) -> dict[str, int]:
 
 def test_several_benchmarks_give_one_result_with_the_numbers_of_each(tmp_path, checkpoint):
     left, right = two(tmp_path)
-    alone = [retrieval.run(checkpoint, planned(tmp_path / one.dataset[:5], one), progress=False) for one in (left, right)]
+    alone = [
+        retrieval.run(checkpoint, planned(tmp_path / one.dataset[:5], one), progress=False)
+        for one in (left, right)
+    ]
     both = retrieval.run(checkpoint, planned(tmp_path / "both", left, right), progress=False)
     assert both.metrics == alone[0].metrics | alone[1].metrics
     assert (both.dataset, both.split) == ("drawn, Flickr 30k/ü", "test")
@@ -240,19 +293,25 @@ def test_several_benchmarks_give_one_result_with_the_numbers_of_each(tmp_path, c
         "Flickr 30k/ü/i2t_recall@1",
         "Flickr 30k/ü/t2i_recall@1",
     ]
-    assert both.counts == {f"{one.dataset}_{name}": n for one in alone for name, n in one.counts.items()}
+    assert both.counts == {
+        f"{one.dataset}_{name}": n for one in alone for name, n in one.counts.items()
+    }
     rows = score_rows(both, tmp_path / "both")
     expected = {}
     for one in alone:
         expected |= score_rows(one, tmp_path / one.dataset[:5])
     assert rows == expected and len(rows) == 4
-    assert recomputed(both, tmp_path / "both") == {name: both.metrics[name].value for name in both.main_metrics}
+    assert recomputed(both, tmp_path / "both") == {
+        name: both.metrics[name].value for name in both.main_metrics
+    }
     examples = json.loads(read(tmp_path / "both", "examples.json"))
     assert {example["asked"].partition(")")[0] for example in examples} == {
         "(drawn",
         "(Flickr 30k/ü",
     }
-    assert [one["hit"] for one in examples] == sorted((one["hit"] for one in examples), reverse=True)
+    assert [one["hit"] for one in examples] == sorted(
+        (one["hit"] for one in examples), reverse=True
+    )
     found = results.read_results(str(tmp_path / "both"))
     assert found == [both], "a part is no result of its own"
 
@@ -292,9 +351,13 @@ def test_a_benchmark_that_stands_in_an_earlier_run_is_taken_from_there(tmp_path,
 
 def test_one_digest_for_all_runs_all_again(tmp_path, checkpoint):
     left, right = two(tmp_path)
-    first = retrieval.run(checkpoint, evaluate_plan(tmp_path, "1", retrieval=(left, right)), progress=False)
+    first = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path, "1", retrieval=(left, right)), progress=False
+    )
     before = stamps(tmp_path)
-    second = retrieval.run(checkpoint, evaluate_plan(tmp_path, "2", retrieval=(left, right)), progress=False)
+    second = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path, "2", retrieval=(left, right)), progress=False
+    )
     assert second.inputs_digest != first.inputs_digest and second.metrics == first.metrics
     assert all(stamps(tmp_path)[name] != before[name] for name in before)
 
@@ -350,7 +413,10 @@ def test_a_benchmark_that_fails_is_named_beside_the_numbers_of_the_other(tmp_pat
 
 def test_table_deck_and_gate_show_both_benchmarks(tmp_path, checkpoint):
     left, right = two(tmp_path)
-    left, right = (dataclasses.replace(one, dataset=name) for one, name in ((left, "flickr30k"), (right, "little")))
+    left, right = (
+        dataclasses.replace(one, dataset=name)
+        for one, name in ((left, "flickr30k"), (right, "little"))
+    )
     result = retrieval.run(checkpoint, planned(tmp_path, left, right), progress=False)
     names = [f"{one}/{way}_recall@1" for one in ("flickr30k", "little") for way in ("i2t", "t2i")]
     assert result.main_metrics == names
@@ -374,7 +440,11 @@ def test_table_deck_and_gate_show_both_benchmarks(tmp_path, checkpoint):
 def test_the_presets_ask_for_both_of_karpathys_benchmarks():
     coco, flickr30k = presets.benchmarks("d").retrieval
     assert (coco.dataset, coco.expect_images, coco.split) == ("coco", 5000, "test")
-    assert (flickr30k.dataset, flickr30k.expect_images, flickr30k.split) == ("flickr30k", 1000, "test")
+    assert (flickr30k.dataset, flickr30k.expect_images, flickr30k.split) == (
+        "flickr30k",
+        1000,
+        "test",
+    )
     assert flickr30k.annotations == "d/flickr30k/dataset_flickr30k.json"
     assert flickr30k.images == "d/flickr30k/images" and coco.images == "d/coco/images"
     assert all(published(f"{one.dataset}/i2t_recall@1") for one in (coco, flickr30k))
@@ -384,8 +454,17 @@ def test_wrong_splits_and_broken_files_become_results_that_say_why(tmp_path, che
     setting = config(tmp_path, n=10, expect=10)
 
     def failure(**changes) -> str:
-        fields = {"annotations": setting.annotations, "images": setting.images, "dataset": "drawn", "expect_images": 10} | changes
-        result = retrieval.run(checkpoint, evaluate_plan(tmp_path / "run", retrieval=(RetrievalConfig(**fields),)), progress=False)
+        fields = {
+            "annotations": setting.annotations,
+            "images": setting.images,
+            "dataset": "drawn",
+            "expect_images": 10,
+        } | changes
+        result = retrieval.run(
+            checkpoint,
+            evaluate_plan(tmp_path / "run", retrieval=(RetrievalConfig(**fields),)),
+            progress=False,
+        )
         assert not result.metrics
         written = json.loads(read(tmp_path / "run", "result.json"))
         assert written["failure"] == result.failure
@@ -415,7 +494,11 @@ def test_wrong_splits_and_broken_files_become_results_that_say_why(tmp_path, che
 
 def test_a_diverged_tower_is_refused(tmp_path):
     poisoned = tiny_checkpoint(tmp_path, poison=True)
-    result = retrieval.run(poisoned, evaluate_plan(tmp_path / "run", retrieval=(config(tmp_path, n=10, expect=10),)), progress=False)
+    result = retrieval.run(
+        poisoned,
+        evaluate_plan(tmp_path / "run", retrieval=(config(tmp_path, n=10, expect=10),)),
+        progress=False,
+    )
     assert "non-finite features" in result.failure and result.weights_sha256
 
 
@@ -429,7 +512,9 @@ def test_examples_show_hits_first_with_pictures(tmp_path, checkpoint):
     retrieval.run(checkpoint, plan, progress=False)
     examples = json.loads(read(tmp_path / "run", "examples.json"))
     assert 6 <= len(examples) <= 12
-    assert [example["hit"] for example in examples] == sorted((example["hit"] for example in examples), reverse=True)
+    assert [example["hit"] for example in examples] == sorted(
+        (example["hit"] for example in examples), reverse=True
+    )
     for example in examples:
         assert set(example) == {"hit", "pictures", "asked", "predicted", "truth"}
         assert all(picture.startswith("data:image/png;base64,") for picture in example["pictures"])
@@ -439,18 +524,34 @@ def test_examples_show_hits_first_with_pictures(tmp_path, checkpoint):
 
 def test_cocos_own_json_is_read(tmp_path, checkpoint, slices):
     setting = RetrievalConfig(
-        str(slices / "coco_captions/annotations/captions_val2017.json"), str(slices / "coco_captions/val2017"), expect_images=5000
+        str(slices / "coco_captions/annotations/captions_val2017.json"),
+        str(slices / "coco_captions/val2017"),
+        expect_images=5000,
     )
-    result = retrieval.run(checkpoint, evaluate_plan(tmp_path, retrieval=(setting,)), progress=False)
+    result = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path, retrieval=(setting,)), progress=False
+    )
     assert result.failure == "" and result.is_partial
     assert result.counts["images"] == 63 and result.counts["texts"] >= 63 * 5
 
 
 def test_flickr30k_in_karpathys_json(tmp_path, checkpoint, slices):
     pack = slices / "flickr30k_multi30k"
-    setting = RetrievalConfig(str(pack / "dataset_flickr30k.json"), str(pack / "flickr30k-images"), "flickr30k", expect_images=1000)
-    result = retrieval.run(checkpoint, evaluate_plan(tmp_path, retrieval=(setting,)), progress=False)
+    setting = RetrievalConfig(
+        str(pack / "dataset_flickr30k.json"),
+        str(pack / "flickr30k-images"),
+        "flickr30k",
+        expect_images=1000,
+    )
+    result = retrieval.run(
+        checkpoint, evaluate_plan(tmp_path, retrieval=(setting,)), progress=False
+    )
     assert result.failure == "" and result.is_partial
-    assert result.counts == {"images": 163, "texts": 815, "fewest_texts_an_image": 5, "most_texts_an_image": 5}
+    assert result.counts == {
+        "images": 163,
+        "texts": 815,
+        "fewest_texts_an_image": 5,
+        "most_texts_an_image": 5,
+    }
     assert all(metric.n for metric in result.metrics.values())
     assert all((m.bounds is None) == (m.chance is None) for m in result.metrics.values())

@@ -1,4 +1,6 @@
-"""VQAv2: official files, vocabulary and targets, the question on the photo, official scores, leaks and other refusals."""
+"""VQAv2: official files, vocabulary and targets, the question on the photo, official scores, leaks
+and other refusals.
+"""
 
 import json
 import os
@@ -17,7 +19,14 @@ from found import recomputed, score_rows, values, whys
 from PIL import Image
 
 from clippo_core import storage
-from clippo_core.config import EvaluateConfig, FinetuneConfig, ModelConfig, RenderConfig, VqaConfig, replace
+from clippo_core.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    RenderConfig,
+    VqaConfig,
+    replace,
+)
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, RenderError
 from clippo_core.evaluate import results
@@ -46,21 +55,37 @@ PX = 48
 
 
 def write_set(root, name, ids, folder="images"):
-    """Plain pictures; each is asked for its colour and whether it is red. Ids below 10 have no second question."""
+    """Plain pictures; each is asked for its colour and whether it is red. Ids below 10 have no
+    second question.
+    """
     (root / folder).mkdir(parents=True, exist_ok=True)
     questions, annotations = [], []
     for image_id in ids:
         colour = "red" if image_id % 2 else "blue"
-        Image.new("RGB", (60, 40), COLOURS[colour]).save(root / folder / f"COCO_{name}_{image_id:012d}.jpg")
-        asked = [("colour?", colour, "other", "what"), ("red?", "yes" if colour == "red" else "no", "yes/no", "is it")]
-        for n, (text, answer, answer_type, question_type) in enumerate(asked if image_id >= 10 else asked[:1]):
+        Image.new("RGB", (60, 40), COLOURS[colour]).save(
+            root / folder / f"COCO_{name}_{image_id:012d}.jpg"
+        )
+        asked = [
+            ("colour?", colour, "other", "what"),
+            ("red?", "yes" if colour == "red" else "no", "yes/no", "is it"),
+        ]
+        for n, (text, answer, answer_type, question_type) in enumerate(
+            asked if image_id >= 10 else asked[:1]
+        ):
             facts = {"question_id": 1000 * image_id + n, "image_id": image_id}
             questions.append({**facts, "question": text})
-            answers = [{"answer": answer, "answer_id": i + 1, "answer_confidence": "yes"} for i in range(10)]
+            answers = [
+                {"answer": answer, "answer_id": i + 1, "answer_confidence": "yes"}
+                for i in range(10)
+            ]
             chosen = {"answers": answers, "multiple_choice_answer": answer}
-            annotations.append({**facts, **chosen, "answer_type": answer_type, "question_type": question_type})
+            annotations.append(
+                {**facts, **chosen, "answer_type": answer_type, "question_type": question_type}
+            )
     (root / f"{name}_questions.json").write_text(json.dumps({"info": {}, "questions": questions}))
-    (root / f"{name}_annotations.json").write_text(json.dumps({"info": {}, "annotations": annotations}))
+    (root / f"{name}_annotations.json").write_text(
+        json.dumps({"info": {}, "annotations": annotations})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +118,10 @@ def config_of(data, **changes):
 
 
 def run(checkpoint, root, config):
-    plan = EvaluatePlan(StagePlan(str(root), seed=0, data_digest="d"), EvaluateConfig(vqa=config, bootstrap_samples=50))
+    plan = EvaluatePlan(
+        StagePlan(str(root), seed=0, data_digest="d"),
+        EvaluateConfig(vqa=config, bootstrap_samples=50),
+    )
     return vqa.run(checkpoint, plan, progress=False)
 
 
@@ -105,15 +133,24 @@ def test_learns_colours_on_unseen_photos(tmp_path, data, checkpoint):
     config = config_of(data, finetune__epochs=12)
     result = run(checkpoint, tmp_path, config)
     assert result.failure == "" and result.metrics["vqav2/overall"].value > 90
-    assert result.metrics["vqav2/overall"].chance == pytest.approx(50, abs=1) and result.split == "val_questions"
+    assert (
+        result.metrics["vqav2/overall"].chance == pytest.approx(50, abs=1)
+        and result.split == "val_questions"
+    )
     counted = {name: result.metrics[name].n for name in values(result)}
     assert counted == {f"vqav2/{name}": n for name, n in COUNTS.items()}
     assert whys(result) == {"vqav2/number": "no such question among the scored"}
-    assert result.is_partial and result.main_metrics == ["vqav2/overall"] and result.counts["answers"] == 4
+    assert (
+        result.is_partial
+        and result.main_metrics == ["vqav2/overall"]
+        and result.counts["answers"] == 4
+    )
     rows = score_rows(result, tmp_path)["vqav2/overall"]
     ids = [int(row["example"]) for row in rows]
     truth = [read_annotations(config.annotations)[question_id] for question_id in ids]
-    accuracies = [vqa_accuracy(row["answer"], t.answers) for row, t in zip(rows, truth, strict=True)]
+    accuracies = [
+        vqa_accuracy(row["answer"], t.answers) for row, t in zip(rows, truth, strict=True)
+    ]
     assert [row["score"] for row in rows] == [100 * accuracy for accuracy in accuracies]
     assert [row["group"] for row in rows] == [str(t.image_id) for t in truth]
     again = recomputed(result, tmp_path)
@@ -122,21 +159,43 @@ def test_learns_colours_on_unseen_photos(tmp_path, data, checkpoint):
     only = [a for a, t in zip(accuracies, truth, strict=True) if t.answer_type == "yes/no"]
     assert result.metrics["vqav2/yes_no"].value == pytest.approx(100 * np.mean(only))
     server = json.loads(out(tmp_path, "evalai.json").read_text())
-    assert server == [{"question_id": question_id, "answer": row["answer"]} for question_id, row in zip(ids, rows, strict=True)]
+    assert server == [
+        {"question_id": question_id, "answer": row["answer"]}
+        for question_id, row in zip(ids, rows, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["image_only", "one_tower_clip", "two_tower_clip"])
 def test_baseline_towers_learn_colours_on_unseen_photos(tmp_path, data, kind):
-    """The plain ViT and the image towers of 1T-CLIP and CLIP*: the question comes to them on the photo, as to CLIPPO."""
-    tokenizer = train_tokenizer([f"colour {n}?" for n in range(100)], str(tmp_path / "t.model"), 290) if kind != "image_only" else ""
+    """The plain ViT and the image towers of 1T-CLIP and CLIP*: the question comes to them on the
+    photo, as to CLIPPO.
+    """
+    tokenizer = (
+        train_tokenizer([f"colour {n}?" for n in range(100)], str(tmp_path / "t.model"), 290)
+        if kind != "image_only"
+        else ""
+    )
     model = replace(MODEL, kind=kind, tokenizer=tokenizer, text_tokens=9)
-    Clippo(build_tower(model, PX, seed=0), RenderConfig(image_px=PX)).save(tmp_path / "tower.safetensors")
-    result = run(str(tmp_path / "tower.safetensors"), tmp_path, config_of(data, finetune__epochs=12))
-    assert result.failure == "" and result.metrics["vqav2/overall"].low > result.metrics["vqav2/overall"].chance + 10
+    Clippo(build_tower(model, PX, seed=0), RenderConfig(image_px=PX)).save(
+        tmp_path / "tower.safetensors"
+    )
+    result = run(
+        str(tmp_path / "tower.safetensors"), tmp_path, config_of(data, finetune__epochs=12)
+    )
+    assert (
+        result.failure == ""
+        and result.metrics["vqav2/overall"].low > result.metrics["vqav2/overall"].chance + 10
+    )
     assert result.metrics["vqav2/overall"].value > 75
 
 
-COUNTS = {"overall": 40, "other": 20, "yes_no": 20, "question_type/what": 20, "question_type/is it": 20}
+COUNTS = {
+    "overall": 40,
+    "other": 20,
+    "yes_no": 20,
+    "question_type/what": 20,
+    "question_type/is it": 20,
+}
 
 
 def test_examples_are_the_canvas_with_the_question(tmp_path, data, checkpoint):
@@ -153,12 +212,17 @@ def test_examples_are_the_canvas_with_the_question(tmp_path, data, checkpoint):
         used = 16 * (1 + np.flatnonzero((drawn != 127).any(1))[-1] // 16)
         np.testing.assert_array_equal(canvas[:used], np.repeat(drawn[:used, :, None], 3, 2))
         below = canvas[used:].reshape(-1, 3).astype(int)
-        assert abs(below - np.array(COLOURS["red"])).max() < 9 or abs(below - np.array(COLOURS["blue"])).max() < 9
+        assert (
+            abs(below - np.array(COLOURS["red"])).max() < 9
+            or abs(below - np.array(COLOURS["blue"])).max() < 9
+        )
 
 
 @pytest.mark.parametrize("place", ["overlay", "above"])
 def test_the_question_is_read_and_not_only_the_photo(tmp_path, data, checkpoint, place):
-    """The same photos are asked two questions with different answers: without reading, one of them fails."""
+    """The same photos are asked two questions with different answers: without reading, one of them
+    fails.
+    """
     config = config_of(data, question_place=place, finetune__epochs=12)
     result = run(checkpoint, tmp_path, config)
     assert result.metrics["vqav2/other"].value > 90 and result.metrics["vqav2/yes_no"].value > 90
@@ -172,31 +236,50 @@ def test_everything_in_a_bucket(s3, data, checkpoint, tmp_path):
     run(checkpoint, f"{s3}/run", config_of(f"{s3}/vqa", finetune__epochs=1))
     run(checkpoint, tmp_path, config_of(data, finetune__epochs=1))
     for name in ("predictions.parquet", "evalai.json", "examples.json"):
-        assert storage.read_bytes(f"{s3}/run/evaluations/vqa/{name}") == out(tmp_path, name).read_bytes()
+        assert (
+            storage.read_bytes(f"{s3}/run/evaluations/vqa/{name}")
+            == out(tmp_path, name).read_bytes()
+        )
     assert len(storage.list_files(f"{s3}/run")) == 5
 
 
 def test_another_resolution(tmp_path, data, checkpoint):
     result = run(checkpoint, tmp_path, config_of(data, image_px=64, finetune__epochs=1))
     assert result.failure == "" and "64 px" in result.protocol
-    assert result.inputs_digest != run(checkpoint, tmp_path / "own", config_of(data, finetune__epochs=1)).inputs_digest
+    assert (
+        result.inputs_digest
+        != run(checkpoint, tmp_path / "own", config_of(data, finetune__epochs=1)).inputs_digest
+    )
 
 
 def test_split_by_photo_where_both_files_are_one(tmp_path, data, checkpoint):
-    config = config_of(data, questions=f"{data}/train_questions.json", annotations="", holdout_share=0.25)
+    config = config_of(
+        data, questions=f"{data}/train_questions.json", annotations="", holdout_share=0.25
+    )
     made = read_data(config, seed=3)
     train, asked = {q.image_id for q in made.train}, {q.image_id for q in made.asked}
     assert not train & asked and len(asked) == 10 and len(train) == 30 and made.dev is made.asked
     assert made.asked != read_data(config, seed=4).asked
     result = run(checkpoint, tmp_path, config)
-    assert result.split == "0.25 of the photos held out" and result.counts["photos"] == 10 and "vqav2/overall" in result.metrics
+    assert (
+        result.split == "0.25 of the photos held out"
+        and result.counts["photos"] == 10
+        and "vqav2/overall" in result.metrics
+    )
 
 
 def test_scoring_what_was_trained_on_is_refused(tmp_path, data, checkpoint):
     write_set(tmp_path, "both", [*range(100, 104), *range(200, 216)])
-    config = config_of(data, train_questions=f"{tmp_path}/both_questions.json", train_annotations=f"{tmp_path}/both_annotations.json")
+    config = config_of(
+        data,
+        train_questions=f"{tmp_path}/both_questions.json",
+        train_annotations=f"{tmp_path}/both_annotations.json",
+    )
     result = run(checkpoint, tmp_path, config)
-    assert result.failure.startswith("EvaluationError: 8 of 40 questions to score were trained on") and not result.metrics
+    assert (
+        result.failure.startswith("EvaluationError: 8 of 40 questions to score were trained on")
+        and not result.metrics
+    )
     assert json.loads(out(tmp_path).read_text())["failure"] == result.failure
 
 
@@ -208,7 +291,11 @@ def test_a_photo_on_both_sides_is_refused(tmp_path, data, checkpoint):
         for item in content[kind]:
             item["question_id"] += 500
         path.write_text(json.dumps(content))
-    config = config_of(data, train_questions=f"{tmp_path}/other_questions.json", train_annotations=f"{tmp_path}/other_annotations.json")
+    config = config_of(
+        data,
+        train_questions=f"{tmp_path}/other_questions.json",
+        train_annotations=f"{tmp_path}/other_annotations.json",
+    )
     with pytest.raises(EvaluationError, match="20 photos are both trained on and scored"):
         read_data(config, 0)
 
@@ -218,7 +305,11 @@ def test_without_annotations_only_the_servers_file_is_written(tmp_path, data, ch
     for name, rates in (("one", (3e-3,)), ("two", (1e-3, 3e-3))):
         config = config_of(data, annotations="", finetune__learning_rates=rates)
         result = run(checkpoint, tmp_path / name, config)
-        assert values(result) == {} and "for the server" in result.metrics["vqav2/overall"].why_not and result.failure == ""
+        assert (
+            values(result) == {}
+            and "for the server" in result.metrics["vqav2/overall"].why_not
+            and result.failure == ""
+        )
         assert len(json.loads(out(tmp_path / name, "evalai.json").read_text())) == 40
         made = read_data(config, 0)
         assert (len(made.train) < 74) == (name == "two") and made.truth == []
@@ -233,7 +324,12 @@ def test_questions_without_known_answer_are_scored_but_not_trained_on(tmp_path, 
         item["answers"] = [{"answer": "mauve"}] * 10
     path.write_text(json.dumps(content))
     made = read_data(config_of(data, train_annotations=str(path)), 0)
-    assert made.n_unanswerable == 5 and len(made.train) == 74 - 5 and "mauve" not in made.answers and all(made.targets)
+    assert (
+        made.n_unanswerable == 5
+        and len(made.train) == 74 - 5
+        and "mauve" not in made.answers
+        and all(made.targets)
+    )
     path = tmp_path / "val_annotations.json"
     content = json.loads((data / "val_annotations.json").read_text())
     content["annotations"][0]["answers"] = [{"answer": "mauve"}] * 10
@@ -273,14 +369,18 @@ def test_a_question_that_the_released_weights_saw_drawn_otherwise_warns(data):
     made = read_data(config_of(data), 0)
     asked = [Question(1, made.train[0].image_id, "m³?")]
     tower = build_tower(MODEL, PX, seed=0)
-    canvas = vqa.Canvas(config_of(data), made, Clippo(tower, RenderConfig(image_px=PX), warn_font=True), 2 * PX)
+    canvas = vqa.Canvas(
+        config_of(data), made, Clippo(tower, RenderConfig(image_px=PX), warn_font=True), 2 * PX
+    )
     with pytest.warns(UserWarning, match=r"U\+00B3.*9\.0\.06"):
         canvas.inputs(asked)
     own = vqa.Canvas(config_of(data), made, Clippo(tower, RenderConfig(image_px=PX)), PX)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own.inputs(asked)
-    strict = vqa.Canvas(config_of(data), made, Clippo(tower, RenderConfig(image_px=PX, strict_font=True)), 2 * PX)
+    strict = vqa.Canvas(
+        config_of(data), made, Clippo(tower, RenderConfig(image_px=PX, strict_font=True)), 2 * PX
+    )
     with pytest.raises(RenderError, match="9.0.06"):
         strict.inputs(asked)
 
@@ -293,7 +393,10 @@ def test_loss_is_bce_summed_over_answers(data, checkpoint):
     for row, i in enumerate((0, 7, 9)):
         wanted = 0.0
         for answer in range(4):
-            target, p = made.targets[i].get(answer, 0.0), 1 / (1 + np.exp(-float(outputs[row, answer])))
+            target, p = (
+                made.targets[i].get(answer, 0.0),
+                1 / (1 + np.exp(-float(outputs[row, answer]))),
+            )
             wanted -= target * np.log(p) + (1 - target) * np.log(1 - p)
         assert float(found[row]) == pytest.approx(wanted, rel=1e-5)
 
@@ -306,12 +409,19 @@ def test_official_evaluator_agrees(slices, part, checkpoint):
     """The numbers that the benchmark's own vqaEval.py gave to a made-up results file."""
     folder = slices / "vqav2" / part
     reference = json.loads((folder / "reference/official_accuracy.json").read_text())
-    said = json.loads((folder / "reference/v2_OpenEnded_mscoco_train2014_fake_results.json").read_text())
+    said = json.loads(
+        (folder / "reference/v2_OpenEnded_mscoco_train2014_fake_results.json").read_text()
+    )
     answers = {item["question_id"]: item["answer"] for item in said}
     questions = read_questions(str(folder / "v2_OpenEnded_mscoco_train2014_questions.json"))
     annotations = read_annotations(str(folder / "v2_mscoco_train2014_annotations.json"))
     truth = [annotations[q.question_id] for q in questions]
-    accuracies = np.array([vqa_accuracy(answers[q.question_id], t.answers) for q, t in zip(questions, truth, strict=True)])
+    accuracies = np.array(
+        [
+            vqa_accuracy(answers[q.question_id], t.answers)
+            for q, t in zip(questions, truth, strict=True)
+        ]
+    )
     evaluate = EvaluateConfig(vqa=TEXT_ONLY(folder), bootstrap_samples=2)
     plan = EvaluatePlan(StagePlan("", seed=0, data_digest=""), evaluate)
     session = Session("vqa", plan, Clippo.load(checkpoint), "d", progress=False)
@@ -345,8 +455,17 @@ def test_real_slice(slices, tmp_path, checkpoint):
         finetune=FinetuneConfig(batch_size=16, epochs=1, learning_rates=(1e-3,)),
     )
     result = run(checkpoint, tmp_path, config)
-    assert result.failure == "" and result.is_partial and result.counts["photos"] == 12 and result.counts["answers"] == 46
-    assert result.n_examples == result.metrics["vqav2/overall"].n == 88 - len(read_data(config, 0).train) - result.counts[UNKNOWN]
+    assert (
+        result.failure == ""
+        and result.is_partial
+        and result.counts["photos"] == 12
+        and result.counts["answers"] == 46
+    )
+    assert (
+        result.n_examples
+        == result.metrics["vqav2/overall"].n
+        == 88 - len(read_data(config, 0).train) - result.counts[UNKNOWN]
+    )
     assert results.read_result(str(out(tmp_path).parent)) == result
 
 
@@ -366,9 +485,20 @@ def test_synthetic_pack_in_the_official_format(slices, tmp_path, checkpoint):
         (tmp_path / f"{kind}.json").write_text(json.dumps(content))
     questions = f"{tmp_path}/questions.json"
     tuning = FinetuneConfig(batch_size=16, epochs=1, learning_rates=(1e-3,))
-    config = VqaConfig(questions, f"{tmp_path}/annotations.json", str(tmp_path), questions, finetune=tuning, dataset="emoji_vqa")
+    config = VqaConfig(
+        questions,
+        f"{tmp_path}/annotations.json",
+        str(tmp_path),
+        questions,
+        finetune=tuning,
+        dataset="emoji_vqa",
+    )
     result = run(checkpoint, tmp_path / "out", config)
-    assert result.failure == "" and result.counts["photos"] == 12 and "emoji_vqa/yes_no" in result.metrics
+    assert (
+        result.failure == ""
+        and result.counts["photos"] == 12
+        and "emoji_vqa/yes_no" in result.metrics
+    )
 
 
 # Bad input
@@ -392,7 +522,11 @@ def changed(data, tmp_path, kind, change):
         ("annotations", lambda c: c["annotations"].pop(), "1 questions have no annotation"),
         ("annotations", lambda c: c["annotations"][0].update(answers=[]), "no list of answers"),
         ("annotations", lambda c: c["annotations"][0].update(image_id=7), "not of one set"),
-        ("annotations", lambda c: c["annotations"][0].update(answer_type=None), "answer_type is None"),
+        (
+            "annotations",
+            lambda c: c["annotations"][0].update(answer_type=None),
+            "answer_type is None",
+        ),
     ],
 )
 def test_broken_files_are_refused_with_a_reason(data, tmp_path, kind, change, words):
@@ -403,9 +537,14 @@ def test_broken_files_are_refused_with_a_reason(data, tmp_path, kind, change, wo
 def test_missing_file_pictures_and_config(data, tmp_path, checkpoint):
     result = run(checkpoint, tmp_path, config_of(data, train_questions=f"{tmp_path}/none.json"))
     assert "none.json" in result.failure and len(result.weights_sha256) == 64
-    with pytest.raises(DataError, match=r"2 of the questions' pictures are not there, e.g. \[998, 999\]"):
+    with pytest.raises(
+        DataError, match=r"2 of the questions' pictures are not there, e.g. \[998, 999\]"
+    ):
         find_pictures(f"{data}/images", [100, 998, 999])
-    assert "there is no such" in run(checkpoint, tmp_path, config_of(data, train_images=f"{tmp_path}/nowhere")).failure
+    assert (
+        "there is no such"
+        in run(checkpoint, tmp_path, config_of(data, train_images=f"{tmp_path}/nowhere")).failure
+    )
     plan = EvaluatePlan(StagePlan(str(tmp_path), seed=0, data_digest=""), EvaluateConfig())
     with pytest.raises(ConfigError, match=r"evaluate\.vqa is not set"):
         vqa.run(checkpoint, plan)
@@ -428,7 +567,12 @@ def test_photos_are_the_same_in_memory_and_in_a_file(data, monkeypatch):
     pictures = find_pictures(f"{data}/images", range(100, 110))
     held = photos.Photos(pictures, 32).batch([103, 100, 103])
     monkeypatch.setattr(photos, "MEMORY_BYTES", 0)
-    assert torch.equal(held, photos.Photos(pictures, 32).batch([103, 100, 103])) and held.shape == (3, 3, 32, 32)
+    assert torch.equal(held, photos.Photos(pictures, 32).batch([103, 100, 103])) and held.shape == (
+        3,
+        3,
+        32,
+        32,
+    )
 
 
 KILLED = """
@@ -441,7 +585,12 @@ t.run(sys.argv[1], sys.argv[2], t.killed_config(sys.argv[3]))
 
 
 def killed_config(data):
-    return config_of(data, finetune__learning_rates=(1e-3, 2e-3, 3e-3), finetune__patience_epochs=3, finetune__epochs=4)
+    return config_of(
+        data,
+        finetune__learning_rates=(1e-3, 2e-3, 3e-3),
+        finetune__patience_epochs=3,
+        finetune__epochs=4,
+    )
 
 
 @pytest.mark.slow
@@ -454,11 +603,16 @@ def test_five_random_kills_do_not_change_a_byte(tmp_path, data, checkpoint):
     chance = random.Random(1)
     for _ in range(5):
         command = [sys.executable, "-c", code, checkpoint, str(tmp_path / "killed"), str(data)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         time.sleep(chance.uniform(0.2, 0.6 * seconds))
         process.send_signal(signal.SIGKILL)
         process.wait()
     run(checkpoint, tmp_path / "killed", killed_config(data))
     for name in ("result.json", "predictions.parquet", "examples.json", "evalai.json"):
-        assert out(tmp_path / "whole", name).read_bytes() == out(tmp_path / "killed", name).read_bytes()
+        assert (
+            out(tmp_path / "whole", name).read_bytes()
+            == out(tmp_path / "killed", name).read_bytes()
+        )

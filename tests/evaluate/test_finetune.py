@@ -16,8 +16,14 @@ from clippo_core import storage
 from clippo_core.config import FinetuneConfig, ModelConfig, OptimConfig, RenderConfig
 from clippo_core.engine import make_engine
 from clippo_core.errors import EvaluationError
-from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused, text_inputs
 from clippo_core.evaluate.finetune import trial
+from clippo_core.evaluate.finetune.problem import (
+    FineTuned,
+    Inputs,
+    Problem,
+    freeze_unused,
+    text_inputs,
+)
 from clippo_core.evaluate.finetune.sweep import choose, sweep
 from clippo_core.evaluate.finetune.sweep import sweep as finetune
 from clippo_core.evaluate.finetune.trial import Trial, epoch_order, linear_schedule
@@ -44,7 +50,9 @@ def problem(n=48, **changes):
     scored = text_inputs(encode, texts[: n // 2])
 
     def loss(outputs, indices):
-        return torch.nn.functional.cross_entropy(outputs, targets[torch.from_numpy(indices)], reduction="none")
+        return torch.nn.functional.cross_entropy(
+            outputs, targets[torch.from_numpy(indices)], reduction="none"
+        )
 
     fields = {
         "name": "words",
@@ -62,11 +70,21 @@ def problem(n=48, **changes):
 
 
 def config(**changes):
-    return FinetuneConfig(**{"batch_size": 10, "epochs": 3, "learning_rates": (1e-3, 3e-3), **changes})
+    return FinetuneConfig(
+        **{"batch_size": 10, "epochs": 3, "learning_rates": (1e-3, 3e-3), **changes}
+    )
 
 
 def run(folder, a_problem=None, a_config=None, **options):
-    return sweep(tower(), a_problem or problem(), a_config or config(), seed=1, folder=str(folder), progress=False, **options)
+    return sweep(
+        tower(),
+        a_problem or problem(),
+        a_config or config(),
+        seed=1,
+        folder=str(folder),
+        progress=False,
+        **options,
+    )
 
 
 def test_schedule_rises_and_falls_linearly():
@@ -82,7 +100,9 @@ def test_schedule_is_the_one_of_torch():
     fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=15)
     scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[5])
     for step in range(20):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(linear_schedule(step, 20, 5), abs=1e-9)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(
+            linear_schedule(step, 20, 5), abs=1e-9
+        )
         optimizer.step()
         scheduler.step()
 
@@ -90,13 +110,23 @@ def test_schedule_is_the_one_of_torch():
 def test_every_epoch_is_another_permutation():
     orders = [epoch_order(7, epoch, 50) for epoch in range(3)]
     assert all(sorted(order) == list(range(50)) for order in orders)
-    assert not np.array_equal(orders[0], orders[1]) and np.array_equal(orders[2], epoch_order(7, 2, 50))
+    assert not np.array_equal(orders[0], orders[1]) and np.array_equal(
+        orders[2], epoch_order(7, 2, 50)
+    )
 
 
 def test_learns_and_reports_the_best_trial(tmp_path):
     swept = run(tmp_path, a_config=config(epochs=8, learning_rates=(1e-6, 3e-3)))
-    assert swept.best == 1 and swept.trials[1].score > 0.9 and swept.trials[0].score < swept.trials[1].score
-    assert swept.trials[1].steps == 8 * 5 and swept.trials[1].epoch == 8 and len(swept.trials[1].losses) == 8
+    assert (
+        swept.best == 1
+        and swept.trials[1].score > 0.9
+        and swept.trials[0].score < swept.trials[1].score
+    )
+    assert (
+        swept.trials[1].steps == 8 * 5
+        and swept.trials[1].epoch == 8
+        and len(swept.trials[1].losses) == 8
+    )
     assert swept.trials[1].losses[-1] < swept.trials[1].losses[0]
     assert swept.outputs["scored"].shape == (24, 2)
     np.testing.assert_array_equal(swept.outputs["again"], swept.outputs["scored"])
@@ -105,7 +135,14 @@ def test_learns_and_reports_the_best_trial(tmp_path):
 def test_the_given_tower_is_left_alone(tmp_path):
     given = tower()
     before = {name: value.clone() for name, value in given.state_dict().items()}
-    sweep(given, problem(), config(learning_rates=(1e-2,)), seed=1, folder=str(tmp_path), progress=False)
+    sweep(
+        given,
+        problem(),
+        config(learning_rates=(1e-2,)),
+        seed=1,
+        folder=str(tmp_path),
+        progress=False,
+    )
     assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
     assert all(parameter.requires_grad for parameter in given.parameters())
 
@@ -136,18 +173,30 @@ def test_head_learns_faster_by_its_multiplier(tmp_path):
     """One step of AdamW moves every weight by the rate: the head's by the multiple."""
     moved = {}
     for factor in (1.0, 10.0):
-        settings = config(epochs=1, max_steps=2, learning_rates=(1e-4,), head_lr_multiplier=factor, weight_decay=0.0, warmup_share=0.5)
+        settings = config(
+            epochs=1,
+            max_steps=2,
+            learning_rates=(1e-4,),
+            head_lr_multiplier=factor,
+            weight_decay=0.0,
+            warmup_share=0.5,
+        )
         a_run = trial.TrialRun(tower(), problem(), settings, 1e-4, 3, "cpu", 64)
         before = {name: value.clone() for name, value in a_run.engine.module.state_dict().items()}
         a_run.train(str(tmp_path / f"{factor}"), 60.0, False)
         after = a_run.engine.module.state_dict()
-        moved[factor] = {name: float((after[name] - before[name]).abs().max()) for name in ("head.2.weight", "tower.pos_embed")}
+        moved[factor] = {
+            name: float((after[name] - before[name]).abs().max())
+            for name in ("head.2.weight", "tower.pos_embed")
+        }
     assert moved[10.0]["head.2.weight"] == pytest.approx(10 * moved[1.0]["head.2.weight"], rel=1e-3)
     assert moved[10.0]["tower.pos_embed"] == pytest.approx(moved[1.0]["tower.pos_embed"], rel=1e-3)
 
 
 def test_one_step_is_torch_adamw(tmp_path):
-    settings = config(epochs=1, max_steps=2, learning_rates=(1e-3,), weight_decay=0.1, warmup_share=0.5)
+    settings = config(
+        epochs=1, max_steps=2, learning_rates=(1e-3,), weight_decay=0.1, warmup_share=0.5
+    )
     a_run = trial.TrialRun(tower(), problem(), settings, 1e-3, 3, "cpu", 64)
     module = FineTuned(tower(), problem(), 3)
     freeze_unused(module, problem())
@@ -175,8 +224,16 @@ def test_without_patience_the_last_epoch_is_reported_and_with_it_the_best(tmp_pa
     scores = iter([0.5, 0.9, 0.9, 0.4, 0.3, 0.2])
     last = run(tmp_path / "last", problem(score=lambda _: 0.25), config(learning_rates=(1e-3,)))
     assert (last.trials[0].epoch, last.trials[0].score) == (3, 0.25)
-    best = run(tmp_path / "best", problem(score=lambda _: next(scores)), config(learning_rates=(1e-3,), epochs=9, patience_epochs=2))
-    assert (best.trials[0].epoch, best.trials[0].score, best.trials[0].steps) == (2, 0.9, 4 * 5)  # stops two epochs after the best
+    best = run(
+        tmp_path / "best",
+        problem(score=lambda _: next(scores)),
+        config(learning_rates=(1e-3,), epochs=9, patience_epochs=2),
+    )
+    assert (best.trials[0].epoch, best.trials[0].score, best.trials[0].steps) == (
+        2,
+        0.9,
+        4 * 5,
+    )  # stops two epochs after the best
 
 
 def test_max_steps_ends_within_an_epoch(tmp_path):
@@ -185,18 +242,31 @@ def test_max_steps_ends_within_an_epoch(tmp_path):
 
 
 def test_undefined_scores_and_divergence_lose_and_are_counted(tmp_path):
-    trials = [Trial(1e-3, s, 1, 5, c, d, []) for s, c, d in ((math.nan, True, False), (-0.5, False, False), (math.nan, False, True))]
+    trials = [
+        Trial(1e-3, s, 1, 5, c, d, [])
+        for s, c, d in ((math.nan, True, False), (-0.5, False, False), (math.nan, False, True))
+    ]
     assert choose(trials) == 1 and choose(trials[::2]) == 0
     assert choose([trials[1], trials[1]]) == 0  # the first among equals
-    swept = run(tmp_path / "undefined", problem(score=lambda _: math.nan, constant=lambda _: True), config(learning_rates=(1e-3,)))
-    assert swept.n_collapsed == 1 and math.isnan(swept.trials[0].score) and swept.outputs["scored"].shape == (24, 2)
+    swept = run(
+        tmp_path / "undefined",
+        problem(score=lambda _: math.nan, constant=lambda _: True),
+        config(learning_rates=(1e-3,)),
+    )
+    assert (
+        swept.n_collapsed == 1
+        and math.isnan(swept.trials[0].score)
+        and swept.outputs["scored"].shape == (24, 2)
+    )
 
 
 def test_a_loss_of_nan_ends_the_trial_and_all_of_them_the_sweep(tmp_path):
     broken = problem(loss=lambda outputs, _: outputs.sum(1) * math.nan)
     with pytest.raises(EvaluationError, match="all 2 trials"):
         run(tmp_path, broken)
-    facts = [trial.read_trial(str(path))[0] for path in sorted(tmp_path.glob("*.trial.safetensors"))]
+    facts = [
+        trial.read_trial(str(path))[0] for path in sorted(tmp_path.glob("*.trial.safetensors"))
+    ]
     assert [(t.diverged, t.epoch, len(t.losses)) for t in facts] == [(True, 0, 1)] * 2
 
 
@@ -280,9 +350,18 @@ def test_two_ranks_give_what_one_gives(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
         for rank in range(2)
     ]
     assert [process.wait(120) for process in processes] == [0, 0]

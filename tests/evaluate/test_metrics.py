@@ -1,4 +1,6 @@
-"""Each metric against an independent reference: scikit-learn, scipy, naive loops, the official VQA evaluator's own output."""
+"""Each metric against an independent reference: scikit-learn, scipy, naive loops, the official VQA
+evaluator's own output.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from clippo_core.evaluate.vqa.text import CONTRACTIONS, normalise
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-# --- recall -------------------------------------------------------------------------------------------------------------------------
+# --- recall
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def naive_rank(scores: list[float], right: set[int]) -> int:
@@ -39,7 +42,10 @@ def test_recall_equals_a_naive_double_loop_with_ties_and_several_captions() -> N
     for trial in range(30):
         n, m = random.integers(2, 40, 2)
         scores = random.integers(0, 6, (n, m)).astype(np.float32)  # few values: many ties
-        positives = [set(random.choice(m, random.integers(1, min(5, m) + 1), replace=False).tolist()) for _ in range(n)]
+        positives = [
+            set(random.choice(m, random.integers(1, min(5, m) + 1), replace=False).tolist())
+            for _ in range(n)
+        ]
         ks = (1, 2, 5, 10, 100)
         found = metrics.recall_at_k(scores, positives, ks)
         assert found == {k: naive_recall(scores, positives, k) for k in ks}, f"trial {trial}"
@@ -55,9 +61,16 @@ def test_the_tiled_ranks_equal_the_definition(tile: tuple[int, int]) -> None:
     of_image: list[set[int]] = [set(np.flatnonzero(image_of_text == i).tolist()) for i in range(37)]
     of_text = [{int(i)} for i in image_of_text]
     forward, backward = metrics.retrieval_ranks(images, texts, image_of_text, tile=tile)
-    assert forward.ranks.tolist() == [naive_rank(row, right) for row, right in zip(scores.tolist(), of_image, strict=True)]
-    assert backward.ranks.tolist() == [naive_rank(row, right) for row, right in zip(scores.T.tolist(), of_text, strict=True)]
-    assert forward.top.tolist() == scores.argmax(1).tolist() and backward.top.tolist() == scores.T.argmax(1).tolist()
+    assert forward.ranks.tolist() == [
+        naive_rank(row, right) for row, right in zip(scores.tolist(), of_image, strict=True)
+    ]
+    assert backward.ranks.tolist() == [
+        naive_rank(row, right) for row, right in zip(scores.T.tolist(), of_text, strict=True)
+    ]
+    assert (
+        forward.top.tolist() == scores.argmax(1).tolist()
+        and backward.top.tolist() == scores.T.argmax(1).tolist()
+    )
     for k in (1, 5, 10):
         assert forward.recall(k) == metrics.recall_at_k(scores, of_image, (k,))[k]
         assert backward.recall(k) == metrics.recall_at_k(scores.T, of_text, (k,))[k]
@@ -70,13 +83,23 @@ def unit(random: np.random.Generator, n: int, d: int) -> np.ndarray:
 
 def test_no_digit_depends_on_the_tile() -> None:
     random = np.random.default_rng(2)
-    images, texts, image_of_text = unit(random, 300, 64), unit(random, 900, 64), np.arange(900) % 300
+    images, texts, image_of_text = (
+        unit(random, 300, 64),
+        unit(random, 900, 64),
+        np.arange(900) % 300,
+    )
     texts[:50] = texts[300:350]  # equal captions of one photo, and equal photos: exact ties
     images[7] = images[8]
     expected = metrics.retrieval_ranks(images, texts, image_of_text)
     for tile in [(300, 900), (64, 64), (33, 101), (1, 900)]:
-        for got, want in zip(metrics.retrieval_ranks(images, texts, image_of_text, tile=tile), expected, strict=True):
-            assert np.array_equal(got.ranks, want.ranks) and np.array_equal(got.tied, want.tied) and np.array_equal(got.top, want.top)
+        for got, want in zip(
+            metrics.retrieval_ranks(images, texts, image_of_text, tile=tile), expected, strict=True
+        ):
+            assert (
+                np.array_equal(got.ranks, want.ranks)
+                and np.array_equal(got.tied, want.tied)
+                and np.array_equal(got.top, want.top)
+            )
     assert expected[1].tied[7] and expected[1].tied[8], "equal photos must tie for their captions"
 
 
@@ -94,14 +117,21 @@ def test_sanity_of_recall_shuffled_perfect_and_constant_towers() -> None:
             sigma = np.sqrt(chance * (1 - chance) / n)
             assert abs(ranking.recall(k) - chance) <= 3 * sigma
     constant = metrics.retrieval_ranks(np.ones((n, 4)), np.ones((n * per_image, 4)), image_of_text)
-    assert [r.recall(10) for r in constant] == [0.0, 0.0] and [r.tie_share for r in constant] == [1.0, 1.0]
+    assert [r.recall(10) for r in constant] == [0.0, 0.0] and [r.tie_share for r in constant] == [
+        1.0,
+        1.0,
+    ]
 
 
 def test_chance_of_any_of_several_captions_is_exact() -> None:
     random = np.random.default_rng(4)
     drawn = np.array([random.permutation(20)[:5] for _ in range(20_000)])
-    simulated = (drawn < 3).any(axis=1).mean()  # three right items of twenty, any of them in the first five
-    assert metrics.chance_recall(20, [3], 5) == pytest.approx(simulated, abs=3 * 0.5 / np.sqrt(20_000))
+    simulated = (
+        (drawn < 3).any(axis=1).mean()
+    )  # three right items of twenty, any of them in the first five
+    assert metrics.chance_recall(20, [3], 5) == pytest.approx(
+        simulated, abs=3 * 0.5 / np.sqrt(20_000)
+    )
     assert metrics.chance_recall(10, [1, 2], 1) == pytest.approx(0.15)
     assert metrics.chance_recall(4, [1], 10) == 1.0
 
@@ -120,7 +150,9 @@ def test_bad_scores_are_refused() -> None:
             metrics.recall_at_k(bad, positives)
     good = np.eye(4)
     with pytest.raises(EvaluationError, match="text features hold 1 non-finite"):
-        metrics.retrieval_ranks(good, np.where(np.arange(16).reshape(4, 4) == 5, np.nan, good), np.arange(4))
+        metrics.retrieval_ranks(
+            good, np.where(np.arange(16).reshape(4, 4) == 5, np.nan, good), np.arange(4)
+        )
     with pytest.raises(EvaluationError, match="1 images have no text"):
         metrics.retrieval_ranks(good, good, np.array([0, 1, 2, 2]))
     with pytest.raises(EvaluationError, match="image_of_text"):
@@ -129,18 +161,27 @@ def test_bad_scores_are_refused() -> None:
         metrics.retrieval_ranks(good, np.eye(4)[:, :3], np.arange(4))
 
 
-# --- zero-shot ----------------------------------------------------------------------------------------------------------------------
+# --- zero-shot
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_zero_shot_is_the_argmax_and_top_five() -> None:
     random = np.random.default_rng(5)
-    images, classes, labels = unit(random, 3000, 16), unit(random, 30, 16), random.integers(0, 30, 3000)
+    images, classes, labels = (
+        unit(random, 3000, 16),
+        unit(random, 30, 16),
+        random.integers(0, 30, 3000),
+    )
     scores = images.astype(np.float64) @ classes.astype(np.float64).T
-    assert metrics.zero_shot_accuracy(images, classes, labels) == (scores.argmax(1) == labels).mean()
+    assert (
+        metrics.zero_shot_accuracy(images, classes, labels) == (scores.argmax(1) == labels).mean()
+    )
     top5 = (np.argsort(-scores, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean()
     ranking = metrics.zero_shot_ranks(images, classes, labels)
     assert ranking.recall(5) == top5 and ranking.top.tolist() == scores.argmax(1).tolist()
-    assert abs(ranking.recall(1) - 1 / 30) <= 3 * np.sqrt(1 / 30 * 29 / 30 / 3000), "unrelated features are at chance"
+    assert abs(ranking.recall(1) - 1 / 30) <= 3 * np.sqrt(1 / 30 * 29 / 30 / 3000), (
+        "unrelated features are at chance"
+    )
 
 
 def test_zero_shot_any_of_several_labels() -> None:
@@ -152,7 +193,9 @@ def test_zero_shot_any_of_several_labels() -> None:
     images, classes = unit(random, 500, 8), unit(random, 20, 8)
     table = random.integers(-1, 20, (500, 3))
     table[:, 0] = random.integers(0, 20, 500)
-    expected = np.mean([best in set(row) for best, row in zip((images @ classes.T).argmax(1), table, strict=True)])
+    expected = np.mean(
+        [best in set(row) for best, row in zip((images @ classes.T).argmax(1), table, strict=True)]
+    )
     assert metrics.zero_shot_accuracy(images, classes, table) == expected
 
 
@@ -160,7 +203,9 @@ def test_collapsed_towers_score_zero_and_twins_go_to_the_first_name() -> None:
     constant = metrics.zero_shot_ranks(np.ones((10, 4)), np.ones((5, 4)), np.arange(10) % 5)
     assert constant.recall(1) == 0.0 and constant.tie_share == 1.0
     classes = np.eye(4)[[0, 1, 2, 1]]  # classes 1 and 3 have the same name
-    ranking = metrics.zero_shot_ranks(np.eye(4)[[0, 1, 1, 2]], classes, np.array([0, 1, 3, 2]), twins=np.array([0, 1, 2, 1]))
+    ranking = metrics.zero_shot_ranks(
+        np.eye(4)[[0, 1, 1, 2]], classes, np.array([0, 1, 3, 2]), twins=np.array([0, 1, 2, 1])
+    )
     assert ranking.ranks.tolist() == [1, 1, 2, 1], "argmax takes the first of two equal classes"
     assert ranking.tie_share == 0.0
 
@@ -178,11 +223,14 @@ def test_bad_labels_and_features_are_refused() -> None:
             metrics.zero_shot_accuracy(features, classes, labels)
 
 
-# --- few-shot -----------------------------------------------------------------------------------------------------------------------
+# --- few-shot
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("shots", "width"), [(10, 12), (1, 40), (5, 32)])
-def test_few_shot_equals_scikit_learns_ridge_on_whitened_features_and_bias(shots: int, width: int) -> None:
+def test_few_shot_equals_scikit_learns_ridge_on_whitened_features_and_bias(
+    shots: int, width: int
+) -> None:
     random = np.random.default_rng(shots)
     n_classes = 8
     centres = random.standard_normal((n_classes, width)) * 3 + 5
@@ -195,7 +243,9 @@ def test_few_shot_equals_scikit_learns_ridge_on_whitened_features_and_bias(shots
     def design(values: np.ndarray) -> np.ndarray:
         return np.concatenate([(values - mean) / std, np.full((len(values), 1), 100.0)], axis=1)
 
-    ridge = Ridge(alpha=1024, fit_intercept=False, solver="cholesky").fit(design(x), 2 * np.eye(n_classes)[y] - 1)
+    ridge = Ridge(alpha=1024, fit_intercept=False, solver="cholesky").fit(
+        design(x), 2 * np.eye(n_classes)[y] - 1
+    )
     expected = ridge.predict(design(x_test)).argmax(1)
     assert metrics.few_shot_predict(x, y, x_test).tolist() == expected.tolist()
     accuracy = metrics.few_shot_ridge(x, y, x_test, y_test)
@@ -213,7 +263,8 @@ def test_few_shot_labels_need_not_be_contiguous_and_bad_ones_are_refused() -> No
         metrics.few_shot_ridge(x, np.arange(4), x, np.arange(3))
 
 
-# --- VQA ----------------------------------------------------------------------------------------------------------------------------
+# --- VQA
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_vqa_accuracy_by_number_of_matches() -> None:
@@ -255,13 +306,18 @@ def test_vqa_answers_are_normalised_only_where_humans_differ() -> None:
     ],
 )
 def test_official_normal_form(raw: str, normal: str) -> None:
-    # "left - hand-side": the mark touches a space once, so every one of its kind goes without a trace, and two spaces become one.
+    # "left - hand-side": the mark touches a space once, so every one of its kind goes without a
+    # trace, and two spaces become one.
     assert normalise(raw) == normal
 
 
 def test_the_contractions_are_the_evaluators() -> None:
     assert len(CONTRACTIONS) == 114
-    assert CONTRACTIONS["y'allll"] == "y'all'll" and CONTRACTIONS["ow's'at"] == "'ow's'at" and "lets" not in CONTRACTIONS
+    assert (
+        CONTRACTIONS["y'allll"] == "y'all'll"
+        and CONTRACTIONS["ow's'at"] == "'ow's'at"
+        and "lets" not in CONTRACTIONS
+    )
 
 
 @pytest.mark.parametrize(("folder", "overall"), [("vqav2", 50.11), ("vqav2/textonly", 49.49)])
@@ -269,22 +325,33 @@ def test_vqa_scores_of_the_official_evaluator(folder: str, overall: float) -> No
     root = DATA / folder
     if not root.exists():
         pytest.skip(f"{root} is not there")
-    annotations = json.loads((root / "v2_mscoco_train2014_annotations.json").read_text())["annotations"]
-    results = json.loads((root / "reference" / "v2_OpenEnded_mscoco_train2014_fake_results.json").read_text())
+    annotations = json.loads((root / "v2_mscoco_train2014_annotations.json").read_text())[
+        "annotations"
+    ]
+    results = json.loads(
+        (root / "reference" / "v2_OpenEnded_mscoco_train2014_fake_results.json").read_text()
+    )
     official = json.loads((root / "reference" / "official_accuracy.json").read_text())["accuracy"]
     answers = {row["question_id"]: row["answer"] for row in results}
     scores: dict[str, list[float]] = {}
     for row in annotations:
-        score = metrics.vqa_accuracy(answers[row["question_id"]], [human["answer"] for human in row["answers"]])
+        score = metrics.vqa_accuracy(
+            answers[row["question_id"]], [human["answer"] for human in row["answers"]]
+        )
         for kind in ("overall", f"answer {row['answer_type']}", f"question {row['question_type']}"):
             scores.setdefault(kind, []).append(score)
     found = {kind: round(100 * sum(values) / len(values), 2) for kind, values in scores.items()}
     assert found["overall"] == official["overall"] == overall
-    assert {k.removeprefix("answer "): v for k, v in found.items() if k.startswith("answer ")} == official["perAnswerType"]
-    assert {k.removeprefix("question "): v for k, v in found.items() if k.startswith("question ")} == official["perQuestionType"]
+    assert {
+        k.removeprefix("answer "): v for k, v in found.items() if k.startswith("answer ")
+    } == official["perAnswerType"]
+    assert {
+        k.removeprefix("question "): v for k, v in found.items() if k.startswith("question ")
+    } == official["perQuestionType"]
 
 
-# --- GLUE ---------------------------------------------------------------------------------------------------------------------------
+# --- GLUE
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_glue_scores_equal_scikit_learn_and_scipy() -> None:
@@ -293,19 +360,31 @@ def test_glue_scores_equal_scikit_learn_and_scipy() -> None:
         n = int(random.integers(5, 200))
         labels = random.integers(0, 2, n)
         predictions = np.where(random.random(n) < 0.7, labels, 1 - labels)
-        assert metrics.glue_score("CoLA", predictions, labels) == pytest.approx(matthews_corrcoef(labels, predictions), abs=1e-12)
+        assert metrics.glue_score("CoLA", predictions, labels) == pytest.approx(
+            matthews_corrcoef(labels, predictions), abs=1e-12
+        )
         for task in ("QQP", "mrpc"):
-            assert metrics.glue_score(task, predictions, labels) == pytest.approx(f1_score(labels, predictions, zero_division=0), abs=1e-12)
+            assert metrics.glue_score(task, predictions, labels) == pytest.approx(
+                f1_score(labels, predictions, zero_division=0), abs=1e-12
+            )
         for task in ("SST-2", "qnli", "RTE", "MNLI", "mnli_m", "MNLI-mm"):
-            assert metrics.glue_score(task, predictions, labels) == pytest.approx((labels == predictions).mean())
+            assert metrics.glue_score(task, predictions, labels) == pytest.approx(
+                (labels == predictions).mean()
+            )
         truth = np.round(random.random(n) * 5 * 4) / 4  # with ties
         guess = truth + random.standard_normal(n)
-        assert metrics.glue_score("STS-B", guess, truth) == pytest.approx(stats.spearmanr(guess, truth).statistic, abs=1e-12)
+        assert metrics.glue_score("STS-B", guess, truth) == pytest.approx(
+            stats.spearmanr(guess, truth).statistic, abs=1e-12
+        )
 
 
 def test_degenerate_glue_predictions() -> None:
     labels = np.array([0, 1, 1, 0])
-    assert metrics.glue_score("cola", np.ones(4, int), labels) == 0.0 == matthews_corrcoef(labels, np.ones(4))
+    assert (
+        metrics.glue_score("cola", np.ones(4, int), labels)
+        == 0.0
+        == matthews_corrcoef(labels, np.ones(4))
+    )
     assert metrics.glue_score("mrpc", np.zeros(4, int), labels) == 0.0
     assert metrics.is_constant(np.ones(4)) and not metrics.is_constant(labels)
     with pytest.raises(EvaluationError, match="no rank correlation"):
@@ -318,7 +397,8 @@ def test_degenerate_glue_predictions() -> None:
         metrics.glue_score("wnli", labels, labels)
 
 
-PUBLISHED = [  # big_vision configs/proj/clippo/README.md: M, MM, QQP, QNLI, SST-2, CoLA, STS-B, MRPC, RTE -> avg
+# big_vision configs/proj/clippo/README.md: M, MM, QQP, QNLI, SST-2, CoLA, STS-B, MRPC, RTE -> avg
+PUBLISHED = [
     ([71.3, 71.5, 79.1, 67.9, 85.7, 0.0, 14.0, 83.4, 54.9], 58.6),
     ([70.0, 70.1, 83.7, 81.6, 86.1, 0.0, 18.5, 83.0, 53.1], 60.7),
     ([75.7, 75.1, 85.2, 83.5, 89.6, 0.0, 82.3, 82.7, 52.7], 69.7),

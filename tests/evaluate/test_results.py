@@ -40,11 +40,15 @@ def result(**fields):
 
 def plan(root="/nowhere", **changes):
     evaluate = replace(EvaluateConfig(glue=GlueConfig("/data/glue")), **changes)
-    return EvaluatePlan(StagePlan(root=str(root), seed=0, data_digest="data", generation=""), evaluate)
+    return EvaluatePlan(
+        StagePlan(root=str(root), seed=0, data_digest="data", generation=""), evaluate
+    )
 
 
 def digest_of(a_plan, weights="w"):
-    return results.inputs_digest(a_plan, "glue", weights_sha256=weights, render_digest="r", code_digest="c")
+    return results.inputs_digest(
+        a_plan, "glue", weights_sha256=weights, render_digest="r", code_digest="c"
+    )
 
 
 def some_scores(values=(0.5, 1.0)):
@@ -59,9 +63,13 @@ def test_round_trip_and_same_bytes_again(tmp_path):
     examples = [{"hit": True, "pictures": [picture], "asked": "?", "predicted": "a", "truth": "a"}]
     written = results.write_result(folder, result(), some_scores(), examples, {"fine-tuning": 1.25})
     assert results.read_result(folder) == written
-    assert written == replace(result(), scores="predictions.parquet", scores_sha256=written.scores_sha256)
+    assert written == replace(
+        result(), scores="predictions.parquet", scores_sha256=written.scores_sha256
+    )
     assert [row["score"] for row in score_rows(written, tmp_path)["glue/rte_accuracy"]] == [0.5, 1]
-    assert json.loads((tmp_path / "evaluations/glue/timings.json").read_text()) == {"fine-tuning": 1.25}
+    assert json.loads((tmp_path / "evaluations/glue/timings.json").read_text()) == {
+        "fine-tuning": 1.25
+    }
     assert json.loads((tmp_path / "evaluations/glue/examples.json").read_text()) == examples
     first = {path.name: path.read_bytes() for path in (tmp_path / "evaluations/glue").iterdir()}
     results.write_result(folder, result(), some_scores(), examples, {"fine-tuning": 9.0})
@@ -184,7 +192,11 @@ def test_inputs_digest_knows_what_changes_a_result():
     base = digest_of(plan())
     assert digest_of(plan("/elsewhere")) == base
     assert digest_of(plan(batch_size=7)) == base
-    different = [plan(glue__separator="|"), plan(bootstrap_samples=10), plan(glue__finetune__epochs=9)]
+    different = [
+        plan(glue__separator="|"),
+        plan(bootstrap_samples=10),
+        plan(glue__finetune__epochs=9),
+    ]
     assert len({base, digest_of(plan(), weights="v"), *map(digest_of, different)}) == 5
 
 
@@ -194,7 +206,12 @@ def test_read_results_finds_every_folder_and_sorts(tmp_path):
             folder = str(tmp_path / run / "evaluations" / name)
             results.write_result(folder, result(name=name, weights_sha256=weights))
     found = results.read_results(str(tmp_path))
-    assert [(r.weights_sha256[0], r.name) for r in found] == [("a", "glue"), ("a", "vqa"), ("b", "glue"), ("b", "vqa")]
+    assert [(r.weights_sha256[0], r.name) for r in found] == [
+        ("a", "glue"),
+        ("a", "vqa"),
+        ("b", "glue"),
+        ("b", "vqa"),
+    ]
     with pytest.raises(NotFoundError):
         results.read_results(str(tmp_path / "nothing"))
 
@@ -267,7 +284,9 @@ def test_interval_covers_the_mean_and_ignores_order():
     values = random.binomial(1, 0.3, 400).astype(float)
     low, high = bootstrap_interval(values, 2000, seed=1)
     error = 1.96 * math.sqrt(values.mean() * (1 - values.mean()) / len(values))
-    assert low == pytest.approx(values.mean() - error, abs=0.006) and high == pytest.approx(values.mean() + error, abs=0.006)
+    assert low == pytest.approx(values.mean() - error, abs=0.006) and high == pytest.approx(
+        values.mean() + error, abs=0.006
+    )
     assert bootstrap_interval(random.permutation(values), 2000, seed=1) == [low, high]
     assert bootstrap_interval(values, 2000, seed=2) != [low, high]
     assert bootstrap_interval([1.0] * 9) == [1.0, 1.0]
@@ -277,16 +296,25 @@ def test_interval_equals_plain_resampling_in_distribution():
     random = np.random.default_rng(0)
     values = random.normal(size=60)
     naive = [random.choice(values, len(values)).mean() for _ in range(20_000)]
-    assert bootstrap_interval(values, 20_000) == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=0.01)
+    assert bootstrap_interval(values, 20_000) == pytest.approx(
+        np.quantile(naive, [0.025, 0.975]), abs=0.01
+    )
 
 
 def test_interval_of_a_statistic_and_over_groups():
     values = np.array([0.0, 1.0, 1.0, 0.0] * 25)
     groups = np.repeat(np.arange(50), 2)
-    assert bootstrap_interval(values, 500, groups=np.arange(100)) == pytest.approx(bootstrap_interval(values, 500), abs=0.02)
+    assert bootstrap_interval(values, 500, groups=np.arange(100)) == pytest.approx(
+        bootstrap_interval(values, 500), abs=0.02
+    )
     clustered = np.repeat([0.0, 1.0], 50)
-    wide, narrow = bootstrap_interval(clustered, 500, groups=np.repeat(np.arange(10), 10)), bootstrap_interval(clustered, 500)
-    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])  # ten photos are ten observations, not a hundred
+    wide, narrow = (
+        bootstrap_interval(clustered, 500, groups=np.repeat(np.arange(10), 10)),
+        bootstrap_interval(clustered, 500),
+    )
+    assert wide[1] - wide[0] > 2 * (
+        narrow[1] - narrow[0]
+    )  # ten photos are ten observations, not a hundred
 
     def maximum(rows, counts):
         return float(rows[counts > 0].max())
@@ -307,6 +335,10 @@ def test_interval_refuses_nothing_and_nan(values):
 def test_hits_and_misses_are_drawn_by_seed():
     correct = np.arange(100) % 3 == 0
     chosen = results.hits_and_misses(correct, seed=5)
-    assert chosen == results.hits_and_misses(correct, seed=5) != results.hits_and_misses(correct, seed=6)
+    assert (
+        chosen
+        == results.hits_and_misses(correct, seed=5)
+        != results.hits_and_misses(correct, seed=6)
+    )
     assert [bool(correct[i]) for i in chosen] == [True] * 6 + [False] * 6
     assert len(results.hits_and_misses([True, True])) == 2

@@ -148,7 +148,9 @@ def check_gzip(data: bytes) -> bool:
         return False
     if isinstance(found, Refused):
         bound = max(SMALL.gzip_slack_bytes, SMALL.gzip_ratio * len(data))
-        assert not data or len(expected) > SMALL.gzip_slack_bytes or len(expected) > bound, found.words
+        assert not data or len(expected) > SMALL.gzip_slack_bytes or len(expected) > bound, (
+            found.words
+        )
         return False
     assert found == expected
     return True
@@ -246,7 +248,9 @@ def check_safetensors(data: bytes) -> bool:
     assert found.keys() == expected.keys()
     for name, values in found.items():
         about = expected[name]
-        assert values.tobytes() == bytes(about["data"]) and list(values.shape) == list(about["shape"])
+        assert values.tobytes() == bytes(about["data"]) and list(values.shape) == list(
+            about["shape"]
+        )
         assert tensors.DTYPES[about["dtype"]] == values.dtype.newbyteorder("<").str
     return True
 
@@ -288,7 +292,10 @@ def _with_pyarrow(data: bytes) -> list[Any]:
         image = file.schema_arrow.field("image").type
         leaf = "image.bytes" if image.num_fields else "image"
         rows = file.read_row_group(number, [leaf, "label", "text", "score"]).to_pylist()
-        image = [row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"] for row in rows]
+        image = [
+            row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
+            for row in rows
+        ]
         score = [row["score"] for row in rows]
         score = [float(s) if s is not None and math.isfinite(s) else None for s in score]
         columns = {
@@ -301,7 +308,11 @@ def _with_pyarrow(data: bytes) -> list[Any]:
         for name, values in columns.items():
             for row, value in enumerate(values):
                 if value is None:
-                    word = "is missing (null)" if rows[row][name] is None or name == "image" else "is not finite"
+                    word = (
+                        "is missing (null)"
+                        if rows[row][name] is None or name == "image"
+                        else "is not finite"
+                    )
                     problems.setdefault(row, f"its {name} {word}")
         groups.append((columns, dict(sorted(problems.items()))))
     return groups

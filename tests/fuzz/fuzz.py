@@ -42,7 +42,9 @@ def limit_resources(cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
 
 
-def check_one(name: str, check: Callable[[bytes], bool], data: bytes, count: dict[str, int]) -> None:
+def check_one(
+    name: str, check: Callable[[bytes], bool], data: bytes, count: dict[str, int]
+) -> None:
     """One example: right or refused, and quickly. A failing one is kept among the cases."""
     folder = CASES / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,19 +123,37 @@ def run_guided(name: str, seconds: float) -> None:
 
 def main() -> None:
     """See the module's text."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("formats", nargs="*", metavar="FORMAT", help=f"of {', '.join(STRATEGIES)}; default all")
-    parser.add_argument("--examples", type=int, default=50, help="examples of each format (in each round)")
-    parser.add_argument("--seconds", type=float, default=0, help="go on for so long with each format")
-    parser.add_argument("--seed", type=int, default=None, help="default: 0, and a random one with --seconds")
-    parser.add_argument("--coverage", action="store_true", help="let coverage guide it (one format)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "formats", nargs="*", metavar="FORMAT", help=f"of {', '.join(STRATEGIES)}; default all"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=50, help="examples of each format (in each round)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="go on for so long with each format"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="default: 0, and a random one with --seconds"
+    )
+    parser.add_argument(
+        "--coverage", action="store_true", help="let coverage guide it (one format)"
+    )
     chosen = parser.parse_args()
     names = chosen.formats or list(STRATEGIES)
     if unknown := set(names) - set(STRATEGIES):
-        parser.error(f"no such format: {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}")
+        parser.error(
+            f"no such format: {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}"
+        )
     if chosen.coverage:
         run_guided(names[0], chosen.seconds or 60)
-    first_seed = random.SystemRandom().randrange(2**32) if chosen.seconds and chosen.seed is None else chosen.seed or 0
+    first_seed = (
+        random.SystemRandom().randrange(2**32)
+        if chosen.seconds and chosen.seed is None
+        else chosen.seed or 0
+    )
     limit_resources(60 + int(len(names) * (chosen.seconds + chosen.examples) * 2))
     for name in names:
         print(json.dumps({"format": name, "seed": first_seed}), file=sys.stderr, flush=True)

@@ -82,7 +82,10 @@ JSON_VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["images", "filename", "sentences", "raw", "caption", "image/key", "label", "é", ""]) | st.text(max_size=4),
+            st.sampled_from(
+                ["images", "filename", "sentences", "raw", "caption", "image/key", "label", "é", ""]
+            )
+            | st.text(max_size=4),
             inner,
             max_size=4,
         )
@@ -97,7 +100,9 @@ def json_text(draw: DrawFn) -> bytes:
     value = draw(JSON_VALUES)
     depth = draw(st.sampled_from([1, 60, 63, 64, 65, 500, 1000, 100_000]))
     escapes = st.lists(
-        st.sampled_from(["\\ud83d", "\\ude00", "\\\\", "\\ud800", "u", "\\u00e9", '\\"', "[", "x", "\\n"]),
+        st.sampled_from(
+            ["\\ud83d", "\\ude00", "\\\\", "\\ud800", "u", "\\u00e9", '\\"', "[", "x", "\\n"]
+        ),
         max_size=6,
     )
     tricky = [
@@ -109,7 +114,9 @@ def json_text(draw: DrawFn) -> bytes:
         b'{"a":' * depth + b"1" + b"}" * depth,
         b'[{"]":"[[[\\"","a":' * min(depth, 2000) + b"1" + b"}]" * min(depth, 2000),
         ('["' + "".join(draw(escapes)) + '"]').encode(),
-        b"[" + draw(st.sampled_from([b"1e400", b"-1e999", b"NaN", b"-Infinity", b"9" * 5000])) + b"]",
+        b"["
+        + draw(st.sampled_from([b"1e400", b"-1e999", b"NaN", b"-Infinity", b"9" * 5000]))
+        + b"]",
         json.dumps(value).encode("utf-16"),
         b"",
     ]
@@ -120,7 +127,9 @@ def json_text(draw: DrawFn) -> bytes:
 def lines_text(draw: DrawFn) -> bytes:
     """Lines of text, in any of the line ends, also broken UTF-8, NULs and long lines."""
     line = st.text(max_size=20).map(lambda text: text.encode(errors="surrogatepass"))
-    odd = st.sampled_from([b"\xff", b"\xc3", b"a\0b", b"x" * 150, b"x" * 3000, b"\xe2\x80\xa8", b"\r"])
+    odd = st.sampled_from(
+        [b"\xff", b"\xc3", b"a\0b", b"x" * 150, b"x" * 3000, b"\xe2\x80\xa8", b"\r"]
+    )
     ends = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b""])
     parts = draw(st.lists(st.tuples(line | odd, ends), max_size=12))
     start = draw(st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe"]))
@@ -145,7 +154,9 @@ def gzip_text(draw: DrawFn) -> bytes:
 def name_bytes(draw: DrawFn) -> bytes:
     """Parts of names between slashes."""
     part = st.text(max_size=8).map(lambda text: text.encode(errors="surrogatepass"))
-    odd = st.sampled_from([b"..", b".", b"", b"\xff", b"a\0", b"\x1b[31m", b"x" * 256, b"\xe9", b"\n"])
+    odd = st.sampled_from(
+        [b"..", b".", b"", b"\xff", b"a\0", b"\x1b[31m", b"x" * 256, b"\xe9", b"\n"]
+    )
     return b"/".join(draw(st.lists(part | odd | st.just(b"dog.jpg"), max_size=6)))
 
 
@@ -169,7 +180,9 @@ def number_text(draw: DrawFn) -> bytes:
         "-",
     ]
     odd += ["1" + "0" * 400, "1e-400", "0b1", "1.", "", "1\n"]
-    return draw(st.sampled_from(odd) | st.integers(-(2**70), 2**70).map(str) | st.floats().map(str)).encode()
+    return draw(
+        st.sampled_from(odd) | st.integers(-(2**70), 2**70).map(str) | st.floats().map(str)
+    ).encode()
 
 
 def _tar_header_lies(data: bytes, rng: random.Random) -> bytes:
@@ -211,7 +224,10 @@ def _tar_header_lies(data: bytes, rng: random.Random) -> bytes:
 @fuzzed("tar")
 def tar_file(draw: DrawFn) -> bytes:
     """Tars of all three formats with links, folders, long and strange names; also compressed."""
-    kinds = st.sampled_from([tarfile.REGTYPE] * 5 + [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+    kinds = st.sampled_from(
+        [tarfile.REGTYPE] * 5
+        + [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE]
+    )
     names = st.sampled_from(
         [
             "0.jpg",
@@ -230,7 +246,9 @@ def tar_file(draw: DrawFn) -> bytes:
     members = draw(st.lists(st.tuples(names, kinds, st.integers(0, 700)), max_size=5))
     form = draw(st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
     target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=form, encoding="utf-8", errors="surrogateescape") as tar:
+    with tarfile.open(
+        fileobj=target, mode="w", format=form, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
         for name, kind, size in members:
             about = tarfile.TarInfo(name)
             about.type, about.size = kind, size if kind == tarfile.REGTYPE else 0
@@ -240,13 +258,20 @@ def tar_file(draw: DrawFn) -> bytes:
                 continue
     rng = random.Random(draw(_SEEDS))
     data = _tar_header_lies(target.getvalue(), rng)
-    whole = rng.choice((data,) * 8 + (data + data, gzip.compress(data, mtime=0), data[:-10_240], data[: len(data) // 2]))
+    whole = rng.choice(
+        (data,) * 8
+        + (data + data, gzip.compress(data, mtime=0), data[:-10_240], data[: len(data) // 2])
+    )
     return whole
 
 
 def npy_bytes(draw: DrawFn) -> bytes:
     """An array; or one whose header lies about type, order, shape or length."""
-    dtype = draw(st.sampled_from(["<f4", ">f4", "<f2", "<f8", "<i4", "|u1", "V2", ">i8", "|b1", "<U3", "|O", "<c8"]))
+    dtype = draw(
+        st.sampled_from(
+            ["<f4", ">f4", "<f2", "<f8", "<i4", "|u1", "V2", ">i8", "|b1", "<U3", "|O", "<c8"]
+        )
+    )
     shape = draw(st.lists(st.integers(0, 5), max_size=4))
     order = draw(st.sampled_from("CF"))
     target = io.BytesIO()
@@ -256,7 +281,11 @@ def npy_bytes(draw: DrawFn) -> bytes:
     if kind.hasobject:
         array = np.array([{}] * n, object).reshape(shape)
     else:
-        array = values[: n * kind.itemsize].view(kind).reshape(shape, order=order) if n else np.zeros(shape, kind)
+        array = (
+            values[: n * kind.itemsize].view(kind).reshape(shape, order=order)
+            if n
+            else np.zeros(shape, kind)
+        )
     np.lib.format.write_array(target, array)
     whole = target.getvalue()
     if draw(st.booleans()):
@@ -321,14 +350,18 @@ def _zip_lies(data: bytes, rng: random.Random) -> bytes:
         if starts:
             place = rng.choice(starts) + rng.choice(fields)
             size = rng.choice((2, 4))
-            found[place : place + size] = (rng.choice(_NUMBERS) % 256**size).to_bytes(size, "little")
+            found[place : place + size] = (rng.choice(_NUMBERS) % 256**size).to_bytes(
+                size, "little"
+            )
     return bytes(found)
 
 
 @fuzzed("npz")
 def npz_file(draw: DrawFn) -> bytes:
     """Zips of arrays, stored or packed, some with the same name, bombs or no arrays in them."""
-    names = st.sampled_from(["params/a.npy", "b.npy", "b", "c.txt", "é.npy", "../d.npy", "/e.npy", "x" * 300 + ".npy"])
+    names = st.sampled_from(
+        ["params/a.npy", "b.npy", "b", "c.txt", "é.npy", "../d.npy", "/e.npy", "x" * 300 + ".npy"]
+    )
     target = io.BytesIO()
     method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
     with zipfile.ZipFile(target, "w", method) as archive, warnings.catch_warnings():
@@ -348,23 +381,41 @@ def safetensors_file(draw: DrawFn) -> bytes:
     tensors: dict[str, Any] = {}
     place = 0
     for number in range(draw(st.integers(0, 4))):
-        dtype, size = draw(st.sampled_from([("F32", 4), ("BF16", 2), ("U8", 1), ("I64", 8), ("F16", 2)]))
+        dtype, size = draw(
+            st.sampled_from([("F32", 4), ("BF16", 2), ("U8", 1), ("I64", 8), ("F16", 2)])
+        )
         shape = draw(st.lists(st.integers(0, 4), max_size=3))
         end = place + size * int(np.prod(shape))
         tensors[f"t{number}"] = {"dtype": dtype, "shape": shape, "data_offsets": [place, end]}
         place = end
     if draw(st.booleans()):
-        tensors["__metadata__"] = draw(st.sampled_from([{"a": "b"}, {"a": 1}, "x", {"a": {"b": "c"}}, {}]))
+        tensors["__metadata__"] = draw(
+            st.sampled_from([{"a": "b"}, {"a": 1}, "x", {"a": {"b": "c"}}, {}])
+        )
     if tensors and draw(st.integers(0, 2)) == 0:
         name = draw(st.sampled_from(sorted(tensors)))
         field = draw(st.sampled_from(["dtype", "shape", "data_offsets", "more"]))
-        odd = draw(JSON_VALUES | st.sampled_from([[2**62, 2**62], [0, 2**40], [-1, 3], [1e400], "BOOL", "F8_E4M3", [0] * 50]))
+        odd = draw(
+            JSON_VALUES
+            | st.sampled_from(
+                [[2**62, 2**62], [0, 2**40], [-1, 3], [1e400], "BOOL", "F8_E4M3", [0] * 50]
+            )
+        )
         if isinstance(tensors[name], dict):
             tensors[name][field] = odd
     text = json.dumps(tensors).encode()
-    text = draw(st.sampled_from([text] * 6 + [text.replace(b"t1", b"t0"), b"[" * 5000, b"\xff" + text, text + b"   "]))
+    text = draw(
+        st.sampled_from(
+            [text] * 6 + [text.replace(b"t1", b"t0"), b"[" * 5000, b"\xff" + text, text + b"   "]
+        )
+    )
     length = draw(st.sampled_from([len(text)] * 6 + [0, 2**63, len(text) + 1]))
-    return struct.pack("<Q", length) + text + bytes(range(256)) * (place // 256) + bytes(range(place % 256))
+    return (
+        struct.pack("<Q", length)
+        + text
+        + bytes(range(256)) * (place // 256)
+        + bytes(range(place % 256))
+    )
 
 
 @lru_cache
@@ -400,7 +451,9 @@ def parquet_files() -> tuple[bytes, ...]:
     )
     # One value of 200 kB for 60,000 rows: 12 GB of texts in a file of a few kB.
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000), pa.array(["x" * 200_000]))
-    bomb = pa.table({"image": [b"x"] * 60_000, "label": [1] * 60_000, "text": repeated, "score": [1.0] * 60_000})
+    bomb = pa.table(
+        {"image": [b"x"] * 60_000, "label": [1] * 60_000, "text": repeated, "score": [1.0] * 60_000}
+    )
     found = []
     for table in (plain, odd, wrong, bad_text, plain.slice(0, 0)):
         for options in (
@@ -450,9 +503,9 @@ def picture_files() -> tuple[bytes, ...]:
     for form, each in modes.items():
         for mode in each:
             target = io.BytesIO()
-            Image.linear_gradient("L").resize((17, 11)).convert("L").convert(mode if ";" not in mode else "I").convert(mode).save(
-                target, form
-            )
+            Image.linear_gradient("L").resize((17, 11)).convert("L").convert(
+                mode if ";" not in mode else "I"
+            ).convert(mode).save(target, form)
             found.append(target.getvalue())
     return tuple(found)
 
@@ -463,8 +516,12 @@ def picture_file(draw: DrawFn) -> bytes:
     whole = draw(st.sampled_from(picture_files()))
     if draw(st.integers(0, 3)) == 0:
         sizes = st.sampled_from([0, 1, 17, 8000, 50_000, 2**31 - 1, 2**32 - 1])
-        depth, colour = draw(st.sampled_from([(8, 2), (8, 6), (16, 0), (1, 0), (8, 3), (16, 6), (3, 9)]))
-        header = struct.pack(">IIBBBBB", draw(sizes), draw(sizes), depth, colour, 0, 0, draw(st.integers(0, 1)))
+        depth, colour = draw(
+            st.sampled_from([(8, 2), (8, 6), (16, 0), (1, 0), (8, 3), (16, 6), (3, 9)])
+        )
+        header = struct.pack(
+            ">IIBBBBB", draw(sizes), draw(sizes), depth, colour, 0, 0, draw(st.integers(0, 1))
+        )
         png = picture_files()[0]
         whole = png[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + png[33:]
     return whole

@@ -72,7 +72,9 @@ def test_the_checks_can_fail() -> None:
         raise DataError(words)
 
     where = "s3://bucket/of a stranger/é.file"
-    assert outcome(lambda: raises(f"{where}: it is cut short; fetch it again.")) == Refused(f"{where}: it is cut short; fetch it again.")
+    assert outcome(lambda: raises(f"{where}: it is cut short; fetch it again.")) == Refused(
+        f"{where}: it is cut short; fetch it again."
+    )
     calls: list[int] = []
     with pytest.raises(AssertionError, match="two calls differ"):
         outcome(lambda: differs(calls))

@@ -1,4 +1,6 @@
-"""`Clippo`: every kind of source, exact preprocessing, and clear words for what cannot be embedded."""
+"""`Clippo`: every kind of source, exact preprocessing, and clear words for what cannot be
+embedded.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from PIL import Image
 from tower_reference import SMALL, perturbed
 
 from clippo_core import models
-from clippo_core.config import DataConfig, ModelConfig, OptimConfig, RenderConfig, SourceConfig, TrainConfig
+from clippo_core.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RenderConfig,
+    SourceConfig,
+    TrainConfig,
+)
 from clippo_core.data.images import fewshot_crop, squash
 from clippo_core.embedder import Clippo
 from clippo_core.engine.checkpoint import Progress, open_checkpoint, save_checkpoint
@@ -23,7 +32,11 @@ from clippo_core.run.records import PretrainPlan, StagePlan
 
 TEXTS = ["a dog", "two cats on a mat", "", "ein Hund"]
 SENTENCES = [
-    f"{who} {what} the {where} number {n}" for who in ("a dog", "she") for what in ("sees", "eats") for where in "abc" for n in range(40)
+    f"{who} {what} the {where} number {n}"
+    for who in ("a dog", "she")
+    for what in ("sees", "eats")
+    for where in "abc"
+    for n in range(40)
 ]
 
 
@@ -39,11 +52,15 @@ def model(tower):
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
-    return models.train_tokenizer(SENTENCES, str(tmp_path_factory.mktemp("tokenizer") / "small.model"), vocab_size=300)
+    return models.train_tokenizer(
+        SENTENCES, str(tmp_path_factory.mktemp("tokenizer") / "small.model"), vocab_size=300
+    )
 
 
 def picture(width, height, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def test_texts_and_images_are_the_towers(model, tower, tmp_path):
@@ -54,11 +71,20 @@ def test_texts_and_images_are_the_towers(model, tower, tmp_path):
     image.save(tmp_path / "a.png")
     for preprocess, resize in (("squash", squash), ("fewshot", fewshot_crop)):
         pixels = torch.from_numpy(resize(np.asarray(image), 48).transpose(2, 0, 1)[None])
-        given = [image, tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes()]
+        given = [
+            image,
+            tmp_path / "a.png",
+            str(tmp_path / "a.png"),
+            (tmp_path / "a.png").read_bytes(),
+        ]
         found = model.embed_images(given, preprocess=preprocess)
-        np.testing.assert_allclose(found, tower.embed(models.normalise(pixels)).detach().repeat(4, 1), atol=1e-6)
+        np.testing.assert_allclose(
+            found, tower.embed(models.normalise(pixels)).detach().repeat(4, 1), atol=1e-6
+        )
         pooled = model.pooled_images(given, preprocess=preprocess)
-        np.testing.assert_allclose(pooled, tower.pooled(models.normalise(pixels)).detach().repeat(4, 1), atol=1e-5)
+        np.testing.assert_allclose(
+            pooled, tower.pooled(models.normalise(pixels)).detach().repeat(4, 1), atol=1e-5
+        )
     assert model.pooled_texts(TEXTS).shape == (4, 32)
     assert found.dtype == pooled.dtype == np.float32
     assert model.embed_texts([]).shape == model.embed_images([]).shape == (0, 16)
@@ -66,13 +92,26 @@ def test_texts_and_images_are_the_towers(model, tower, tmp_path):
 
 def test_the_batch_size_changes_nothing_that_matters(model):
     images = [picture(20 + n, 30, n) for n in range(7)]
-    np.testing.assert_allclose(model.embed_images(images, batch_size=3), model.embed_images(images), atol=1e-6)
-    np.testing.assert_allclose(model.embed_texts(TEXTS, batch_size=1), model.embed_texts(TEXTS, batch_size=3), atol=1e-6)
+    np.testing.assert_allclose(
+        model.embed_images(images, batch_size=3), model.embed_images(images), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        model.embed_texts(TEXTS, batch_size=1), model.embed_texts(TEXTS, batch_size=3), atol=1e-6
+    )
 
 
 def test_classify_is_the_softmax_over_mean_prompts(model):
-    images, names, templates = [picture(48, 48, n) for n in range(3)], ["dog", "cat", "7"], ["a {}.", "{}"]
-    classes = np.stack([model.embed_texts([template.format(name) for template in templates]).mean(0) for name in names])
+    images, names, templates = (
+        [picture(48, 48, n) for n in range(3)],
+        ["dog", "cat", "7"],
+        ["a {}.", "{}"],
+    )
+    classes = np.stack(
+        [
+            model.embed_texts([template.format(name) for template in templates]).mean(0)
+            for name in names
+        ]
+    )
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
     logits = 10 * model.embed_images(images) @ classes.T
     found = model.classify(images, names, templates)
@@ -91,7 +130,10 @@ def test_classify_is_the_softmax_over_mean_prompts(model):
 
 def checkpoint_of(tower, root, digest=None, **render):
     data = DataConfig((SourceConfig("sentences", "x.txt"),), text_pair_share=1.0)
-    optim, train = OptimConfig(warmup_steps=0, cooldown_steps=0), TrainConfig(steps=1, batch_pairs=2)
+    optim, train = (
+        OptimConfig(warmup_steps=0, cooldown_steps=0),
+        TrainConfig(steps=1, batch_pairs=2),
+    )
     render_config = RenderConfig(image_px=tower.image_px, **render)
     digest = models.text_encoder(tower.config, render_config).digest if digest is None else digest
     plan = PretrainPlan(StagePlan(root, 0, ""), data, render_config, tower.config, optim, train)
@@ -105,7 +147,13 @@ def test_every_source_gives_the_same_embeddings(model, tower, tmp_path):
     models.save_big_vision(tower, tmp_path / "model.npz")
     model.save(tmp_path / "model.safetensors")
     expected = model.embed_texts(TEXTS), model.embed_images(images)
-    for source in (info.uri, tmp_path / "run" / "checkpoints", tmp_path / "run", tmp_path / "model.npz", tmp_path / "model.safetensors"):
+    for source in (
+        info.uri,
+        tmp_path / "run" / "checkpoints",
+        tmp_path / "run",
+        tmp_path / "model.npz",
+        tmp_path / "model.safetensors",
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             loaded = Clippo.load(source, device="cpu")
@@ -132,7 +180,9 @@ def test_another_size_and_another_font(tower, tmp_path):
     info = checkpoint_of(tower, str(tmp_path / "run"))
     larger = Clippo.load(info.uri, image_px=80)
     assert larger.image_px == larger.renderer.image_px == 80
-    assert larger.embed_images([picture(50, 50)]).shape == larger.embed_texts(["a"]).shape == (1, 16)
+    assert (
+        larger.embed_images([picture(50, 50)]).shape == larger.embed_texts(["a"]).shape == (1, 16)
+    )
     hexes = tmp_path / "small.hex"
     hexes.write_text("0061:" + "FF" * 16 + "\n", encoding="ascii")
     other = Clippo.load(info.uri, fonts=[str(hexes)])
@@ -185,7 +235,9 @@ def test_a_changed_tokenizer_is_noticed(tokenizer, tmp_path):
 
 
 def test_image_only_has_features_but_no_embedding(tmp_path):
-    model = Clippo(models.build_tower(ModelConfig("image_only", **SMALL), 48), RenderConfig(), device="cpu")
+    model = Clippo(
+        models.build_tower(ModelConfig("image_only", **SMALL), 48), RenderConfig(), device="cpu"
+    )
     model.save(tmp_path / "vit.safetensors")
     loaded = Clippo.load(tmp_path / "vit.safetensors")
     images = [picture(30, 30)]
@@ -228,11 +280,19 @@ def test_single_files_that_are_wrong(model, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="is cut"):
         Clippo.load(tmp_path / "cut.safetensors")
-    deeper = Clippo(models.build_tower(dataclasses.replace(model.tower.config, depth=1), 48), RenderConfig(), device="cpu")
+    deeper = Clippo(
+        models.build_tower(dataclasses.replace(model.tower.config, depth=1), 48),
+        RenderConfig(),
+        device="cpu",
+    )
     deeper.save(tmp_path / "one.safetensors")
-    header = (tmp_path / "one.safetensors").read_bytes().replace(b'\\"depth\\": 1', b'\\"depth\\": 2')
+    header = (
+        (tmp_path / "one.safetensors").read_bytes().replace(b'\\"depth\\": 1', b'\\"depth\\": 2')
+    )
     (tmp_path / "two.safetensors").write_bytes(header)
-    with pytest.raises(CheckpointError, match="two.safetensors: tensor blocks.1.norm1.weight is missing"):
+    with pytest.raises(
+        CheckpointError, match="two.safetensors: tensor blocks.1.norm1.weight is missing"
+    ):
         Clippo.load(tmp_path / "two.safetensors")
 
 

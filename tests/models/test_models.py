@@ -1,4 +1,6 @@
-"""The towers against an independent numpy statement of the reference, finite differences, timm, and the paper's parameter counts."""
+"""The towers against an independent numpy statement of the reference, finite differences, timm, and
+the paper's parameter counts.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,26 @@ from clippo_core.losses import contrastive_loss
 
 SIZES = {
     "mu at 32 px": ({"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 128, "embed_dim": 24}, 32),
-    "odd at 48 px": ({"width": 60, "depth": 3, "num_heads": 5, "mlp_dim": 100, "embed_dim": 768}, 48),
-    "Ti/16 at 224 px": ({"width": 192, "depth": 12, "num_heads": 3, "mlp_dim": 768, "embed_dim": 768}, 224),
+    "odd at 48 px": (
+        {"width": 60, "depth": 3, "num_heads": 5, "mlp_dim": 100, "embed_dim": 768},
+        48,
+    ),
+    "Ti/16 at 224 px": (
+        {"width": 192, "depth": 12, "num_heads": 3, "mlp_dim": 768, "embed_dim": 768},
+        224,
+    ),
 }
 KINDS = {
     "clippo": ModelConfig(**SMALL),
     "separate patch embeddings": ModelConfig(**SMALL, separate_patch_embeddings=True),
     "separate heads": ModelConfig(**SMALL, separate_heads=True),
     "separate both": ModelConfig(**SMALL, separate_patch_embeddings=True, separate_heads=True),
-    "1T-CLIP, equal lengths": ModelConfig("one_tower_clip", **SMALL, tokenizer="given below", text_tokens=4),
-    "1T-CLIP, other lengths": ModelConfig("one_tower_clip", **SMALL, tokenizer="given below", text_tokens=7),
+    "1T-CLIP, equal lengths": ModelConfig(
+        "one_tower_clip", **SMALL, tokenizer="given below", text_tokens=4
+    ),
+    "1T-CLIP, other lengths": ModelConfig(
+        "one_tower_clip", **SMALL, tokenizer="given below", text_tokens=7
+    ),
     "CLIP*": ModelConfig("two_tower_clip", **SMALL, tokenizer="given below", text_tokens=7),
 }
 
@@ -36,7 +48,9 @@ def test_forward_equals_the_numpy_reference(size):
     tower = perturbed(models.build_tower(ModelConfig(**sizes), image_px), scale=0.05)
     images = np.random.default_rng(1).uniform(-1, 1, (2, image_px, image_px, 3))
     ours = tower.embed(torch.from_numpy(images.transpose(0, 3, 1, 2)).float()).detach().numpy()
-    np.testing.assert_allclose(ours, reference_embedding(flax_arrays(tower), images), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        ours, reference_embedding(flax_arrays(tower), images), rtol=0, atol=1e-5
+    )
 
 
 def test_every_tensor_moves_the_embedding_as_in_the_reference():
@@ -47,9 +61,13 @@ def test_every_tensor_moves_the_embedding_as_in_the_reference():
     for name, parameter in tower.named_parameters():
         kept = parameter.detach().clone()
         with torch.no_grad():
-            parameter += 0.1 * torch.randn(kept.shape, generator=torch.Generator().manual_seed(3), dtype=kept.dtype)
+            parameter += 0.1 * torch.randn(
+                kept.shape, generator=torch.Generator().manual_seed(3), dtype=kept.dtype
+            )
         ours = tower.embed(given).detach().numpy()
-        np.testing.assert_allclose(ours, reference_embedding(flax_arrays(tower), images), rtol=0, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            ours, reference_embedding(flax_arrays(tower), images), rtol=0, atol=1e-12, err_msg=name
+        )
         # t scales logits, not embeddings.
         assert (np.abs(ours - before).max() > 1e-5) == (name != "t"), name
         with torch.no_grad():
@@ -67,7 +85,9 @@ def test_gradients_equal_finite_differences():
     gradients = torch.autograd.grad(loss(), list(tower.parameters()))
     step = 1e-6
     for (name, parameter), gradient in zip(tower.named_parameters(), gradients, strict=True):
-        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        direction = torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+        )
         direction /= direction.norm()
         with torch.no_grad():
             parameter += step * direction
@@ -75,7 +95,9 @@ def test_gradients_equal_finite_differences():
             parameter -= 2 * step * direction
             below = loss()
             parameter += step * direction
-        assert (gradient * direction).sum().item() == pytest.approx(((above - below) / (2 * step)).item(), abs=2e-8, rel=1e-5), name
+        assert (gradient * direction).sum().item() == pytest.approx(
+            ((above - below) / (2 * step)).item(), abs=2e-8, rel=1e-5
+        ), name
 
 
 @pytest.mark.parametrize(
@@ -93,7 +115,9 @@ def test_parameter_counts_are_the_papers(kind, large, expected):
     config = ModelConfig(kind, **sizes, tokenizer="" if kind == "clippo" else "T5's 32,000 pieces")
     tower = models.build_tower(config, 224, device="meta", vocab_size=32_000)
     assert sum(parameter.numel() for parameter in tower.parameters()) == expected
-    published = {"clippo": (93, 316), "one_tower_clip": (118, 349), "two_tower_clip": (203,)}[kind][large]
+    published = {"clippo": (93, 316), "one_tower_clip": (118, 349), "two_tower_clip": (203,)}[kind][
+        large
+    ]
     assert expected // 1_000_000 == published
 
 
@@ -105,14 +129,18 @@ def test_names_are_timms():
         48, 16, num_classes=16, global_pool="map", class_token=False, embed_dim=32, depth=2, num_heads=2, mlp_ratio=72 / 32,
         norm_layer=lambda width, **kwargs: torch.nn.LayerNorm(width, eps=1e-6), act_layer="gelu_tanh",
     )  # fmt: skip
-    theirs.load_state_dict({name: value for name, value in tower.state_dict().items() if name != "t"})
+    theirs.load_state_dict(
+        {name: value for name, value in tower.state_dict().items() if name != "t"}
+    )
     images = torch.rand(2, 3, 48, 48) * 2 - 1
     torch.testing.assert_close(torch.nn.functional.normalize(theirs(images)), tower.embed(images))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n_photos", "n_first"), [(3, 2), (0, 4), (4, 0)])
-def test_every_parameter_has_a_gradient_and_recomputation_does_not_change_it(kind, n_photos, n_first):
+def test_every_parameter_has_a_gradient_and_recomputation_does_not_change_it(
+    kind, n_photos, n_first
+):
     tower = perturbed(models.build_tower(KINDS[kind], 32, vocab_size=VOCAB))
     given = pairs_for(tower, n_photos, n_first)
     gradients = {}
@@ -123,9 +151,13 @@ def test_every_parameter_has_a_gradient_and_recomputation_does_not_change_it(kin
         assert first.dtype == torch.float32
         torch.testing.assert_close(first.norm(dim=1), torch.ones(len(first)))
         # Also where a rank has no photo: collectives wait for every tensor on every rank.
-        gradients[mode] = torch.autograd.grad(contrastive_loss(first, second, scale), list(tower.parameters()))
+        gradients[mode] = torch.autograd.grad(
+            contrastive_loss(first, second, scale), list(tower.parameters())
+        )
     for mode in ("pointwise", "blocks"):
-        for name, plain, again in zip(dict(tower.named_parameters()), gradients["none"], gradients[mode], strict=True):
+        for name, plain, again in zip(
+            dict(tower.named_parameters()), gradients["none"], gradients[mode], strict=True
+        ):
             torch.testing.assert_close(again, plain, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -138,12 +170,18 @@ def test_forward_is_the_embeddings_in_order(kind):
         torch.testing.assert_close(a[:3], tower.embed(models.normalise(photos)))
         torch.testing.assert_close(a[3:], tower.embed_encoded_text(first))
         torch.testing.assert_close(b, tower.embed_encoded_text(second))
-        assert tower.pooled(photos).shape == (3, 32) and tower.pooled_encoded_text(first).shape == (2, 32)
+        assert tower.pooled(photos).shape == (3, 32) and tower.pooled_encoded_text(first).shape == (
+            2,
+            32,
+        )
     assert scale.item() == pytest.approx(tower.t.exp().item())
 
 
 def test_ablations_read_text_with_their_own_tensors():
-    for kind, own in (("separate patch embeddings", "text_patch_embed"), ("separate heads", "text_attn_pool")):
+    for kind, own in (
+        ("separate patch embeddings", "text_patch_embed"),
+        ("separate heads", "text_attn_pool"),
+    ):
         tower = models.build_tower(KINDS[kind], 32)
         photos, first, _ = pairs_for(tower, 1, 1)
         before = tower.embed(photos), tower.embed_encoded_text(first)
@@ -155,7 +193,9 @@ def test_ablations_read_text_with_their_own_tensors():
 def test_decay_is_on_kernels_only_and_views_are_per_head():
     tower = models.build_tower(KINDS["CLIP*"], 32, vocab_size=VOCAB)
     expected = {
-        name for name, value in tower.named_parameters() if value.ndim > 1 and not name.endswith(("embed", "latent", "embed.weight"))
+        name
+        for name, value in tower.named_parameters()
+        if value.ndim > 1 and not name.endswith(("embed", "latent", "embed.weight"))
     }
     assert tower.decayed == expected
     assert {"patch_embed.proj.weight", "text.head.weight", "attn_pool.kv.weight"} <= tower.decayed
@@ -183,7 +223,9 @@ def test_bad_input_is_named():
         tower.embed(torch.zeros(1, 3, 28, 28))
     with pytest.raises(ImageError, match=r"\(2, 32, 32, 3\)"):
         tower(torch.zeros(2, 32, 32, 3), *pairs_for(tower, 2, 0)[1:])
-    with pytest.raises(ValueError, match="2 photos and 0 first texts need as many second texts; there are 3"):
+    with pytest.raises(
+        ValueError, match="2 photos and 0 first texts need as many second texts; there are 3"
+    ):
         tower(pairs_for(tower, 2, 0)[0], *pairs_for(tower, 3, 0)[1:])
     with pytest.raises(ConfigError, match="image_px is 40"):
         models.build_tower(KINDS["clippo"], 40)

@@ -1,4 +1,6 @@
-"""Released checkpoints: their table, and a download that is resumed, verified and recorded, against a real server on this machine."""
+"""Released checkpoints: their table, and a download that is resumed, verified and recorded, against
+a real server on this machine.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Bucket(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    handler = type("OneBucket", (Bucket,), {"asked": [], "content": np.random.default_rng(0).bytes(3_000_000)})
+    handler = type(
+        "OneBucket", (Bucket,), {"asked": [], "content": np.random.default_rng(0).bytes(3_000_000)}
+    )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -67,7 +71,9 @@ def test_the_table_is_complete():
     for name, one in RELEASED.items():
         assert one.url == f"https://storage.googleapis.com/big_vision/clippo/{name}.npz"
         assert one.data and one.steps >= 250_000
-        assert {number.metric for number in one.results if number.source.startswith("big_vision")} >= {"glue/average"}
+        assert {
+            number.metric for number in one.results if number.source.startswith("big_vision")
+        } >= {"glue/average"}
     results = {number.metric: number.value for number in RELEASED["clippo_b16_yfcc100m"].results}
     assert results["imagenet/zero_shot_top1"] == 43.4 and results["coco/t2i_recall@1"] == 19.7
 
@@ -79,9 +85,13 @@ def test_a_broken_line_is_taken_up_where_it_broke(bucket, tmp_path):
     assert path.read_bytes() == handler.content
     assert handler.asked == ["", "bytes=1200000-", "bytes=2400000-"]
     note = json.loads(path.with_suffix(".json").read_text())
-    assert note["sha256"] == hashlib.sha256(handler.content).hexdigest() and note["bytes"] == 3_000_000
+    assert (
+        note["sha256"] == hashlib.sha256(handler.content).hexdigest() and note["bytes"] == 3_000_000
+    )
     handler.asked.clear()
-    assert fetch_released(NAME, tmp_path, base_url=url, progress=False) == path and handler.asked == []
+    assert (
+        fetch_released(NAME, tmp_path, base_url=url, progress=False) == path and handler.asked == []
+    )
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".npz"]
 
 
@@ -89,7 +99,9 @@ def test_a_file_that_changed_meanwhile_starts_anew(bucket, tmp_path):
     handler, url = bucket
     (tmp_path / f"{NAME}.partial").write_bytes(b"x" * 1000)
     (tmp_path / f"{NAME}.etag").write_text('"0"')
-    assert fetch_released(NAME, tmp_path, base_url=url, progress=False).read_bytes() == handler.content
+    assert (
+        fetch_released(NAME, tmp_path, base_url=url, progress=False).read_bytes() == handler.content
+    )
     assert handler.asked == ["bytes=1000-"]
 
 
@@ -122,7 +134,9 @@ def test_without_a_network_the_words_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(released.time, "sleep", lambda seconds: None)
     with pytest.raises(StorageError) as error:
         fetch_released(NAME, tmp_path, base_url="http://127.0.0.1:1/big_vision", progress=False)
-    assert "curl -C - -o clippo_b16_100c4.npz" in str(error.value) and str(tmp_path / f"{NAME}.npz") in str(error.value)
+    assert "curl -C - -o clippo_b16_100c4.npz" in str(error.value) and str(
+        tmp_path / f"{NAME}.npz"
+    ) in str(error.value)
     with pytest.raises(ConfigError, match="clippo_b16_yfcc100m, "):
         fetch_released("clippo_l16", tmp_path)
 
@@ -131,8 +145,12 @@ def test_loading_by_name_takes_a_file_copied_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "clippo" / "released"
     folder.mkdir(parents=True)
-    tower = models.build_tower(ModelConfig(width=32, depth=1, num_heads=2, mlp_dim=64, embed_dim=16), 32)
+    tower = models.build_tower(
+        ModelConfig(width=32, depth=1, num_heads=2, mlp_dim=64, embed_dim=16), 32
+    )
     models.save_big_vision(tower, folder / f"{NAME}.npz")
     model = Clippo.load(NAME, device="cpu")
     assert model.image_px == 32 and model.renderer.warn_font
-    assert json.loads((folder / f"{NAME}.json").read_text())["note"] == "copied here, not downloaded"
+    assert (
+        json.loads((folder / f"{NAME}.json").read_text())["note"] == "copied here, not downloaded"
+    )

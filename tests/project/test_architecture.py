@@ -1,4 +1,6 @@
-"""The house's rules as assertions: who may import whom, no circle, light workflows, files and README as promised."""
+"""The house's rules as assertions: who may import whom, no circle, light workflows, files and
+README as promised.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from conftest import PROJECT
 
 from clippo_core.run.provenance import code_digest, imported_modules, module_path, reached_modules
 
-FILES = sorted(path for folder in ("clippo_core", "tasks", "workflows") for path in (PROJECT / folder).rglob("*.py"))
+FILES = sorted(
+    path
+    for folder in ("clippo_core", "tasks", "workflows")
+    for path in (PROJECT / folder).rglob("*.py")
+)
 LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal"], ["rendering"], ["data"], ["models"],
@@ -72,9 +78,25 @@ def test_timm_stays_under_models() -> None:
 
 def test_workflows_only_wire() -> None:
     for path in (PROJECT / "workflows").glob("*.py"):
-        assert imports_of(path) <= {"__future__", "datetime", "flytekit", "clippo_core", "tasks", "workflows"}, path
-        core = {module for module in imported_modules(module_name(path)) if module.startswith("clippo_core.")}
-        assert core <= {"clippo_core.config", "clippo_core.config.presets", "clippo_core.run.records", "clippo_core.run"}, path
+        assert imports_of(path) <= {
+            "__future__",
+            "datetime",
+            "flytekit",
+            "clippo_core",
+            "tasks",
+            "workflows",
+        }, path
+        core = {
+            module
+            for module in imported_modules(module_name(path))
+            if module.startswith("clippo_core.")
+        }
+        assert core <= {
+            "clippo_core.config",
+            "clippo_core.config.presets",
+            "clippo_core.run.records",
+            "clippo_core.run",
+        }, path
 
 
 def floor(module: str) -> int | None:
@@ -97,14 +119,19 @@ def test_layers_point_down() -> None:
             here, there = floor(name), floor(module)
             assert here is not None and there is not None, (name, module)
             same_room = module.split(".")[1] == name.split(".")[1]
-            assert there < here or (same_room and there == here), f"{name} imports {module}, which is not below it"
+            assert there < here or (same_room and there == here), (
+                f"{name} imports {module}, which is not below it"
+            )
 
 
 def test_no_import_circle() -> None:
     graph = {module_name(path): set() for path in FILES}
     for name in graph:
-        # A package's __init__ re-exports its modules, and they pass through it on the way to each other: that is no circle of ideas.
-        graph[name] = {m for m in imported_modules(name) if m in graph and module_path(m).name != "__init__.py"}
+        # A package's __init__ re-exports its modules, and they pass through it on the way to each
+        # other: that is no circle of ideas.
+        graph[name] = {
+            m for m in imported_modules(name) if m in graph and module_path(m).name != "__init__.py"
+        }
     for start in graph:
         seen, todo = set(), set(graph[start])
         while todo:
@@ -128,25 +155,37 @@ def test_files_open_with_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("modules", "first"),
     [
-        # flytekit's Elastic imports torch when a task is declared with it; what that pulls in is not ours.
+        # flytekit's Elastic imports torch when a task is declared with it; what that pulls in is
+        # not ours.
         ("workflows", "import torch.distributed.run"),
-        ("tasks.plan, tasks.validate, tasks.render, tasks.evaluate, tasks.gate, tasks.report, tasks.alert", "pass"),
+        (
+            (
+                "tasks.plan, tasks.validate, tasks.render, tasks.evaluate, tasks.gate,"
+                " tasks.report, tasks.alert"
+            ),
+            "pass",
+        ),
     ],
 )
 def test_importing_workflows_leaves_the_heavy_libraries_out(modules: str, first: str) -> None:
     program = (
-        f"import sys, flytekitplugins.kfpytorch; {first}; before = set(sys.modules); import {modules}; "
-        "new = {m.split('.')[0] for m in set(sys.modules) - before}; "
-        "print(sorted(new & {'torch', 'deepspeed', 'great_expectations', 'timm', 'matplotlib', 'datasets', 'boto3', 'sklearn'}))"
+        f"import sys, flytekitplugins.kfpytorch; {first}; before = set(sys.modules); import"
+        f" {modules}; new = {{m.split('.')[0] for m in set(sys.modules) - before}};"
+        " print(sorted(new & {'torch', 'deepspeed', 'great_expectations', 'timm', 'matplotlib',"
+        " 'datasets', 'boto3', 'sklearn'}))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_code_digest_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "clippo_core.errors" in reached_modules("clippo_core.config")
-    assert "clippo_core.train.loop" in reached_modules("tasks.pretrain")  # imported inside the function
+    assert "clippo_core.train.loop" in reached_modules(
+        "tasks.pretrain"
+    )  # imported inside the function
     assert "tasks.settings" not in reached_modules("tasks.pretrain")
     assert code_digest("clippo_core.config") != code_digest("clippo_core.errors")
     with pytest.raises(ValueError, match="no module of this project"):
@@ -154,9 +193,15 @@ def test_code_digest_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def readme_commands() -> list[str]:
-    """Every command line in the README's indented or fenced blocks that starts with make, pyflyte or python."""
+    """Every command line in the README's indented or fenced blocks that starts with make, pyflyte
+    or python.
+    """
     text = (PROJECT / "README.md").read_text()
-    return [line.strip() for line in text.splitlines() if re.match(r"^\s*(make|\.venv/bin/\S+|pyflyte|python) ", line)]
+    return [
+        line.strip()
+        for line in text.splitlines()
+        if re.match(r"^\s*(make|\.venv/bin/\S+|pyflyte|python) ", line)
+    ]
 
 
 def test_readme_commands_exist() -> None:
@@ -169,13 +214,22 @@ def test_readme_commands_exist() -> None:
     for command in commands:
         words = command.split()
         if words[0] == "make":
-            assert words[1] in targets, f"README shows `{command}`, and the Makefile has no such target"
+            assert words[1] in targets, (
+                f"README shows `{command}`, and the Makefile has no such target"
+            )
         elif "workflows" in words:
             name = words[words.index("workflows") + 1]
-            assert name in workflows.__all__, f"README shows `{command}`, and there is no workflow {name}"
+            assert name in workflows.__all__, (
+                f"README shows `{command}`, and there is no workflow {name}"
+            )
         elif "clippo_core" in words:
             name = words[words.index("clippo_core") + 1]
-            done = subprocess.run([sys.executable, "-m", "clippo_core", name, "--help"], cwd=PROJECT, capture_output=True, timeout=60)
+            done = subprocess.run(
+                [sys.executable, "-m", "clippo_core", name, "--help"],
+                cwd=PROJECT,
+                capture_output=True,
+                timeout=60,
+            )
             assert done.returncode == 0, f"README shows `{command}`, and there is no command {name}"
 
 

@@ -1,4 +1,6 @@
-"""What a cluster would get, read out of the protobufs that `pyflyte package` writes offline: images, resources, schedule, interfaces."""
+"""What a cluster would get, read out of the protobufs that `pyflyte package` writes offline:
+images, resources, schedule, interfaces.
+"""
 
 from __future__ import annotations
 
@@ -25,47 +27,93 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """Tasks, workflows and launch plans by name, packaged for the eight-node cluster."""
     out = tmp_path_factory.mktemp("package") / "workflows.tgz"
     environment = os.environ | {"CLIPPO_CLUSTER": "h100x8x8", "HOME": str(out.parent)}
-    images = [f"--image={name}={image}" for name, image in yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"].items()]
-    command = [PYFLYTE, "-c", "flyte.yaml", "--pkgs", "workflows", "package", "--force", *images, "--output", out]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+    images = [
+        f"--image={name}={image}"
+        for name, image in yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"].items()
+    ]
+    command = [
+        PYFLYTE,
+        "-c",
+        "flyte.yaml",
+        "--pkgs",
+        "workflows",
+        "package",
+        "--force",
+        *images,
+        "--output",
+        out,
+    ]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(_entities(out))
 
 
 def _entities(archive: Path) -> Iterator[tuple[str, Any]]:
-    kinds = {"1": task_pb2.TaskSpec, "2": workflow_pb2.WorkflowSpec, "3": launch_plan_pb2.LaunchPlan}
+    kinds = {
+        "1": task_pb2.TaskSpec,
+        "2": workflow_pb2.WorkflowSpec,
+        "3": launch_plan_pb2.LaunchPlan,
+    }
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             kind = kinds.get(member.name.removesuffix(".pb").rpartition("_")[2])
             content = tar.extractfile(member)
             if kind and content:
                 entity = kind.FromString(content.read())
-                name = entity.id.name if kind is launch_plan_pb2.LaunchPlan else entity.template.id.name
+                name = (
+                    entity.id.name
+                    if kind is launch_plan_pb2.LaunchPlan
+                    else entity.template.id.name
+                )
                 yield f"{kind.__name__}:{name}", entity
 
 
 def tasks(package: Package) -> dict[str, Any]:
     """Task templates by name."""
-    return {name.partition(":")[2]: spec.template for name, spec in package.items() if name.startswith("TaskSpec:")}
+    return {
+        name.partition(":")[2]: spec.template
+        for name, spec in package.items()
+        if name.startswith("TaskSpec:")
+    }
 
 
 def test_every_box_is_there_with_its_image(package: Package) -> None:
     found = tasks(package)
     boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
     boxes += ["gate.gate", "report.report", "alert.alert"]
-    boxes += [f"evaluate.{name}" for name in ("imagenet", "retrieval", "vqa", "glue", "xm3600", "open_checkpoint", "plan_evaluations")]
+    boxes += [
+        f"evaluate.{name}"
+        for name in (
+            "imagenet",
+            "retrieval",
+            "vqa",
+            "glue",
+            "xm3600",
+            "open_checkpoint",
+            "plan_evaluations",
+        )
+    ]
     assert set(found) == {f"tasks.{box}" for box in boxes}
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
-        trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(("open_checkpoint", "plan_evaluations"))
+        trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
+            ("open_checkpoint", "plan_evaluations")
+        )
         assert template.container.image == images["train" if trains else "cpu"], name
-        assert {"key": "CLIPPO_CLUSTER", "value": "h100x8x8"} in [{"key": e.key, "value": e.value} for e in template.container.env]
+        assert {"key": "CLIPPO_CLUSTER", "value": "h100x8x8"} in [
+            {"key": e.key, "value": e.value} for e in template.container.env
+        ]
 
 
 def test_pretraining_gets_the_cluster(package: Package) -> None:
     pretrain = tasks(package)["tasks.pretrain.pretrain"]
     assert pretrain.type == "pytorch"
-    assert pretrain.custom["elasticConfig"]["maxReplicas"] == 8 and pretrain.custom["elasticConfig"]["nprocPerNode"] == 8
+    assert (
+        pretrain.custom["elasticConfig"]["maxReplicas"] == 8
+        and pretrain.custom["elasticConfig"]["nprocPerNode"] == 8
+    )
     assert pretrain.custom["runPolicy"]["cleanPodPolicy"] == "CLEANPOD_POLICY_ALL"
     requests = {request.name: request.value for request in pretrain.container.resources.requests}
     assert requests[pretrain.container.resources.GPU] == "8"
@@ -77,15 +125,26 @@ def test_pretraining_gets_the_cluster(package: Package) -> None:
 def test_what_is_cached_is_versioned_by_its_code(package: Package) -> None:
     found = tasks(package)
     cached = {name for name, template in found.items() if template.metadata.discoverable}
-    evaluations = {f"tasks.evaluate.{name}" for name in ("imagenet", "retrieval", "vqa", "glue", "xm3600")}
-    assert cached == {"tasks.validate.validate", "tasks.render.render", "tasks.pretrain.pretrain"} | evaluations
+    evaluations = {
+        f"tasks.evaluate.{name}" for name in ("imagenet", "retrieval", "vqa", "glue", "xm3600")
+    }
+    assert (
+        cached
+        == {
+            "tasks.validate.validate",
+            "tasks.render.render",
+            "tasks.pretrain.pretrain",
+        }
+        | evaluations
+    )
     versions = {name: found[name].metadata.discovery_version for name in cached}
     assert all(len(version) == 16 for version in versions.values())
     assert len(set(versions.values())) == len(versions)
 
 
 def test_every_dataclass_carries_its_schema(package: Package) -> None:
-    # flytekit only logs a schema that it cannot build, and the console then shows a bare text field.
+    # flytekit only logs a schema that it cannot build, and the console then shows a bare text
+    # field.
     found = 0
     for name, template in tasks(package).items():
         interface = template.interface
@@ -101,12 +160,31 @@ def test_every_dataclass_carries_its_schema(package: Package) -> None:
 
 
 def test_decks_are_on_where_something_is_shown(package: Package) -> None:
-    shown = {name.split(".")[2] for name, template in tasks(package).items() if template.metadata.generates_deck.value}
-    assert shown == {"plan", "validate", "render", "pretrain", "imagenet", "retrieval", "vqa", "glue", "xm3600", "gate", "report"}
+    shown = {
+        name.split(".")[2]
+        for name, template in tasks(package).items()
+        if template.metadata.generates_deck.value
+    }
+    assert shown == {
+        "plan",
+        "validate",
+        "render",
+        "pretrain",
+        "imagenet",
+        "retrieval",
+        "vqa",
+        "glue",
+        "xm3600",
+        "gate",
+        "report",
+    }
 
 
 def test_schedules_hand_over_their_kickoff_time(package: Package) -> None:
-    weekly, nightly = package["LaunchPlan:weekly_retraining"].spec, package["LaunchPlan:nightly_evaluation"].spec
+    weekly, nightly = (
+        package["LaunchPlan:weekly_retraining"].spec,
+        package["LaunchPlan:nightly_evaluation"].spec,
+    )
     assert weekly.entity_metadata.schedule.cron_schedule.schedule == "0 2 * * 0"
     assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 4 * * *"
     for spec in (weekly, nightly):

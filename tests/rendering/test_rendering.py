@@ -42,7 +42,9 @@ def test_no_pixel_differs_from_the_naive_renderer(shipped_glyph, image_px, monos
         assert np.array_equal(ours[index], naive.render(text)), f"text {index}: {text[:40]!a}"
 
 
-@pytest.mark.skipif(not OLD_FONT.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository")
+@pytest.mark.skipif(
+    not OLD_FONT.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository"
+)
 @pytest.mark.parametrize("image_px", [224, 384])
 def test_no_pixel_differs_with_the_papers_font(image_px):
     naive = NaiveRenderer(hex_font(*PAPER_FONT), image_px)
@@ -109,7 +111,9 @@ def test_all_65536_masks_expand():
     masks = np.arange(65536, dtype=np.uint16).reshape(1, 256, 256)
     pixels = expand_numpy(masks)
     for y in (0, 7, 8, 15):
-        assert np.array_equal(pixels[0].reshape(256, 16, 256)[:, y] == 0, (masks[0] >> y & 1).astype(bool))
+        assert np.array_equal(
+            pixels[0].reshape(256, 16, 256)[:, y] == 0, (masks[0] >> y & 1).astype(bool)
+        )
     assert np.array_equal(expand(torch.from_numpy(masks), torch.uint8)[0, 0].numpy(), pixels[0])
 
 
@@ -118,23 +122,36 @@ def test_census():
     census = renderer.census(["", "ab", "m" * 20, "a\ue000", "b" * 800])
     assert census.rows[:2].tolist() == [0, 1] and census.drawn_rows.tolist() == [0, 1, 2, 1, 2]
     assert census.cut.tolist() == [False, False, True, False, True]
-    assert census.missing_glyphs.tolist() == [0, 0, 0, 1, 0] and census.missing.tolist() == [False, False, False, True, False]
+    assert census.missing_glyphs.tolist() == [0, 0, 0, 1, 0] and census.missing.tolist() == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     drawn = renderer.masks(["m" * (20 - int(census.cut_glyphs[2]))])
-    assert np.array_equal(drawn, renderer.masks(["m" * 20])), "what is counted as cut is not on the page, and nothing else"
+    assert np.array_equal(drawn, renderer.masks(["m" * 20])), (
+        "what is counted as cut is not on the page, and nothing else"
+    )
     assert census.cut_glyphs[4] >= 32
 
 
 def test_census_equals_the_naive_count(shipped_glyph):
     texts = generated(300, seed=4)
     census = Renderer(64).census(texts)
-    tall = Renderer(1536 * 16).census(texts)  # never cut: rows differ only through the width, so compare what does not
+    tall = Renderer(1536 * 16).census(
+        texts
+    )  # never cut: rows differ only through the width, so compare what does not
     assert np.array_equal(census.missing_glyphs, tall.missing_glyphs)
     for text, missing in zip(texts, census.missing_glyphs, strict=True):
         points = [0xFFFD if 0xD800 <= ord(c) < 0xE000 else ord(c) for c in text[:768]]
         assert missing == sum(shipped_glyph(point) is None for point in points)
 
 
-@pytest.mark.parametrize(("texts", "position"), [(["a", None], 1), ([b"a"], 0), ([["a"]], 0), (["a", "b", 3.0], 2), (["a", {}], 1)])
+@pytest.mark.parametrize(
+    ("texts", "position"),
+    [(["a", None], 1), ([b"a"], 0), ([["a"]], 0), (["a", "b", 3.0], 2), (["a", {}], 1)],
+)
 def test_what_is_no_str_is_named_by_position(texts, position):
     for method in ("masks", "render", "census"):
         with pytest.raises(RenderError, match=f"text {position} is a "):
@@ -155,11 +172,22 @@ def test_page_sizes_are_multiples_of_16_from_32(image_px):
 def test_pickle_config_and_digest():
     renderer = Renderer(64, monospace=True)
     again = pickle.loads(pickle.dumps(renderer))  # noqa: S301  our own bytes
-    assert again.config == renderer.config and again.digest == renderer.digest and len(pickle.dumps(renderer)) < 1000
+    assert (
+        again.config == renderer.config
+        and again.digest == renderer.digest
+        and len(pickle.dumps(renderer)) < 1000
+    )
     assert Renderer.from_config(RenderConfig(64, monospace=True)).digest == renderer.digest
-    digests = {Renderer(64).digest, renderer.digest, Renderer(80).digest, Renderer(64, layout="shaped").digest}
+    digests = {
+        Renderer(64).digest,
+        renderer.digest,
+        Renderer(80).digest,
+        Renderer(64, layout="shaped").digest,
+    }
     assert len(digests) == 4
-    assert Renderer(64, strict_font=True).digest == Renderer(64).digest, "strict_font changes no pixel"
+    assert Renderer(64, strict_font=True).digest == Renderer(64).digest, (
+        "strict_font changes no pixel"
+    )
 
 
 def test_any_iterable_of_texts():
@@ -172,7 +200,9 @@ def test_any_iterable_of_texts():
 
 def test_pixels_go_into_a_given_array():
     pages = np.full((2, 64, 64), 9, np.uint8)
-    assert SMALL.render(["a", ""], pages) is pages and np.array_equal(pages, SMALL.render(["a", ""]))
+    assert SMALL.render(["a", ""], pages) is pages and np.array_equal(
+        pages, SMALL.render(["a", ""])
+    )
     for wrong in (
         np.zeros((3, 64, 64), np.uint8),
         np.zeros((2, 64, 64)),
@@ -184,5 +214,9 @@ def test_pixels_go_into_a_given_array():
 
 
 def test_no_text_at_all():
-    assert Renderer(32).render([]).shape == (0, 32, 32) and Renderer(32).masks([]).shape == (0, 2, 32)
+    assert Renderer(32).render([]).shape == (0, 32, 32) and Renderer(32).masks([]).shape == (
+        0,
+        2,
+        32,
+    )
     assert Renderer(32).census([]).rows.shape == (0,)

@@ -21,10 +21,15 @@ DEBIAN_UPPER = DEBIAN / "usr/share/fonts/opentype/unifont/unifont_upper.otf"
 DEBIAN_COMBINING = DEBIAN / "usr/share/unifont/plane00-combining.txt"
 SHIPPED_SHA256 = "d70efb79498f3fdfa802046c2830a342a9091c2b0520e3f11fd05d5fee27a3e5"
 
-needs_paper_font = pytest.mark.skipif(not OLD_FONT.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository")
+needs_paper_font = pytest.mark.skipif(
+    not OLD_FONT.exists(), reason="Unifont 9.0.06 (GPL, not shipped) is not beside the repository"
+)
 needs_debian = pytest.mark.skipif(
     not (DEBIAN_HEX.exists() and DEBIAN_UPPER.exists()),
-    reason="Debian's unifont and fonts-unifont 1:15.0.01-2 are not installed (CLIPPO_UNIFONT_ROOT names another root)",
+    reason=(
+        "Debian's unifont and fonts-unifont 1:15.0.01-2 are not installed (CLIPPO_UNIFONT_ROOT"
+        " names another root)"
+    ),
 )
 
 
@@ -49,13 +54,17 @@ def test_the_asset_has_all_planes_and_both_widths():
     assert (np.diff(glyphs.code_points.astype(np.int64)) > 0).all()
     counts = np.bincount(glyphs.code_points >> 16, minlength=17)
     assert counts[0] == 57_086 and counts[1] > 12_000 and counts[2] > 200 and counts[14] == 368
-    assert set(np.unique(glyphs.cell_px)) == {8, 16} and not glyphs.cells[glyphs.cell_px == 8, 8:].any()
+    assert (
+        set(np.unique(glyphs.cell_px)) == {8, 16}
+        and not glyphs.cells[glyphs.cell_px == 8, 8:].any()
+    )
     assert set(np.unique(glyphs.mark_offset)) == {-16, -12, -8, 0, font.NO_MARK}
 
 
 def test_licence_and_notices_lie_beside_the_asset():
     assert (
-        "SIL OPEN FONT LICENSE" in (font.ASSETS / "OFL-1.1.txt").read_text() and "Unifont" in (font.ASSETS / "FONT-NOTICE.txt").read_text()
+        "SIL OPEN FONT LICENSE" in (font.ASSETS / "OFL-1.1.txt").read_text()
+        and "Unifont" in (font.ASSETS / "FONT-NOTICE.txt").read_text()
     )
     assert "unifont-15.0.01.xz" in (font.ASSETS.parent.parent / "NOTICE").read_text()
 
@@ -69,7 +78,9 @@ def test_rebuilding_from_the_debian_packages_gives_the_same_bytes():
 @pytest.mark.slow
 @needs_debian
 def test_outlines_give_back_the_bitmaps():
-    """The basic plane is there in both forms: every outline fills the very pixels of its .hex line."""
+    """The basic plane is there in both forms: every outline fills the very pixels of its .hex
+    line.
+    """
     glyph = hex_font(DEBIAN_HEX)
     outlines = build_font.read_outlines(DEBIAN_UPPER.with_name("unifont.otf"))
     compared = 0
@@ -84,7 +95,9 @@ def test_outlines_give_back_the_bitmaps():
 def test_the_list_of_changes_is_what_differs_from_the_papers_font():
     assert build_font.changed_list(font.SHIPPED_FONT, PAPER_FONT) == font.CHANGED_LIST.read_text()
     changed = set(font.changed_code_points().tolist())
-    assert len([code for code in changed if code <= 0xFFFF]) == 3497, "3,675 lines differ; 178 of them only in the width of the cell"
+    assert len([code for code in changed if code <= 0xFFFF]) == 3497, (
+        "3,675 lines differ; 178 of them only in the width of the cell"
+    )
     assert not any(code < 0x80 for code in changed)
 
 
@@ -120,13 +133,22 @@ def test_a_font_by_path_and_gaps_filled_by_the_next(hex_file):
     first = hex_file(f"0061:{half}\n0062:{full}\n\n")
     second = hex_file(f"0061:{'00' * 16}\n10400:{full}\n", "second.hex")
     renderer = Renderer(32, fonts=[first, second])
-    assert renderer.render(["a"])[0, :2, :9].tolist() == [[0] * 8 + [127], [0] + [127] * 6 + [0, 127]]
+    assert renderer.render(["a"])[0, :2, :9].tolist() == [
+        [0] * 8 + [127],
+        [0] + [127] * 6 + [0, 127],
+    ]
     assert renderer.census(["ab\U00010400c"]).missing_glyphs.tolist() == [1]
-    assert renderer.fonts_sha256 == tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second))
+    assert renderer.fonts_sha256 == tuple(
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)
+    )
     assert Renderer(32, fonts=[second, first]).digest != renderer.digest
-    assert Renderer(32, fonts=[first], strict_font=True).masks(["a³"]).any(), "strictness minds the shipped font only"
+    assert Renderer(32, fonts=[first], strict_font=True).masks(["a³"]).any(), (
+        "strictness minds the shipped font only"
+    )
     shaped = Renderer(32, fonts=[first, second], layout="shaped")
-    assert shaped.masks(["ab a"]).any() and not shaped.masks([" "]).any(), "a font without a space has a blank, not a box"
+    assert shaped.masks(["ab a"]).any() and not shaped.masks([" "]).any(), (
+        "a font without a space has a blank, not a box"
+    )
 
 
 def test_a_changed_font_file_is_read_again(hex_file):
@@ -137,7 +159,16 @@ def test_a_changed_font_file_is_read_again(hex_file):
     assert Renderer(32, fonts=[path]).digest != before.digest
 
 
-@pytest.mark.parametrize("line", ["0061:FFF", "zz:" + "00" * 16, "0061 " + "00" * 16, "0061:" + "GG" * 16, "110000:" + "00" * 16])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0061:FFF",
+        "zz:" + "00" * 16,
+        "0061 " + "00" * 16,
+        "0061:" + "GG" * 16,
+        "110000:" + "00" * 16,
+    ],
+)
 def test_a_bad_font_file_is_named_with_its_line(hex_file, line):
     path = hex_file("0041:" + "00" * 16 + "\n" + line + "\n")
     with pytest.raises(RenderError, match=r"font\.hex, line 2"):

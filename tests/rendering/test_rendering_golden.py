@@ -1,4 +1,6 @@
-"""The forty tricky inputs are drawn as tests/golden/rendering-*.txt shows them; golden_art.py rewrites those files."""
+"""The forty tricky inputs are drawn as tests/golden/rendering-*.txt shows them; golden_art.py
+rewrites those files.
+"""
 
 import subprocess
 import sys
@@ -29,8 +31,12 @@ def test_thirty_languages_have_their_glyphs_and_fit():
 
 def test_the_tools_run_as_scripts(tmp_path):
     for command in (["specimen.py", str(tmp_path)], ["build_font.py", "--help"]):
-        done = subprocess.run([sys.executable, f"tools/{command[0]}", *command[1:]], cwd=PROJECT, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, f"tools/{command[0]}", *command[1:]], cwd=PROJECT, capture_output=True
+        )
         assert done.returncode == 0, done.stderr.decode()
     for name in ("rendering-languages.png", "rendering-tricky.png"):
-        drawn, shown = (Image.open(folder / name).convert("L") for folder in (tmp_path, PROJECT / "docs"))
+        drawn, shown = (
+            Image.open(folder / name).convert("L") for folder in (tmp_path, PROJECT / "docs")
+        )
         assert np.array_equal(np.asarray(drawn), np.asarray(shown)), f"draw docs/{name} anew"

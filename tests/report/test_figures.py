@@ -1,4 +1,6 @@
-"""Figures, live page and pictures: the right numbers in the picture, the same bytes twice, cheap where it must be."""
+"""Figures, live page and pictures: the right numbers in the picture, the same bytes twice, cheap
+where it must be.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from clippo_core.data.thumbnails import THUMB_PX, data_uri
 from clippo_core.measure.insight import principal_plane
 from clippo_core.published import Published
 from clippo_core.report import digits, live, pictures
-from clippo_core.report.figures import FAMILIES, comparison_figure, modality_gap_figure, recall_by_language
+from clippo_core.report.figures import (
+    FAMILIES,
+    comparison_figure,
+    modality_gap_figure,
+    recall_by_language,
+)
 from clippo_core.report.rows import Row
 from clippo_core.report.style import SERIES, SERIES_DARK
 from clippo_core.run.records import EvalResult, Metric
@@ -61,7 +68,8 @@ def parse(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="x"', 1))
 
 
-# --- curves ---------------------------------------------------------------------------------------------------------------------------
+# --- curves
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_buckets_equal_a_naive_mean_and_range():
@@ -101,7 +109,9 @@ def test_guessing_is_a_dashed_line_at_the_log_of_the_batch():
     line = next(e for e in loss.iter("polyline") if e.get("stroke-dasharray") == "4 3")
     left, right = (point.split(",") for point in line.get("points").split())
     assert left[1] == right[1] and float(left[0]) < float(right[0])
-    ticks = [(float(t.text), float(t.get("y")) - 4) for t in loss.iter("text") if t.get("x") == "40"]
+    ticks = [
+        (float(t.text), float(t.get("y")) - 4) for t in loss.iter("text") if t.get("x") == "40"
+    ]
     (low, low_y), (high, high_y) = ticks[0], ticks[-1]
     height = low_y + (math.log(92) - low) / (high - low) * (high_y - low_y)
     assert float(left[1]) == pytest.approx(height, abs=0.2)
@@ -121,11 +131,17 @@ def test_figures_on_one_page_share_no_id():
 
 
 def test_the_last_line_of_a_step_counts_and_order_does_not_matter():
-    lines = [{"step": 2, "loss": 2.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 3.0}, {"event": "resumed"}]
+    lines = [
+        {"step": 2, "loss": 2.0},
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 3.0},
+        {"event": "resumed"},
+    ]
     assert live.by_step(lines) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 3.0}]
 
 
-# --- languages, gap, comparison ---------------------------------------------------------------------------------------------------------
+# --- languages, gap, comparison
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_languages_stand_sorted_with_mean_chance_and_n():
@@ -134,7 +150,9 @@ def test_languages_stand_sorted_with_mean_chance_and_n():
     assert figure is not None
     words = [text.text for text in parse(figure.svg).iter("text")]
     assert [word for word in words if word in languages] == ["de", "ar", "ja", "en"]
-    assert any("unweighted mean 40.0" in (word or "") for word in words) and any("chance 1.0" in (word or "") for word in words)
+    assert any("unweighted mean 40.0" in (word or "") for word in words) and any(
+        "chance 1.0" in (word or "") for word in words
+    )
     assert "n = 100" in figure.caption and "95 %" in figure.caption
     metrics = {"glue/average": Metric(1.0, n=3), "glue/en/i2t_recall@1": Metric(why_not="no")}
     assert recall_by_language(EvalResult("glue", "glue", "dev", "p", 3, metrics)) is None
@@ -147,7 +165,8 @@ def test_languages_stand_sorted_with_mean_chance_and_n():
 def test_recall_axis_ends_above_what_is_drawn_and_at_100_where_every_recall_is_0(values, top):
     """The chance of 1 is drawn, too."""
     metrics = {
-        f"set/{language}/i2t_recall@1": Metric(value, value, value, 1.0, 100) for language, value in zip(("en", "de"), values, strict=True)
+        f"set/{language}/i2t_recall@1": Metric(value, value, value, 1.0, 100)
+        for language, value in zip(("en", "de"), values, strict=True)
     }
     figure = recall_by_language(EvalResult("xm3600", "set", "test", "p", 100, metrics))
     words = [text.text for text in parse(figure.svg).iter("text")]
@@ -172,14 +191,20 @@ def test_principal_plane_agrees_with_scikit_learn():
     photo_points, text_points, explained = principal_plane(images, texts)
     reference = PCA(2).fit(np.concatenate([images, texts]))
     expected = reference.transform(np.concatenate([images, texts]))
-    np.testing.assert_allclose(np.abs(np.concatenate([photo_points, text_points])), np.abs(expected), atol=1e-9)
+    np.testing.assert_allclose(
+        np.abs(np.concatenate([photo_points, text_points])), np.abs(expected), atol=1e-9
+    )
     np.testing.assert_allclose(explained, reference.explained_variance_ratio_, atol=1e-12)
 
 
 def test_gap_stands_in_the_title_with_n():
     points = np.random.default_rng(0).normal(size=(2, 30, 2))
     figure = modality_gap_figure(points[0], points[1], np.array([0.5, 0.2]), 0.8514)
-    assert figure.title == "Modality gap 0.851" and "n = 30" in figure.caption and "50 % of the variance" in figure.svg
+    assert (
+        figure.title == "Modality gap 0.851"
+        and "n = 30" in figure.caption
+        and "50 % of the variance" in figure.svg
+    )
 
 
 def test_comparison_shows_the_papers_value_only_for_the_same_metric():
@@ -200,13 +225,16 @@ def test_comparison_shows_the_papers_value_only_for_the_same_metric():
     assert {"ours, 95 % interval", "other, 95 % interval"} <= set(parse(two.svg).itertext())
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------------------------
+# --- pictures
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_drawings_are_kept_exactly_and_photos_are_thumbnails():
     drawing = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     uri = data_uri(drawing, 64)
-    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))), drawing)
+    np.testing.assert_array_equal(
+        np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))), drawing
+    )
     photo = data_uri(np.zeros((300, 900, 3), np.uint8), photo=True)
     assert Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2]))).size == (THUMB_PX, 53)
     assert pictures.safe_picture(uri) == uri
@@ -231,18 +259,31 @@ def test_patch_tiles_show_the_component_scaled_about_grey():
     components = np.zeros((3, 3, 16, 16))
     components[0, 0, 0, 0], components[1] = -2.0, 0.5
     figure = pictures.patch_figure(components, np.array([0.5, 0.3, 0.1]))
-    tiles = [np.array(Image.open(io.BytesIO(base64.b64decode(data)))) for data in re.findall(r"base64,([^\"]+)", figure.svg)]
-    assert len(tiles) == 3 and tiles[0][0, 0].tolist() == [0, 128, 128] and (tiles[1] == 255).all() and (tiles[2] == 128).all()
+    tiles = [
+        np.array(Image.open(io.BytesIO(base64.b64decode(data))))
+        for data in re.findall(r"base64,([^\"]+)", figure.svg)
+    ]
+    assert (
+        len(tiles) == 3
+        and tiles[0][0, 0].tolist() == [0, 128, 128]
+        and (tiles[1] == 255).all()
+        and (tiles[2] == 128).all()
+    )
     assert "1: 50.0 %" in figure.svg and "together 90.0 %" in figure.caption
     parse(figure.svg)
 
 
-# --- live page --------------------------------------------------------------------------------------------------------------------------
+# --- live page
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_live_page_says_where_training_stands():
     page = live.training_page(journal(1000)[:400], "demo <run>", 1000, 7, written_at=0)
-    assert '<meta http-equiv="refresh" content="7">' in page and "400 of 1,000" in page and "1970-01-01 00:00:00 UTC" in page
+    assert (
+        '<meta http-equiv="refresh" content="7">' in page
+        and "400 of 1,000" in page
+        and "1970-01-01 00:00:00 UTC" in page
+    )
     assert "demo &lt;run&gt;" in page and "<run>" not in page
     assert page == live.training_page(journal(1000)[:400], "demo <run>", 1000, 7, written_at=0)
     for title in ("Loss", "Similarity", "Logit scale", "Learning rate", "Speed", "skipped steps"):
@@ -266,7 +307,11 @@ def test_live_page_survives_missing_and_non_finite_numbers():
     records[7] = {"step": 8}
     records[-1] |= {"loss": math.inf, "skipped": 3}
     page = live.training_page(records, "x", 100)
-    assert "nan" not in page.lower() and "inf" not in page.lower() and "<dt>skipped steps</dt><dd>3</dd>" in page
+    assert (
+        "nan" not in page.lower()
+        and "inf" not in page.lower()
+        and "<dt>skipped steps</dt><dd>3</dd>" in page
+    )
 
 
 def test_time_left_comes_from_recent_speed():
@@ -286,20 +331,40 @@ def test_live_page_of_ten_thousand_steps_is_cheap_and_small():
 
 
 def test_ticks_are_round_and_cover_the_range():
-    for low, high in [(0, 1), (0.2, 0.7), (4.49, 4.53), (9.99, 35), (-0.06, 0.73), (3, 3), (0, 1e-3), (0, 0), (-5, -5)]:
+    for low, high in [
+        (0, 1),
+        (0.2, 0.7),
+        (4.49, 4.53),
+        (9.99, 35),
+        (-0.06, 0.73),
+        (3, 3),
+        (0, 1e-3),
+        (0, 0),
+        (-5, -5),
+    ]:
         ticks = live._ticks(low, high)
         assert 3 <= len(ticks) <= 6 and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12
 
 
-# --- numbers and colours ----------------------------------------------------------------------------------------------------------------
+# --- numbers and colours
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_numbers_have_sensible_digits():
     assert [digits.value(x) for x in (0.00071234, 12.3456, 1234.5, 0, 1.5e-7, None, math.nan, 2.5e7)] == [
         "0.000712", "12.3", "1,234", "0", "1.50e-7", "–", "–", "2.50e7",
     ]  # fmt: skip
-    assert digits.share(74.3219) == "74.3" and digits.count(10240) == "10,240" and digits.interval([1.04, 2.0]) == "1.0 – 2.0"
-    assert [digits.duration(s) for s in (8, 185, 3725, 180_000)] == ["8 s", "3 min 05 s", "1 h 02 min", "2 d 02 h"]
+    assert (
+        digits.share(74.3219) == "74.3"
+        and digits.count(10240) == "10,240"
+        and digits.interval([1.04, 2.0]) == "1.0 – 2.0"
+    )
+    assert [digits.duration(s) for s in (8, 185, 3725, 180_000)] == [
+        "8 s",
+        "3 min 05 s",
+        "1 h 02 min",
+        "2 d 02 h",
+    ]
     assert [digits.size(b) for b in (12, 6272, 123_456_789)] == ["12 B", "6.27 kB", "123 MB"]
 
 

@@ -1,4 +1,6 @@
-"""Decks and report: every foreign text is escaped, nothing loads from elsewhere, no number stands without n and chance, failures show."""
+"""Decks and report: every foreign text is escaped, nothing loads from elsewhere, no number stands
+without n and chance, failures show.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ from clippo_core.run.records import (
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-HOSTILE = '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> {{ 7*7 }} " \' \u202eabc </title></svg>'
+HOSTILE = (
+    '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(2)> {{ 7*7 }} "'
+    " ' \u202eabc </title></svg>"
+)
 RUN = presets.demo()
 
 
@@ -102,13 +107,29 @@ def made_results() -> list[EvalResult]:
 
 def made_examples() -> list[dict]:
     picture = data_uri(np.full((32, 32, 3), 99, np.uint8))
-    good = [{"hit": place < 6, "pictures": [picture], "asked": HOSTILE, "predicted": HOSTILE, "truth": HOSTILE} for place in range(12)]
-    return [*good, {"hit": False, "pictures": ["https://evil.example/y.png", None], "asked": 3}, "no example"]
+    good = [
+        {
+            "hit": place < 6,
+            "pictures": [picture],
+            "asked": HOSTILE,
+            "predicted": HOSTILE,
+            "truth": HOSTILE,
+        }
+        for place in range(12)
+    ]
+    return [
+        *good,
+        {"hit": False, "pictures": ["https://evil.example/y.png", None], "asked": 3},
+        "no example",
+    ]
 
 
 def made_run() -> RunRecord:
     random = np.random.default_rng(0)
-    photo, drawing = random.integers(0, 255, (48, 64, 3), dtype=np.uint8), random.integers(0, 128, (64, 64), dtype=np.uint8)
+    photo, drawing = (
+        random.integers(0, 255, (48, 64, 3), dtype=np.uint8),
+        random.integers(0, 128, (64, 64), dtype=np.uint8),
+    )
     contact = [
         pictures.contact_item(photo, drawing, HOSTILE, "en"),
         pictures.contact_item(None, drawing, "fyra", "sv", HOSTILE),
@@ -126,27 +147,69 @@ def made_run() -> RunRecord:
     )  # fmt: skip
     expectations = [
         Expectation("Every key is unique.", 1200, 0, 0.0, []),
-        Expectation("Every image decodes.", 1200, 3, 0.05, [HOSTILE, "b.jpg: truncated", "c.jpg: empty"]),
+        Expectation(
+            "Every image decodes.", 1200, 3, 0.05, [HOSTILE, "b.jpg: truncated", "c.jpg: empty"]
+        ),
         Expectation("A text is there.", 1200, 300, 0.05, ["k1: ''"]),
     ]
     cuts = {"en": 0.0, HOSTILE: 0.25}
     validation = ValidationReport(
-        1200, expectations, {"a": "truncated", "b": "truncated", HOSTILE: HOSTILE}, {"numbers": 1.0}, cuts, {"en": 0.0}, "d" * 64
+        1200,
+        expectations,
+        {"a": "truncated", "b": "truncated", HOSTILE: HOSTILE},
+        {"numbers": 1.0},
+        cuts,
+        {"en": 0.0},
+        "d" * 64,
     )
     files = [FileEntry("00000.tar", 1_000_000, "e" * 64, 1000)]
-    manifest = Manifest("runs/x/shards", 1197, 1000, files, "f" * 64, "d" * 64, {"numbers": 0.75, HOSTILE: 0.25}, cuts, {"en": 0.0})
+    manifest = Manifest(
+        "runs/x/shards",
+        1197,
+        1000,
+        files,
+        "f" * 64,
+        "d" * 64,
+        {"numbers": 0.75, HOSTILE: 0.25},
+        cuts,
+        {"en": 0.0},
+    )
     checkpoint = CheckpointInfo(
-        "runs/x/checkpoints/step-00000500", 500, 46_000, 0.25, "1" * 64, "2" * 64, "3" * 64, 2, "runs/x/journal.jsonl"
+        "runs/x/checkpoints/step-00000500",
+        500,
+        46_000,
+        0.25,
+        "1" * 64,
+        "2" * 64,
+        "3" * 64,
+        2,
+        "runs/x/journal.jsonl",
     )
     steps = [
         {"step": step, "loss": 4.5 / step, "lr": 1e-3, "logit_scale": 10.0, "positive_similarity": 0.5, "negative_similarity": 0.0,
          "pairs_per_second": 460.0, "pairs_seen": 92 * step, "skipped": 2}
         for step in range(1, 501)
     ]  # fmt: skip
-    verdict = Verdict(False, f"Not promoted: vqa ({HOSTILE}).", checkpoint.uri, "", {"digits/zero_shot_top1": [93.0, 94.1667]})
+    verdict = Verdict(
+        False,
+        f"Not promoted: vqa ({HOSTILE}).",
+        checkpoint.uri,
+        "",
+        {"digits/zero_shot_top1": [93.0, 94.1667]},
+    )
     examples = {"imagenet": made_examples()}
     return RunRecord(
-        "runs/x", RUN, validation, manifest, checkpoint, made_results(), verdict, steps, examples, {"imagenet": {"embed": 61.0}}, insight
+        "runs/x",
+        RUN,
+        validation,
+        manifest,
+        checkpoint,
+        made_results(),
+        verdict,
+        steps,
+        examples,
+        {"imagenet": {"embed": 61.0}},
+        insight,
     )
 
 
@@ -163,7 +226,10 @@ def all_decks() -> dict[str, str]:
         "validation": decks.validation_deck(run.validation),
         "render": decks.render_deck(run.manifest, samples=run.insight.contact),
         "training": decks.training_deck(run.journal),
-        **{f"evaluation {r.name}": decks.evaluation_deck(r, examples=made_examples()) for r in run.results},
+        **{
+            f"evaluation {r.name}": decks.evaluation_deck(r, examples=made_examples())
+            for r in run.results
+        },
         "gate": decks.gate_deck(run.verdict),
     }
 
@@ -171,7 +237,23 @@ def all_decks() -> dict[str, str]:
 class Reader(HTMLParser):
     """What a browser would make of a page: tags with attributes, open elements, visible words."""
 
-    VOID = {"meta", "img", "br", "wbr", "hr", "image", "use", "path", "line", "polyline", "polygon", "stop", "link", "rect", "circle"}
+    VOID = {
+        "meta",
+        "img",
+        "br",
+        "wbr",
+        "hr",
+        "image",
+        "use",
+        "path",
+        "line",
+        "polyline",
+        "polygon",
+        "stop",
+        "link",
+        "rect",
+        "circle",
+    }
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -211,20 +293,42 @@ class Reader(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-# --- safety -----------------------------------------------------------------------------------------------------------------------------
+# --- safety
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def assert_harmless(html: str) -> Reader:
     reader = Reader(html)
     assert not reader.stack
     for tag, attributes in reader.tags:
-        assert tag not in {"script", "iframe", "object", "embed", "link", "form", "base", "video", "audio"}, tag
+        assert tag not in {
+            "script",
+            "iframe",
+            "object",
+            "embed",
+            "link",
+            "form",
+            "base",
+            "video",
+            "audio",
+        }, tag
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
-                assert value and (value.startswith("#") or value.startswith("data:image/")), (tag, name, value)
-            assert name == "style" or name == "content" or "evil.example" not in (value or "") or name in ("alt", "aria-label")
-        assert "url(" not in (attributes.get("style") or "") or "url(#" in (attributes.get("style") or "")
+                assert value and (value.startswith("#") or value.startswith("data:image/")), (
+                    tag,
+                    name,
+                    value,
+                )
+            assert (
+                name == "style"
+                or name == "content"
+                or "evil.example" not in (value or "")
+                or name in ("alt", "aria-label")
+            )
+        assert "url(" not in (attributes.get("style") or "") or "url(#" in (
+            attributes.get("style") or ""
+        )
     for style in re.findall(r"<style.*?</style>", html, re.DOTALL):
         assert "@import" not in style and "url(" not in style
     return reader
@@ -233,7 +337,10 @@ def assert_harmless(html: str) -> Reader:
 def test_report_is_harmless_and_needs_no_network(page):
     reader = assert_harmless(page)
     assert "<script>alert(1)</script>" in reader.text, "the hostile caption is shown as text"
-    assert "49" not in [word for word in reader.text.split() if word == "49"] and "{{ 7*7 }}" in reader.text
+    assert (
+        "49" not in [word for word in reader.text.split() if word == "49"]
+        and "{{ 7*7 }}" in reader.text
+    )
     assert page.startswith("<!DOCTYPE html>") and "xmlns" not in page
 
 
@@ -248,16 +355,23 @@ def test_decks_are_harmless_single_elements(all_decks):
 
 def test_only_own_markup_is_trusted_in_templates():
     trusted = {
-        (path.name, match) for path in TEMPLATES.glob("*.jinja") for match in re.findall(r"\{\{[^{}]*\|\s*safe[^{}]*\}\}", path.read_text())
+        (path.name, match)
+        for path in TEMPLATES.glob("*.jinja")
+        for match in re.findall(r"\{\{[^{}]*\|\s*safe[^{}]*\}\}", path.read_text())
     }
-    assert trusted == {("parts.html.jinja", "{{ figure.svg|safe }}"), ("report.html.jinja", "{{ css|safe }}")}
+    assert trusted == {
+        ("parts.html.jinja", "{{ figure.svg|safe }}"),
+        ("report.html.jinja", "{{ css|safe }}"),
+    }
     assert "autoescape false" not in "".join(path.read_text() for path in TEMPLATES.glob("*.jinja"))
 
 
 def test_templates_are_shipped_with_the_package():
     import tomllib
 
-    patterns = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["clippo_core"]
+    patterns = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["clippo_core"]
     shipped = {path for pattern in patterns for path in (PROJECT / "clippo_core").glob(pattern)}
     assert set(TEMPLATES.glob("*")) <= shipped
 
@@ -265,9 +379,20 @@ def test_templates_are_shipped_with_the_package():
 def test_examples_from_a_file_lose_everything_that_is_no_picture(tmp_path):
     (tmp_path / "examples.json").write_text(json.dumps(made_examples()))
     shown = decks.read_examples(str(tmp_path))
-    assert len(shown) == 13 and shown[-1] == {"hit": False, "pictures": [], "asked": "3", "predicted": "", "truth": ""}
+    assert len(shown) == 13 and shown[-1] == {
+        "hit": False,
+        "pictures": [],
+        "asked": "3",
+        "predicted": "",
+        "truth": "",
+    }
     (tmp_path / "examples.json").write_text("[{]")
-    assert decks.read_examples(str(tmp_path)) == [] == decks.read_examples(str(tmp_path / "nowhere")) == decks.read_examples("")
+    assert (
+        decks.read_examples(str(tmp_path))
+        == []
+        == decks.read_examples(str(tmp_path / "nowhere"))
+        == decks.read_examples("")
+    )
 
 
 def test_a_caption_of_a_megabyte_becomes_one_line():
@@ -275,11 +400,16 @@ def test_a_caption_of_a_megabyte_becomes_one_line():
     assert len(str(fragment("heading", title="x" * 10, marks=[], text="ab " * 400_000))) < 2000
 
 
-# --- truth ------------------------------------------------------------------------------------------------------------------------------
+# --- truth
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_every_number_stands_with_n_and_chance(page):
-    rows = {row[0].split()[0]: row for row in Reader(page).rows if row and re.match(r"[\w]+/", row[0]) and len(row) == 6}
+    rows = {
+        row[0].split()[0]: row
+        for row in Reader(page).rows
+        if row and re.match(r"[\w]+/", row[0]) and len(row) == 6
+    }
     for result in made_results():
         for metric, found in result.metrics.items():
             if found.value is None:
@@ -294,9 +424,18 @@ def test_every_number_stands_with_n_and_chance(page):
 
 
 def test_paper_stands_beside_ours_and_says_where_it_differs(page):
-    rows = {row[0].split()[0]: row for row in Reader(page).rows if row and "/" in row[0] and len(row) == 6}
+    rows = {
+        row[0].split()[0]: row
+        for row in Reader(page).rows
+        if row and "/" in row[0] and len(row) == 6
+    }
     _, _, _, paper, _, differs = rows["digits/zero_shot_top1"]
-    assert "70.2" in paper and "imagenet/zero_shot_top1" in paper and "task (digits)" in differs and "tower" in differs
+    assert (
+        "70.2" in paper
+        and "imagenet/zero_shot_top1" in paper
+        and "task (digits)" in differs
+        and "tower" in differs
+    )
     assert "83.0" in rows["glue/sst2_accuracy"][3] and "task" not in rows["glue/sst2_accuracy"][5]
     assert rows["flickr30k/i2t_recall@1"][3] == "–"
 
@@ -304,14 +443,21 @@ def test_paper_stands_beside_ours_and_says_where_it_differs(page):
 def test_failures_and_what_was_not_run_say_why(page):
     text = Reader(page).text
     assert "failed: DataError: questions.json" in text and "vqa on vqav2 failed" in text
-    for metric, reason in (("glue/mnli_mm_accuracy", "no such file"), ("digits/10shot_top1", "one photo per class")):
-        assert re.search(rf"{re.escape(metric)}[^/]*not run: {reason}", text.replace(" demo ", " ")), metric
+    for metric, reason in (
+        ("glue/mnli_mm_accuracy", "no such file"),
+        ("digits/10shot_top1", "one photo per class"),
+    ):
+        assert re.search(
+            rf"{re.escape(metric)}[^/]*not run: {reason}", text.replace(" demo ", " ")
+        ), metric
     assert "Of 5 evaluations 4 have numbers, 1 failed" in text
 
 
 def test_what_a_reader_must_know_stands_first(page):
     text = Reader(page).text
-    head = text[: text.index("Numbers Training Languages") if "Numbers Training Languages" in text else 3000]
+    head = text[
+        : text.index("Numbers Training Languages") if "Numbers Training Languages" in text else 3000
+    ]
     for caution in (
         "Not promoted: vqa",
         "Training stopped at step 500 of 730.",
@@ -320,7 +466,10 @@ def test_what_a_reader_must_know_stands_first(page):
         "“A text is there.” is broken by 300 of 1,200",
         "2 training steps were skipped",
         "This is the demo",
-        "Only part of the benchmark, so not comparable with published numbers: retrieval on flickr30k, test.",
+        (
+            "Only part of the benchmark, so not comparable with published numbers: retrieval on"
+            " flickr30k, test."
+        ),
     ):
         assert caution in head, caution
 
@@ -348,7 +497,11 @@ def test_report_has_every_figure_and_its_alternative_text(page):
         assert tag != "img" or attributes.get("alt")
         assert tag != "svg" or (attributes.get("aria-label") and attributes.get("role") == "img")
     levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h[1-6]", tag)]
-    assert levels[0] == 1 and levels.count(1) == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert (
+        levels[0] == 1
+        and levels.count(1) == 1
+        and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    )
     for target in (attributes["href"] for tag, attributes in reader.tags if tag == "a"):
         assert target[1:] in ids
 
@@ -358,19 +511,39 @@ def test_report_is_the_same_for_the_same_run(page):
 
 
 def test_a_run_without_extras_is_reported_too():
-    run = dataclasses.replace(made_run(), journal=[], examples={}, timings={}, results=[EvalResult.skipped("vqa", "not configured")])
-    run = dataclasses.replace(run, insight=Insight(notes={"Modality gap": f"NotFoundError: {HOSTILE}"}))
+    run = dataclasses.replace(
+        made_run(),
+        journal=[],
+        examples={},
+        timings={},
+        results=[EvalResult.skipped("vqa", "not configured")],
+    )
+    run = dataclasses.replace(
+        run, insight=Insight(notes={"Modality gap": f"NotFoundError: {HOSTILE}"})
+    )
     text = assert_harmless(report_page(run)).text
-    assert "journal has no steps" in text and "Modality gap not shown: NotFoundError" in text and "not run: not configured" in text
+    assert (
+        "journal has no steps" in text
+        and "Modality gap not shown: NotFoundError" in text
+        and "not run: not configured" in text
+    )
 
 
 def test_summary_table_has_one_line_a_main_metric():
     lines = summary_table(made_results()).splitlines()
-    assert re.split(r"\s{2,}", lines[0]) == ["metric", "ours", "95 % interval", "chance or majority", "n"]
+    assert re.split(r"\s{2,}", lines[0]) == [
+        "metric",
+        "ours",
+        "95 % interval",
+        "chance or majority",
+        "n",
+    ]
     found = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line)[1:] for line in lines[2:]}
     assert found["digits/zero_shot_top1"] == ["94.2", "91.4 – 96.4", "10.0", "360", "demo"]
     assert found["glue/sst2_accuracy"] == ["71.2", "–", "50.9", "872"]
-    assert found["vqav2"][0].startswith("failed: DataError") and found["glue/average"] == ["not run: needs all nine"]
+    assert found["vqav2"][0].startswith("failed: DataError") and found["glue/average"] == [
+        "not run: needs all nine"
+    ]
     assert "digits/zero_shot_top5" not in found
     assert "digits/zero_shot_top5" in summary_table(made_results(), main_only=False)
 
@@ -380,7 +553,9 @@ def test_many_metrics_that_were_not_run_for_one_reason_are_one_line():
     metrics = dict.fromkeys(names, Metric(why_not="no captions"))
     result = EvalResult("xm3600", "x", "test", "p", 5, metrics)
     rows = rows_of(result)
-    assert len(rows) == 1 and rows[0].metric == "32 metrics, x/l00/i2t_recall@1 to x/l31/i2t_recall@1"
+    assert (
+        len(rows) == 1 and rows[0].metric == "32 metrics, x/l00/i2t_recall@1 to x/l31/i2t_recall@1"
+    )
 
 
 def test_only_seconds_are_shown_as_time(tmp_path):
@@ -391,40 +566,91 @@ def test_only_seconds_are_shown_as_time(tmp_path):
 
 def test_shares_that_are_all_zero_take_one_line():
     run = made_run()
-    html = str(fragment("data", data=dataclasses.replace(run.manifest, cut_share_by_language={"en": 0.0, "de": 0.0})))
+    html = str(
+        fragment(
+            "data",
+            data=dataclasses.replace(run.manifest, cut_share_by_language={"en": 0.0, "de": 0.0}),
+        )
+    )
     assert "by language:" in html and "none (2 looked at)" in html and html.count("<table>") == 1
 
 
 def test_a_shard_is_counted_once(finished):
     facts = dict(decks.manifest_facts(finished.manifest))
-    assert facts["shards"] == str(sum(file.name.endswith(".tar") for file in finished.manifest.files)) == "5"
+    assert (
+        facts["shards"]
+        == str(sum(file.name.endswith(".tar") for file in finished.manifest.files))
+        == "5"
+    )
 
 
 def test_what_the_report_measured_itself_stands_with_n_and_something_to_compare_with(page):
     rows = {row[0]: row[1:] for row in Reader(page).rows if len(row) == 5}
-    assert rows["modality gap, 0 to 2"] == ["0.850", "0: equal means", "30 pairs", "The pairs are training pairs."]
-    assert rows["cosine of a photo and its text"][:3] == ["0.300", "0.0200: photo and another photo's text", "30 pairs"]
-    assert rows["photos told from texts, %"][:3] == ["98.5", "50.0: guessing", "60 points"] and "held out" in str(rows)
-    assert rows["variance in the patch kernel's first 30 components, %"][:3] == ["60.0", "23.6: all directions alike", "128 filters"]
-    assert rows["languages with fewer patches with ink than pieces of mT5"][:3] == ["2", "of 2", "540 texts"]
-    assert rows["languages with fewer rows × patches in a row than pieces of mT5"][:3] == ["1", "of 2", "540 texts"]
+    assert rows["modality gap, 0 to 2"] == [
+        "0.850",
+        "0: equal means",
+        "30 pairs",
+        "The pairs are training pairs.",
+    ]
+    assert rows["cosine of a photo and its text"][:3] == [
+        "0.300",
+        "0.0200: photo and another photo's text",
+        "30 pairs",
+    ]
+    assert rows["photos told from texts, %"][:3] == [
+        "98.5",
+        "50.0: guessing",
+        "60 points",
+    ] and "held out" in str(rows)
+    assert rows["variance in the patch kernel's first 30 components, %"][:3] == [
+        "60.0",
+        "23.6: all directions alike",
+        "128 filters",
+    ]
+    assert rows["languages with fewer patches with ink than pieces of mT5"][:3] == [
+        "2",
+        "of 2",
+        "540 texts",
+    ]
+    assert rows["languages with fewer rows × patches in a row than pieces of mT5"][:3] == [
+        "1",
+        "of 2",
+        "540 texts",
+    ]
 
 
 def test_lengths_stand_by_language_with_n_cut_and_unknown_share(page):
     table = {row[0]: row[1:] for row in Reader(page).rows if len(row) == 8}
-    assert table["en"] == ["500", "3", "54.6", "14.5", "20.0", "13.00.0 % unknown", "15.50.0 % unknown"]
+    assert table["en"] == [
+        "500",
+        "3",
+        "54.6",
+        "14.5",
+        "20.0",
+        "13.00.0 % unknown",
+        "15.50.0 % unknown",
+    ]
     foreign = next(cells for name, cells in table.items() if name.startswith("<script>"))
     assert foreign == ["40", "0", "21.0", "6.2", "12.0", "1.097.0 % unknown", "19.00.0 % unknown"]
 
 
 def test_without_tokenizers_clippos_lengths_stand_alone():
     run = made_run()
-    lengths = [dataclasses.replace(line, tokens={}, unknown_share={}) for line in run.insight.lengths]
-    html = report_page(dataclasses.replace(run, insight=dataclasses.replace(run.insight, lengths=lengths)))
-    assert "No tokenizer is configured" in assert_harmless(html).text and "languages with fewer" not in html and 'id="lengths"' in html
+    lengths = [
+        dataclasses.replace(line, tokens={}, unknown_share={}) for line in run.insight.lengths
+    ]
+    html = report_page(
+        dataclasses.replace(run, insight=dataclasses.replace(run.insight, lengths=lengths))
+    )
+    assert (
+        "No tokenizer is configured" in assert_harmless(html).text
+        and "languages with fewer" not in html
+        and 'id="lengths"' in html
+    )
 
 
-# --- written from a run's folder ------------------------------------------------------------------------------------------------------
+# --- written from a run's folder
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +664,9 @@ def finished(tmp_path_factory) -> RunRecord:
     random = np.random.default_rng(0)
     entries = []
     for place in range(14):
-        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{place}.png")
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(
+            folder / f"{place}.png"
+        )
         sentences = [
             {"raw": f"number {place}", "language": "en"},
             {"raw": f"Zahl {place}", "language": "de"},
@@ -446,38 +674,88 @@ def finished(tmp_path_factory) -> RunRecord:
         ]
         entries.append({"filename": f"{place}.png", "split": "train", "sentences": sentences})
     (folder / "dataset.json").write_text(json.dumps({"images": entries}), encoding="utf-8")
-    (folder / "sentences.tsv").write_text("".join(f"en\tsv\tone {n}\tett {n}\n" for n in range(9)), encoding="utf-8")
+    (folder / "sentences.tsv").write_text(
+        "".join(f"en\tsv\tone {n}\tett {n}\n" for n in range(9)), encoding="utf-8"
+    )
     sources = (
-        SourceConfig("karpathy", str(folder / "dataset.json"), images=str(folder), split="train", name="photos"),
+        SourceConfig(
+            "karpathy",
+            str(folder / "dataset.json"),
+            images=str(folder),
+            split="train",
+            name="photos",
+        ),
         SourceConfig("tsv", str(folder / "sentences.tsv"), name="words"),
     )
     model = ModelConfig(width=32, depth=1, num_heads=2, mlp_dim=64, embed_dim=16)
-    config = replace(RUN, root=str(folder), model=model, data=DataConfig(sources, text_pair_share=0.25, records_per_shard=5))
+    config = replace(
+        RUN,
+        root=str(folder),
+        model=model,
+        data=DataConfig(sources, text_pair_share=0.25, records_per_shard=5),
+    )
     root = str(folder / "run")
     report = ValidationReport(23, [], {}, {"photos": 0.6, "words": 0.4}, {}, {}, "d" * 64)
-    manifest = write_shards(RenderPlan(StagePlan(root, 0, "d" * 64), config.data, config.render), report, progress=False)
+    manifest = write_shards(
+        RenderPlan(StagePlan(root, 0, "d" * 64), config.data, config.render), report, progress=False
+    )
     clippo = Clippo(build_tower(model, config.render.image_px, seed=0), config.render)
     clippo.save(folder / "model.safetensors")
-    checkpoint = CheckpointInfo(str(folder / "model.safetensors"), 730, 67_160, 0.5, clippo.weights_sha256, "2" * 64, "3" * 64, 1)
-    return dataclasses.replace(made_run(), root=root, config=config, manifest=manifest, checkpoint=checkpoint)
+    checkpoint = CheckpointInfo(
+        str(folder / "model.safetensors"),
+        730,
+        67_160,
+        0.5,
+        clippo.weights_sha256,
+        "2" * 64,
+        "3" * 64,
+        1,
+    )
+    return dataclasses.replace(
+        made_run(), root=root, config=config, manifest=manifest, checkpoint=checkpoint
+    )
 
 
 def write(run: RunRecord, **options) -> Report:
-    return write_report(run.root, run.config, run.validation, run.manifest, run.checkpoint, run.results, run.verdict, **options)
+    return write_report(
+        run.root,
+        run.config,
+        run.validation,
+        run.manifest,
+        run.checkpoint,
+        run.results,
+        run.verdict,
+        **options,
+    )
 
 
 def test_pairs_out_of_shards_are_the_records_that_went_in(finished):
     photos = read_pairs(finished.manifest, 100)
-    assert sorted(pair.key for pair in photos) == sorted({pair.key for pair in photos}) and len(photos) == 14
+    assert (
+        sorted(pair.key for pair in photos) == sorted({pair.key for pair in photos})
+        and len(photos) == 14
+    )
     for pair in photos:
         number = pair.texts[0].split()[1]
-        assert pair.texts == [f"number {number}", f"Zahl {number}", HOSTILE] and pair.languages == ["en", "de", "xx"]
-        assert pair.photo == (Path(finished.config.root) / f"{number}.png").read_bytes() and pair.first_text == ""
+        assert pair.texts == [f"number {number}", f"Zahl {number}", HOSTILE] and pair.languages == [
+            "en",
+            "de",
+            "xx",
+        ]
+        assert (
+            pair.photo == (Path(finished.config.root) / f"{number}.png").read_bytes()
+            and pair.first_text == ""
+        )
     words = read_pairs(finished.manifest, 100, photos=False)
     assert len(words) == 9 and all(
-        p.photo is None and p.texts == [p.first_text.replace("one", "ett")] and p.languages == ["sv"] for p in words
+        p.photo is None
+        and p.texts == [p.first_text.replace("one", "ett")]
+        and p.languages == ["sv"]
+        for p in words
     )
-    assert [p.key for p in read_pairs(finished.manifest, 6, seed=3)] == [p.key for p in read_pairs(finished.manifest, 6, seed=3)]
+    assert [p.key for p in read_pairs(finished.manifest, 6, seed=3)] == [
+        p.key for p in read_pairs(finished.manifest, 6, seed=3)
+    ]
 
 
 def test_contact_sheet_takes_languages_in_turn_and_draws_them_exactly(finished):
@@ -487,7 +765,9 @@ def test_contact_sheet_takes_languages_in_turn_and_draws_them_exactly(finished):
     assert max(counts) - min(counts) <= 1
     item = next(item for item in items if item.language == "de")
     pixels = np.array(Image.open(io.BytesIO(base64.b64decode(item.drawing.partition(",")[2]))))
-    np.testing.assert_array_equal(pixels, Renderer.from_config(finished.config.render).render([item.text])[0])
+    np.testing.assert_array_equal(
+        pixels, Renderer.from_config(finished.config.render).render([item.text])[0]
+    )
 
 
 def test_written_report_is_whole_and_the_second_one_needs_no_tower(finished):
@@ -495,35 +775,79 @@ def test_written_report_is_whole_and_the_second_one_needs_no_tower(finished):
     folder.mkdir()
     (folder / "examples.json").write_text(json.dumps(made_examples()))
     written = write(finished, evaluation_folders={"imagenet": str(folder)})
-    assert Path(written.path).read_text(encoding="utf-8") == written.html and written.path == f"{finished.root}/report.html"
+    assert (
+        Path(written.path).read_text(encoding="utf-8") == written.html
+        and written.path == f"{finished.root}/report.html"
+    )
     reader = assert_harmless(written.html)
     ids = [attributes.get("id") for _, attributes in reader.tags]
-    assert "modality-gap" in ids and "patch-kernel" in ids and "not shown" not in reader.text.replace("Not shown: the journal", "").lower()
-    assert sum(tag == "img" for tag, _ in reader.tags) == 12 + 10 + 12, "examples, photos of the contact sheet, drawings"
-    assert "Published, on other pairs: 0.0990 (CLIPPO B/16, WebLI + 25% C4); 0.600 (CLIPPO B/16, WebLI)" in reader.text
-    summary = (Path(finished.config.root) / f"{finished.config.name}-summary.txt").read_text(encoding="utf-8")
-    assert summary == f"{summary_table(finished.results)}\n\n{finished.verdict.reason}\nReport: {written.path}\n"
+    assert (
+        "modality-gap" in ids
+        and "patch-kernel" in ids
+        and "not shown" not in reader.text.replace("Not shown: the journal", "").lower()
+    )
+    assert sum(tag == "img" for tag, _ in reader.tags) == 12 + 10 + 12, (
+        "examples, photos of the contact sheet, drawings"
+    )
+    assert (
+        "Published, on other pairs: 0.0990 (CLIPPO B/16, WebLI + 25% C4); 0.600 (CLIPPO B/16,"
+        " WebLI)" in reader.text
+    )
+    summary = (Path(finished.config.root) / f"{finished.config.name}-summary.txt").read_text(
+        encoding="utf-8"
+    )
+    assert (
+        summary == f"{summary_table(finished.results)}\n\n{finished.verdict.reason}\nReport:"
+        f" {written.path}\n"
+    )
 
-    code = "import sys, pickle; from tests.test_report import write; write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
-    again = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(finished), cwd=PROJECT, capture_output=True, check=True)
+    code = (
+        "import sys, pickle; from tests.test_report import write;"
+        " write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(finished),
+        cwd=PROJECT,
+        capture_output=True,
+        check=True,
+    )
     assert again.stdout.decode().strip() == "False"
     assert 'id="modality-gap"' in Path(written.path).read_text(encoding="utf-8")
 
 
 def test_analysis_of_other_weights_or_shards_is_not_taken(finished):
-    gathered = gather_insight(finished.root, finished.checkpoint, finished.manifest, finished.config.render)
-    assert gathered.gap is not None and 0 <= gathered.gap <= 2 and gathered.separability is not None and gathered.n_filters == 32
+    gathered = gather_insight(
+        finished.root, finished.checkpoint, finished.manifest, finished.config.render
+    )
+    assert (
+        gathered.gap is not None
+        and 0 <= gathered.gap <= 2
+        and gathered.separability is not None
+        and gathered.n_filters == 32
+    )
     assert gathered.components.shape == (30, 3, 16, 16)
     note = Path(finished.root) / "analysis.json"
     kept = json.loads(note.read_text())
     note.write_text(json.dumps(kept | {"gap": 1.99}))
-    assert gather_insight(finished.root, finished.checkpoint, finished.manifest, finished.config.render).gap == 1.99
+    assert (
+        gather_insight(
+            finished.root, finished.checkpoint, finished.manifest, finished.config.render
+        ).gap
+        == 1.99
+    )
     other = dataclasses.replace(finished.checkpoint, weights_sha256="0" * 64)
-    assert gather_insight(finished.root, other, finished.manifest, finished.config.render).gap == pytest.approx(gathered.gap)
+    assert gather_insight(
+        finished.root, other, finished.manifest, finished.config.render
+    ).gap == pytest.approx(gathered.gap)
     evil = kept["contact"][0] | {"drawing": "https://evil.example/x.png"}
     note.write_text(json.dumps(kept | {"contact": [evil]}))
     assert (
-        gather_insight(finished.root, finished.checkpoint, finished.manifest, finished.config.render).contact[0].drawing.startswith("data:")
+        gather_insight(
+            finished.root, finished.checkpoint, finished.manifest, finished.config.render
+        )
+        .contact[0]
+        .drawing.startswith("data:")
     )
 
 
@@ -534,13 +858,18 @@ def test_a_lost_shard_or_checkpoint_costs_only_its_figures(finished, tmp_path):
     assert not (tmp_path / "analysis.json").exists(), "what failed is tried again"
     no_shards = dataclasses.replace(finished.manifest, uri=str(tmp_path / "gone"))
     insight = gather_insight(str(tmp_path), finished.checkpoint, no_shards, finished.config.render)
-    assert set(insight.notes) == {"Contact sheet", "Modality gap", "Text lengths"} and len(insight.components) == 30
+    assert (
+        set(insight.notes) == {"Contact sheet", "Modality gap", "Text lengths"}
+        and len(insight.components) == 30
+    )
 
 
 def test_lengths_are_those_of_the_shards_texts_and_are_kept(finished, tmp_path):
     from clippo_core.models import train_tokenizer
 
-    path = train_tokenizer([f"number {n} is one" for n in range(200)], str(tmp_path / "small.model"), 290)
+    path = train_tokenizer(
+        [f"number {n} is one" for n in range(200)], str(tmp_path / "small.model"), 290
+    )
     known = (finished.checkpoint, finished.manifest, finished.config.render)
     insight = gather_insight(str(tmp_path), *known, tokenizers={"small": path})
     texts = {
@@ -551,19 +880,36 @@ def test_lengths_are_those_of_the_shards_texts_and_are_kept(finished, tmp_path):
     expected = measure_lengths(texts, {"small": path}, Renderer.from_config(finished.config.render))
     assert [line.language for line in insight.lengths] == ["en", "de", "sv"]
     for ours, line in zip(insight.lengths, expected, strict=True):
-        assert (ours.n_texts, ours.patches, ours.rows) == (line.n_texts, pytest.approx(line.patches), pytest.approx(line.rows))
-        assert ours.tokens == pytest.approx(line.tokens) and ours.unknown_share == line.unknown_share
+        assert (ours.n_texts, ours.patches, ours.rows) == (
+            line.n_texts,
+            pytest.approx(line.patches),
+            pytest.approx(line.rows),
+        )
+        assert (
+            ours.tokens == pytest.approx(line.tokens) and ours.unknown_share == line.unknown_share
+        )
     assert insight.lengths_from.endswith("Of xx none fits.") and insight.notes == {}
-    assert gather_insight(str(tmp_path), *known, tokenizers={"small": path}).lengths == insight.lengths
+    assert (
+        gather_insight(str(tmp_path), *known, tokenizers={"small": path}).lengths == insight.lengths
+    )
     train_tokenizer(["zzz yyy xxx " * 20] * 50, path, 270)
-    assert gather_insight(str(tmp_path), *known, tokenizers={"small": path}).lengths != insight.lengths, "another file under the same name"
+    assert (
+        gather_insight(str(tmp_path), *known, tokenizers={"small": path}).lengths != insight.lengths
+    ), "another file under the same name"
     lost = gather_insight(str(tmp_path), *known, tokenizers={"small": str(tmp_path / "gone.model")})
-    assert lost.notes == {} and "small is left out" in lost.lengths_from and "gone.model: no such" in lost.lengths_from
-    assert [line.patches for line in lost.lengths] == pytest.approx([line.patches for line in insight.lengths])
+    assert (
+        lost.notes == {}
+        and "small is left out" in lost.lengths_from
+        and "gone.model: no such" in lost.lengths_from
+    )
+    assert [line.patches for line in lost.lengths] == pytest.approx(
+        [line.patches for line in insight.lengths]
+    )
     assert not lost.lengths[0].tokens
 
 
-# --- recipe -----------------------------------------------------------------------------------------------------------------------------
+# --- recipe
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
@@ -571,26 +917,50 @@ def test_the_papers_own_runs_differ_in_nothing(share):
     for make in (presets.paper_b16, presets.paper_l16):
         run = make(share, data="elsewhere", root="anywhere")
         assert recipe_differences(run) == []
-        assert paper_run(run)[0].startswith("CLIPPO L/16" if make is presets.paper_l16 else "CLIPPO B/16")
+        assert paper_run(run)[0].startswith(
+            "CLIPPO L/16" if make is presets.paper_l16 else "CLIPPO B/16"
+        )
 
 
 def test_every_changed_setting_is_listed_with_its_meaning():
-    changed = replace(presets.paper_b16(), optim__lr=3e-4, model__depth=11, render__monospace=True, evaluate__vqa__question_place="above")
+    changed = replace(
+        presets.paper_b16(),
+        optim__lr=3e-4,
+        model__depth=11,
+        render__monospace=True,
+        evaluate__vqa__question_place="above",
+    )
     found = {line.setting: line for line in recipe_differences(changed)}
-    assert set(found) == {"optim.lr", "model.depth", "render.monospace", "evaluate.vqa.question_place"}
-    assert (found["optim.lr"].ours, found["optim.lr"].paper, found["optim.lr"].meaning) == ("0.0003", "0.001", "Peak learning rate.")
+    assert set(found) == {
+        "optim.lr",
+        "model.depth",
+        "render.monospace",
+        "evaluate.vqa.question_place",
+    }
+    assert (found["optim.lr"].ours, found["optim.lr"].paper, found["optim.lr"].meaning) == (
+        "0.0003",
+        "0.001",
+        "Peak learning rate.",
+    )
     assert found["render.monospace"].ours == "yes"
     assert all(line.meaning for line in recipe_differences(presets.demo()))
 
 
-# --- looked at --------------------------------------------------------------------------------------------------------------------------
+# --- looked at
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_chromium_draws_the_report(page, tmp_path):
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
+    quiet = [
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-quic",
+    ]
     command = [
         "chromium",
         "--headless",
@@ -600,10 +970,16 @@ def test_chromium_draws_the_report(page, tmp_path):
         "--hide-scrollbars",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    command += [f"--screenshot={tmp_path / 'page.png'}", "--window-size=1100,4000", f"file://{tmp_path / 'report.html'}"]
+    command += [
+        f"--screenshot={tmp_path / 'page.png'}",
+        "--window-size=1100,4000",
+        f"file://{tmp_path / 'report.html'}",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = np.array(Image.open(tmp_path / "page.png").convert("RGB"))
     assert pixels.shape == (4000, 1100, 3)
     for part in np.split(pixels, 4):
         assert len(np.unique(part.reshape(-1, 3), axis=0)) > 50, "a quarter of the page is blank"
-    assert (pixels[:, :15] == pixels[0, 0]).all() and (pixels[:, -15:] == pixels[0, 0]).all(), "something runs out of the page"
+    assert (pixels[:, :15] == pixels[0, 0]).all() and (pixels[:, -15:] == pixels[0, 0]).all(), (
+        "something runs out of the page"
+    )

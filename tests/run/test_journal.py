@@ -1,4 +1,6 @@
-"""The journal: a line a step, torn and later lines dropped on resume, a folder and a bucket alike."""
+"""The journal: a line a step, torn and later lines dropped on resume, a folder and a bucket
+alike.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def test_bucket_is_written_now_and_then(s3: str, monkeypatch: pytest.MonkeyPatch
     assert sum(writes) < 150 * 2000, "the whole volume stays within a small multiple of the journal"
 
 
-def test_shown_lines_are_thinned_and_end_with_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shown_lines_are_thinned_and_end_with_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal, "SHOWN_LINES", 64)
     book = journal.Journal(str(tmp_path / "journal.jsonl"))
     for step in range(1, 1001):

@@ -1,4 +1,6 @@
-"""Plans: what changes a stage's digest and what does not, what was lost runs again, what is missing is named."""
+"""Plans: what changes a stage's digest and what does not, what was lost runs again, what is missing
+is named.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 def config(tmp_path: Path) -> RunConfig:
     """A run on one file of sentences."""
     (tmp_path / "sentences.txt").write_text("one\ntwo\nthree\n")
-    data = DataConfig((SourceConfig("sentences", str(tmp_path / "sentences.txt")),), text_pair_share=1.0)
+    data = DataConfig(
+        (SourceConfig("sentences", str(tmp_path / "sentences.txt")),), text_pair_share=1.0
+    )
     run = RunConfig("little", data, root=str(tmp_path / "runs"))
     return replace(run, train__steps=30_000)
 
@@ -47,12 +51,16 @@ def finish_render(plan: RunPlan) -> None:
     shards = Path(plan.render.stage.root, "shards")
     shards.mkdir(parents=True)
     (shards / "00000.tar").write_bytes(b"x" * 10)
-    (shards / "manifest.json").write_text(json.dumps({"files": [{"name": "00000.tar", "bytes": 10}]}))
+    (shards / "manifest.json").write_text(
+        json.dumps({"files": [{"name": "00000.tar", "bytes": 10}]})
+    )
 
 
 def test_same_config_same_plan_once_complete(config: RunConfig) -> None:
     first = make_plan(config, SUNDAY)
-    assert make_plan(config, SUNDAY).render.stage.generation != first.render.stage.generation  # nothing was finished
+    assert (
+        make_plan(config, SUNDAY).render.stage.generation != first.render.stage.generation
+    )  # nothing was finished
     again = make_plan(config, SUNDAY)
     finish_render(again)
     third = make_plan(config, SUNDAY)
@@ -81,10 +89,15 @@ def test_new_data_under_an_old_name_is_noticed(config: RunConfig) -> None:
     finish_render(before)
     Path(config.data.sources[0].path).write_text("one\ntwo\nfour!\n")
     after = make_plan(config, SUNDAY)
-    assert after.root != before.root and after.render.stage.data_digest != before.render.stage.data_digest
+    assert (
+        after.root != before.root
+        and after.render.stage.data_digest != before.render.stage.data_digest
+    )
 
 
-def test_new_weights_or_a_new_font_under_an_old_name_are_noticed(config: RunConfig, tmp_path: Path) -> None:
+def test_new_weights_or_a_new_font_under_an_old_name_are_noticed(
+    config: RunConfig, tmp_path: Path
+) -> None:
     weights, font = tmp_path / "start.npz", tmp_path / "own.hex"
     weights.write_bytes(b"first")
     font.write_text("0041:" + "00" * 16 + "\n")
@@ -100,7 +113,9 @@ def test_new_weights_or_a_new_font_under_an_old_name_are_noticed(config: RunConf
 
 
 def test_missing_pairs_are_named_and_missing_benchmarks_wait(config: RunConfig) -> None:
-    missing = dataclasses.replace(config, data=DataConfig((SourceConfig("c4", "/nowhere/c4.json.gz"),), 1.0))
+    missing = dataclasses.replace(
+        config, data=DataConfig((SourceConfig("c4", "/nowhere/c4.json.gz"),), 1.0)
+    )
     with pytest.raises(DataError, match="/nowhere/c4.json.gz: not found"):
         make_plan(missing, SUNDAY)
     later = make_plan(replace(config, evaluate__glue=GlueConfig("/nowhere/glue")), SUNDAY)
@@ -186,8 +201,14 @@ def leaves(config: Checked, path: str = "", is_runtime: bool = False) -> Iterato
 
 def variants(config: RunConfig, runtime: bool) -> dict[str, RunConfig]:
     """Every single change to a field that is (or is not) marked as runtime, by its path."""
-    changed = {path: another(path, value) for path, value, is_one in leaves(config) if is_one == runtime}
-    return {path: replace(config, **{path.replace(".", "__"): value}) for path, value in changed.items() if value is not None}
+    changed = {
+        path: another(path, value) for path, value, is_one in leaves(config) if is_one == runtime
+    }
+    return {
+        path: replace(config, **{path.replace(".", "__"): value})
+        for path, value in changed.items()
+        if value is not None
+    }
 
 
 def noted(config: RunConfig) -> dict[str, str]:
@@ -252,7 +273,10 @@ def moves(path: str, before: EvaluateConfig, after: EvaluateConfig) -> set[str]:
 
 def shown(evaluate: EvaluateConfig) -> list[Any]:
     """What the evaluations read, and what they show of it."""
-    return [(benchmark_digest(evaluate, name), one.pictures(evaluate)) for name, one in EVALUATIONS.items()]
+    return [
+        (benchmark_digest(evaluate, name), one.pictures(evaluate))
+        for name, one in EVALUATIONS.items()
+    ]
 
 
 def test_a_deciding_field_moves_its_stages_and_no_other(whole: RunConfig) -> None:

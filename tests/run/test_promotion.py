@@ -1,4 +1,6 @@
-"""The gate: first model, better, worse, within the noise, failed, not comparable, and a pointer that somebody else moved."""
+"""The gate: first model, better, worse, within the noise, failed, not comparable, and a pointer
+that somebody else moved.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Metric
 CHECKPOINT = CheckpointInfo("runs/new", 10, 100, 1.0, "sha-new", "c", "k", 1)
 
 
-def result(value: float, interval: tuple[float, float] = (0.0, 0.0), chance: float | None = None) -> EvalResult:
+def result(
+    value: float, interval: tuple[float, float] = (0.0, 0.0), chance: float | None = None
+) -> EvalResult:
     """A retrieval result with one main metric."""
     low, high = interval if any(interval) else (value - 2, value + 2)
     name = "coco/i2t_recall@1"
@@ -32,11 +36,16 @@ def test_first_model_is_promoted(plan: GatePlan) -> None:
     verdict = promotion.decide(plan, CHECKPOINT, [result(40)])
     assert verdict.promoted and verdict.previous_uri == ""
     assert promotion.promoted_uri(plan.promoted) == "runs/new"
-    assert promotion.decide(plan, CHECKPOINT, [result(40)]).reason == "This model is the promoted one already."
+    assert (
+        promotion.decide(plan, CHECKPOINT, [result(40)]).reason
+        == "This model is the promoted one already."
+    )
 
 
 @pytest.mark.parametrize(("now", "promoted"), [(45.0, True), (39.0, True), (37.0, False)])
-def test_later_models_must_hold_up_within_the_noise(plan: GatePlan, now: float, promoted: bool) -> None:
+def test_later_models_must_hold_up_within_the_noise(
+    plan: GatePlan, now: float, promoted: bool
+) -> None:
     before = CheckpointInfo("runs/old", 10, 100, 1.0, "sha-old", "c", "k", 1)
     promotion.decide(plan, before, [result(40)])
     verdict = promotion.decide(plan, CHECKPOINT, [result(now)])
@@ -47,7 +56,11 @@ def test_later_models_must_hold_up_within_the_noise(plan: GatePlan, now: float, 
 
 
 def test_a_failed_evaluation_blocks(plan: GatePlan) -> None:
-    verdict = promotion.decide(plan, CHECKPOINT, [result(40), EvalResult.failed("vqa", "vqav2", "questions.json: not found")])
+    verdict = promotion.decide(
+        plan,
+        CHECKPOINT,
+        [result(40), EvalResult.failed("vqa", "vqav2", "questions.json: not found")],
+    )
     assert not verdict.promoted and "questions.json: not found" in verdict.reason
     assert not storage.exists(plan.promoted)
 
@@ -59,15 +72,23 @@ def test_a_model_that_only_guesses_is_not_promoted(plan: GatePlan) -> None:
 
 
 def test_a_metric_that_disappeared_blocks(plan: GatePlan) -> None:
-    promotion.decide(plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)])
+    promotion.decide(
+        plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)]
+    )
     name = "vqav2/overall"
-    other = EvalResult("vqa", "vqav2", "val", "p", 9, {name: Metric(50.0, n=9)}, main_metrics=[name])
+    other = EvalResult(
+        "vqa", "vqav2", "val", "p", 9, {name: Metric(50.0, n=9)}, main_metrics=[name]
+    )
     assert "coco/i2t_recall@1" in promotion.decide(plan, CHECKPOINT, [other]).reason
-    assert promotion.decide(plan, CHECKPOINT, []).reason.startswith("Not promoted: no evaluation gave")
+    assert promotion.decide(plan, CHECKPOINT, []).reason.startswith(
+        "Not promoted: no evaluation gave"
+    )
 
 
 def test_two_runs_that_finish_together(plan: GatePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    promotion.decide(plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)])
+    promotion.decide(
+        plan, CheckpointInfo("runs/old", 1, 1, 1.0, "sha-old", "c", "k", 1), [result(40)]
+    )
     read = storage.read_with_etag
 
     def read_then_lose(uri: str) -> tuple[bytes, str]:
@@ -117,6 +138,8 @@ def test_a_pointer_of_version_0_1_0_is_compared_with_and_replaced(plan: GatePlan
 
 def test_a_main_metric_that_was_not_run_judges_nothing(plan: GatePlan) -> None:
     name = "glue/average"
-    lost = EvalResult("glue", "glue", "dev", "p", 9, {name: Metric(why_not="no file")}, main_metrics=[name])
+    lost = EvalResult(
+        "glue", "glue", "dev", "p", 9, {name: Metric(why_not="no file")}, main_metrics=[name]
+    )
     assert promotion.main_metrics([lost]) == {}
     assert "no evaluation gave" in promotion.decide(plan, CHECKPOINT, [lost]).reason

@@ -40,7 +40,11 @@ STAGE_CODE = {
 
 def moved(project: Path) -> set[str]:
     """The stages whose code differs between this tree and `project`."""
-    return {stage for stage, module in STAGE_CODE.items() if code_digest(module) != code_digest(module, project=project)}
+    return {
+        stage
+        for stage, module in STAGE_CODE.items()
+        if code_digest(module) != code_digest(module, project=project)
+    }
 
 
 def edit(path: Path, change: Edit) -> None:
@@ -110,11 +114,17 @@ def test_a_line_of_the_loss_moves_training_and_nothing_before_it(project: Path) 
         (LOCK, replaced("^numpy==.*?$", "numpy==9.9.9"), set(STAGE_CODE)),
         ("clippo_core/data/order.py", lambda text: text + "\nSPARE = 1\n", {"pretrain"}),
         ("clippo_core/evaluate/vqa/protocol.py", lambda text: text + "\nSPARE = 1\n", {"vqa"}),
-        ("clippo_core/data/validate/expectations.py", lambda text: text + "\nSPARE = 1\n", {"validate"}),
+        (
+            "clippo_core/data/validate/expectations.py",
+            lambda text: text + "\nSPARE = 1\n",
+            {"validate"},
+        ),
     ],
     ids=["torch", "numpy", "order", "vqa", "expectations"],
 )
-def test_what_computes_moves_its_stages(project: Path, path: str, change: Edit, stages: set[str]) -> None:
+def test_what_computes_moves_its_stages(
+    project: Path, path: str, change: Edit, stages: set[str]
+) -> None:
     edit(project / path, change)
     assert moved(project) == stages
 

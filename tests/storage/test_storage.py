@@ -1,4 +1,6 @@
-"""Storage: a folder and a bucket alike, whole files or none, conditions, retries within bounds, no wrong byte under faults."""
+"""Storage: a folder and a bucket alike, whole files or none, conditions, retries within bounds, no
+wrong byte under faults.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(params=["folder", "bucket"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same tests run on a folder and on a bucket."""
-    return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket")
+    return (
+        str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket")
+    )
 
 
 def test_write_read_list_delete(root: str) -> None:
@@ -44,10 +48,18 @@ def test_write_read_list_delete(root: str) -> None:
     assert [stat.name for stat in storage.list_files(f"{root}/a.txt")] == ["a.txt"]
     assert [stat.name for stat in storage.list_files(f"{root}/*.txt")] == ["a.txt"]
     assert storage.list_files(f"{root}/a.txt")[0].bytes == len("content of a.txt ä".encode())
-    assert storage.exists(f"{root}/step-1") and storage.exists(f"{root}/a.txt") and not storage.exists(f"{root}/step")
+    assert (
+        storage.exists(f"{root}/step-1")
+        and storage.exists(f"{root}/a.txt")
+        and not storage.exists(f"{root}/step")
+    )
     storage.delete(f"{root}/step-1")
     storage.delete(f"{root}/never-there")
-    assert [stat.name for stat in storage.list_files(root)] == ["a.txt", "step-1-other", "step-10/x"]
+    assert [stat.name for stat in storage.list_files(root)] == [
+        "a.txt",
+        "step-1-other",
+        "step-10/x",
+    ]
     with pytest.raises(NotFoundError, match="check the"):
         storage.read_bytes(f"{root}/step-1/x")
     with pytest.raises(NotFoundError):
@@ -57,7 +69,12 @@ def test_write_read_list_delete(root: str) -> None:
 def test_etag_follows_the_content(root: str) -> None:
     uri = f"{root}/file"
     first = storage.write_text(uri, "one")
-    assert first == storage.etag(uri) == storage.list_files(root)[0].etag == storage.read_with_etag(uri)[1]
+    assert (
+        first
+        == storage.etag(uri)
+        == storage.list_files(root)[0].etag
+        == storage.read_with_etag(uri)[1]
+    )
     assert storage.write_text(uri, "two") == storage.etag(uri) != first
 
 
@@ -116,7 +133,9 @@ def test_damaged_cache_is_fetched_again(bucket: str, tmp_path: Path) -> None:
 
 def test_names_cannot_climb() -> None:
     assert (
-        storage.join("s3://b/p/", "x", "y/z") == "s3://b/p/x/y/z" and storage.join("runs", "") == "runs" and storage.join("/", "x") == "/x"
+        storage.join("s3://b/p/", "x", "y/z") == "s3://b/p/x/y/z"
+        and storage.join("runs", "") == "runs"
+        and storage.join("/", "x") == "/x"
     )
     for part in ("../x", "a/../../x", "/etc/passwd"):
         with pytest.raises(StorageError, match="leads out"):
@@ -124,11 +143,15 @@ def test_names_cannot_climb() -> None:
     with pytest.raises(StorageError, match="gs://"):
         storage.read_bytes("gs://bucket/key")
     assert (
-        storage.local_path("file:///tmp/a%20b") == Path("/tmp/a b") and storage.is_local("file:///x") and not storage.is_local("s3://b/k")
+        storage.local_path("file:///tmp/a%20b") == Path("/tmp/a b")
+        and storage.is_local("file:///x")
+        and not storage.is_local("s3://b/k")
     )
 
 
-def test_crash_at_every_call_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_at_every_call_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, new, seen = b"old" * 1000, b"new" * 1000, set()
     for index in range(100):
         uri = str(tmp_path / f"run{index}" / "file")
@@ -172,9 +195,19 @@ def test_denied_and_missing_are_not_retried(bucket: str, monkeypatch: pytest.Mon
     for status, code in ((404, "NoSuchKey"), (403, "AccessDenied")):
         calls: list[str] = []
 
-        def refuse(operation: str, uri: str, _status: int = status, _code: str = code, _calls: list[str] = calls, **_: object) -> None:
+        def refuse(
+            operation: str,
+            uri: str,
+            _status: int = status,
+            _code: str = code,
+            _calls: list[str] = calls,
+            **_: object,
+        ) -> None:
             _calls.append(operation)
-            raise bad({"Error": {"Code": _code}, "ResponseMetadata": {"HTTPStatusCode": _status}}, operation)
+            raise bad(
+                {"Error": {"Code": _code}, "ResponseMetadata": {"HTTPStatusCode": _status}},
+                operation,
+            )
 
         with monkeypatch.context() as patch:
             patch.setattr(storage._bucket(), "_call", refuse)
@@ -214,7 +247,9 @@ def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         bucket_module.retried(fail, lambda error: False)
 
 
-def test_multipart_appears_whole_and_is_cleaned_up(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multipart_appears_whole_and_is_cleaned_up(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bucket_module, "PART_BYTES", 5 * MIB)
     data = random.Random(1).randbytes(12 * MIB)
     (tmp_path / "big").write_bytes(data)
@@ -225,19 +260,27 @@ def test_multipart_appears_whole_and_is_cleaned_up(bucket: str, tmp_path: Path, 
     storage.upload(tmp_path / "big", uri)
     assert not client.list_multipart_uploads(Bucket=name).get("Uploads")
     assert storage.etag(uri).strip('"').endswith("-3")
-    assert storage.fetch(uri, tmp_path / "cache", hashlib.sha256(data).hexdigest()).read_bytes() == data
+    assert (
+        storage.fetch(uri, tmp_path / "cache", hashlib.sha256(data).hexdigest()).read_bytes()
+        == data
+    )
     assert storage.read_bytes(uri) == data
 
     def refuse(operation: str, address: str, **arguments: object) -> object:
         if operation == "upload_part" and arguments["PartNumber"] == 2:
-            raise client.exceptions.ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, operation)
+            raise client.exceptions.ClientError(
+                {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}},
+                operation,
+            )
         return call(operation, address, **arguments)
 
     call = storage._bucket()._call
     monkeypatch.setattr(storage._bucket(), "_call", refuse)
     with pytest.raises(NotFoundError):
         storage.write_bytes(f"{bucket}/second", data)
-    assert not storage.exists(f"{bucket}/second") and not client.list_multipart_uploads(Bucket=name).get("Uploads")
+    assert not storage.exists(f"{bucket}/second") and not client.list_multipart_uploads(
+        Bucket=name
+    ).get("Uploads")
 
 
 def test_completing_an_upload_is_tried_again_while_the_object_is_not_there(
@@ -283,10 +326,14 @@ def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     faulty.close()
 
 
-def test_no_wrong_byte_under_faults(bucket: str, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_wrong_byte_under_faults(
+    bucket: str, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bucket_module, "PART_BYTES", 5 * MIB)
     source = random.Random(2)
-    contents = {f"{bucket}/small-{n}": source.randbytes(source.randrange(1, 2000)) for n in range(60)}
+    contents = {
+        f"{bucket}/small-{n}": source.randbytes(source.randrange(1, 2000)) for n in range(60)
+    }
     for uri, data in contents.items():
         storage.write_bytes(uri, data, if_absent=True)
     large = source.randbytes(11 * MIB)
@@ -299,7 +346,9 @@ def test_no_wrong_byte_under_faults(bucket: str, proxy: FaultProxy, tmp_path: Pa
     for n in range(1, 30):
         pointer = storage.write_text(f"{bucket}/pointer", str(n), if_match=pointer)
     assert len(storage.list_files(bucket)) == 64
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.target)  # and without the proxy, from the server itself
+    monkeypatch.setenv(
+        "AWS_ENDPOINT_URL_S3", proxy.target
+    )  # and without the proxy, from the server itself
     for uri, data in contents.items():
         assert storage.read_bytes(uri) == data
     spoilt = {kind: proxy.counts[kind] for kind in FaultProxy.KINDS}

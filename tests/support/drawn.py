@@ -1,4 +1,6 @@
-"""Evaluation data of which the answer is known: a photo that *is* its drawn caption has the caption's embedding, whatever the weights."""
+"""Evaluation data of which the answer is known: a photo that *is* its drawn caption has the
+caption's embedding, whatever the weights.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,31 @@ from clippo_core.run.records import EvaluatePlan, StagePlan
 
 PX = 48
 MODEL = ModelConfig(width=48, depth=2, num_heads=2, mlp_dim=96, embed_dim=32)
-WORDS = ("cat", "dog", "red", "box", "sun", "map", "ice", "key", "oak", "jug", "fox", "hat", "bee", "pen", "web")
+WORDS = (
+    "cat",
+    "dog",
+    "red",
+    "box",
+    "sun",
+    "map",
+    "ice",
+    "key",
+    "oak",
+    "jug",
+    "fox",
+    "hat",
+    "bee",
+    "pen",
+    "web",
+)
 
 
-def tiny_checkpoint(folder: Path, seed: int = 0, collapse: bool = False, poison: bool = False) -> str:
-    """A random tower as one .safetensors file; `collapse` makes every embedding the same, `poison` makes them NaN."""
+def tiny_checkpoint(
+    folder: Path, seed: int = 0, collapse: bool = False, poison: bool = False
+) -> str:
+    """A random tower as one .safetensors file; `collapse` makes every embedding the same, `poison`
+    makes them NaN.
+    """
     tower = build_tower(MODEL, PX, seed=seed)
     with torch.no_grad():
         # Initial weights hardly tell drawings apart; larger ones do.
@@ -54,15 +76,23 @@ def draw(text: str, path: Path) -> None:
 def noise(path: Path, seed: int, size: tuple[int, int] = (40, 56)) -> None:
     """Write a random picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(
+        path
+    )
 
 
-def write_karpathy(folder: Path, drawn: Sequence[str], captions: Sequence[Sequence[str]], split: str = "test") -> dict[str, str]:
+def write_karpathy(
+    folder: Path, drawn: Sequence[str], captions: Sequence[Sequence[str]], split: str = "test"
+) -> dict[str, str]:
     """One photo a text in `drawn`, with its captions: the fields of RetrievalConfig."""
     for i, text in enumerate(drawn):
         draw(text, folder / "images" / f"{i:04d}.png")
     images = [
-        {"filename": f"{i:04d}.png", "split": split, "sentences": [{"raw": caption} for caption in texts]}
+        {
+            "filename": f"{i:04d}.png",
+            "split": split,
+            "sentences": [{"raw": caption} for caption in texts],
+        }
         for i, texts in enumerate(captions)
     ]
     (folder / "dataset.json").write_text(json.dumps({"dataset": "drawn", "images": images}))

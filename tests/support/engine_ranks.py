@@ -1,6 +1,8 @@
-"""What each gloo rank of `test_engine_ranks.py` runs: all cases of one world size in one process group; results go to files.
+"""What each gloo rank of `test_engine_ranks.py` runs: all cases of one world size in one process
+group; results go to files.
 
-Not a test file: the parent starts `main` in spawned processes and compares what they leave with one process and with definitions.
+Not a test file: the parent starts `main` in spawned processes and compares what they leave with one
+process and with definitions.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from torch import Tensor
 
 from clippo_core import losses
 from clippo_core.config import ModelConfig, OptimConfig
-from clippo_core.engine import Engine, MemoryPlan, PlainEngine, contrastive_step, init_distributed, make_engine
+from clippo_core.engine import (
+    Engine,
+    MemoryPlan,
+    PlainEngine,
+    contrastive_step,
+    init_distributed,
+    make_engine,
+)
 from clippo_core.errors import ConfigError
 from clippo_core.models import build_tower
 from clippo_core.optim import Adafactor, Fragment, ShardedOptimizer
@@ -30,7 +39,9 @@ MULTIPLIERS = (0.5, 1.0, 1.0, 0.8, 0.6)
 
 
 class Sgd(ShardedOptimizer):
-    """w -= lr * gradient: the change of the weights is the gradient, and no normalisation hides a factor."""
+    """w -= lr * gradient: the change of the weights is the gradient, and no normalisation hides a
+    factor.
+    """
 
     def _allocate(self, like: Tensor) -> None: ...
 
@@ -44,10 +55,20 @@ def batch(step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor
     """This rank's photos, first texts and second texts of the global batch of `step`."""
     g = torch.Generator().manual_seed(step)
     photos = torch.randint(0, 256, (PHOTOS, 3, IMAGE_PX, IMAGE_PX), generator=g, dtype=torch.uint8)
-    first, second = (torch.randint(0, 1 << 16, (n, IMAGE_PX // 16, IMAGE_PX), generator=g).to(torch.uint16) for n in (TEXTS, PAIRS))
+    first, second = (
+        torch.randint(0, 1 << 16, (n, IMAGE_PX // 16, IMAGE_PX), generator=g).to(torch.uint16)
+        for n in (TEXTS, PAIRS)
+    )
     p, m = PHOTOS // world_size, TEXTS // world_size
-    of_photos, of_texts = second[:PHOTOS][rank * p : (rank + 1) * p], second[PHOTOS:][rank * m : (rank + 1) * m]
-    return photos[rank * p : (rank + 1) * p], first[rank * m : (rank + 1) * m], torch.cat([of_photos, of_texts])
+    of_photos, of_texts = (
+        second[:PHOTOS][rank * p : (rank + 1) * p],
+        second[PHOTOS:][rank * m : (rank + 1) * m],
+    )
+    return (
+        photos[rank * p : (rank + 1) * p],
+        first[rank * m : (rank + 1) * m],
+        torch.cat([of_photos, of_texts]),
+    )
 
 
 def tower(dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -67,19 +88,43 @@ def train(engine: Engine, steps: range, parts: int = 1) -> dict[str, Any]:
     """Run `steps`; losses, norms and (on rank 0) the state that they lead to."""
     history = []
     for step in steps:
-        output = contrastive_step(engine, *batch(step, engine.rank, engine.world_size), memory=chunks(parts, engine.world_size))
-        history.append([output.loss, output.accuracy, output.positive_similarity, output.negative_similarity, output.logit_scale])
+        output = contrastive_step(
+            engine,
+            *batch(step, engine.rank, engine.world_size),
+            memory=chunks(parts, engine.world_size),
+        )
+        history.append(
+            [
+                output.loss,
+                output.accuracy,
+                output.positive_similarity,
+                output.negative_similarity,
+                output.logit_scale,
+            ]
+        )
         history[-1].append(engine.update(MULTIPLIERS[step]))
-    return {"history": torch.tensor(history), "weights": engine.weights(), "state": engine.optimizer_state()}
+    return {
+        "history": torch.tensor(history),
+        "weights": engine.weights(),
+        "state": engine.optimizer_state(),
+    }
 
 
 def float64_gradients(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
-    """Minus the change of the weights by one SGD step at lr 1, in float64: plain, in 4 chunks, tiled."""
+    """Minus the change of the weights by one SGD step at lr 1, in float64: plain, in 4 chunks,
+    tiled.
+    """
     found, usual = {}, losses.TILE_ELEMENTS
-    for name, parts, elements in (("plain", 1, usual), ("4 chunks", 4, usual), ("tiled", 1, 3 * PAIRS)):
+    for name, parts, elements in (
+        ("plain", 1, usual),
+        ("4 chunks", 4, usual),
+        ("tiled", 1, 3 * PAIRS),
+    ):
         module = tower(torch.float64)
         before = {k: v.detach().clone() for k, v in module.named_parameters()}
-        engine = PlainEngine(module, Sgd(module.named_parameters(), 1.0, 0.0, set()), "float32", torch.device("cpu"))
+        engine = PlainEngine(
+            module, Sgd(module.named_parameters(), 1.0, 0.0, set()), "float32", torch.device("cpu")
+        )
         losses.TILE_ELEMENTS = elements
         contrastive_step(engine, *batch(0, rank, world_size), memory=chunks(parts, world_size))
         losses.TILE_ELEMENTS = usual
@@ -94,34 +139,58 @@ def zero_gradients(stage: int, parts: int) -> dict[str, Tensor]:
 
     module = tower()
     before = {k: v.detach().clone() for k, v in module.named_parameters()}
-    engine = ZeroEngine(module, Sgd(module.named_parameters(), 1.0, 0.0, set()), "float32", torch.device("cpu"), stage)
-    contrastive_step(engine, *batch(0, engine.rank, engine.world_size), memory=chunks(parts, engine.world_size))
+    engine = ZeroEngine(
+        module,
+        Sgd(module.named_parameters(), 1.0, 0.0, set()),
+        "float32",
+        torch.device("cpu"),
+        stage,
+    )
+    contrastive_step(
+        engine, *batch(0, engine.rank, engine.world_size), memory=chunks(parts, engine.world_size)
+    )
     engine.update(1.0)
     return {k: before[k] - v for k, v in engine.weights().items()}
 
 
 def counted(engine: Engine, parts: int) -> dict[str, list[int]]:
     """Collective -> elements of each call in one step, as torch's own profiler saw them."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
-        contrastive_step(engine, *batch(0, engine.rank, engine.world_size), memory=chunks(parts, engine.world_size))
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
+    ) as profile:
+        contrastive_step(
+            engine,
+            *batch(0, engine.rank, engine.world_size),
+            memory=chunks(parts, engine.world_size),
+        )
         engine.update(0.0)
     calls: dict[str, list[int]] = {}
-    for event in profile.profiler.kineto_results.events():  # `profile.events()` takes ten times as long
+    for (
+        event
+    ) in profile.profiler.kineto_results.events():  # `profile.events()` takes ten times as long
         if event.name().startswith("gloo:"):
-            calls.setdefault(event.name()[5:], []).append(sum(int(torch.Size(shape).numel()) for shape in event.shapes() if shape))
+            calls.setdefault(event.name()[5:], []).append(
+                sum(int(torch.Size(shape).numel()) for shape in event.shapes() if shape)
+            )
     return calls
 
 
 def skipped_steps(stage: int) -> dict[str, Any]:
-    """A NaN on one rank only, twice (seen by the loss; seen by the norm), between ordinary steps: it must leave no trace."""
+    """A NaN on one rank only, twice (seen by the loss; seen by the norm), between ordinary steps:
+    it must leave no trace.
+    """
     engine = engine_of(tower(), zero_stage=stage)
     train(engine, range(2))
     photos, first, second = batch(2, engine.rank, engine.world_size)
-    poisoned = photos.float() / 255 * (float("nan") if engine.rank == engine.world_size - 1 else 1.0)
+    poisoned = (
+        photos.float() / 255 * (float("nan") if engine.rank == engine.world_size - 1 else 1.0)
+    )
     output = contrastive_step(engine, poisoned, first, second)
     engine.discard()
     a, _, scale = engine(photos, first, second)
-    engine.backward(a.sum() * scale * (float("nan") if engine.rank == engine.world_size - 1 else 1.0))
+    engine.backward(
+        a.sum() * scale * (float("nan") if engine.rank == engine.world_size - 1 else 1.0)
+    )
     norm = engine.update(1.0)
     try:
         contrastive_step(engine, photos, first, second)
@@ -130,17 +199,31 @@ def skipped_steps(stage: int) -> dict[str, Any]:
     except ConfigError as error:
         refused = str(error)
     engine.discard()
-    return train(engine, range(2, STEPS)) | {"finite": output.finite, "norm": norm, "refused": refused}
+    return train(engine, range(2, STEPS)) | {
+        "finite": output.finite,
+        "norm": norm,
+        "refused": refused,
+    }
 
 
 def shards_of_adafactor(rank: int, world_size: int, momentum_dtype: torch.dtype) -> dict[str, Any]:
-    """20 steps on given gradients, each rank with a slice of the flattened parameters cut at arbitrary places."""
+    """20 steps on given gradients, each rank with a slice of the flattened parameters cut at
+    arbitrary places.
+    """
     from test_optim import DECAYED, VIEWS, gradients, parameters
 
     weights = parameters()
     numels = {name: w.numel() for name, w in weights.items()}
     total = sum(numels.values())
-    cuts = [0, *sorted(torch.randint(1, total, (world_size - 1,), generator=torch.Generator().manual_seed(world_size)).tolist()), total]
+    cuts = [
+        0,
+        *sorted(
+            torch.randint(
+                1, total, (world_size - 1,), generator=torch.Generator().manual_seed(world_size)
+            ).tolist()
+        ),
+        total,
+    ]
     low, high, begin = cuts[rank], cuts[rank + 1], 0
     fragments = []
     for name, n in numels.items():
@@ -149,10 +232,20 @@ def shards_of_adafactor(rank: int, world_size: int, momentum_dtype: torch.dtype)
             fragments.append(Fragment(name, start - begin, stop - start, start - low))
         begin += n
     shard = torch.cat([w.detach().reshape(-1) for w in weights.values()])[low:high].clone()
-    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=momentum_dtype, views=VIEWS, clip_norm=1.0)
+    optimizer = Adafactor(
+        weights.items(),
+        1e-3,
+        1e-4,
+        DECAYED,
+        momentum_dtype=momentum_dtype,
+        views=VIEWS,
+        clip_norm=1.0,
+    )
     optimizer.place(shard, fragments)
     for step in range(20):
-        shard.grad = torch.cat([torch.from_numpy(g).reshape(-1) for g in gradients(step).values()])[low:high]
+        shard.grad = torch.cat([torch.from_numpy(g).reshape(-1) for g in gradients(step).values()])[
+            low:high
+        ]
         optimizer.step(0.5)
     return {"shard": shard, "low": low, "state": optimizer.full_state()}
 
@@ -217,4 +310,7 @@ def run(world_size: int, folder: Path) -> list[dict[str, Any]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(main, (world_size, port, str(folder)), world_size)
-    return [torch.load(folder / f"{world_size}-{rank}.pt", weights_only=True) for rank in range(world_size)]
+    return [
+        torch.load(folder / f"{world_size}-{rank}.pt", weights_only=True)
+        for rank in range(world_size)
+    ]

@@ -1,4 +1,5 @@
-"""Faults on purpose: a proxy that spoils S3 traffic, and a crash at the n-th I/O call of a piece of code.
+"""Faults on purpose: a proxy that spoils S3 traffic, and a crash at the n-th I/O call of a piece of
+code.
 
 Nothing here is used outside the tests of storage, checkpoints and training.
 """
@@ -25,7 +26,8 @@ import pytest
 class FaultProxy:
     """Stands before an S3 server and spoils a share of the requests, chosen by a seed.
 
-    `before` and `after` are a reset connection before the request is passed on, and after (the work is done, the reply lost).
+    `before` and `after` are a reset connection before the request is passed on, and after (the work
+    is done, the reply lost).
     """
 
     KINDS = ("500", "503", "before", "after", "slow", "truncated", "flipped")
@@ -62,18 +64,27 @@ class FaultProxy:
                     return self.reset()
                 if fault == "flipped" and self.command == "GET" and data[:1] != b"<":
                     data = flip(data)
-                return self.answer(reply.status, dict(reply.getheaders()), data, cut=fault == "truncated")
+                return self.answer(
+                    reply.status, dict(reply.getheaders()), data, cut=fault == "truncated"
+                )
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_one
 
-            def answer(self, status: int, headers: dict[str, str], data: bytes, cut: bool = False) -> None:
+            def answer(
+                self, status: int, headers: dict[str, str], data: bytes, cut: bool = False
+            ) -> None:
                 self.send_response_only(status)
                 for name, value in headers.items():
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                         self.send_header(name, value)
                 lengths = {name.lower(): value for name, value in headers.items()}
                 self.send_header(
-                    "Content-Length", lengths.get("content-length", str(len(data))) if self.command == "HEAD" else str(len(data))
+                    "Content-Length",
+                    (
+                        lengths.get("content-length", str(len(data)))
+                        if self.command == "HEAD"
+                        else str(len(data))
+                    ),
                 )
                 self.end_headers()
                 if self.command != "HEAD":
@@ -82,7 +93,9 @@ class FaultProxy:
                     self.reset()
 
             def reset(self) -> None:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.connection.close()
                 self.close_connection = True
 
@@ -107,7 +120,11 @@ class FaultProxy:
         """The next request's fault, or `none`: which requests is random, the kinds come in turn."""
         with self._lock:
             spoil = self._random.random() < self.share
-            fault = self.KINDS[sum(self.counts[kind] for kind in self.KINDS) % len(self.KINDS)] if spoil else "none"
+            fault = (
+                self.KINDS[sum(self.counts[kind] for kind in self.KINDS) % len(self.KINDS)]
+                if spoil
+                else "none"
+            )
             self.counts[fault] += 1
         return fault
 
@@ -130,14 +147,20 @@ class Crash(BaseException):
 
 
 @contextlib.contextmanager
-def crash_at(index: int, monkeypatch: pytest.MonkeyPatch, targets: list[tuple[Any, str]]) -> Iterator[list[str]]:
-    """From the `index`-th call of any of `targets` (owner, function name) on, every call raises Crash. Yields the calls made so far."""
+def crash_at(
+    index: int, monkeypatch: pytest.MonkeyPatch, targets: list[tuple[Any, str]]
+) -> Iterator[list[str]]:
+    """From the `index`-th call of any of `targets` (owner, function name) on, every call raises
+    Crash. Yields the calls made so far.
+    """
     calls: list[str] = []
     with monkeypatch.context() as patch:
         for owner, name in targets:
             original = getattr(owner, name)
 
-            def wrapped(*args: Any, _original: Any = original, _name: str = name, **kwargs: Any) -> Any:
+            def wrapped(
+                *args: Any, _original: Any = original, _name: str = name, **kwargs: Any
+            ) -> Any:
                 calls.append(_name)
                 if len(calls) > index:
                     raise Crash(_name)
@@ -148,5 +171,8 @@ def crash_at(index: int, monkeypatch: pytest.MonkeyPatch, targets: list[tuple[An
             yield calls
 
 
-LOCAL_IO = [(os, name) for name in ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "rmdir")]
-"""The system calls by which our local writes change the disk. (Not close: a dead process has closed its files and dropped its locks.)"""
+LOCAL_IO = [
+    (os, name) for name in ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "rmdir")
+]
+"""The system calls by which our local writes change the disk. (Not close: a dead process has closed
+its files and dropped its locks.)"""

@@ -1,7 +1,9 @@
-"""An independent statement of the reference layout, glyph by glyph, from the rules alone; the tests hold the pipeline to it.
+"""An independent statement of the reference layout, glyph by glyph, from the rules alone; the tests
+hold the pipeline to it.
 
-It shares no code with `clippo_core.rendering`: it parses .hex lines itself, lower-cases bytes, divides in float32 as the reference does
-and writes rows of pixels. It is slow, and has no options beyond those of the reference.
+It shares no code with `clippo_core.rendering`: it parses .hex lines itself, lower-cases bytes,
+divides in float32 as the reference does and writes rows of pixels. It is slow, and has no options
+beyond those of the reference.
 """
 
 import functools
@@ -12,7 +14,9 @@ INK, PAGE = 0, 127
 
 
 def hex_font(*paths):
-    """Glyph of a code point, bool [16, 16] or None, of .hex files; the first file that has it wins."""
+    """Glyph of a code point, bool [16, 16] or None, of .hex files; the first file that has it
+    wins.
+    """
     lines = {}
     for path in paths:
         with open(path, encoding="ascii") as file:
@@ -23,7 +27,9 @@ def hex_font(*paths):
 
 
 def hex_glyph(bits):
-    """bool [16, 16] of one .hex line: 16 rows from the top, the leftmost pixel in the highest bit; 8 pixels wide in the left half."""
+    """bool [16, 16] of one .hex line: 16 rows from the top, the leftmost pixel in the highest bit;
+    8 pixels wide in the left half.
+    """
     digits = len(bits) // 16
     cell = np.zeros((16, 16), bool)
     for y in range(16):
@@ -53,9 +59,13 @@ class NaiveRenderer:
 
     def render(self, text):
         """uint8 [image_px, image_px] of one text."""
-        folded = text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")  # bytes.lower() touches A to Z alone
+        folded = (
+            text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+        )  # bytes.lower() touches A to Z alone
         page = np.full((self.image_px, self.image_px), PAGE, np.uint8)
-        cells = [self.columns(0xFFFD if 0xD800 <= ord(c) < 0xE000 else ord(c)) for c in folded[:768]]
+        cells = [
+            self.columns(0xFFFD if 0xD800 <= ord(c) < 0xE000 else ord(c)) for c in folded[:768]
+        ]
         if not cells:
             return page
         usable = np.float32(self.image_px - max(cell.shape[1] for cell in cells))

@@ -1,4 +1,6 @@
-"""A pretraining run that a test can afford: 32-px pictures of noise, short texts, a tower of width 32."""
+"""A pretraining run that a test can afford: 32-px pictures of noise, short texts, a tower of width
+32.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clippo_core.config import DataConfig, ModelConfig, OptimConfig, RenderConfig, SourceConfig, TrainConfig, replace
+from clippo_core.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RenderConfig,
+    SourceConfig,
+    TrainConfig,
+    replace,
+)
 from clippo_core.run.records import Manifest, PretrainPlan, RenderPlan, StagePlan, ValidationReport
 
 PHOTOS, SENTENCES = 40, 24
 
 
 def tiny_plan(root: str, data: str = "data", **changes: Any) -> PretrainPlan:
-    """6 steps of 8 pairs, a quarter of them sentence pairs; `changes` as in config.replace (train__steps=…)."""
+    """6 steps of 8 pairs, a quarter of them sentence pairs; `changes` as in config.replace
+    (train__steps=…).
+    """
     plan = PretrainPlan(
         stage=StagePlan(root=root, seed=0, data_digest="0" * 64),
         data=DataConfig(
@@ -45,16 +57,28 @@ def tiny_plan(root: str, data: str = "data", **changes: Any) -> PretrainPlan:
 
 
 def write_tiny_data(folder: Path) -> None:
-    """Pictures, captions and sentence pairs under `folder`, in the formats of `tiny_plan`'s sources."""
+    """Pictures, captions and sentence pairs under `folder`, in the formats of `tiny_plan`'s
+    sources.
+    """
     pixels = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     images = []
     for number in range(PHOTOS):
         name = f"{number:03d}.png"
-        Image.fromarray(pixels.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "images" / name)
-        images.append({"filename": name, "split": "train", "sentences": [{"raw": f"photo {number}"}, {"raw": f"picture {number}"}]})
+        Image.fromarray(pixels.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+            folder / "images" / name
+        )
+        images.append(
+            {
+                "filename": name,
+                "split": "train",
+                "sentences": [{"raw": f"photo {number}"}, {"raw": f"picture {number}"}],
+            }
+        )
     (folder / "dataset.json").write_text(json.dumps({"images": images}))
-    (folder / "sentences.tsv").write_text("".join(f"left {n}\tright {n}\n" for n in range(SENTENCES)))
+    (folder / "sentences.tsv").write_text(
+        "".join(f"left {n}\tright {n}\n" for n in range(SENTENCES))
+    )
 
 
 def write_tiny_shards(folder: Path) -> Manifest:

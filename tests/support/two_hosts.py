@@ -1,4 +1,6 @@
-"""Two "hosts" on one machine: network namespaces with a cable between them, a host name and an /etc/hosts each. Needs root."""
+"""Two "hosts" on one machine: network namespaces with a cable between them, a host name and an
+/etc/hosts each. Needs root.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Hosts:
 
     def __enter__(self) -> Hosts:
         subnet = f"10.231.{secrets.randbelow(200) + 20}"
-        hosts = "127.0.0.1 localhost\n" + "".join(f"{subnet}.{number + 1} {name}\n" for number, name in enumerate(NAMES))
+        hosts = "127.0.0.1 localhost\n" + "".join(
+            f"{subnet}.{number + 1} {name}\n" for number, name in enumerate(NAMES)
+        )
         for space in self._spaces:
             _ip("netns", "add", space)
             folder = Path("/etc/netns") / space
@@ -46,9 +50,19 @@ class Hosts:
                 _ip("netns", "delete", space)
             shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
 
-    def start(self, number: int, command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, number: int, command: list[str], log: Path, **environment: str
+    ) -> subprocess.Popen[bytes]:
         """Run a command on a host, its output in `log`."""
-        inside = ["unshare", "--uts", "sh", "-c", f'hostname {NAMES[number]} && exec "$@"', "sh", *command]
+        inside = [
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            f'hostname {NAMES[number]} && exec "$@"',
+            "sh",
+            *command,
+        ]
         with open(log, "ab") as output:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self._spaces[number], *inside],
@@ -59,7 +73,12 @@ class Hosts:
 
     def kill(self, number: int) -> None:
         """Everything on this host is gone at once."""
-        found = subprocess.run(["ip", "netns", "pids", self._spaces[number]], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["ip", "netns", "pids", self._spaces[number]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         for pid in found.stdout.split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)

@@ -1,4 +1,6 @@
-"""Imported once by the server from which `ranks` forks: what every training process would otherwise import for itself."""
+"""Imported once by the server from which `ranks` forks: what every training process would otherwise
+import for itself.
+"""
 
 import scipy.sparse.csgraph  # noqa: F401  imported to be there, as the next two
 import tiny  # noqa: F401

@@ -1,4 +1,6 @@
-"""A task as a pod runs it: `pyflyte-execute` with the arguments of the packaged task, inputs and outputs in a bucket, everything on s3://."""
+"""A task as a pod runs it: `pyflyte-execute` with the arguments of the packaged task, inputs and
+outputs in a bucket, everything on s3://.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ EXECUTE = Path(sys.executable).with_name("pyflyte-execute")
 def test_plan_runs_as_a_pod_would_run_it(s3: str, tmp_path: Path) -> None:
     storage.write_text(f"{s3}/data/sentences.txt", "one\ntwo\nthree\nfour\n")
     source = SourceConfig("sentences", f"{s3}/data/sentences.txt")
-    config = replace(RunConfig("pod", DataConfig((source,), text_pair_share=1.0), root=f"{s3}/runs"), train__steps=30_000)
+    config = replace(
+        RunConfig("pod", DataConfig((source,), text_pair_share=1.0), root=f"{s3}/runs"),
+        train__steps=30_000,
+    )
     storage.write_bytes(f"{s3}/in/inputs.pb", inputs(config))
     environment = os.environ | {
         "FLYTE_AWS_ENDPOINT": os.environ["AWS_ENDPOINT_URL_S3"],
@@ -33,13 +38,25 @@ def test_plan_runs_as_a_pod_would_run_it(s3: str, tmp_path: Path) -> None:
         "FLYTE_FAIL_ON_ERROR": "true",
         "HOME": str(tmp_path),
     }
-    command = [EXECUTE, "--inputs", f"{s3}/in/inputs.pb", "--output-prefix", f"{s3}/out", "--raw-output-data-prefix", f"{s3}/raw"]
+    command = [
+        EXECUTE,
+        "--inputs",
+        f"{s3}/in/inputs.pb",
+        "--output-prefix",
+        f"{s3}/out",
+        "--raw-output-data-prefix",
+        f"{s3}/raw",
+    ]
     command += ["--resolver", "flytekit.core.python_auto_container.default_task_resolver", "--"]
     command += ["task-module", "tasks.plan", "task-name", "plan"]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     names = {file.name for file in storage.list_files(f"{s3}/out")}
-    assert {"outputs.pb", "deck.html"} <= names and not any(name.startswith("error") for name in names)
+    assert {"outputs.pb", "deck.html"} <= names and not any(
+        name.startswith("error") for name in names
+    )
     outputs = literals_pb2.LiteralMap.FromString(storage.read_bytes(f"{s3}/out/outputs.pb"))
     assert {"validate", "render", "pretrain", "gate"} <= set(outputs.literals)
     plan = from_dict(ValidatePlan, unpacked(outputs.literals["validate"]))
@@ -51,7 +68,10 @@ def inputs(config: RunConfig) -> bytes:
     from flytekit import FlyteContextManager
     from flytekit.core.type_engine import TypeEngine
 
-    values = {"config": config, "kickoff_time": datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)}
+    values = {
+        "config": config,
+        "kickoff_time": datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC),
+    }
     types = {"config": RunConfig, "kickoff_time": datetime.datetime}
     literals = TypeEngine.dict_to_literal_map(FlyteContextManager.current_context(), values, types)
     data: bytes = literals.to_flyte_idl().SerializeToString()

@@ -1,4 +1,6 @@
-"""The change to flytekit: right for the installed version, and left out with a sentence for another one."""
+"""The change to flytekit: right for the installed version, and left out with a sentence for another
+one.
+"""
 
 from __future__ import annotations
 
@@ -52,14 +54,18 @@ def test_a_schema_is_built_once(unpatched: Unpatched, monkeypatch: pytest.Monkey
     assert built == [RenderConfig]
 
 
-def test_another_version_is_left_alone(unpatched: Unpatched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_left_alone(
+    unpatched: Unpatched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flytekit, "__version__", "1.99.0")
     with pytest.warns(UserWarning, match=r"flytekit 1\.99\.0 is not the 1\.16\.x"):
         assert not flytekit_shim.remember_schemas()
     assert DataclassTransformer.get_literal_type is unpatched
 
 
-def test_another_signature_is_left_alone(unpatched: Unpatched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_signature_is_left_alone(
+    unpatched: Unpatched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def wider(self: DataclassTransformer, t: Any, depth: int = 0) -> Any:
         return unpatched(self, t)
 

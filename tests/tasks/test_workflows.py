@@ -1,6 +1,8 @@
-"""The whole pipeline through Flyte, small: one run, a second one from the cache, lost bytes, a failing evaluation, kill -9, two processes.
+"""The whole pipeline through Flyte, small: one run, a second one from the cache, lost bytes, a
+failing evaluation, kill -9, two processes.
 
-Every test starts `pyflyte run workflows NAME` as a user does, in a home of its own, so that Flyte's local cache is empty.
+Every test starts `pyflyte run workflows NAME` as a user does, in a home of its own, so that Flyte's
+local cache is empty.
 """
 
 from __future__ import annotations
@@ -62,19 +64,34 @@ def command(workflow: str, config: RunConfig, folder: Path) -> list[str]:
     return [str(PYFLYTE), "run", "workflows", workflow, "--config", str(path)]
 
 
-def run(words: list[str], timeout: float = 900, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    words: list[str], timeout: float = 900, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in the project's folder."""
-    return subprocess.run(words, cwd=PROJECT, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        words,
+        cwd=PROJECT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def run_folder(root: Path) -> Path:
     """The newest run's folder."""
-    return max((path for path in root.glob("demo-*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    return max(
+        (path for path in root.glob("demo-*") if path.is_dir()),
+        key=lambda path: path.stat().st_mtime,
+    )
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Results by evaluation, as written."""
-    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("evaluations/*/result.json")}
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in folder.glob("evaluations/*/result.json")
+    }
 
 
 @pytest.mark.slow
@@ -86,14 +103,21 @@ def test_demo_then_cache_then_lost_bytes(tmp_path: Path, flyte_home: Path, numbe
     folder = run_folder(tmp_path / "runs")
     first = results(folder)
     assert set(first) == {"imagenet", "retrieval", "vqa", "glue", "xm3600"}
-    assert all(result["failure"] == "" and result["is_demo"] and result["metrics"] for result in first.values())
+    assert all(
+        result["failure"] == "" and result["is_demo"] and result["metrics"]
+        for result in first.values()
+    )
     assert len(journal.read(str(folder / "journal.jsonl"))) == 6
     page = (folder / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "") and "demo" in page
     summary = (tmp_path / "runs" / "demo-summary.txt").read_text()
     assert str(folder / "report.html") in summary and "numbers/i2t_recall@1" in summary
 
-    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "checkpoints" in path.parts}
+    written = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and "checkpoints" in path.parts
+    }
     again = run(words)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in written} == written
@@ -105,32 +129,54 @@ def test_demo_then_cache_then_lost_bytes(tmp_path: Path, flyte_home: Path, numbe
     third = run(words)
     assert third.returncode == 0, third.stdout[-3000:] + third.stderr[-3000:]
     assert (folder / "shards" / "manifest.json").is_file()
-    assert open_checkpoint(str(folder / "checkpoints")).info.weights_sha256 == checkpoint.weights_sha256
+    assert (
+        open_checkpoint(str(folder / "checkpoints")).info.weights_sha256
+        == checkpoint.weights_sha256
+    )
 
 
 @pytest.mark.slow
-def test_one_failing_evaluation_costs_the_others_nothing(tmp_path: Path, flyte_home: Path, numbers: Path) -> None:
-    config = small(tmp_path / "runs", numbers, evaluate__vqa__train_questions="/nowhere/questions.json", evaluate__glue=None)
+def test_one_failing_evaluation_costs_the_others_nothing(
+    tmp_path: Path, flyte_home: Path, numbers: Path
+) -> None:
+    config = small(
+        tmp_path / "runs",
+        numbers,
+        evaluate__vqa__train_questions="/nowhere/questions.json",
+        evaluate__glue=None,
+    )
     done = run(command("demo", config, tmp_path))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     summary = (tmp_path / "runs" / "demo-summary.txt").read_text()
     assert "Not promoted" in summary and "/nowhere/questions.json" in summary
     assert not (tmp_path / "runs" / "promoted-demo.json").exists()
     folder = run_folder(tmp_path / "runs")
-    assert {"imagenet", "retrieval", "xm3600"} <= {name for name, result in results(folder).items() if not result["failure"]}
+    assert {"imagenet", "retrieval", "xm3600"} <= {
+        name for name, result in results(folder).items() if not result["failure"]
+    }
     assert "/nowhere/questions.json" in (folder / "report.html").read_text()
 
 
 @pytest.mark.slow
-def test_kill_during_training_costs_nothing_that_was_saved(tmp_path: Path, flyte_home: Path, numbers: Path) -> None:
-    """The same command after `kill -9` ends with the losses and weights that an undisturbed run has, bit for bit."""
+def test_kill_during_training_costs_nothing_that_was_saved(
+    tmp_path: Path, flyte_home: Path, numbers: Path
+) -> None:
+    """The same command after `kill -9` ends with the losses and weights that an undisturbed run
+    has, bit for bit.
+    """
     only_one = {f"evaluate__{name}": None for name in ("imagenet", "vqa", "glue", "xm3600")}
     changes = {"train__steps": 30, "train__save_every_steps": 5, **only_one}
     calm = small(tmp_path / "calm", numbers, **changes)
     assert run(command("demo", calm, tmp_path)).returncode == 0
     killed = small(tmp_path / "killed", numbers, **changes)
     words = command("demo", killed, tmp_path)
-    process = subprocess.Popen(words, cwd=PROJECT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words,
+        cwd=PROJECT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 600
     while not list((tmp_path / "killed").glob("demo-*/checkpoints/step-*/manifest.json")):
         assert process.poll() is None and time.monotonic() < deadline, "training saved nothing"
@@ -140,9 +186,13 @@ def test_kill_during_training_costs_nothing_that_was_saved(tmp_path: Path, flyte
     done = run(words)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     folders = [run_folder(tmp_path / name) for name in ("calm", "killed")]
-    losses = [[line["loss"] for line in journal.read(str(folder / "journal.jsonl"))] for folder in folders]
+    losses = [
+        [line["loss"] for line in journal.read(str(folder / "journal.jsonl"))] for folder in folders
+    ]
     assert losses[0] == losses[1] and len(losses[0]) == 30
-    weights = [open_checkpoint(str(folder / "checkpoints")).info.weights_sha256 for folder in folders]
+    weights = [
+        open_checkpoint(str(folder / "checkpoints")).info.weights_sha256 for folder in folders
+    ]
     assert weights[0] == weights[1]
 
 
@@ -156,12 +206,16 @@ def test_two_processes_train_the_same_run(tmp_path: Path, flyte_home: Path, numb
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         folder = run_folder(tmp_path / shape)
         losses[shape] = [line["loss"] for line in journal.read(str(folder / "journal.jsonl"))]
-        assert open_checkpoint(str(folder / "checkpoints")).info.world_size == int(shape.removeprefix("laptop") or 1)
+        assert open_checkpoint(str(folder / "checkpoints")).info.world_size == int(
+            shape.removeprefix("laptop") or 1
+        )
     assert losses["laptop2"] == pytest.approx(losses["laptop"], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_what_a_user_sees_when_ranks_and_batch_do_not_fit(tmp_path: Path, flyte_home: Path, numbers: Path) -> None:
+def test_what_a_user_sees_when_ranks_and_batch_do_not_fit(
+    tmp_path: Path, flyte_home: Path, numbers: Path
+) -> None:
     config = small(tmp_path / "runs", numbers, train__batch_pairs=91)
     done = run(command("demo", config, tmp_path), CLIPPO_CLUSTER="laptop2")
     assert done.returncode != 0
@@ -195,13 +249,21 @@ def few(data: Path, root: Path) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_real_photos_and_real_benchmark_files(tmp_path: Path, flyte_home: Path, slices: Path) -> None:
+def test_real_photos_and_real_benchmark_files(
+    tmp_path: Path, flyte_home: Path, slices: Path
+) -> None:
     config = few(slices, tmp_path / "runs")
     done = run(command("pretrain_and_evaluate", config, tmp_path), timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     folder = next(path for path in (tmp_path / "runs").glob("slices-*") if path.is_dir())
     found = results(folder)
-    assert {name for name, result in found.items() if not result["failure"]} == {"imagenet", "retrieval", "vqa", "glue", "xm3600"}
+    assert {name for name, result in found.items() if not result["failure"]} == {
+        "imagenet",
+        "retrieval",
+        "vqa",
+        "glue",
+        "xm3600",
+    }
     assert all(result["is_partial"] and not result["is_demo"] for result in found.values())
     # What a slice cannot give says so, and is not averaged away.
     assert found["imagenet"]["metrics"]["imagenet/10shot_top1"]["why_not"]
@@ -214,25 +276,37 @@ def test_real_photos_and_real_benchmark_files(tmp_path: Path, flyte_home: Path, 
 
 @pytest.mark.slow
 def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, slices: Path) -> None:
-    """The test split of Flickr30k among the sources of pairs: validation excludes exactly those photos, or refuses the run."""
+    """The test split of Flickr30k among the sources of pairs: validation excludes exactly those
+    photos, or refuses the run.
+    """
     from clippo_core.data.validate.expectations import validate
     from clippo_core.errors import DataError
     from clippo_core.run.planning import make_plan
     from workflows.pipeline import UNSCHEDULED
 
     config = few(slices, tmp_path / "runs")
-    leaky = tuple(dataclasses.replace(source, split="test") if source.name == "flickr30k" else source for source in config.data.sources)
-    tolerant = replace(config, data__sources=leaky, data__max_bad_share=0.5, evaluate__retrieval=limited(config, 0))
+    leaky = tuple(
+        dataclasses.replace(source, split="test") if source.name == "flickr30k" else source
+        for source in config.data.sources
+    )
+    tolerant = replace(
+        config, data__sources=leaky, data__max_bad_share=0.5, evaluate__retrieval=limited(config, 0)
+    )
     report = validate(make_plan(tolerant, UNSCHEDULED).validate, progress=False)
     leaked = {key for key, reason in report.excluded.items() if "evaluated" in reason}
     assert len(leaked) == 48 and all(key.startswith("flickr30k/") for key in leaked)
     with pytest.raises(DataError, match="flickr30k"):
-        validate(make_plan(replace(tolerant, data__max_bad_share=0.05), UNSCHEDULED).validate, progress=False)
+        validate(
+            make_plan(replace(tolerant, data__max_bad_share=0.05), UNSCHEDULED).validate,
+            progress=False,
+        )
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_demo_beats_chance_in_all_five_evaluations(tmp_path: Path, flyte_home: Path, seed: int) -> None:
+def test_demo_beats_chance_in_all_five_evaluations(
+    tmp_path: Path, flyte_home: Path, seed: int
+) -> None:
     config = replace(presets.demo(str(tmp_path / "runs")), seed=seed)
     done = run(command("demo", config, tmp_path), timeout=3600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -248,5 +322,7 @@ def test_demo_beats_chance_in_all_five_evaluations(tmp_path: Path, flyte_home: P
         for metric in metrics:
             number = found[evaluation]["metrics"][metric]
             low, chance = number["low"], number["chance"]
-            print(f"seed {seed}  {metric}  {number['value']:.1f}  low {low:.1f}  chance {chance:.1f}")
+            print(
+                f"seed {seed}  {metric}  {number['value']:.1f}  low {low:.1f}  chance {chance:.1f}"
+            )
             assert low > chance, f"{metric}: {low} is not above {chance}"

@@ -1,4 +1,6 @@
-"""Training with varied text: off it costs nothing, on it is the same for any ranks, workers and interruptions; evaluation never sees it."""
+"""Training with varied text: off it costs nothing, on it is the same for any ranks, workers and
+interruptions; evaluation never sees it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,13 @@ from clippo_core.engine.checkpoint import open_checkpoint
 from clippo_core.engine.recipe import check_same_recipe, recipe
 from clippo_core.errors import CheckpointError, ConfigError
 from clippo_core.rendering import Renderer
-from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, augmented_pixels, noise_of_step, numbers_of_step
+from clippo_core.rendering.augment import (
+    LAYOUT_NUMBERS,
+    AugmentedRenderer,
+    augmented_pixels,
+    noise_of_step,
+    numbers_of_step,
+)
 from clippo_core.run import journal
 from clippo_core.run.planning import make_plan
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan, from_dict
@@ -53,7 +61,15 @@ def read(shards: Manifest, augment: AugmentConfig, steps: int = 5, **options: An
     varied = AugmentedRenderer(plan.render, augment) if augment.varies_layout else None
     renderer = Renderer.from_config(plan.render)
     feed: Iterator[Batch] = batches(
-        shards, plan.data, image_px=32, batch_pairs=8, seed=3, text_encoder=renderer, steps=steps, varied=varied, **options
+        shards,
+        plan.data,
+        image_px=32,
+        batch_pairs=8,
+        seed=3,
+        text_encoder=renderer,
+        steps=steps,
+        varied=varied,
+        **options,
     )
     return list(with_varied_text(feed, plan.train, 3, 32))
 
@@ -85,22 +101,38 @@ def losses(plan: PretrainPlan) -> list[float]:
         ({"noise": -1}, "noise is -1.0"),
         ({"max_offset_px": 64}, "has only 64 px"),
         ({"model__skip_blank_rows": True, "noise": 0.1}, "one or the other"),
-        ({"model__kind": "two_tower_clip", "model__tokenizer": "x", "noise": 0.1}, "two_tower_clip reads none"),
+        (
+            {"model__kind": "two_tower_clip", "model__tokenizer": "x", "noise": 0.1},
+            "two_tower_clip reads none",
+        ),
         ({"render__image_px": 48, "double_share": 0.5}, "at least 64 px; render.image_px is 48"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_sentence(change: dict[str, Any], sentence: str) -> None:
-    named = {name if "__" in name else f"train__augment__{name}": value for name, value in change.items()}
+    named = {
+        name if "__" in name else f"train__augment__{name}": value for name, value in change.items()
+    }
     with pytest.raises(ConfigError, match=sentence):
         replace(presets.demo(), **named)
 
 
 def test_it_is_off_everywhere_and_reached_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     off = AugmentConfig()
-    assert not off.varies_layout and not off.varies_pixels and not any(dataclasses.astuple(replace(off, share=1))[1:])
+    assert (
+        not off.varies_layout
+        and not off.varies_pixels
+        and not any(dataclasses.astuple(replace(off, share=1))[1:])
+    )
     for name, build in presets.by_name().items():
         assert (build("data") if name == "slices" else build()).train.augment == off
-    words = ["preset", "demo", "--set", "train__augment__noise=0.1", "--set", "train__augment__max_offset_px=8"]
+    words = [
+        "preset",
+        "demo",
+        "--set",
+        "train__augment__noise=0.1",
+        "--set",
+        "train__augment__max_offset_px=8",
+    ]
     assert command_line.main(words) == 0
     found = from_dict(RunConfig, json.loads(capsys.readouterr().out))
     assert found.train.augment == AugmentConfig(noise=0.1, max_offset_px=8)
@@ -121,7 +153,15 @@ def test_flyte_carries_it() -> None:
 def test_it_changes_training_and_nothing_before_it(tmp_path: Path) -> None:
     write_tiny_data(tmp_path / "data")
     plain = tiny_plan("unused", str(tmp_path / "data"))
-    run = RunConfig("tiny", plain.data, plain.render, plain.model, plain.optim, plain.train, root=str(tmp_path / "runs"))
+    run = RunConfig(
+        "tiny",
+        plain.data,
+        plain.render,
+        plain.model,
+        plain.optim,
+        plain.train,
+        root=str(tmp_path / "runs"),
+    )
     noted: list[set[str]] = []
     for config in (run, replace(run, train__augment=LAYOUT)):
         make_plan(config, datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC))
@@ -145,10 +185,17 @@ def test_it_changes_training_and_nothing_before_it(tmp_path: Path) -> None:
 def test_off_the_batches_are_the_loaders_own(shards: Manifest) -> None:
     plan = tiny_plan("unused")
     encode = Renderer.from_config(plan.render)
-    feed = list(batches(shards, plan.data, image_px=32, batch_pairs=8, seed=3, text_encoder=encode, steps=3))
-    assert all(one is other for one, other in zip(with_varied_text(iter(feed), TrainConfig(), 3, 32), feed, strict=True))
+    feed = list(
+        batches(shards, plan.data, image_px=32, batch_pairs=8, seed=3, text_encoder=encode, steps=3)
+    )
+    assert all(
+        one is other
+        for one, other in zip(with_varied_text(iter(feed), TrainConfig(), 3, 32), feed, strict=True)
+    )
     for one, other in zip(read(shards, AugmentConfig(), 3), feed, strict=True):
-        assert torch.equal(one.second_text, other.second_text) and torch.equal(one.first_text, other.first_text)
+        assert torch.equal(one.second_text, other.second_text) and torch.equal(
+            one.first_text, other.first_text
+        )
 
 
 def test_each_text_is_varied_by_its_own_numbers(shards: Manifest) -> None:
@@ -158,10 +205,20 @@ def test_each_text_is_varied_by_its_own_numbers(shards: Manifest) -> None:
         noise = torch.from_numpy(noise_of_step(3, batch.step, 32))
         for place in range(6, 8):
             n = int(batch.keys[place].rpartition("-")[2]) - 1
-            for side, text, found in ((0, f"left {n}", batch.first_text[place - 6]), (1, f"right {n}", batch.second_text[place])):
+            for side, text, found in (
+                (0, f"left {n}", batch.first_text[place - 6]),
+                (1, f"right {n}", batch.second_text[place]),
+            ):
                 chosen = numbers[place : place + 1, side]
-                masks = AugmentedRenderer(tiny_plan("unused").render, ALL).masks([text], chosen[:, :LAYOUT_NUMBERS])
-                pixels = augmented_pixels(torch.from_numpy(masks), ALL, torch.from_numpy(chosen[:, LAYOUT_NUMBERS:]), noise)
+                masks = AugmentedRenderer(tiny_plan("unused").render, ALL).masks(
+                    [text], chosen[:, :LAYOUT_NUMBERS]
+                )
+                pixels = augmented_pixels(
+                    torch.from_numpy(masks),
+                    ALL,
+                    torch.from_numpy(chosen[:, LAYOUT_NUMBERS:]),
+                    noise,
+                )
                 assert torch.equal(found, pixels[0])
 
 
@@ -170,7 +227,9 @@ def test_the_same_texts_for_any_number_of_ranks(shards: Manifest, augment: Augme
     whole = read(shards, augment)
     for world_size in (2, 4):
         for rank in range(world_size):
-            for part, full in zip(read(shards, augment, rank=rank, world_size=world_size), whole, strict=True):
+            for part, full in zip(
+                read(shards, augment, rank=rank, world_size=world_size), whole, strict=True
+            ):
                 assert torch.equal(part.second_text, full.second_text[part.places])
                 firsts = part.places[part.places >= 6] - 6
                 assert torch.equal(part.first_text, full.first_text[firsts])
@@ -180,14 +239,22 @@ def test_blocks_change_nothing(shards: Manifest, monkeypatch: pytest.MonkeyPatch
     whole = read(shards, ALL)
     monkeypatch.setattr(step, "BLOCK_TEXTS", 3)
     for one, other in zip(read(shards, ALL), whole, strict=True):
-        assert torch.equal(one.second_text, other.second_text) and torch.equal(one.first_text, other.first_text)
+        assert torch.equal(one.second_text, other.second_text) and torch.equal(
+            one.first_text, other.first_text
+        )
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"start_step": 3}])
-def test_the_same_texts_for_any_workers_and_start(shards: Manifest, options: dict[str, int]) -> None:
-    for one, other in zip(read(shards, ALL, **options), read(shards, ALL)[options.get("start_step", 0) :], strict=True):
+def test_the_same_texts_for_any_workers_and_start(
+    shards: Manifest, options: dict[str, int]
+) -> None:
+    for one, other in zip(
+        read(shards, ALL, **options), read(shards, ALL)[options.get("start_step", 0) :], strict=True
+    ):
         assert one.step == other.step
-        assert torch.equal(one.second_text, other.second_text) and torch.equal(one.first_text, other.first_text)
+        assert torch.equal(one.second_text, other.second_text) and torch.equal(
+            one.first_text, other.first_text
+        )
 
 
 def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> None:
@@ -196,7 +263,10 @@ def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> No
 
     write_tiny_data(tmp_path / "data")
     plan = tiny_plan(str(tmp_path), str(tmp_path / "data"), data__store_drawings=True)
-    manifest = write_shards(RenderPlan(plan.stage, plan.data, plan.render), ValidationReport(64, [], {}, {}, {}, {}, "0"))
+    manifest = write_shards(
+        RenderPlan(plan.stage, plan.data, plan.render),
+        ValidationReport(64, [], {}, {}, {}, {}, "0"),
+    )
     made = {
         stored: list(
             batches(
@@ -212,13 +282,18 @@ def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> No
         )
         for stored in (True, False)
     }
-    assert all(torch.equal(one.second_text, other.second_text) for one, other in zip(made[True], made[False], strict=True))
+    assert all(
+        torch.equal(one.second_text, other.second_text)
+        for one, other in zip(made[True], made[False], strict=True)
+    )
 
 
 # ---------------------------------------------------------------- training
 
 
-def test_training_differs_and_goes_on_bit_for_bit(tmp_path: Path, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_differs_and_goes_on_bit_for_bit(
+    tmp_path: Path, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     curves = {
         name: train(varied_plan(tmp_path / name, augment), shards)
         for name, augment in (("off", AugmentConfig()), ("layout", LAYOUT), ("all", ALL))
@@ -239,14 +314,19 @@ def test_training_differs_and_goes_on_bit_for_bit(tmp_path: Path, shards: Manife
     assert len(losses(killed)) == 3
     info: CheckpointInfo = loop.pretrain(killed, shards)
     assert losses(killed) == curves["all"]
-    assert info.weights_sha256 == open_checkpoint(storage.join(str(tmp_path / "all"), "checkpoints")).info.weights_sha256
+    assert (
+        info.weights_sha256
+        == open_checkpoint(storage.join(str(tmp_path / "all"), "checkpoints")).info.weights_sha256
+    )
     with pytest.raises(CheckpointError, match="train.augment.noise is 0.2 there, 0.1 here"):
         train(replace(killed, train__augment__noise=0.1), shards)
 
 
 def test_cached_gradients_see_one_and_the_same_drawing(tmp_path: Path, shards: Manifest) -> None:
     plain = train(varied_plan(tmp_path / "plain"), shards)
-    cached = train(varied_plan(tmp_path / "cached", train__memory="cached", train__chunk_pairs=4), shards)
+    cached = train(
+        varied_plan(tmp_path / "cached", train__memory="cached", train__chunk_pairs=4), shards
+    )
     assert cached == pytest.approx(plain, rel=1e-4)
 
 
@@ -279,7 +359,9 @@ def test_evaluation_draws_plainly(tmp_path: Path, shards: Manifest) -> None:
 
 @pytest.mark.slow
 def test_killed_on_two_ranks_it_goes_on_with_one(tmp_path: Path, shards: Manifest) -> None:
-    """The curve is that of one rank alone, to rounding: every rank varies its texts as one would."""
+    """The curve is that of one rank alone, to rounding: every rank varies its texts as one
+    would.
+    """
     changes = {"train__steps": 16, "train__timeout_seconds": 60.0}
     for name in ("alone", "killed"):
         (tmp_path / name).mkdir()

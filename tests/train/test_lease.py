@@ -43,8 +43,13 @@ def test_live_owner_is_respected_and_release_frees(root: str) -> None:
 
 
 def test_killed_owner_is_replaced_at_once(root: str) -> None:
-    program = f"from clippo_core.train.lease import Lease; import time; Lease({root!r}, 60); print('held', flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    program = (
+        f"from clippo_core.train.lease import Lease; import time; Lease({root!r}, 60);"
+        " print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None and child.stdout.readline() == "held\n"
     with pytest.raises(ConflictError):
         Lease(root, seconds=60)
@@ -78,7 +83,9 @@ def test_owner_elsewhere_is_watched(root: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_frozen_owner_finds_out_by_itself(tmp_path: Path) -> None:
     frozen = Lease(str(tmp_path), seconds=0.4)
-    storage.write_text(str(tmp_path / "owner.json"), json.dumps({"id": "other", "pid": 1, "host": "far"}))
+    storage.write_text(
+        str(tmp_path / "owner.json"), json.dumps({"id": "other", "pid": 1, "host": "far"})
+    )
     frozen._thread.join(timeout=5)
     with pytest.raises(ConflictError, match="taken over"):
         frozen.check()

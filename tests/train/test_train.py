@@ -1,4 +1,6 @@
-"""The training loop: exact resume from every interruption, nothing lost silently, and the numbers that it reports."""
+"""The training loop: exact resume from every interruption, nothing lost silently, and the numbers
+that it reports.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from clippo_core import config, models, storage
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
-from clippo_core.errors import CheckpointError, ConfigError, ConflictError, Preempted, StorageError, TrainingError
+from clippo_core.errors import (
+    CheckpointError,
+    ConfigError,
+    ConflictError,
+    Preempted,
+    StorageError,
+    TrainingError,
+)
 from clippo_core.losses import contrastive_loss
 from clippo_core.optim import Adafactor, rsqrt_schedule
 from clippo_core.report import watch
@@ -33,7 +42,14 @@ from clippo_core.train.lease import Lease
 from clippo_core.train.step import train_step
 
 Reference = tuple[PretrainPlan, CheckpointInfo]
-TIMES = {"seconds", "pairs_per_second", "data_wait_share", "peak_memory_gib", "tflops_per_second", "mfu"}
+TIMES = {
+    "seconds",
+    "pairs_per_second",
+    "data_wait_share",
+    "peak_memory_gib",
+    "tflops_per_second",
+    "mfu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +76,9 @@ def curve(plan: PretrainPlan) -> list[dict[str, Any]]:
 
 def moved(plan: PretrainPlan, root: Path | str, **changes: Any) -> PretrainPlan:
     """The same run in another folder."""
-    changed: PretrainPlan = config.replace(replace(plan, stage=replace(plan.stage, root=str(root))), **changes)
+    changed: PretrainPlan = config.replace(
+        replace(plan, stage=replace(plan.stage, root=str(root))), **changes
+    )
     return changed
 
 
@@ -77,7 +95,11 @@ def assert_same_run(plan: PretrainPlan, info: CheckpointInfo, reference: Referen
     assert [file["sha256"] for file in open_checkpoint(info.uri).manifest["files"]] == [
         file["sha256"] for file in open_checkpoint(reference[1].uri).manifest["files"]
     ]
-    assert (info.step, info.loss, info.weights_sha256) == (reference[1].step, reference[1].loss, reference[1].weights_sha256)
+    assert (info.step, info.loss, info.weights_sha256) == (
+        reference[1].step,
+        reference[1].loss,
+        reference[1].weights_sha256,
+    )
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
@@ -101,10 +123,22 @@ def wait_for_first_save(plan: PretrainPlan) -> None:
 def test_equals_a_naive_loop(shards: Manifest, uninterrupted: Reference) -> None:
     plan, info = uninterrupted
     tower = models.build_tower(plan.model, 32, seed=0)
-    optimizer = Adafactor(tower.named_parameters(), lr=1e-3, weight_decay=1e-4, decayed=tower.decayed, views=tower.views)
+    optimizer = Adafactor(
+        tower.named_parameters(),
+        lr=1e-3,
+        weight_decay=1e-4,
+        decayed=tower.decayed,
+        views=tower.views,
+    )
     losses = []
     feed = batches(
-        shards, plan.data, image_px=32, batch_pairs=8, seed=0, text_encoder=models.text_encoder(plan.model, plan.render), steps=6
+        shards,
+        plan.data,
+        image_px=32,
+        batch_pairs=8,
+        seed=0,
+        text_encoder=models.text_encoder(plan.model, plan.render),
+        steps=6,
     )
     for step, batch in enumerate(feed):
         loss = contrastive_loss(*tower(batch.photos, batch.first_text, batch.second_text))
@@ -125,27 +159,51 @@ def test_what_a_run_leaves_behind(uninterrupted: Reference) -> None:
     plan, info = uninterrupted
     root = Path(plan.stage.root)
     lines = journal.read(info.journal)
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6] and lines[-1]["pairs_seen"] == 48 == info.pairs_seen
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6] and lines[-1][
+        "pairs_seen"
+    ] == 48 == info.pairs_seen
     for line in lines:
-        assert line["lr"] == 1e-3 * line["multiplier"] == 1e-3 * rsqrt_schedule(line["step"] - 1, 6, 2, 4, 2)
-        assert 0 <= line["data_wait_share"] <= 1 and line["pairs_per_second"] == pytest.approx(8 / line["seconds"])
+        assert (
+            line["lr"]
+            == 1e-3 * line["multiplier"]
+            == 1e-3 * rsqrt_schedule(line["step"] - 1, 6, 2, 4, 2)
+        )
+        assert 0 <= line["data_wait_share"] <= 1 and line["pairs_per_second"] == pytest.approx(
+            8 / line["seconds"]
+        )
         assert "mfu" not in line  # a share of a CPU's ceiling says nothing
-        assert line["tflops_per_second"] > 0 and 0 < line["peak_memory_gib"] < 100 and line["skipped"] == 0
+        assert (
+            line["tflops_per_second"] > 0
+            and 0 < line["peak_memory_gib"] < 100
+            and line["skipped"] == 0
+        )
         assert -1 <= line["negative_similarity"] <= 1 and 0 <= line["accuracy"] <= 1
     assert info.loss == pytest.approx(sum(line["loss"] for line in lines) / 6)
-    assert json.loads((root / "checkpoints" / "latest.json").read_text()) == {"name": "step-00000006", "step": 6, "finished": True}
+    assert json.loads((root / "checkpoints" / "latest.json").read_text()) == {
+        "name": "step-00000006",
+        "step": 6,
+        "finished": True,
+    }
     page = (root / "training.html").read_text()
-    assert "6/6" in page and "refresh" not in page.partition("</head>")[0].lower().replace("refreshing", "")
+    assert "6/6" in page and "refresh" not in page.partition("</head>")[0].lower().replace(
+        "refreshing", ""
+    )
     assert json.loads((root / "owner.json").read_text()) == {"released": True}
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_sigterm_saves_and_the_same_command_goes_on(
-    plan: PretrainPlan, shards: Manifest, uninterrupted: Reference, monkeypatch: pytest.MonkeyPatch, step: int
+    plan: PretrainPlan,
+    shards: Manifest,
+    uninterrupted: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
 ) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        at_step(patch, step, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)] and None)
+        at_step(
+            patch, step, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)] and None
+        )
         with pytest.raises(Preempted, match=f"after step {step}, which is saved"):
             train(plan, shards)
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -154,12 +212,16 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert_same_run(plan, train(plan, shards), uninterrupted)
 
 
-def test_stop_at_the_last_step_is_the_end(plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_at_the_last_step_is_the_end(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_step(monkeypatch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert train(plan, shards).step == 6
 
 
-def test_finished_run_is_not_trained_again(uninterrupted: Reference, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_run_is_not_trained_again(
+    uninterrupted: Reference, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "train_step", None)
     assert train(uninterrupted[0], shards) == uninterrupted[1]
 
@@ -175,11 +237,19 @@ def test_crash_goes_on_from_the_last_checkpoint(
         with pytest.raises(MemoryError):
             train(plan, shards)
     assert [line["step"] for line in curve(plan)] == [1, 2, 3, 4, 5]
-    storage.delete(storage.join(plan.stage.root, "checkpoints", "step-00000004", "optimizer.safetensors"))
+    storage.delete(
+        storage.join(plan.stage.root, "checkpoints", "step-00000004", "optimizer.safetensors")
+    )
     assert_same_run(plan, train(plan, shards), uninterrupted)
 
 
-def test_in_a_bucket(shards: Manifest, s3: str, uninterrupted: Reference, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_in_a_bucket(
+    shards: Manifest,
+    s3: str,
+    uninterrupted: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     plan = moved(uninterrupted[0], f"{s3}/run")
     with monkeypatch.context() as patch:
@@ -220,10 +290,15 @@ def test_second_run_on_the_same_folder_is_refused(plan: PretrainPlan, shards: Ma
     assert train(plan, shards).step == 6
 
 
-def test_run_that_was_taken_over_commits_nothing(plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_was_taken_over_commits_nothing(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def take_over() -> None:
         wait_for_first_save(plan)
-        storage.write_text(storage.join(plan.stage.root, "owner.json"), json.dumps({"id": "other", "pid": 7, "host": "far"}))
+        storage.write_text(
+            storage.join(plan.stage.root, "owner.json"),
+            json.dumps({"id": "other", "pid": 7, "host": "far"}),
+        )
 
     at_step(monkeypatch, 3, take_over)
     with pytest.raises(ConflictError, match="taken over by"):
@@ -232,7 +307,9 @@ def test_run_that_was_taken_over_commits_nothing(plan: PretrainPlan, shards: Man
     assert kept is not None and kept.progress.step == 2
 
 
-def test_other_settings_are_refused_with_what_changed(uninterrupted: Reference, shards: Manifest) -> None:
+def test_other_settings_are_refused_with_what_changed(
+    uninterrupted: Reference, shards: Manifest
+) -> None:
     for changes, sentence in (
         ({"optim__lr": 2e-3}, "optim.lr is 0.001 there, 0.002 here"),
         ({"model__depth": 3}, "model.depth is 2 there"),
@@ -256,31 +333,56 @@ def test_three_sources_of_a_resume(
     elsewhere = moved(plan, tmp_path / "second")
     steps: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", lambda *a, **k: steps.append(a[1].step) or train_step(*a, **k))
+        patch.setattr(
+            loop, "train_step", lambda *a, **k: steps.append(a[1].step) or train_step(*a, **k)
+        )
         info = train(elsewhere, shards, previous=earlier)
         assert steps == [3, 4, 5] and info.uri.startswith(elsewhere.stage.root)
         assert info.weights_sha256 == uninterrupted[1].weights_sha256
         steps.clear()
-        # A named start counts only while the run has nothing of its own; its settings may differ, its tower may not.
-        third = moved(plan, tmp_path / "third", train__resume_from=earlier, train__steps=8, optim__lr=5e-4)
+        # A named start counts only while the run has nothing of its own; its settings may differ,
+        # its tower may not.
+        third = moved(
+            plan, tmp_path / "third", train__resume_from=earlier, train__steps=8, optim__lr=5e-4
+        )
         train(third, shards)
         train(third, shards)
         assert steps == [3, 4, 5, 6, 7]
     with pytest.raises(CheckpointError, match="step-00000003.*another tower"):
         train(moved(third, tmp_path / "fourth", model__mlp_dim=32), shards)
     with pytest.raises(ConfigError, match="at step 3.*only 3"):
-        train(moved(third, tmp_path / "fifth", train__steps=3, optim__warmup_steps=1, optim__cooldown_steps=1), shards)
-    with pytest.raises(ConfigError, match="trained with model.skip_blank_rows False: another function"):
+        train(
+            moved(
+                third,
+                tmp_path / "fifth",
+                train__steps=3,
+                optim__warmup_steps=1,
+                optim__cooldown_steps=1,
+            ),
+            shards,
+        )
+    with pytest.raises(
+        ConfigError, match="trained with model.skip_blank_rows False: another function"
+    ):
         train(moved(third, tmp_path / "sixth", model__skip_blank_rows=True), shards)
     with pytest.raises(ConfigError, match="resume_from.*no checkpoint"):
-        train(moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards)
+        train(
+            moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards
+        )
 
 
-def test_a_token_tower_records_its_tokenizer(shards: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_token_tower_records_its_tokenizer(
+    shards: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     tokenizer = str(tmp_path / "small.model")
     texts = [f"{kind} {n}" for kind in ("photo", "picture", "left", "right") for n in range(40)]
     models.train_tokenizer(texts, tokenizer, vocab_size=300)
-    plan = tiny_plan(str(tmp_path / "run"), model__kind="one_tower_clip", model__tokenizer=tokenizer, model__text_tokens=8)
+    plan = tiny_plan(
+        str(tmp_path / "run"),
+        model__kind="one_tower_clip",
+        model__tokenizer=tokenizer,
+        model__text_tokens=8,
+    )
     expected = models.text_encoder(plan.model, plan.render).digest
     with monkeypatch.context() as patch:
         # As versions before wrote it, which looked for the digest of a renderer only.
@@ -309,13 +411,20 @@ def spoil(monkeypatch: pytest.MonkeyPatch, spoilt_steps: set[int]) -> None:
     monkeypatch.setattr(loop, "batches", spoiling)
 
 
-def test_non_finite_step_changes_nothing_and_counts(plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_step_changes_nothing_and_counts(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states: list[list[bytes]] = []
 
     def recording(engine: Engine, *arguments: Any) -> Any:
         result = train_step(engine, *arguments)
-        everything = {name: value.reshape(-1) for name, value in {**engine.weights(), **engine.optimizer_state()}.items()}
-        states.append([everything[name].view(torch.uint8).numpy().tobytes() for name in sorted(everything)])
+        everything = {
+            name: value.reshape(-1)
+            for name, value in {**engine.weights(), **engine.optimizer_state()}.items()
+        }
+        states.append(
+            [everything[name].view(torch.uint8).numpy().tobytes() for name in sorted(everything)]
+        )
         return result
 
     spoil(monkeypatch, {3})
@@ -323,7 +432,11 @@ def test_non_finite_step_changes_nothing_and_counts(plan: PretrainPlan, shards: 
     info = train(plan, shards)
     assert states[3] == states[2] and states[4] != states[3]
     lines = curve(plan)
-    assert [line["skipped"] for line in lines] == [0, 0, 0, 1, 1, 1] and lines[3]["loss"] is None and lines[3]["grad_norm"] is None
+    assert (
+        [line["skipped"] for line in lines] == [0, 0, 0, 1, 1, 1]
+        and lines[3]["loss"] is None
+        and lines[3]["grad_norm"] is None
+    )
     assert len(lines[3]["skipped_keys"]) == 8 and "skipped_keys" not in lines[4]
     assert math.isfinite(info.loss) and open_checkpoint(info.uri).progress.state["skipped"] == [4]
 
@@ -333,14 +446,24 @@ def test_too_many_non_finite_steps_stop_the_run_with_their_keys(
 ) -> None:
     limited = config.replace(plan, train__max_skipped_steps=2)
     spoil(monkeypatch, {1, 2, 4})
-    with pytest.raises(TrainingError, match=r"in 3 steps \(2, 3, 5\).*karpathy.*skipped_keys.*lower optim.lr"):
+    with pytest.raises(
+        TrainingError, match=r"in 3 steps \(2, 3, 5\).*karpathy.*skipped_keys.*lower optim.lr"
+    ):
         train(limited, shards)
-    assert [len(line["skipped_keys"]) for line in curve(limited) if "skipped_keys" in line] == [8, 8, 8]
-    with pytest.raises(TrainingError, match=r"in 3 steps \(2, 3, 5\)"):  # and not a fresh count after a restart
+    assert [len(line["skipped_keys"]) for line in curve(limited) if "skipped_keys" in line] == [
+        8,
+        8,
+        8,
+    ]
+    with pytest.raises(
+        TrainingError, match=r"in 3 steps \(2, 3, 5\)"
+    ):  # and not a fresh count after a restart
         train(limited, shards)
 
 
-def test_non_finite_gradient_is_skipped_too(plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_gradient_is_skipped_too(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def spoil_gradient(engine: Engine, *arguments: Any) -> Any:
         if arguments[0].step == 2:
             parameter = next(engine.module.parameters())
@@ -354,15 +477,23 @@ def test_non_finite_gradient_is_skipped_too(plan: PretrainPlan, shards: Manifest
     monkeypatch.setattr(loop, "train_step", spoil_gradient)
     train(plan, shards)
     lines = curve(plan)
-    assert [line["skipped"] for line in lines] == [0, 0, 1, 1, 1, 1] and lines[2]["loss"] is not None and lines[2]["grad_norm"] is None
+    assert (
+        [line["skipped"] for line in lines] == [0, 0, 1, 1, 1, 1]
+        and lines[2]["loss"] is not None
+        and lines[2]["grad_norm"] is None
+    )
 
 
-def test_batch_that_does_not_divide_is_refused(plan: PretrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_that_does_not_divide_is_refused(
+    plan: PretrainPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="batch_pairs 8 does not divide by 3 ranks; use 6"):
         plan.train.pairs_per_rank(3)
 
 
-def test_page_that_cannot_be_written_does_not_stop_training(plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_that_cannot_be_written_does_not_stop_training(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch, "PAGE_SECONDS", 0.0)
     (Path(plan.stage.root) / "training.html").mkdir(parents=True)
     assert train(plan, shards).step == 6
@@ -375,14 +506,20 @@ def test_flops_of_the_papers_towers() -> None:
     assert speed.forward_flops(large, 224) / 1e9 == pytest.approx(123.31, abs=0.03)
     assert speed.training_flops_per_pair(base, 224) == pytest.approx(212.0e9, rel=1e-3)
     assert speed.training_flops_per_pair(large, 224) == pytest.approx(739.2e9, rel=1e-3)
-    assert speed.training_flops_per_pair(config.ModelConfig(kind="one_tower_clip", tokenizer="x"), 224) is None
+    assert (
+        speed.training_flops_per_pair(config.ModelConfig(kind="one_tower_clip", tokenizer="x"), 224)
+        is None
+    )
 
 
 def test_flops_are_what_torch_counts(plan: PretrainPlan) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     tower = models.build_tower(plan.model, 32)
-    photos, text = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, 2, 32, dtype=torch.uint16)
+    photos, text = (
+        torch.zeros(4, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(4, 2, 32, dtype=torch.uint16),
+    )
     with FlopCounterMode(display=False) as counter:
         contrastive_loss(*tower(photos, text[:0], text)).backward()
     loss_flops = 3 * 2 * 4 * 4 * plan.model.embed_dim

@@ -1,4 +1,6 @@
-"""Real processes, real signals: killed, frozen, stopped and doubled training runs, and ranks that come back in another number."""
+"""Real processes, real signals: killed, frozen, stopped and doubled training runs, and ranks that
+come back in another number.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def reference(shards: Manifest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainPlan, CheckpointInfo]:
+def reference(
+    shards: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PretrainPlan, CheckpointInfo]:
     """Forty uninterrupted steps in one process."""
     plan = tiny_plan(
-        str(tmp_path_factory.mktemp("reference") / "run"), train__steps=40, train__save_every_steps=3, optim__cooldown_steps=10
+        str(tmp_path_factory.mktemp("reference") / "run"),
+        train__steps=40,
+        train__save_every_steps=3,
+        optim__cooldown_steps=10,
     )
     finish(plan, shards)
     return plan, open_checkpoint(storage.join(plan.stage.root, "checkpoints")).info
@@ -62,7 +69,9 @@ def kill_and_go_on(plan: PretrainPlan, shards: Manifest, kills: int, seed: int) 
     finish(plan, shards)
 
 
-def test_three_kills_leave_the_run_as_it_would_have_been(tmp_path: Path, shards: Manifest, reference: Any) -> None:
+def test_three_kills_leave_the_run_as_it_would_have_been(
+    tmp_path: Path, shards: Manifest, reference: Any
+) -> None:
     plan = moved(reference[0], tmp_path / "run")
     kill_and_go_on(plan, shards, kills=3, seed=0)
     assert_same_run(plan, info_of(plan), reference)
@@ -90,7 +99,9 @@ def test_sigterm_ends_every_rank_with_143(tmp_path: Path, shards: Manifest, refe
     assert "the same command goes on from it" in training.log.read_text()
 
 
-def test_second_process_on_the_same_run_is_refused(tmp_path: Path, shards: Manifest, reference: Any) -> None:
+def test_second_process_on_the_same_run_is_refused(
+    tmp_path: Path, shards: Manifest, reference: Any
+) -> None:
     plan = moved(reference[0], tmp_path / "run")
     both = [Training(plan, shards, name=name) for name in ("one", "other")]
     codes = [training.exit_codes() for training in both]
@@ -101,7 +112,9 @@ def test_second_process_on_the_same_run_is_refused(tmp_path: Path, shards: Manif
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "limit_s"), [("SIGKILL", 5.0), ("SIGSTOP", 4.0 + 5.0)])
-def test_dead_or_frozen_rank_is_noticed_in_time(tmp_path: Path, shards: Manifest, reference: Any, name: str, limit_s: float) -> None:
+def test_dead_or_frozen_rank_is_noticed_in_time(
+    tmp_path: Path, shards: Manifest, reference: Any, name: str, limit_s: float
+) -> None:
     plan = moved(reference[0], tmp_path / "run", train__timeout_seconds=4.0)
     training = Training(plan, shards, ranks=2)
     training.wait_for_step(4)
@@ -109,7 +122,10 @@ def test_dead_or_frozen_rank_is_noticed_in_time(tmp_path: Path, shards: Manifest
     started = time.monotonic()
     training.processes[0].join(60)
     noticed = time.monotonic() - started
-    assert training.processes[0].exitcode == 1 and noticed < limit_s, (noticed, training.log.read_text())
+    assert training.processes[0].exitcode == 1 and noticed < limit_s, (
+        noticed,
+        training.log.read_text(),
+    )
     assert "lost another rank" in training.log.read_text()
     training.exit_codes(timeout_s=0)
     finish(plan, shards, ranks=2)
@@ -117,7 +133,9 @@ def test_dead_or_frozen_rank_is_noticed_in_time(tmp_path: Path, shards: Manifest
 
 
 @pytest.mark.slow
-def test_other_number_of_ranks_and_other_stage(tmp_path: Path, shards: Manifest, reference: Any) -> None:
+def test_other_number_of_ranks_and_other_stage(
+    tmp_path: Path, shards: Manifest, reference: Any
+) -> None:
     """2 ranks under ZeRO-1, then 1 rank without, then 4 ranks under ZeRO-3: one run."""
     plan = moved(reference[0], tmp_path / "run", train__timeout_seconds=60.0)
     for stage, ranks, until in ((1, 2, 8), (0, 1, 20), (3, 4, 40)):
@@ -139,9 +157,13 @@ def test_other_number_of_ranks_and_other_stage(tmp_path: Path, shards: Manifest,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_come_back_bit_for_bit(tmp_path: Path, shards: Manifest, reference: Any, stage: int) -> None:
+def test_two_ranks_come_back_bit_for_bit(
+    tmp_path: Path, shards: Manifest, reference: Any, stage: int
+) -> None:
     changes = {"train__zero_stage": stage, "train__timeout_seconds": 60.0, "train__steps": 20}
-    whole, broken = (moved(reference[0], tmp_path / name / "run", **changes) for name in ("whole", "broken"))
+    whole, broken = (
+        moved(reference[0], tmp_path / name / "run", **changes) for name in ("whole", "broken")
+    )
     for plan in (whole, broken):
         Path(plan.stage.root).parent.mkdir()
     finish(whole, shards, ranks=2)
@@ -155,17 +177,27 @@ def test_two_ranks_come_back_bit_for_bit(tmp_path: Path, shards: Manifest, refer
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_killed_rank_by_itself(tmp_path: Path, shards: Manifest, reference: Any) -> None:
+def test_torchrun_restarts_a_killed_rank_by_itself(
+    tmp_path: Path, shards: Manifest, reference: Any
+) -> None:
     plan = moved(reference[0], tmp_path / "run")
     (tmp_path / "plan.json").write_text(dumps(plan))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--max-restarts=1",
+    ]
     with open(tmp_path / "log", "w") as log:
         agent = subprocess.Popen(
             [*command, "-m", "clippo_core.train", str(tmp_path / "plan.json"), shards.uri],
             cwd=PROJECT,
             stdout=log,
             stderr=log,
-            # Without it a restarted rank may connect to an address that its dead predecessor left in the shared store.
+            # Without it a restarted rank may connect to an address that its dead predecessor left
+            # in the shared store.
             env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )
         limit = time.monotonic() + 120

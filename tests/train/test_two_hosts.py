@@ -1,4 +1,6 @@
-"""Pretraining through Flyte's Elastic on two hosts: one is lost in the middle, comes back, and the run goes on from its checkpoint."""
+"""Pretraining through Flyte's Elastic on two hosts: one is lost in the middle, comes back, and the
+run goes on from its checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,13 @@ def test_a_lost_host_comes_back(tmp_path: Path) -> None:
     )
     (tmp_path / "plan.json").write_text(dumps(plan))
     (tmp_path / "node.py").write_text(PROGRAM)
-    command = [sys.executable, str(tmp_path / "node.py"), str(PROJECT), str(tmp_path / "plan.json"), shards.uri]
+    command = [
+        sys.executable,
+        str(tmp_path / "node.py"),
+        str(PROJECT),
+        str(tmp_path / "plan.json"),
+        shards.uri,
+    ]
     environment = {
         "PET_NNODES": "2",
         "PET_RDZV_ENDPOINT": "node-0:29400",
@@ -62,7 +70,11 @@ def test_a_lost_host_comes_back(tmp_path: Path) -> None:
     with two_hosts() as hosts:
         nodes = [hosts.start(number, command, logs[number], **environment) for number in (0, 1)]
         limit = time.monotonic() + 200
-        while (steps_of(plan) or [0])[-1] < 12 and time.monotonic() < limit and all(node.poll() is None for node in nodes):
+        while (
+            (steps_of(plan) or [0])[-1] < 12
+            and time.monotonic() < limit
+            and all(node.poll() is None for node in nodes)
+        ):
             time.sleep(0.01)
         done = (steps_of(plan) or [0])[-1]
         assert done >= 12, [log.read_text()[-3000:] for log in logs]

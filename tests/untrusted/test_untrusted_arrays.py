@@ -175,7 +175,11 @@ def tensors(header: Any, body: bytes = b"", length: int | None = None) -> io.Byt
 
 
 def test_safetensors_as_the_library_reads_them() -> None:
-    arrays = {name: np.ascontiguousarray(a) for name, a in ARRAYS.items() if name not in ("bfloat16", "big_endian")}
+    arrays = {
+        name: np.ascontiguousarray(a)
+        for name, a in ARRAYS.items()
+        if name not in ("bfloat16", "big_endian")
+    }
     data = safetensors.numpy.save(arrays, metadata={"clippo": "{}"})
     found = open_safetensors(io.BytesIO(data), "x.safetensors")
     assert found.metadata == {"clippo": "{}"} and found.facts.keys() == arrays.keys()

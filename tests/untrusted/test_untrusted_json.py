@@ -66,7 +66,9 @@ def test_bounds_and_error_class() -> None:
 
 
 def test_looking_before_parsing_costs_little() -> None:
-    answers = [{"answer": f"a [{n}]", "answer_confidence": "yes", "answer_id": n} for n in range(10)]
+    answers = [
+        {"answer": f"a [{n}]", "answer_confidence": "yes", "answer_id": n} for n in range(10)
+    ]
     data = json.dumps([{"question_id": n, "answers": answers} for n in range(20_000)]).encode()
     start = time.process_time()
     expected = json.loads(data)
@@ -81,7 +83,9 @@ def test_typed_access() -> None:
     entries = field(value, "images", list[dict], "x")
     assert field(entries[0], "raw", str, "x") == "a"
     assert field(value, "n", float, "x") == 2.0
-    assert optional(value, "z", str, "none", "x") == optional(value, "q", str, "none", "x") == "none"
+    assert (
+        optional(value, "z", str, "none", "x") == optional(value, "q", str, "none", "x") == "none"
+    )
     assert at({"a": 1}, dict[str, int], "x") == {"a": 1}
     assert at([1, "a"], list[object], "x") == [1, "a"]
 

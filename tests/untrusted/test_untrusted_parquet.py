@@ -88,7 +88,9 @@ def test_columns_that_do_not_fit(columns: dict[str, Any], words: str) -> None:
 
 
 def test_damage_is_a_sentence() -> None:
-    whole = written({"sentence": ["a dog"] * 50, "label": list(range(50))}, compression="gzip").getvalue()
+    whole = written(
+        {"sentence": ["a dog"] * 50, "label": list(range(50))}, compression="gzip"
+    ).getvalue()
     for data, words in [
         (b"", "no parquet file"),
         (whole[:-1], "no parquet file"),

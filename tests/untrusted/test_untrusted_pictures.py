@@ -181,4 +181,6 @@ def test_the_estimate_covers_decoding_and_conversion(form: str, mode: str, turne
     )
     assert done.returncode == 0, done.stderr.decode()
     estimate, taken = map(int, done.stdout.split())
-    assert taken < estimate + 20 * 2**20, f"{taken / 12e6:.1f} against {estimate / 12e6:.1f} a pixel"
+    assert taken < estimate + 20 * 2**20, (
+        f"{taken / 12e6:.1f} against {estimate / 12e6:.1f} a pixel"
+    )

@@ -130,7 +130,10 @@ def test_names_that_can(name: str) -> None:
 def test_what_sentences_show() -> None:
     assert printable("a\x1b[31m\u202e") == "a\\x1b[31m\\u202e"
     assert len(printable("x" * 10**6)) == 200 and printable("x" * 10**6).endswith("…")
-    assert reason(OSError("cannot identify <_io.BytesIO object at 0x7f8a12345678>")) == "cannot identify the file"
+    assert (
+        reason(OSError("cannot identify <_io.BytesIO object at 0x7f8a12345678>"))
+        == "cannot identify the file"
+    )
     assert reason(KeyError()) == "KeyError"
 
 

@@ -1,10 +1,12 @@
-"""The embedded world: handwritten numbers 0 to 99 and their names, written once in the file formats of the real benchmarks.
+"""The embedded world: handwritten numbers 0 to 99 and their names, written once in the file formats
+of the real benchmarks.
 
     scikit-learn's 1,797 digits ─┬─ first 1,437 (training writers) ─▶ pretrain, imagenet/train, vqa train
                                  └─ last 360 (held-out writers)    ─▶ imagenet/val, retrieval, vqa val, xm3600
 
-A picture is 64 x 64, white on black: one digit of 28 px, or two side by side, in rows 34..61, so that two rows of a question drawn over
-the top hide nothing. 23 37 46 54 68 72 81 95 stand in no training picture and in no training sentence.
+A picture is 64 x 64, white on black: one digit of 28 px, or two side by side, in rows 34..61, so
+that two rows of a question drawn over the top hide nothing. 23 37 46 54 68 72 81 95 stand in no
+training picture and in no training sentence.
 
     pretrain/dataset.json, images/      Karpathy json: 92 numbers x 80 pictures; texts en, "the number {}", de, ja, ar, digits; group
     pretrain/sentences.tsv              the number's name in two languages (or as digits): five columns, the last is the group
@@ -15,8 +17,9 @@ the top hide nothing. 23 37 46 54 68 72 81 95 stand in no training picture and i
     xm3600/captions.jsonl, images/      one picture of each number, its name in 28 languages
     manifest.json                       seed, version and every file's sha256, last
 
-Everything follows from the seed. That the held-out writers are other people is likely (the file is ordered by blocks of writers), not
-certain; and held-out pictures of two digits are put together from 360 digits, so they are not independent of each other.
+Everything follows from the seed. That the held-out writers are other people is likely (the file is
+ordered by blocks of writers), not certain; and held-out pictures of two digits are put together
+from 360 digits, so they are not independent of each other.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ IMAGE_PX, DIGIT_PX, TOP_PX = 64, 28, 34
 TRAIN_DIGITS = 1437
 LANGUAGES = ("en", "de", "ja", "ar")
 """Languages of pretraining."""
-XM_LANGUAGES = tuple("ar bn cs da de en es fa fi fr he hu id it ja ko nl no pl pt ro ru sv te th tr uk vi".split())  # noqa: SIM905  thirty quoted codes read worse
+XM_LANGUAGES = tuple(
+    ["ar", "bn", "cs", "da", "de", "en", "es", "fa", "fi", "fr", "he", "hu", "id", "it", "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "te", "th", "tr", "uk", "vi"]
+)  # noqa: SIM905  thirty quoted codes read worse
 """The languages of XM3600 in which num2words counts."""
 PICTURES_PER_NUMBER, POOL_PER_DIGIT, VQA_TRAIN_PICTURES = 80, 50, 600
 DIGITS = "zxx"
@@ -49,13 +54,17 @@ DIGITS = "zxx"
 
 
 def write_numbers(root: str, seed: int = 0) -> None:
-    """Write the whole world under the folder `root`, unless it is there already, whole and of this version and seed."""
+    """Write the whole world under the folder `root`, unless it is there already, whole and of this
+    version and seed.
+    """
     if _is_there(root, seed):
         return
     writer = Writer(root)
     digits, labels = load_digits()
     train = Scribe(digits[:TRAIN_DIGITS], labels[:TRAIN_DIGITS], np.random.default_rng([seed, 1]))
-    held_out = Scribe(digits[TRAIN_DIGITS:], labels[TRAIN_DIGITS:], np.random.default_rng([seed, 2]))
+    held_out = Scribe(
+        digits[TRAIN_DIGITS:], labels[TRAIN_DIGITS:], np.random.default_rng([seed, 2])
+    )
     _write_pretraining(writer, train)
     _write_classification(writer, train, held_out)
     _write_retrieval(writer, held_out)
@@ -63,7 +72,15 @@ def write_numbers(root: str, seed: int = 0) -> None:
     for path, content in number_tasks.glue_files(seed).items():
         writer.text(f"glue/{path}", content)
     _write_multilingual(writer, held_out)
-    writer.finish({"version": VERSION, "seed": seed, "image_px": IMAGE_PX, "unseen_numbers": list(UNSEEN), "languages": list(LANGUAGES)})
+    writer.finish(
+        {
+            "version": VERSION,
+            "seed": seed,
+            "image_px": IMAGE_PX,
+            "unseen_numbers": list(UNSEEN),
+            "languages": list(LANGUAGES),
+        }
+    )
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -72,22 +89,31 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
     bunch = load()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    large = [np.asarray(Image.fromarray(one).resize((DIGIT_PX, DIGIT_PX), Image.Resampling.BICUBIC)) for one in grey]
+    large = [
+        np.asarray(Image.fromarray(one).resize((DIGIT_PX, DIGIT_PX), Image.Resampling.BICUBIC))
+        for one in grey
+    ]
     return np.stack(large), bunch.target
 
 
 class Scribe:
-    """Writes numbers with the digits of some writers; each digit's samples are used in turn, in a shuffled order."""
+    """Writes numbers with the digits of some writers; each digit's samples are used in turn, in a
+    shuffled order.
+    """
 
     def __init__(self, digits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
         self._digits = digits
-        self._samples = [rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)]
+        self._samples = [
+            rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)
+        ]
         self._rng = rng
         self._written: set[tuple[int, ...]] = set()
         self.n_samples = [len(samples) for samples in self._samples]
 
     def picture(self, number: int) -> np.ndarray:
-        """uint8 [64, 64] of a number of two digits, from randomly drawn samples, never the same two again; of one digit, any sample."""
+        """uint8 [64, 64] of a number of two digits, from randomly drawn samples, never the same two
+        again; of one digit, any sample.
+        """
         while True:
             drawn = tuple(self._any(int(digit)) for digit in str(number))
             if len(drawn) == 1 or drawn not in self._written:
@@ -125,7 +151,9 @@ class Writer:
         if target.parent not in self._folders:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._folders.add(target.parent)
-        target.write_bytes(data)  # the manifest, written last and atomically, says that all of them are whole
+        target.write_bytes(
+            data
+        )  # the manifest, written last and atomically, says that all of them are whole
         self._files[path] = hashlib.sha256(data).hexdigest()
 
     def text(self, path: str, content: str) -> None:
@@ -136,13 +164,18 @@ class Writer:
 
     def picture(self, path: str, pixels: np.ndarray) -> None:
         buffer = io.BytesIO()
-        options: dict[str, Any] = {"quality": 95} if path.endswith(".jpg") else {"compress_level": 1}
+        options: dict[str, Any] = (
+            {"quality": 95} if path.endswith(".jpg") else {"compress_level": 1}
+        )
         Image.fromarray(pixels).save(buffer, "JPEG" if path.endswith(".jpg") else "PNG", **options)
         self.bytes(path, buffer.getvalue())
 
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest: from now on the world is whole."""
-        storage.write_text(storage.join(self._root, "manifest.json"), json.dumps({**about, "files": self._files}, indent=0) + "\n")
+        storage.write_text(
+            storage.join(self._root, "manifest.json"),
+            json.dumps({**about, "files": self._files}, indent=0) + "\n",
+        )
 
 
 def captions(number: int) -> list[tuple[str, str]]:
@@ -160,7 +193,9 @@ def _is_there(root: str, seed: int) -> bool:
         found = json.loads(storage.read_text(storage.join(root, "manifest.json")))
         if (found["version"], found["seed"]) != (VERSION, seed):
             return False
-        return all(storage.local_path(storage.join(root, path)).is_file() for path in found["files"])
+        return all(
+            storage.local_path(storage.join(root, path)).is_file() for path in found["files"]
+        )
     except (storage.StorageError, ValueError, KeyError):
         return False
 
@@ -171,7 +206,13 @@ def _karpathy(entries: Iterable[tuple[str, str, int]], dataset: str) -> dict[str
     for imgid, (filename, split, number) in enumerate(entries):
         texts = captions(number)
         sentences = [
-            {"tokens": text.lower().split(), "raw": text, "imgid": imgid, "sentid": imgid * len(texts) + place, "language": language}
+            {
+                "tokens": text.lower().split(),
+                "raw": text,
+                "imgid": imgid,
+                "sentid": imgid * len(texts) + place,
+                "language": language,
+            }
             for place, (text, language) in enumerate(texts)
         ]
         images.append(
@@ -197,11 +238,17 @@ def _write_pretraining(writer: Writer, train: Scribe) -> None:
             pixels = train.sample(number, nth) if number < 10 else train.picture(number)
             writer.picture(f"pretrain/images/{filename}", pixels)
             entries.append((filename, "train", number))
-        forms = [(name(number, language), language) for language in LANGUAGES] + [(str(number), DIGITS)]
+        forms = [(name(number, language), language) for language in LANGUAGES] + [
+            (str(number), DIGITS)
+        ]
         for one in range(len(forms)):
             for two in range(one):
-                (first, first_language), (second, second_language) = (forms[one], forms[two])[:: 1 if (number + one + two) % 2 else -1]
-                rows.append("\t".join([first_language, second_language, first, second, f"number-{number}"]))
+                (first, first_language), (second, second_language) = (forms[one], forms[two])[
+                    :: 1 if (number + one + two) % 2 else -1
+                ]
+                rows.append(
+                    "\t".join([first_language, second_language, first, second, f"number-{number}"])
+                )
     writer.json("pretrain/dataset.json", _karpathy(entries, "numbers"))
     writer.text("pretrain/sentences.tsv", "\n".join(rows) + "\n")
 
@@ -209,9 +256,13 @@ def _write_pretraining(writer: Writer, train: Scribe) -> None:
 def _write_classification(writer: Writer, train: Scribe, held_out: Scribe) -> None:
     for digit in range(10):
         for nth in range(held_out.n_samples[digit]):
-            writer.picture(f"imagenet/val/{digit}/val-{digit}-{nth:03d}.png", held_out.sample(digit, nth))
+            writer.picture(
+                f"imagenet/val/{digit}/val-{digit}-{nth:03d}.png", held_out.sample(digit, nth)
+            )
         for nth in range(POOL_PER_DIGIT):
-            writer.picture(f"imagenet/train/{digit}/pool-{digit}-{nth:03d}.png", train.sample(digit, nth))
+            writer.picture(
+                f"imagenet/train/{digit}/pool-{digit}-{nth:03d}.png", train.sample(digit, nth)
+            )
     writer.json("imagenet/class_names.json", [name(digit, "en") for digit in range(10)])
 
 
@@ -247,20 +298,34 @@ def _write_vqa(writer: Writer, train: Scribe, held_out: Scribe) -> None:
         questions, annotations = [], []
         for image_id, number in enumerate(numbers, start=first_id):
             writer.picture(f"vqa/images/{image_id:012d}.jpg", scribe.picture(number))
-            for nth, (question, answer, question_type, answer_type) in enumerate(number_tasks.questions(number)):
+            for nth, (question, answer, question_type, answer_type) in enumerate(
+                number_tasks.questions(number)
+            ):
                 question_id = image_id * 1000 + nth
-                questions.append({"image_id": image_id, "question": question, "question_id": question_id})
+                questions.append(
+                    {"image_id": image_id, "question": question, "question_id": question_id}
+                )
                 annotations.append(
                     {
                         "question_type": question_type,
                         "multiple_choice_answer": answer,
-                        "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)],
+                        "answers": [
+                            {"answer": answer, "answer_confidence": "yes", "answer_id": n}
+                            for n in range(1, 11)
+                        ],
                         "image_id": image_id,
                         "answer_type": answer_type,
                         "question_id": question_id,
                     }
                 )
-        about = {"info": {"description": "Handwritten numbers", "version": str(VERSION)}, "license": {}, "data_subtype": split}
+        about = {
+            "info": {"description": "Handwritten numbers", "version": str(VERSION)},
+            "license": {},
+            "data_subtype": split,
+        }
         about |= {"data_type": "numbers"}
-        writer.json(f"vqa/{split}_questions.json", {**about, "task_type": "Open-Ended", "questions": questions})
+        writer.json(
+            f"vqa/{split}_questions.json",
+            {**about, "task_type": "Open-Ended", "questions": questions},
+        )
         writer.json(f"vqa/{split}_annotations.json", {**about, "annotations": annotations})

@@ -1,4 +1,5 @@
-"""Annotation files, local or on s3://, plain or gzip, one or matched by a `*`: opened, read, parsed, with errors that name file and line.
+"""Annotation files, local or on s3://, plain or gzip, one or matched by a `*`: opened, read,
+parsed, with errors that name file and line.
 
 It knows JSON, lines and gzip, but no benchmark (`photo_sources`, `text_sources` do).
 """
@@ -20,7 +21,9 @@ MAX_LINE_BYTES = 2**26
 
 
 def files(uri: str) -> list[str]:
-    """URIs that `uri` names: itself, or in the order of their names those that match the `*` in its last part. Raises DataError."""
+    """URIs that `uri` names: itself, or in the order of their names those that match the `*` in its
+    last part. Raises DataError.
+    """
     try:
         if "*" in uri:
             return [stat.uri for stat in storage.list_files(uri)]
@@ -36,11 +39,15 @@ def load_json(uri: str) -> Any:
     try:
         return json.loads(b"".join(_chunks(uri)))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{uri} is not valid JSON ({error}); it is damaged or cut short.") from error
+        raise DataError(
+            f"{uri} is not valid JSON ({error}); it is damaged or cut short."
+        ) from error
 
 
 def lines(uri: str) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its end) of a file; only \\n and \\r\\n end a line. Raises DataError."""
+    """(number from 1, line without its end) of a file; only \\n and \\r\\n end a line. Raises
+    DataError.
+    """
     number, rest = 0, b""
     for chunk in _chunks(uri):
         *whole, rest = (rest + chunk).split(b"\n")
@@ -48,13 +55,18 @@ def lines(uri: str) -> Iterator[tuple[int, bytes]]:
             number += 1
             yield number, line.removesuffix(b"\r")
         if len(rest) > MAX_LINE_BYTES:
-            raise DataError(f"{uri}: line {number + 1} is longer than {MAX_LINE_BYTES:,} bytes; this is no file of lines.")
+            raise DataError(
+                f"{uri}: line {number + 1} is longer than {MAX_LINE_BYTES:,} bytes; this is no file"
+                " of lines."
+            )
     if rest:
         yield number + 1, rest.removesuffix(b"\r")
 
 
 def relative(folder: str, *parts: str) -> str:
-    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError if they lead out of the folder."""
+    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError if
+    they lead out of the folder.
+    """
     name = PurePosixPath(*parts)
     if name.is_absolute() or ".." in name.parts or "\0" in str(name) or not name.name:
         raise DataError(f"picture name {str(name)[:200]!r} leads out of its folder.")
@@ -74,6 +86,8 @@ def _chunks(uri: str) -> Iterator[bytes]:
             while chunk := file.read(2**22):
                 yield chunk
     except NotFoundError as error:
-        raise DataError(f"{uri}: there is no such file; check its address in the config.") from error
+        raise DataError(
+            f"{uri}: there is no such file; check its address in the config."
+        ) from error
     except (OSError, EOFError, zlib.error, StorageError) as error:
         raise DataError(f"{uri} cannot be read ({error}); it is damaged or cut short.") from error

@@ -2,7 +2,8 @@
 
     read_source(SourceConfig("karpathy", "dataset_coco.json", images="coco", split="train")) ─▶ PhotoRecord, PhotoRecord, ...
 
-The table of kinds is `_read`. An entry that breaks its format comes out as a record with a `problem`.
+The table of kinds is `_read`. An entry that breaks its format comes out as a record with a
+`problem`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ __all__ = [
 
 
 def read_source(source: SourceConfig) -> Iterator[Record]:
-    """Records of one source, at most `limit`. Raises DataError where the annotation file is missing or not of its kind."""
+    """Records of one source, at most `limit`. Raises DataError where the annotation file is missing
+    or not of its kind.
+    """
     records = _read(source)
     return itertools.islice(records, source.limit) if source.limit else records
 
@@ -38,8 +41,8 @@ def read_source(source: SourceConfig) -> Iterator[Record]:
 def read_records(data: DataConfig, skip: Container[str] = ()) -> Iterator[tuple[str, str, Record]]:
     """(source name, id, record) of all sources but those named in `skip`.
 
-    The id is `<source>/<key>`; a key that comes again gets `@1`, `@2`, ... A record whose key is longer
-    than MAX_KEY_CHARACTERS comes with a `problem`.
+    The id is `<source>/<key>`; a key that comes again gets `@1`, `@2`, ... A record whose key is
+    longer than MAX_KEY_CHARACTERS comes with a `problem`.
     """
     for name, source in zip(source_names(data), data.sources, strict=True):
         if name in skip:
@@ -47,25 +50,39 @@ def read_records(data: DataConfig, skip: Container[str] = ()) -> Iterator[tuple[
         seen: dict[str, int] = {}
         for record in read_source(source):
             if len(record.key) > MAX_KEY_CHARACTERS:
-                record = dataclasses.replace(record, problem=record.problem or _long_key(record.key))
+                record = dataclasses.replace(
+                    record, problem=record.problem or _long_key(record.key)
+                )
             times = seen.get(record.key, 0)
             seen[record.key] = times + 1
             yield name, f"{name}/{record.key}" + (f"@{times}" if times else ""), record
 
 
 def source_names(data: DataConfig) -> list[str]:
-    """A name for each source: its own, else kind and file stem. Raises ConfigError if two are alike or one is no plain name."""
-    names = [source.name or f"{source.kind}-{files.stem(source.path).replace('*', '').strip('-.') or 'all'}" for source in data.sources]
+    """A name for each source: its own, else kind and file stem. Raises ConfigError if two are alike
+    or one is no plain name.
+    """
+    names = [
+        source.name
+        or f"{source.kind}-{files.stem(source.path).replace('*', '').strip('-.') or 'all'}"
+        for source in data.sources
+    ]
     for name in names:
         if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
-            raise ConfigError(f"source name {name!r} must be letters, digits, '-', '_' and '.', for it names shards; set `name`.")
+            raise ConfigError(
+                f"source name {name!r} must be letters, digits, '-', '_' and '.', for it names"
+                " shards; set `name`."
+            )
         if names.count(name) > 1:
             raise ConfigError(f"two sources are called {name!r}; set `name` of one of them.")
     return names
 
 
 def _long_key(key: str) -> str:
-    return f"its key has {len(key):,} characters, more than {MAX_KEY_CHARACTERS}; shorten it, or check that it is the key and no text"
+    return (
+        f"its key has {len(key):,} characters, more than {MAX_KEY_CHARACTERS}; shorten it, or check"
+        " that it is the key and no text"
+    )
 
 
 def _read(source: SourceConfig) -> Iterator[Record]:
@@ -75,11 +92,17 @@ def _read(source: SourceConfig) -> Iterator[Record]:
     uris = files.files(source.path)
     match source.kind:
         case "karpathy":
-            return _chain(photo_sources.karpathy_records(uri, source.images, source.split, language) for uri in uris)
+            return _chain(
+                photo_sources.karpathy_records(uri, source.images, source.split, language)
+                for uri in uris
+            )
         case "coco":
             return _chain(photo_sources.coco_records(uri, source.images, language) for uri in uris)
         case "xm3600":
-            return _chain(photo_sources.xm3600_records(uri, source.images, languages, source.split) for uri in uris)
+            return _chain(
+                photo_sources.xm3600_records(uri, source.images, languages, source.split)
+                for uri in uris
+            )
         case "webdataset":
             return _chain(tars.foreign_records(uri, language) for uri in uris)
         case "sentences":
@@ -89,8 +112,14 @@ def _read(source: SourceConfig) -> Iterator[Record]:
         case "moses":
             seconds = files.files(source.second_path)
             if len(seconds) != len(uris):
-                raise DataError(f"{source.path} names {len(uris)} files and {source.second_path} {len(seconds)}; they must be as many.")
-            return _chain(text_sources.moses_records(one, two, languages) for one, two in zip(uris, seconds, strict=True))
+                raise DataError(
+                    f"{source.path} names {len(uris)} files and {source.second_path}"
+                    f" {len(seconds)}; they must be as many."
+                )
+            return _chain(
+                text_sources.moses_records(one, two, languages)
+                for one, two in zip(uris, seconds, strict=True)
+            )
         case "tsv":
             return _chain(text_sources.tsv_records(uri, languages) for uri in uris)
 

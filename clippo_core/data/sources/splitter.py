@@ -16,7 +16,9 @@ mr mrs ms dr prof sr jr st mt no vs etc inc ltd co corp gen col lt sgt capt rev 
 e.g i.e a.m p.m u.s u.k jan feb mar apr jun jul aug sep sept oct nov dec
 """
 _ABBREVIATIONS = frozenset(_SHORT_FORMS.split())
-_END = re.compile(r"""(?P<stop>[.!?…]+)["'”’»)\]]*\s+(?=["'“‘«(\[]*[^\W_a-zß-öø-ÿ])|(?<=[。！？])(?=[^。！？”’」』）\s])""")
+_END = re.compile(
+    r"""(?P<stop>[.!?…]+)["'”’»)\]]*\s+(?=["'“‘«(\[]*[^\W_a-zß-öø-ÿ])|(?<=[。！？])(?=[^。！？”’」』）\s])"""
+)
 _LAST_WORD = re.compile(r"(\S+)$")
 
 
@@ -40,4 +42,6 @@ def _is_abbreviation(before: str) -> bool:
     if not word:
         return False
     bare = word[1].lstrip("\"'“‘«([")
-    return bare.lower() in _ABBREVIATIONS or (len(bare) == 1 and bare.isalpha() and bare.isupper() and bare != "I")
+    return bare.lower() in _ABBREVIATIONS or (
+        len(bare) == 1 and bare.isalpha() and bare.isupper() and bare != "I"
+    )

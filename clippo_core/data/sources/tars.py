@@ -1,9 +1,11 @@
-"""WebDataset tars by random access: which members a record has, and where each lies, so that a record is one `pread`.
+"""WebDataset tars by random access: which members a record has, and where each lies, so that a
+record is one `pread`.
 
     000012.jpg 000012.txt 000012.json  ─▶  Entry("000012", {"jpg": (offset, size), "txt": ..., "json": ...})
 
-A record's key is its members' name up to the first dot of the last part, and its members stand one after the other (webdataset's own
-rule). Only regular files count: links and devices are passed over, nothing is ever unpacked, and no key becomes a path.
+A record's key is its members' name up to the first dot of the last part, and its members stand one
+after the other (webdataset's own rule). Only regular files count: links and devices are passed
+over, nothing is ever unpacked, and no key becomes a path.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ def members(path: str | Path) -> list[Member]:
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise ShardError(f"{path} is no readable tar ({error}); make or fetch it again.") from error
     if end > size or size - end < tarfile.BLOCKSIZE:
-        raise ShardError(f"{path} is cut short: it ends within or right after its last member; make or fetch it again.")
+        raise ShardError(
+            f"{path} is cut short: it ends within or right after its last member; make or fetch it"
+            " again."
+        )
     return found
 
 
@@ -86,7 +91,8 @@ def entries(path: str | Path) -> list[Entry]:
 
 
 def foreign_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
-    """Records of a tar as img2dataset writes it: a picture with `txt`, or with `json` that has a `caption`.
+    """Records of a tar as img2dataset writes it: a picture with `txt`, or with `json` that has a
+    `caption`.
 
     Their `image` is `<uri>#<offset>+<size>`, which `picture_bytes` reads.
     """
@@ -95,13 +101,23 @@ def foreign_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
         for place, entry in enumerate(entries(path)):
             key = f"{files.stem(uri)}/{entry.key}"
             if not entry.picture:
-                yield PhotoRecord(key, "", (), (), problem=f"record {place} of {uri} has no picture ({', '.join(PICTURES)})")
+                yield PhotoRecord(
+                    key,
+                    "",
+                    (),
+                    (),
+                    problem=f"record {place} of {uri} has no picture ({', '.join(PICTURES)})",
+                )
                 continue
             offset, size = entry.members[entry.picture]
             tar.seek(0)
             texts, problem = foreign_text(tar.fileno(), entry)
             yield PhotoRecord(
-                key, f"{uri}#{offset}+{size}", texts, (language,) * len(texts), problem=problem and f"record {place} of {uri}: {problem}"
+                key,
+                f"{uri}#{offset}+{size}",
+                texts,
+                (language,) * len(texts),
+                problem=problem and f"record {place} of {uri}: {problem}",
             )
 
 
@@ -125,7 +141,9 @@ def foreign_text(descriptor: int, entry: Entry) -> tuple[tuple[str, ...], str]:
 
 
 def picture_bytes(image: str) -> bytes:
-    """The bytes of a record's `image`: a file, an object, or a member of a tar. Raises ImageError."""
+    """The bytes of a record's `image`: a file, an object, or a member of a tar. Raises
+    ImageError.
+    """
     uri, mark, span = image.rpartition("#")
     if not mark or not uri.endswith(".tar"):
         return read_image_bytes(image)

@@ -5,8 +5,9 @@
     moses       two files, line n of one translates line n of the other
     tsv         first, second · or first language, second language, first, second · a fifth column is the record's group
 
-Each sentence is used once; a last one without partner is left out. A line that is not as its format says becomes a record with a
-`problem`, which validation names and counts. How text is split into sentences stands in `splitter`.
+Each sentence is used once; a last one without partner is left out. A line that is not as its format
+says becomes a record with a `problem`, which validation names and counts. How text is split into
+sentences stands in `splitter`.
 """
 
 from __future__ import annotations
@@ -51,20 +52,32 @@ def c4_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
             yield TextRecord(key, "", (), (language,), problem=problem[:500])
             continue
         for place in range(0, len(sentences) - 1, 2):
-            yield TextRecord(f"{key}-{place}", sentences[place], (sentences[place + 1],), (language, language))
+            yield TextRecord(
+                f"{key}-{place}", sentences[place], (sentences[place + 1],), (language, language)
+            )
 
 
-def moses_records(first_uri: str, second_uri: str, languages: tuple[str, ...] = ()) -> Iterator[TextRecord]:
+def moses_records(
+    first_uri: str, second_uri: str, languages: tuple[str, ...] = ()
+) -> Iterator[TextRecord]:
     """Pairs of the lines of two aligned files. Raises DataError if one is longer."""
     codes = languages if len(languages) == 2 else ("en", "und")
     for first, second in itertools.zip_longest(files.lines(first_uri), files.lines(second_uri)):
         if first is None or second is None:
             longer = second_uri if first is None else first_uri
-            raise DataError(f"{first_uri} and {second_uri} are not aligned: {longer} has more lines; use files of equal length.")
+            raise DataError(
+                f"{first_uri} and {second_uri} are not aligned: {longer} has more lines; use files"
+                " of equal length."
+            )
         (number, one), (_, two) = first, second
-        (one_text, one_problem), (two_text, two_problem) = _decoded(one, first_uri, number), _decoded(two, second_uri, number)
+        (one_text, one_problem), (two_text, two_problem) = (
+            _decoded(one, first_uri, number),
+            _decoded(two, second_uri, number),
+        )
         key = f"{files.stem(first_uri)}-{number}"
-        yield TextRecord(key, one_text.strip(), (two_text.strip(),), codes, problem=one_problem or two_problem)
+        yield TextRecord(
+            key, one_text.strip(), (two_text.strip(),), codes, problem=one_problem or two_problem
+        )
 
 
 def tsv_records(uri: str, languages: tuple[str, ...] = ()) -> Iterator[TextRecord]:
@@ -83,7 +96,9 @@ def tsv_records(uri: str, languages: tuple[str, ...] = ()) -> Iterator[TextRecor
         elif len(cells) == 2:
             yield TextRecord(key, cells[0], (cells[1],), codes)
         else:
-            yield TextRecord(key, cells[2], (cells[3],), (cells[0], cells[1]), group="".join(cells[4:]))
+            yield TextRecord(
+                key, cells[2], (cells[3],), (cells[0], cells[1]), group="".join(cells[4:])
+            )
 
 
 def _decoded(line: bytes, uri: str, number: int) -> tuple[str, str]:

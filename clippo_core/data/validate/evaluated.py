@@ -1,8 +1,10 @@
-"""The pictures that a run's evaluations will show, by content and by name, so that none of them is trained on.
+"""The pictures that a run's evaluations will show, by content and by name, so that none of them is
+trained on.
 
-Content is the file's sha256. Names are file stems, COCO's with or without `COCO_val2014_`; stems of fewer than five characters say
-nothing and are not compared. Splits that an evaluation itself trains on (few-shot pool, VQA's training photos) do not count. A
-picture that was scaled or encoded anew under another name is not recognised.
+Content is the file's sha256. Names are file stems, COCO's with or without `COCO_val2014_`; stems of
+fewer than five characters say nothing and are not compared. Splits that an evaluation itself trains
+on (few-shot pool, VQA's training photos) do not count. A picture that was scaled or encoded anew
+under another name is not recognised.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def _captions(pictures: Pictures) -> Iterator[str]:
     if isinstance(content, dict) and "annotations" in content:
         records = photo_sources.coco_records(pictures.listed_in, pictures.images)
     else:
-        records = photo_sources.karpathy_records(pictures.listed_in, pictures.images, pictures.split)
+        records = photo_sources.karpathy_records(
+            pictures.listed_in, pictures.images, pictures.split
+        )
     return (record.image for record in records if record.image)
 
 

@@ -1,12 +1,14 @@
-"""What is expected of the pairs, put to Great Expectations, and what follows: a record is left out, or the whole run stops.
+"""What is expected of the pairs, put to Great Expectations, and what follows: a record is left out,
+or the whole run stops.
 
     facts (tables) ─▶ Great Expectations ─┬▶ report: expectation, checked, failed, three worst rows
                                           ├▶ excluded: id -> reason
                                           └▶ DataError, naming rows, where more than data.max_bad_share would be lost
 
-An expectation either says what is usable (breaking it excludes the record, or that one text of it) or only counts (texts that the
-page cuts off, missing glyphs, a photo that comes twice). A record stays as long as one of its texts does. The ephemeral context
-writes nothing and sends nothing. This is the only module that imports great_expectations; doing so takes seconds.
+An expectation either says what is usable (breaking it excludes the record, or that one text of it)
+or only counts (texts that the page cuts off, missing glyphs, a photo that comes twice). A record
+stays as long as one of its texts does. The ephemeral context writes nothing and sends nothing. This
+is the only module that imports great_expectations; doing so takes seconds.
 """
 
 from __future__ import annotations
@@ -50,10 +52,36 @@ class _Rule:
 
 _TRUE, _FALSE = (("value_set", (True,)),), (("value_set", (False,)),)
 RULES = (
-    _Rule("records", "problem", "ExpectColumnValuesToBeNull", "every entry is as its format says", "problem"),
-    _Rule("records", "is_repeated", "ExpectColumnValuesToBeInSet", "no key occurs twice in a source", "id", options=_FALSE),
-    _Rule("records", "n_texts", "ExpectColumnValuesToBeBetween", "every record has a text", "n_texts", options=(("min_value", 1),)),
-    _Rule("photos", "photo_problem", "ExpectColumnValuesToBeNull", "every photo can be read and decoded whole", "photo_problem"),
+    _Rule(
+        "records",
+        "problem",
+        "ExpectColumnValuesToBeNull",
+        "every entry is as its format says",
+        "problem",
+    ),
+    _Rule(
+        "records",
+        "is_repeated",
+        "ExpectColumnValuesToBeInSet",
+        "no key occurs twice in a source",
+        "id",
+        options=_FALSE,
+    ),
+    _Rule(
+        "records",
+        "n_texts",
+        "ExpectColumnValuesToBeBetween",
+        "every record has a text",
+        "n_texts",
+        options=(("min_value", 1),),
+    ),
+    _Rule(
+        "photos",
+        "photo_problem",
+        "ExpectColumnValuesToBeNull",
+        "every photo can be read and decoded whole",
+        "photo_problem",
+    ),
     _Rule(
         "photos",
         "short_side_px",
@@ -62,10 +90,37 @@ RULES = (
         "short_side_px",
         options=(("min_value", MIN_SIDE_PX),),
     ),
-    _Rule("photos", "evaluated_in", "ExpectColumnValuesToBeNull", "no photo is also evaluated", "evaluated_in"),
-    _Rule("photos", "sha256", "ExpectColumnValuesToBeUnique", "no photo comes twice", "sha256", excludes=False),
-    _Rule("texts", "is_text", "ExpectColumnValuesToBeInSet", "every text is a string of Unicode characters", "shown", options=_TRUE),
-    _Rule("texts", "is_blank", "ExpectColumnValuesToBeInSet", "no text is empty", "shown", options=_FALSE),
+    _Rule(
+        "photos",
+        "evaluated_in",
+        "ExpectColumnValuesToBeNull",
+        "no photo is also evaluated",
+        "evaluated_in",
+    ),
+    _Rule(
+        "photos",
+        "sha256",
+        "ExpectColumnValuesToBeUnique",
+        "no photo comes twice",
+        "sha256",
+        excludes=False,
+    ),
+    _Rule(
+        "texts",
+        "is_text",
+        "ExpectColumnValuesToBeInSet",
+        "every text is a string of Unicode characters",
+        "shown",
+        options=_TRUE,
+    ),
+    _Rule(
+        "texts",
+        "is_blank",
+        "ExpectColumnValuesToBeInSet",
+        "no text is empty",
+        "shown",
+        options=_FALSE,
+    ),
     _Rule(
         "texts",
         "characters",
@@ -75,19 +130,49 @@ RULES = (
         options=(("max_value", MAX_TEXT_CHARACTERS),),
     ),
     _Rule(
-        "texts", "language", "ExpectColumnValuesToMatchRegex", "every text has a language code", "language", options=(("regex", LANGUAGE),)
+        "texts",
+        "language",
+        "ExpectColumnValuesToMatchRegex",
+        "every text has a language code",
+        "language",
+        options=(("regex", LANGUAGE),),
     ),
     _Rule(
-        "texts", "is_repeated", "ExpectColumnValuesToBeInSet", "no record has a text twice", "shown", counts_as_bad=False, options=_FALSE
+        "texts",
+        "is_repeated",
+        "ExpectColumnValuesToBeInSet",
+        "no record has a text twice",
+        "shown",
+        counts_as_bad=False,
+        options=_FALSE,
     ),
-    _Rule("texts", "is_cut", "ExpectColumnValuesToBeInSet", "every text fits on the page", "shown", excludes=False, options=_FALSE),
-    _Rule("texts", "has_missing_glyph", "ExpectColumnValuesToBeInSet", "the font has every glyph", "shown", excludes=False, options=_FALSE),
+    _Rule(
+        "texts",
+        "is_cut",
+        "ExpectColumnValuesToBeInSet",
+        "every text fits on the page",
+        "shown",
+        excludes=False,
+        options=_FALSE,
+    ),
+    _Rule(
+        "texts",
+        "has_missing_glyph",
+        "ExpectColumnValuesToBeInSet",
+        "the font has every glyph",
+        "shown",
+        excludes=False,
+        options=_FALSE,
+    ),
 )
-"""In the order in which they are reported; the first one that a row breaks is the reason for leaving it out."""
+"""In the order in which they are reported; the first one that a row breaks is the reason for
+leaving it out."""
 
 
 def validate(plan: ValidatePlan, progress: bool = True) -> ValidationReport:
-    """Measure and judge every pair of a run. Raises DataError where a source is unreadable or empty, or too many records are unusable."""
+    """Measure and judge every pair of a run. Raises DataError where a source is unreadable or
+    empty, or too many records are unusable.
+    """
     evaluated = evaluated_pictures(plan.evaluate)
     table = facts.collect(plan.data, plan.render, evaluated, progress)
     if not table.records:
@@ -102,7 +187,9 @@ def validate(plan: ValidatePlan, progress: bool = True) -> ValidationReport:
         named = list(zip(rows["id"], rows[rule.shown], strict=True))
         allowed = plan.data.max_bad_share if rule.excludes and rule.counts_as_bad else 1.0
         worst = [f"{key}: {str(value)[:200]}" for key, value in named[:3]]
-        expectations.append(Expectation(_sentence(rule, evaluated), len(frame), len(rows), allowed, worst))
+        expectations.append(
+            Expectation(_sentence(rule, evaluated), len(frame), len(rows), allowed, worst)
+        )
         if rule.excludes:
             for key, value in named:
                 record = key.removesuffix("#first")  # a pair without its first text is none
@@ -117,7 +204,11 @@ def _frames(table: facts.Facts) -> dict[str, pandas.DataFrame]:
     import pandas
 
     records, texts = pandas.DataFrame(table.records), pandas.DataFrame(table.texts)
-    return {"records": records, "photos": records[records["is_photo"]].reset_index(drop=True), "texts": texts}
+    return {
+        "records": records,
+        "photos": records[records["is_photo"]].reset_index(drop=True),
+        "texts": texts,
+    }
 
 
 def _judge(frames: dict[str, pandas.DataFrame], rules: tuple[_Rule, ...]) -> list[list[int]]:
@@ -135,12 +226,22 @@ def _judge(frames: dict[str, pandas.DataFrame], rules: tuple[_Rule, ...]) -> lis
         if frame.empty:
             found |= {rule: [] for rule in mine}
             continue
-        asked = [getattr(gx.expectations, rule.kind)(column=rule.column, **dict(rule.options)) for rule in mine]
-        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+        asked = [
+            getattr(gx.expectations, rule.kind)(column=rule.column, **dict(rule.options))
+            for rule in mine
+        ]
+        batch = (
+            source.add_dataframe_asset(name)
+            .add_batch_definition_whole_dataframe("all")
+            .get_batch({"dataframe": frame})
+        )
         for rule, expectation in zip(mine, asked, strict=True):
             result = batch.validate(expectation, result_format={"result_format": "COMPLETE"})
             if result.exception_info and result.exception_info.get("raised_exception"):
-                raise RuntimeError(f"Great Expectations could not judge {rule}: {result.exception_info['exception_message']}")
+                raise RuntimeError(
+                    f"Great Expectations could not judge {rule}:"
+                    f" {result.exception_info['exception_message']}"
+                )
             found[rule] = sorted(result.result.get("unexpected_index_list") or [])
     return [found[rule] for rule in rules]
 
@@ -151,21 +252,39 @@ def _sentence(rule: _Rule, evaluated: Evaluated) -> str:
     return rule.sentence
 
 
-def _stop_if_too_many(table: facts.Facts, bad: set[str], excluded: dict[str, str], max_bad_share: float) -> None:
-    """Raise DataError where the share of unusable records, or of unusable texts, is above what is tolerated."""
+def _stop_if_too_many(
+    table: facts.Facts, bad: set[str], excluded: dict[str, str], max_bad_share: float
+) -> None:
+    """Raise DataError where the share of unusable records, or of unusable texts, is above what is
+    tolerated.
+    """
     for what, rows in (("records", table.records), ("texts", table.texts)):
         names = [row["id"] for row in rows if row["id"] in bad]
         if len(names) > max_bad_share * len(rows):
             shown = "; ".join(f"{name} {excluded[name]}" for name in names[:5])
             raise DataError(
-                f"{len(names)} of {len(rows)} {what} are unusable, more than data.max_bad_share = {max_bad_share:.2%}: {shown}"
-                f"{' ...' if len(names) > 5 else ''}. Repair or remove them, or raise data.max_bad_share."
+                f"{len(names)} of {len(rows)} {what} are unusable, more than data.max_bad_share ="
+                f" {max_bad_share:.2%}: {shown}{' ...' if len(names) > 5 else ''}. Repair or remove"
+                " them, or raise data.max_bad_share."
             )
 
 
-def _report(plan: ValidatePlan, table: facts.Facts, expectations: list[Expectation], excluded: dict[str, str]) -> ValidationReport:
-    sound_texts = Counter(row["record"] for row in table.texts if row["id"] not in excluded and not row["id"].endswith("#first"))
-    sound = Counter(row["source"] for row in table.records if row["id"] not in excluded and sound_texts[row["id"]])
+def _report(
+    plan: ValidatePlan,
+    table: facts.Facts,
+    expectations: list[Expectation],
+    excluded: dict[str, str],
+) -> ValidationReport:
+    sound_texts = Counter(
+        row["record"]
+        for row in table.texts
+        if row["id"] not in excluded and not row["id"].endswith("#first")
+    )
+    sound = Counter(
+        row["source"]
+        for row in table.records
+        if row["id"] not in excluded and sound_texts[row["id"]]
+    )
     total = sum(sound.values())
     if not total:
         raise DataError("no record is usable; see the data sources.")
@@ -175,7 +294,9 @@ def _report(plan: ValidatePlan, table: facts.Facts, expectations: list[Expectati
         excluded=excluded,
         shares_by_source={source: count / total for source, count in sorted(sound.items())},
         cut_share_by_language={census.language: census.cut_share for census in table.census},
-        missing_glyph_share_by_language={census.language: census.missing_share for census in table.census},
+        missing_glyph_share_by_language={
+            census.language: census.missing_share for census in table.census
+        },
         data_digest=plan.stage.data_digest,
         mean_rows_by_language={census.language: census.mean_rows for census in table.census},
     )

@@ -1,4 +1,5 @@
-"""The facts that validation judges: one row a record, one row a text, as plain columns. It measures; `expectations` judges.
+"""The facts that validation judges: one row a record, one row a text, as plain columns. It
+measures; `expectations` judges.
 
     records   id, source, problem, is_repeated, is_photo, photo_problem, short_side_px, sha256, n_texts, evaluated_in
     texts     id (`<record>#<n>`, or `#first`), language, is_text, is_blank, characters, is_repeated, is_cut, has_missing_glyph
@@ -40,8 +41,12 @@ class Facts:
     census: list[LanguageCensus] = field(default_factory=list)
 
 
-def collect(data: DataConfig, render: RenderConfig, evaluated: Evaluated, progress: bool = True) -> Facts:
-    """Measure every record of every source. Raises DataError where a source cannot be read at all."""
+def collect(
+    data: DataConfig, render: RenderConfig, evaluated: Evaluated, progress: bool = True
+) -> Facts:
+    """Measure every record of every source. Raises DataError where a source cannot be read at
+    all.
+    """
     from tqdm import tqdm
 
     from clippo_core.rendering import Renderer
@@ -50,10 +55,18 @@ def collect(data: DataConfig, render: RenderConfig, evaluated: Evaluated, progre
     facts = Facts()
     parts: list[Census] = []
     rows = sources.read_records(data)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(desc="validate", unit="rec", disable=not progress) as bar:
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(desc="validate", unit="rec", disable=not progress) as bar,
+    ):
         while chunk := list(itertools.islice(rows, CHUNK)):
             facts.records.extend(pool.map(lambda row: _record_row(row, evaluated), chunk))
-            texts = [row for _, key, record in chunk if not record.problem for row in _text_rows(key, record)]
+            texts = [
+                row
+                for _, key, record in chunk
+                if not record.problem
+                for row in _text_rows(key, record)
+            ]
             parts.append(_add_census(texts, renderer))
             facts.texts.extend(texts)
             bar.update(len(chunk))
@@ -94,7 +107,10 @@ def _text_rows(key: str, record: Record) -> Iterable[Row]:
     if not isinstance(record, PhotoRecord):
         firsts = [(f"{key}#first", record.first, languages[0])]
         languages = languages[1:]
-    partners = [(f"{key}#{n}", text, language) for n, (text, language) in enumerate(zip(record.texts, languages, strict=True))]
+    partners = [
+        (f"{key}#{n}", text, language)
+        for n, (text, language) in enumerate(zip(record.texts, languages, strict=True))
+    ]
     seen: set[Any] = set()
     for name, text, language in firsts + partners:
         is_text = isinstance(text, str) and _is_unicode(text)
@@ -114,7 +130,9 @@ def _text_rows(key: str, record: Record) -> Iterable[Row]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8: JSON allows half a surrogate pair, which is no character."""
+    """Whether it can be written as UTF-8: JSON allows half a surrogate pair, which is no
+    character.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -123,7 +141,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def _add_census(rows: list[Row], renderer: Any) -> Census:
-    """What the page cuts off and the font lacks, also as columns of the rows; texts themselves are not kept."""
+    """What the page cuts off and the font lacks, also as columns of the rows; texts themselves are
+    not kept.
+    """
     drawn = [row for row in rows if row["is_text"]]
     census = renderer.census([row["text"] for row in drawn])
     for row in rows:

@@ -2,8 +2,8 @@
 
     outputs = W2 act(W1 pooled + b1) + b2            pooled: the tower's features before its contrastive head
 
-VQA and GLUE are a `Problem` each: inputs, per-example loss, score. It is not the training of it (`trial.py`), and knows nothing of
-questions, sentences or metrics.
+VQA and GLUE are a `Problem` each: inputs, per-example loss, score. It is not the training of it
+(`trial.py`), and knows nothing of questions, sentences or metrics.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Problem:
     """(outputs [b, n_outputs], indices [b] into `train`) -> one loss an example, [b]."""
     scored: Inputs
     score: Callable[[np.ndarray], float]
-    """Outputs float32 [n, n_outputs] on `scored` -> higher is better; NaN = undefined, as a correlation with a constant."""
+    """Outputs float32 [n, n_outputs] on `scored` -> higher is better; NaN = undefined, as a
+    correlation with a constant."""
     constant: Callable[[np.ndarray], bool]
     """Whether the outputs on `scored` amount to one and the same prediction: a collapsed trial."""
     others: Mapping[str, Inputs] = field(default_factory=dict)
@@ -52,7 +53,9 @@ class Problem:
 
 
 class FineTuned(nn.Module):
-    """A tower's pooled features (before its contrastive head) and a two-layer head on top; hidden width = the tower's width."""
+    """A tower's pooled features (before its contrastive head) and a two-layer head on top; hidden
+    width = the tower's width.
+    """
 
     def __init__(self, tower: Tower, problem: Problem, seed: int) -> None:
         super().__init__()
@@ -60,7 +63,9 @@ class FineTuned(nn.Module):
         self.tower = tower
         self.reads = problem.reads
         hidden, last = nn.Linear(width, width), nn.Linear(width, problem.n_outputs)
-        self.head = nn.Sequential(hidden, nn.Tanh() if problem.activation == "tanh" else nn.GELU(), last)
+        self.head = nn.Sequential(
+            hidden, nn.Tanh() if problem.activation == "tanh" else nn.GELU(), last
+        )
         generator = torch.Generator().manual_seed(seed)
         for layer in (hidden, last):  # BERT's initialisation of new layers
             nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
@@ -71,12 +76,18 @@ class FineTuned(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """uint8 images [b, 3, H, W], or encoded texts [b, ...] -> float [b, n_outputs]."""
-        features = self.tower.pooled(inputs) if self.reads == "images" else self.tower.pooled_encoded_text(inputs)
+        features = (
+            self.tower.pooled(inputs)
+            if self.reads == "images"
+            else self.tower.pooled_encoded_text(inputs)
+        )
         return self.head(features)
 
 
 def freeze_unused(module: FineTuned, problem: Problem) -> None:
-    """Leave alone what the outputs do not depend on (contrastive head, logit scale, the other modality's parts): no decay, no state."""
+    """Leave alone what the outputs do not depend on (contrastive head, logit scale, the other
+    modality's parts): no decay, no state.
+    """
     device = next(module.tower.parameters()).device
     module.to(device)(problem.train.batch(np.zeros(1, dtype=np.int64)).to(device)).sum().backward()
     for parameter in module.parameters():
@@ -85,7 +96,9 @@ def freeze_unused(module: FineTuned, problem: Problem) -> None:
 
 
 def text_inputs(encode: Callable[[list[str]], np.ndarray], texts: Sequence[str]) -> Inputs:
-    """Texts as the tower reads them (`models.text_encoder`): encoded once where they fit into CACHE_BYTES, else batch by batch."""
+    """Texts as the tower reads them (`models.text_encoder`): encoded once where they fit into
+    CACHE_BYTES, else batch by batch.
+    """
     texts = list(texts)
     if texts and len(texts) * encode(texts[:1]).nbytes <= CACHE_BYTES:
         encoded = torch.from_numpy(encode(texts))

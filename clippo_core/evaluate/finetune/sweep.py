@@ -1,7 +1,9 @@
-"""A sweep of learning rates over one fine-tuning problem: one trial each, the best on the scored examples reported.
+"""A sweep of learning rates over one fine-tuning problem: one trial each, the best on the scored
+examples reported.
 
-Everything random is a function of (seed, problem, trial, epoch), and a finished trial is a file, so a killed sweep goes on from there
-to the same bytes. The number of trials belongs beside every score that was chosen this way. It is not the training (`trial.py`).
+Everything random is a function of (seed, problem, trial, epoch), and a finished trial is a file, so
+a killed sweep goes on from there to the same bytes. The number of trials belongs beside every score
+that was chosen this way. It is not the training (`trial.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Sweep:
     trials: list[Trial]
     best: int
     outputs: dict[str, np.ndarray]
-    """`scored` and the names of `others` -> float32 [n, n_outputs] of the best trial's reported epoch."""
+    """`scored` and the names of `others` -> float32 [n, n_outputs] of the best trial's reported
+    epoch."""
 
     @property
     def remarks(self) -> list[str]:
@@ -64,18 +67,24 @@ def sweep(
 ) -> Sweep:
     """Fine-tune a copy of `tower` once for each learning rate, and predict with the best.
 
-    folder: where finished trials and saved epochs lie until the caller deletes it; it must be named after everything the result
-    depends on. Runs on every rank of a process group alike; each returns the same Sweep. Raises EvaluationError when nothing can
-    be learnt (no examples) or every trial diverges.
+    folder: where finished trials and saved epochs lie until the caller deletes it; it must be named
+    after everything the result depends on. Runs on every rank of a process group alike; each
+    returns the same Sweep. Raises EvaluationError when nothing can be learnt (no examples) or every
+    trial diverges.
     """
     if not problem.train.n or not problem.scored.n:
-        raise EvaluationError(f"{problem.name}: {problem.train.n} examples to train on and {problem.scored.n} to score; both are needed.")
+        raise EvaluationError(
+            f"{problem.name}: {problem.train.n} examples to train on and {problem.scored.n} to"
+            " score; both are needed."
+        )
     trials, outputs = [], []
     for index, lr in enumerate(config.learning_rates):
         name = f"{problem.name.replace('/', '-')}.{index}"
         uri = storage.join(folder, f"{name}.trial.safetensors")
         if not storage.exists(uri):
-            run = TrialRun(tower, problem, config, lr, _seed(seed, problem.name, index), device, batch_size)
+            run = TrialRun(
+                tower, problem, config, lr, _seed(seed, problem.name, index), device, batch_size
+            )
             state_uri = storage.join(folder, f"{name}.epoch.safetensors")
             run.train(state_uri, save_seconds, progress)
             run.finish(uri, state_uri)
@@ -86,7 +95,10 @@ def sweep(
         dist.barrier()  # every rank has read before the caller deletes
     best = choose(trials)
     if trials[best].diverged:
-        raise EvaluationError(f"{problem.name}: the loss became non-finite in all {len(trials)} trials; lower finetune.learning_rates.")
+        raise EvaluationError(
+            f"{problem.name}: the loss became non-finite in all {len(trials)} trials; lower"
+            " finetune.learning_rates."
+        )
     return Sweep(trials, best, outputs[best])
 
 
@@ -105,12 +117,16 @@ def fine_tune(session: Session, problem: Problem, tower: Tower | None = None) ->
 
 
 def join_ranks() -> torch.device | None:
-    """Join torchrun's process group where there is one; this rank's device, or None for the default one."""
+    """Join torchrun's process group where there is one; this rank's device, or None for the default
+    one.
+    """
     return init_distributed(RANK_TIMEOUT_SECONDS).device if "RANK" in os.environ else None
 
 
 def choose(trials: list[Trial]) -> int:
-    """Index of the best trial: highest score, the first among equals; an undefined score or a divergence loses to any other."""
+    """Index of the best trial: highest score, the first among equals; an undefined score or a
+    divergence loses to any other.
+    """
     rank = [(not t.diverged, known_score(t.score)) for t in trials]
     return max(range(len(trials)), key=lambda i: (rank[i], -i))
 

@@ -1,10 +1,12 @@
-"""One trial of a fine-tuning: AdamW on every parameter, a rate that rises and falls linearly, and a state that survives a kill.
+"""One trial of a fine-tuning: AdamW on every parameter, a rate that rises and falls linearly, and a
+state that survives a kill.
 
     rate(step) = lr * (step / warm-up, then (total - step) / (total - warm-up));   the head's times head_lr_multiplier
 
-A trial reports its last epoch, as BERT's protocol does, or its best one where `patience_epochs` stops it early. The order of the
-examples is a function of (seed, epoch), so a trial that is killed goes on from its last saved epoch to the same bytes. There is no
-dropout, for the tower has none. It runs on every rank of a process group; it does not choose between trials (`finetune.py`).
+A trial reports its last epoch, as BERT's protocol does, or its best one where `patience_epochs`
+stops it early. The order of the examples is a function of (seed, epoch), so a trial that is killed
+goes on from its last saved epoch to the same bytes. There is no dropout, for the tower has none. It
+runs on every rank of a process group; it does not choose between trials (`finetune.py`).
 """
 
 from __future__ import annotations
@@ -49,14 +51,18 @@ class Trial:
 
 
 def linear_schedule(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Multiplier of the learning rate at `step` (from 0): linear from 0 to 1 over the warm-up, then linear to 0 at `total_steps`."""
+    """Multiplier of the learning rate at `step` (from 0): linear from 0 to 1 over the warm-up, then
+    linear to 0 at `total_steps`.
+    """
     if step < warmup_steps:
         return step / warmup_steps
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The examples of one epoch (from 0), a permutation int64 [n] that depends on seed and epoch alone."""
+    """The examples of one epoch (from 0), a permutation int64 [n] that depends on seed and epoch
+    alone.
+    """
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
@@ -73,11 +79,25 @@ class TrialRun:
         device: torch.device | str | None,
         batch_size: int,
     ) -> None:
-        self.problem, self.config, self.lr, self.seed, self.batch_size = problem, config, lr, seed, batch_size
+        self.problem, self.config, self.lr, self.seed, self.batch_size = (
+            problem,
+            config,
+            lr,
+            seed,
+            batch_size,
+        )
         module = FineTuned(copy.deepcopy(tower), problem, seed)
         freeze_unused(module, problem)
-        optim = OptimConfig(name="adamw", lr=lr, weight_decay=lr * config.weight_decay, clip_norm=1.0, adam_beta2=BETA2)
-        on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+        optim = OptimConfig(
+            name="adamw",
+            lr=lr,
+            weight_decay=lr * config.weight_decay,
+            clip_norm=1.0,
+            adam_beta2=BETA2,
+        )
+        on_gpu = (
+            torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+        )
         self.engine = make_engine(
             module,
             optim,
@@ -98,27 +118,41 @@ class TrialRun:
         self.diverged = False
 
     def train(self, state_uri: str, save_seconds: float, progress: bool) -> None:
-        """Train to the end, from a saved epoch if there is one, and keep the reported epoch's predictions."""
+        """Train to the end, from a saved epoch if there is one, and keep the reported epoch's
+        predictions.
+        """
         from tqdm import tqdm
 
         self._resume(state_uri)
         saved = time.monotonic()
         title = f"{self.problem.name} lr {self.lr:g}"
-        with tqdm(total=self.total_steps, initial=self.step, desc=title, disable=not (progress and self._is_first), leave=False) as bar:
+        with tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            desc=title,
+            disable=not (progress and self._is_first),
+            leave=False,
+        ) as bar:
             while not self._is_done():
                 self._train_epoch(bar)
                 if self.config.patience_epochs and not self.diverged:
                     self._score_epoch()
                 is_due = time.monotonic() - saved > save_seconds and not self._is_done()
-                if self._sum_over_ranks(float(is_due)):  # clocks differ, and every rank takes part in a save
+                if self._sum_over_ranks(
+                    float(is_due)
+                ):  # clocks differ, and every rank takes part in a save
                     self._save(state_uri)
                     saved = time.monotonic()
         if not self.config.patience_epochs and not self.diverged:
             self._score_epoch()
 
     def finish(self, uri: str, state_uri: str) -> None:
-        """Write the finished trial, from the first rank, and drop its saved epoch; the others wait for it."""
-        outputs = self.best_outputs or {name: np.zeros((0, self.problem.n_outputs), np.float32) for name in self._sets()}
+        """Write the finished trial, from the first rank, and drop its saved epoch; the others wait
+        for it.
+        """
+        outputs = self.best_outputs or {
+            name: np.zeros((0, self.problem.n_outputs), np.float32) for name in self._sets()
+        }
         trial = {
             "learning_rate": self.lr,
             "score": None if math.isnan(self.best["score"]) else self.best["score"],
@@ -129,7 +163,9 @@ class TrialRun:
             "losses": [loss if math.isfinite(loss) else None for loss in self.losses],
         }
         if self._is_first:
-            _write_tensors(uri, {name: torch.from_numpy(array) for name, array in outputs.items()}, trial)
+            _write_tensors(
+                uri, {name: torch.from_numpy(array) for name, array in outputs.items()}, trial
+            )
             storage.delete(state_uri)
         self._barrier()
 
@@ -177,7 +213,10 @@ class TrialRun:
         if self.best_outputs and known_score(score) <= known_score(self.best["score"]):
             return
         self.best = {"epoch": self.epoch, "score": score}
-        self.best_outputs = {"scored": scored, **{name: self._predict(inputs) for name, inputs in self.problem.others.items()}}
+        self.best_outputs = {
+            "scored": scored,
+            **{name: self._predict(inputs) for name, inputs in self.problem.others.items()},
+        }
 
     def _predict(self, inputs: Inputs) -> np.ndarray:
         """Outputs float32 [n, n_outputs], each rank computing its share."""
@@ -214,9 +253,16 @@ class TrialRun:
         weights, optimizer = self.engine.weights(), self.engine.optimizer_state()
         tensors = {f"weights/{name}": value for name, value in weights.items()}
         tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
-        tensors |= {f"best/{name}": torch.from_numpy(value) for name, value in self.best_outputs.items()}
+        tensors |= {
+            f"best/{name}": torch.from_numpy(value) for name, value in self.best_outputs.items()
+        }
         score = None if math.isnan(self.best["score"]) else self.best["score"]
-        facts = {"epoch": self.epoch, "step": self.step, "losses": self.losses, "best": {**self.best, "score": score}}
+        facts = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "losses": self.losses,
+            "best": {**self.best, "score": score},
+        }
         if self._is_first:
             _write_tensors(uri, tensors, facts)
         self._barrier()
@@ -243,18 +289,26 @@ def known_score(score: float) -> float:
 
 
 def read_trial(uri: str) -> tuple[Trial, dict[str, np.ndarray]]:
-    """A finished trial and its outputs, float32 [n, n_outputs] by set, as `TrialRun.finish` wrote them."""
+    """A finished trial and its outputs, float32 [n, n_outputs] by set, as `TrialRun.finish` wrote
+    them.
+    """
     tensors, facts = _read_tensors(uri)
     score = math.nan if facts["score"] is None else facts["score"]
     losses = [math.nan if loss is None else loss for loss in facts["losses"]]
-    return Trial(**{**facts, "score": score, "losses": losses}), {name: value.numpy() for name, value in tensors.items()}
+    return Trial(**{**facts, "score": score, "losses": losses}), {
+        name: value.numpy() for name, value in tensors.items()
+    }
 
 
 def _write_tensors(uri: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
     from safetensors.torch import save
 
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())}
-    storage.write_bytes(uri, save(contiguous, metadata={"facts": json.dumps(facts, sort_keys=True)}))
+    contiguous = {
+        name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())
+    }
+    storage.write_bytes(
+        uri, save(contiguous, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    )
 
 
 def _read_tensors(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

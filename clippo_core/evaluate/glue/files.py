@@ -3,10 +3,12 @@
     <root>/CoLA/train.tsv, dev.tsv            <root>/MNLI/train.tsv, dev_matched.tsv, dev_mismatched.tsv         official names
     <root>/cola/train-*.parquet, validation-*.parquet, mnli/validation_matched-*.parquet                         Hugging Face's
 
-TSVs are split at tabs and line feeds alone: quotes are ordinary characters, and so are U+2028 and U+0085. A byte order mark is dropped;
-columns are found by name, and by position where the header is missing (CoLA never has one; MNLI has 12 columns in train and 16 in
-dev). More rows of a split may lie in `<split>_lite.tsv`, which cut-down copies of the benchmark use; they are appended. Rows with too
-few columns (QQP has some) are left out and counted. WNLI is not read: the paper leaves it out. Nothing is trained or scored here.
+TSVs are split at tabs and line feeds alone: quotes are ordinary characters, and so are U+2028 and
+U+0085. A byte order mark is dropped; columns are found by name, and by position where the header is
+missing (CoLA never has one; MNLI has 12 columns in train and 16 in dev). More rows of a split may
+lie in `<split>_lite.tsv`, which cut-down copies of the benchmark use; they are appended. Rows with
+too few columns (QQP has some) are left out and counted. WNLI is not read: the paper leaves it out.
+Nothing is trained or scored here.
 """
 
 from __future__ import annotations
@@ -61,16 +63,59 @@ TASKS: dict[str, GlueTask] = {
             392_702,
             "mnli",
         ),
-        GlueTask("QQP", ("question1", "question2", "is_duplicate"), {6: (3, 4, 5)}, BINARY, {"dev": 40_430}, 363_846, "qqp"),
-        GlueTask("QNLI", ("question", "sentence", "label"), {4: (1, 2, 3)}, ENTAILED, {"dev": 5463}, 104_743, "qnli"),
+        GlueTask(
+            "QQP",
+            ("question1", "question2", "is_duplicate"),
+            {6: (3, 4, 5)},
+            BINARY,
+            {"dev": 40_430},
+            363_846,
+            "qqp",
+        ),
+        GlueTask(
+            "QNLI",
+            ("question", "sentence", "label"),
+            {4: (1, 2, 3)},
+            ENTAILED,
+            {"dev": 5463},
+            104_743,
+            "qnli",
+        ),
         GlueTask("SST-2", ("sentence", "label"), {2: (0, 1)}, BINARY, {"dev": 872}, 67_349, "sst2"),
         GlueTask("CoLA", ("sentence", "label"), {4: (3, 1)}, BINARY, {"dev": 1043}, 8551, "cola"),
-        GlueTask("STS-B", ("sentence1", "sentence2", "score"), {10: (7, 8, 9)}, (), {"dev": 1500}, 5749, "stsb"),
-        GlueTask("MRPC", ("#1 String", "#2 String", "Quality"), {5: (3, 4, 0)}, BINARY, {"dev": 408}, 3668, "mrpc"),
-        GlueTask("RTE", ("sentence1", "sentence2", "label"), {4: (1, 2, 3)}, ENTAILED, {"dev": 277}, 2490, "rte"),
+        GlueTask(
+            "STS-B",
+            ("sentence1", "sentence2", "score"),
+            {10: (7, 8, 9)},
+            (),
+            {"dev": 1500},
+            5749,
+            "stsb",
+        ),
+        GlueTask(
+            "MRPC",
+            ("#1 String", "#2 String", "Quality"),
+            {5: (3, 4, 0)},
+            BINARY,
+            {"dev": 408},
+            3668,
+            "mrpc",
+        ),
+        GlueTask(
+            "RTE",
+            ("sentence1", "sentence2", "label"),
+            {4: (1, 2, 3)},
+            ENTAILED,
+            {"dev": 277},
+            2490,
+            "rte",
+        ),
     )
 }
-_PARQUET_COLUMNS = {"MNLI": ("premise", "hypothesis", "label"), "STS-B": ("sentence1", "sentence2", "label")}
+_PARQUET_COLUMNS = {
+    "MNLI": ("premise", "hypothesis", "label"),
+    "STS-B": ("sentence1", "sentence2", "label"),
+}
 _PARQUET_COLUMNS["MRPC"] = _PARQUET_COLUMNS["STS-B"]
 _PARQUET_COLUMNS["QQP"] = ("question1", "question2", "label")
 
@@ -102,7 +147,9 @@ class Rows:
 
 
 def read_split(root: str, task: GlueTask, split: str) -> Rows:
-    """The rows of `train`, `dev`, `dev_matched` or `dev_mismatched`. Raises NotFoundError where there is no file, DataError."""
+    """The rows of `train`, `dev`, `dev_matched` or `dev_mismatched`. Raises NotFoundError where
+    there is no file, DataError.
+    """
     tables = _tables(root, task, split)
     if not tables:
         raise NotFoundError(f"there is no {task.name}/{split}.tsv (nor parquet) under {root}")
@@ -112,7 +159,11 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
     n_skipped = 0
     for uri in tables:
         content = storage.read_bytes(uri)
-        rows, skipped = _parquet_rows(uri, content, task) if uri.endswith(".parquet") else _tsv_rows(uri, content, task)
+        rows, skipped = (
+            _parquet_rows(uri, content, task)
+            if uri.endswith(".parquet")
+            else _tsv_rows(uri, content, task)
+        )
         n_skipped += skipped
         for number, row in enumerate(rows):
             first.append(row[0])
@@ -120,7 +171,9 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
                 second.append(row[1])
             labels.append(_label(uri, task, number, row[-1]))
     if not first:
-        raise DataError(f"{', '.join(tables)}: there are no rows; give a split of {task.name} that has some.")
+        raise DataError(
+            f"{', '.join(tables)}: there are no rows; give a split of {task.name} that has some."
+        )
     kind = np.int64 if task.labels else np.float64
     return Rows(first, second, np.array(labels, dtype=kind), n_skipped)
 
@@ -129,14 +182,21 @@ def _tables(root: str, task: GlueTask, split: str) -> list[str]:
     """The files of a split, in order; none where the task is missing."""
     for folder in dict.fromkeys([task.name, task.folder, task.name.lower()]):
         try:
-            found = {stat.name: storage.join(root, folder, stat.name) for stat in storage.list_files(storage.join(root, folder))}
+            found = {
+                stat.name: storage.join(root, folder, stat.name)
+                for stat in storage.list_files(storage.join(root, folder))
+            }
         except NotFoundError:
             continue
         named = [found[name] for name in (f"{split}.tsv", f"{split}_lite.tsv") if name in found]
         if named:
             return named
         stem = split.replace("dev", "validation")
-        shards = [uri for name, uri in sorted(found.items()) if _is_shard(name, stem) or _is_shard(name, split)]
+        shards = [
+            uri
+            for name, uri in sorted(found.items())
+            if _is_shard(name, stem) or _is_shard(name, split)
+        ]
         if shards:
             return shards
     return []
@@ -144,14 +204,19 @@ def _tables(root: str, task: GlueTask, split: str) -> list[str]:
 
 def _is_shard(name: str, stem: str) -> bool:
     """validation.parquet, validation-00000-of-00001.parquet; not validation_matched-..."""
-    return name.endswith(".parquet") and name.rpartition("/")[2].removesuffix(".parquet").partition("-")[0] == stem
+    return (
+        name.endswith(".parquet")
+        and name.rpartition("/")[2].removesuffix(".parquet").partition("-")[0] == stem
+    )
 
 
 def _tsv_rows(uri: str, content: bytes, task: GlueTask) -> tuple[list[tuple[str, ...]], int]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{uri}: it is not UTF-8 text ({error}); take the official file.") from error
+        raise DataError(
+            f"{uri}: it is not UTF-8 text ({error}); take the official file."
+        ) from error
     lines = [line.removesuffix("\r").split("\t") for line in text.split("\n") if line.strip()]
     if not lines:
         return [], 0
@@ -163,13 +228,17 @@ def _tsv_rows(uri: str, content: bytes, task: GlueTask) -> tuple[list[tuple[str,
         places = task.positions[len(header)]
     else:
         raise DataError(
-            f"{uri}: {task.name} needs the columns {', '.join(task.columns)}, but the first line has {len(header)}: "
-            f"{' | '.join(name[:20] for name in header[:12])}. Take the official TSV."
+            f"{uri}: {task.name} needs the columns {', '.join(task.columns)}, but the first line"
+            f" has {len(header)}: {' | '.join(name[:20] for name in header[:12])}. Take the"
+            " official TSV."
         )
     rows = [tuple(line[place] for place in places) for line in lines if len(line) > max(places)]
     n_short = len(lines) - len(rows)
     if n_short > max(1, MAX_SHORT_SHARE * len(lines)):
-        raise DataError(f"{uri}: {n_short} of {len(lines)} lines have fewer than {max(places) + 1} columns; the file is cut or no TSV.")
+        raise DataError(
+            f"{uri}: {n_short} of {len(lines)} lines have fewer than {max(places) + 1} columns; the"
+            " file is cut or no TSV."
+        )
     return rows, n_short
 
 
@@ -184,13 +253,18 @@ def _parquet_rows(uri: str, content: bytes, task: GlueTask) -> tuple[list[tuple[
         raise DataError(f"{uri}: it is no parquet file ({error}); fetch it again.") from error
     missing = [column for column in columns if column not in table.column_names]
     if missing:
-        raise DataError(f"{uri}: {task.name} needs the columns {', '.join(columns)}, but there are {', '.join(table.column_names)}.")
+        raise DataError(
+            f"{uri}: {task.name} needs the columns {', '.join(columns)}, but there are"
+            f" {', '.join(table.column_names)}."
+        )
     values = [table[column].to_pylist() for column in columns]
     return list(zip(*values, strict=True)), 0
 
 
 def _label(uri: str, task: GlueTask, number: int, value: object) -> float:
-    """A class id (from its name or id), or a score. Raises DataError for anything else, as test sets' -1."""
+    """A class id (from its name or id), or a score. Raises DataError for anything else, as test
+    sets' -1.
+    """
     text = str(value).strip()
     if not task.labels:
         try:
@@ -199,9 +273,13 @@ def _label(uri: str, task: GlueTask, number: int, value: object) -> float:
             score = float("nan")
         if 0 <= score <= 5:
             return score
-        raise DataError(f"{uri}: row {number} has the score {text!r}; {task.name}'s scores lie between 0 and 5.")
+        raise DataError(
+            f"{uri}: row {number} has the score {text!r}; {task.name}'s scores lie between 0 and 5."
+        )
     if text in task.labels:
         return task.labels.index(text)
     if isinstance(value, int) and 0 <= value < len(task.labels):
         return value
-    raise DataError(f"{uri}: row {number} has the label {text!r}; {task.name} has {', '.join(task.labels)}.")
+    raise DataError(
+        f"{uri}: row {number} has the label {text!r}; {task.name} has {', '.join(task.labels)}."
+    )

@@ -1,13 +1,15 @@
-"""GLUE as pixels: the sentences of an example drawn on one canvas, the whole tower fine-tuned, nine numbers and their mean.
+"""GLUE as pixels: the sentences of an example drawn on one canvas, the whole tower fine-tuned, nine
+numbers and their mean.
 
     "first [SEP] second" ─▶ canvas (or tokens, for the towers that read tokens) ─▶ pooled ─▶ Linear, tanh, Linear ─▶ class or score
 
     glue/mnli_m_accuracy  mnli_mm_accuracy  qqp_f1  qnli_accuracy  sst2_accuracy  cola_matthews  stsb_spearman  mrpc_f1  rte_accuracy
     glue/average          the plain mean of the nine, only where all nine are there
 
-Sources: the paper, section 4.3 and its README's tables; BERT's protocol (batch 32, 3 epochs, best of several learning rates on dev). The
-hidden width of the head (the tower's), tanh (BERT's pooler) and the separator are choices where the paper's text could not be read. It
-is not the benchmark's server: dev sets are scored, and chosen on, as the paper does.
+Sources: the paper, section 4.3 and its README's tables; BERT's protocol (batch 32, 3 epochs, best
+of several learning rates on dev). The hidden width of the head (the tower's), tanh (BERT's pooler)
+and the separator are choices where the paper's text could not be read. It is not the benchmark's
+server: dev sets are scored, and chosen on, as the paper does.
 """
 
 from __future__ import annotations
@@ -25,21 +27,32 @@ from clippo_core.evaluate.checks import is_constant
 from clippo_core.evaluate.finetune.sweep import Sweep, fine_tune, join_ranks
 from clippo_core.evaluate.glue.files import TASKS, Rows
 from clippo_core.evaluate.glue.scores import GLUE_METRICS, STATISTICS, glue_average, glue_score
-from clippo_core.evaluate.glue.tasks import TaskRows, baseline, make_problem, number_splits, predictions, read_task, texts
+from clippo_core.evaluate.glue.tasks import (
+    TaskRows,
+    baseline,
+    make_problem,
+    number_splits,
+    predictions,
+    read_task,
+    texts,
+)
 from clippo_core.evaluate.harness import Session, evaluate
 from clippo_core.rendering.compose import join_pair
 from clippo_core.run.records import EvalResult, EvaluatePlan
 
 MAX_CUT_SHARE = 0.05
-"""Share of a dev set's texts that the page may cut off before its number is flagged: what isn't drawn can't be read."""
+"""Share of a dev set's texts that the page may cut off before its number is flagged: what isn't
+drawn can't be read."""
 AVERAGE = "average"
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
-    """Fine-tune and score every task of `plan.evaluate.glue`; skips what exists, goes on where a killed run stopped.
+    """Fine-tune and score every task of `plan.evaluate.glue`; skips what exists, goes on where a
+    killed run stopped.
 
-    Runs in one process, or in every rank of a process group. A task whose files are missing or wrong is `not_run` with the reason;
-    where the checkpoint can't be read or no task is left, the result is a failure that says why.
+    Runs in one process, or in every rank of a process group. A task whose files are missing or
+    wrong is `not_run` with the reason; where the checkpoint can't be read or no task is left, the
+    result is a failure that says why.
     """
     for name in plan.evaluate.glue.tasks if plan.evaluate.glue else ():
         require(name in TASKS, f"glue.tasks has {name!r}; use {', '.join(TASKS)}.")
@@ -103,13 +116,17 @@ def _run_task(session: Session, task: TaskRows) -> dict[str, np.ndarray]:
         "trials": len(swept.trials),
         "collapsed_trials": swept.n_collapsed,
         "skipped_rows": task.train.n_skipped + sum(rows.n_skipped for rows in task.dev.values()),
-        "dev_rows_also_in_train": sum(len(rows.keys() & task.train.keys()) for rows in task.dev.values()),
+        "dev_rows_also_in_train": sum(
+            len(rows.keys() & task.train.keys()) for rows in task.dev.values()
+        ),
     }
     session.count(**{f"{task.task.folder}_{name}": count for name, count in counts.items()})
     return draws
 
 
-def _score(session: Session, task: TaskRows, key: str, swept: Sweep, outputs: np.ndarray) -> dict[str, np.ndarray]:
+def _score(
+    session: Session, task: TaskRows, key: str, swept: Sweep, outputs: np.ndarray
+) -> dict[str, np.ndarray]:
     """Note one of the nine numbers with interval, baseline, count, flags and predictions.
 
     Returns its bootstrap draws, by its key; nothing where there is no number.
@@ -173,14 +190,21 @@ def _note_average(session: Session, draws: dict[str, np.ndarray]) -> None:
 
 def _protocol(config: GlueConfig) -> str:
     tuning = config.finetune
-    stop = f", stopped after {tuning.patience_epochs} epochs without gain" if tuning.patience_epochs else ""
+    stop = (
+        f", stopped after {tuning.patience_epochs} epochs without gain"
+        if tuning.patience_epochs
+        else ""
+    )
     limit = f", at most {tuning.max_steps} steps" if tuning.max_steps else ""
     rows = f", the first {config.limit_train} training rows" if config.limit_train else ""
     return (
-        f"Sentence pairs joined by {config.separator!r} on one canvas; whole tower fine-tuned with a two-layer tanh head, AdamW, batch "
-        f"{tuning.batch_size}, {tuning.epochs} epochs{stop}{limit}{rows}, warm-up {tuning.warmup_share:g}, weight decay "
-        f"{tuning.weight_decay:g}, head rate x{tuning.head_lr_multiplier:g}; best on dev of {len(tuning.learning_rates)} trials with rates "
-        f"{', '.join(f'{lr:g}' for lr in tuning.learning_rates)} (MNLI: on matched); chance is the majority class (F1: always positive)."
+        f"Sentence pairs joined by {config.separator!r} on one canvas; whole tower fine-tuned with"
+        f" a two-layer tanh head, AdamW, batch {tuning.batch_size}, {tuning.epochs}"
+        f" epochs{stop}{limit}{rows}, warm-up {tuning.warmup_share:g}, weight decay"
+        f" {tuning.weight_decay:g}, head rate x{tuning.head_lr_multiplier:g}; best on dev of"
+        f" {len(tuning.learning_rates)} trials with rates"
+        f" {', '.join(f'{lr:g}' for lr in tuning.learning_rates)} (MNLI: on matched); chance is the"
+        " majority class (F1: always positive)."
     )
 
 

@@ -71,7 +71,9 @@ STATISTICS: dict[str, Statistic] = {
 """Each metric by its name in GLUE_METRICS."""
 
 
-def glue_score(task: str, predictions: np.ndarray | Sequence[Any], labels: np.ndarray | Sequence[Any]) -> float:
+def glue_score(
+    task: str, predictions: np.ndarray | Sequence[Any], labels: np.ndarray | Sequence[Any]
+) -> float:
     """The task's own metric: accuracy, F1 of class 1, Matthews or Spearman; 0..1 or -1..1.
 
     task: one of GLUE_METRICS, or `mnli`, in any spelling ("SST-2", "MNLI-mm"). A constant
@@ -85,7 +87,10 @@ def glue_score(task: str, predictions: np.ndarray | Sequence[Any], labels: np.nd
     if len(predicted) != len(truth):
         raise EvaluationError(f"{task} has {len(predicted)} predictions for {len(truth)} labels.")
     if metric == "spearman" and (is_constant(predicted) or is_constant(truth)):
-        raise EvaluationError(f"{task}: all predictions (or all labels) are equal, so there is no rank correlation: a degenerate model.")
+        raise EvaluationError(
+            f"{task}: all predictions (or all labels) are equal, so there is no rank correlation: a"
+            " degenerate model."
+        )
     if metric in ("f1", "matthews"):
         outside = set(np.unique(predicted).tolist()) | set(np.unique(truth).tolist())
         if outside - {0, 1}:
@@ -107,11 +112,15 @@ def glue_average(scores: Mapping[str, float]) -> float:
         if task in found:
             raise EvaluationError(f"two scores of {task} were given; the mean takes one.")
         if not math.isfinite(value):
-            raise EvaluationError(f"the score of {name} is {value}; the mean of GLUE doesn't exist without it.")
+            raise EvaluationError(
+                f"the score of {name} is {value}; the mean of GLUE doesn't exist without it."
+            )
         found[task] = float(value)
     missing = [task for task in GLUE_METRICS if task not in found]
     if missing:
-        raise EvaluationError(f"the mean of GLUE needs nine numbers; {', '.join(missing)} is missing.")
+        raise EvaluationError(
+            f"the mean of GLUE needs nine numbers; {', '.join(missing)} is missing."
+        )
     return math.fsum(found.values()) / len(GLUE_METRICS)
 
 
@@ -147,4 +156,6 @@ def _glue_task(name: str) -> str:
         aliases |= {"mnlim": {"mnlimatched"}, "mnlimm": {"mnlimismatched"}}.get(plain, set())
         if spelled in aliases:
             return task
-    raise EvaluationError(f"{name!r} is none of GLUE's nine numbers; use {', '.join(GLUE_METRICS)}.")
+    raise EvaluationError(
+        f"{name!r} is none of GLUE's nine numbers; use {', '.join(GLUE_METRICS)}."
+    )

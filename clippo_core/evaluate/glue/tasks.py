@@ -1,4 +1,5 @@
-"""One task of GLUE made ready: its rows, the problem that is fine-tuned on them, and the score that needs no reading.
+"""One task of GLUE made ready: its rows, the problem that is fine-tuned on them, and the score that
+needs no reading.
 
     classes   cross entropy, argmax        STS-B   squared error of the standardised score (a rank correlation knows no unit)
 
@@ -44,7 +45,9 @@ class TaskRows:
 
 
 def read_task(config: GlueConfig, name: str) -> TaskRows:
-    """A task's rows. Raises DataError or NotFoundError where there is nothing to train on, or nothing to score."""
+    """A task's rows. Raises DataError or NotFoundError where there is nothing to train on, or
+    nothing to score.
+    """
     task = TASKS[name]
     train = read_split(config.root, task, "train").take(config.limit_train)
     dev, missing = {}, {}
@@ -63,17 +66,26 @@ def make_problem(model: Clippo, config: GlueConfig, task: TaskRows) -> Problem:
     first, *others = task.dev
     labels = task.train.labels
     regression = not task.task.labels
-    # A rank correlation does not know units, and a standardised target learns at the rates of the other tasks.
+    # A rank correlation does not know units, and a standardised target learns at the rates of the
+    # other tasks.
     mean, std = (labels.mean(), labels.std() or 1.0) if regression else (0.0, 1.0)
     targets = torch.from_numpy((labels - mean) / std if regression else labels)
 
     def loss(outputs: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         wanted = targets[torch.from_numpy(indices)].to(outputs.device)
-        return (outputs[:, 0] - wanted.float()) ** 2 if regression else cross_entropy(outputs, wanted, reduction="none")
+        return (
+            (outputs[:, 0] - wanted.float()) ** 2
+            if regression
+            else cross_entropy(outputs, wanted, reduction="none")
+        )
 
     def score(outputs: np.ndarray) -> float:
         predicted = predictions(task.task, outputs)
-        return math.nan if regression and is_constant(predicted) else glue_score(first, predicted, task.dev[first].labels)
+        return (
+            math.nan
+            if regression and is_constant(predicted)
+            else glue_score(first, predicted, task.dev[first].labels)
+        )
 
     return Problem(
         name=task.task.name,
@@ -85,12 +97,16 @@ def make_problem(model: Clippo, config: GlueConfig, task: TaskRows) -> Problem:
         scored=text_inputs(model.text_encoder, texts(task.dev[first], config)),
         score=score,
         constant=lambda outputs: is_constant(predictions(task.task, outputs)),
-        others={key: text_inputs(model.text_encoder, texts(task.dev[key], config)) for key in others},
+        others={
+            key: text_inputs(model.text_encoder, texts(task.dev[key], config)) for key in others
+        },
     )
 
 
 def baseline(kind: str, labels: np.ndarray, train_labels: np.ndarray) -> float:
-    """What needs no reading: the training set's most frequent class (accuracy), always 1 (F1, which always 0 would score 0), or 0."""
+    """What needs no reading: the training set's most frequent class (accuracy), always 1 (F1, which
+    always 0 would score 0), or 0.
+    """
     if kind == "accuracy":
         return float((labels == np.bincount(train_labels.astype(np.int64)).argmax()).mean())
     if kind == "f1":
@@ -107,9 +123,16 @@ def texts(rows: Rows, config: GlueConfig) -> list[str]:
     """What is drawn for each example."""
     if not rows.second:
         return rows.first
-    return [join_pair(first, second, config.separator) for first, second in zip(rows.first, rows.second, strict=True)]
+    return [
+        join_pair(first, second, config.separator)
+        for first, second in zip(rows.first, rows.second, strict=True)
+    ]
 
 
 def number_splits(task: GlueTask) -> dict[str, str]:
     """Key of the nine numbers -> dev split."""
-    return {"mnli_m": "dev_matched", "mnli_mm": "dev_mismatched"} if task.name == "MNLI" else {task.folder: "dev"}
+    return (
+        {"mnli_m": "dev_matched", "mnli_mm": "dev_mismatched"}
+        if task.name == "MNLI"
+        else {task.folder: "dev"}
+    )

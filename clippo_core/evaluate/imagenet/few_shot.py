@@ -3,8 +3,9 @@
     x = features before the head, of the squashed and centrally cropped picture;   k shots a class by seed 0, 1, 2
     argmax of a ridge regression to +-1 targets on (whitened x, 100), l2 = 2^10, in closed form
 
-The reference draws from the first 65,000 training pictures in the order of TFDS; here the pool is `train_images` in the order of its
-names. A pool that is too small, or that holds pictures which are evaluated, makes the metric `not_run`. It trains no tower.
+The reference draws from the first 65,000 training pictures in the order of TFDS; here the pool is
+`train_images` in the order of its names. A pool that is too small, or that holds pictures which are
+evaluated, makes the metric `not_run`. It trains no tower.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ SEEDS = (0, 1, 2)
 """Seeds of the drawn shots (big_vision evaluators/fewshot_lsr.py)."""
 
 
-def few_shot(session: Session, labelled: LabelledPictures, classes: ClassNames, labels: np.ndarray, embedded: Embedded) -> None:
+def few_shot(
+    session: Session,
+    labelled: LabelledPictures,
+    classes: ClassNames,
+    labels: np.ndarray,
+    embedded: Embedded,
+) -> None:
     """Note `<k>shot_top1` (mean of the seeds) and each seed's own, or why they are not run.
 
     labels int [n] and `embedded` are of the pictures that are evaluated.
@@ -34,16 +41,27 @@ def few_shot(session: Session, labelled: LabelledPictures, classes: ClassNames, 
     pool = open_labelled(session.config.train_images)
     pool_labels = classes.index(pool)
     smallest = int(np.bincount(pool_labels, minlength=len(classes.names)).min())
-    _not_run(session, [k for k in shots if k > smallest], f"a class has only {smallest} training pictures")
+    _not_run(
+        session,
+        [k for k in shots if k > smallest],
+        f"a class has only {smallest} training pictures",
+    )
     shots = [k for k in shots if k <= smallest]
     if not shots:
         return
     drawn = {seed: draw_shots(pool_labels, len(classes.names), max(shots), seed) for seed in SEEDS}
     needed = np.unique(np.concatenate([order.ravel() for order in drawn.values()]))
-    train = session.store.pictures(Pictures([pool.names[i] for i in needed], lambda i: pool.pictures.read(int(needed[i]))), feature="probe")
+    train = session.store.pictures(
+        Pictures([pool.names[i] for i in needed], lambda i: pool.pictures.read(int(needed[i]))),
+        feature="probe",
+    )
     leaked = len(set(train.digests) & set(embedded.digests))
     if leaked:
-        _not_run(session, shots, f"{leaked} of the training pictures are evaluated, too: use another pool")
+        _not_run(
+            session,
+            shots,
+            f"{leaked} of the training pictures are evaluated, too: use another pool",
+        )
         return
     test = session.store.pictures(labelled.pictures, feature="probe").features
     for k in shots:
@@ -56,7 +74,9 @@ def few_shot(session: Session, labelled: LabelledPictures, classes: ClassNames, 
 
 
 def draw_shots(labels: np.ndarray, n_classes: int, k: int, seed: int) -> np.ndarray:
-    """Indices int64 [n_classes, k]: the first k of a permutation of each class, class by class from one generator."""
+    """Indices int64 [n_classes, k]: the first k of a permutation of each class, class by class from
+    one generator.
+    """
     random = np.random.default_rng(seed)
     return np.stack([random.permutation(np.flatnonzero(labels == c))[:k] for c in range(n_classes)])
 
@@ -73,7 +93,10 @@ def _note(
     session.score(f"{k}shot_top1", correct.mean(axis=0), chance=chance)
     for seed, hits in zip(SEEDS, correct, strict=True):
         session.score(f"{k}shot_top1_seed{seed}", hits, chance=chance)
-    said = {f"predicted_seed{seed}": values.tolist() for seed, values in zip(SEEDS, predicted, strict=True)}
+    said = {
+        f"predicted_seed{seed}": values.tolist()
+        for seed, values in zip(SEEDS, predicted, strict=True)
+    }
     metric = session.named(f"{k}shot_top1")
     session.scores.add(metric, names, correct.mean(axis=0).tolist(), label=labels.tolist(), **said)
     if k == 10:

@@ -4,8 +4,9 @@
     <uri>/*.parquet                   columns `image` (struct with `bytes`, or bytes) and `label` (int)
     <uri>/*.tar                       members KEY.jpg with KEY.cls (a number), or <class>/<file>
 
-A class is a number, or a folder's name that `class_index` turns into the number of its class name. Nothing is unpacked to disk, and no
-member's name becomes a path. It reads bytes and does not decode them (`data/images.py`).
+A class is a number, or a folder's name that `class_index` turns into the number of its class name.
+Nothing is unpacked to disk, and no member's name becomes a path. It reads bytes and does not decode
+them (`data/images.py`).
 """
 
 from __future__ import annotations
@@ -66,57 +67,79 @@ class ClassNames:
     """Folder name of each class, where a file says so; else empty."""
 
     def index(self, labelled: LabelledPictures) -> np.ndarray:
-        """Class number of each picture, int64 [n]. Raises EvaluationError where folders and names can't be matched."""
+        """Class number of each picture, int64 [n]. Raises EvaluationError where folders and names
+        can't be matched.
+        """
         if labelled.by_number:
             numbers = np.array([int(c) for c in labelled.classes], np.int64)
             if numbers.min() < 0 or numbers.max() >= len(self.names):
                 raise EvaluationError(
-                    f"labels lie in {numbers.min()}..{numbers.max()}, but there are {len(self.names)} class names: the wrong list."
+                    f"labels lie in {numbers.min()}..{numbers.max()}, but there are"
+                    f" {len(self.names)} class names: the wrong list."
                 )
             return numbers
         found = sorted(set(labelled.classes))
         folders = self.folders or (tuple(found) if len(found) == len(self.names) else ())
         if not folders:
             raise EvaluationError(
-                f"the pictures lie in {len(found)} class folders, but there are {len(self.names)} class names. "
-                f"Give one name a folder, or put {' or '.join(_WNID_FILES)} beside the names, which says which folder is which class."
+                f"the pictures lie in {len(found)} class folders, but there are {len(self.names)}"
+                f" class names. Give one name a folder, or put {' or '.join(_WNID_FILES)} beside"
+                " the names, which says which folder is which class."
             )
         number = {folder: i for i, folder in enumerate(folders)}
         unknown = [folder for folder in found if folder not in number]
         if unknown:
-            raise EvaluationError(f"class folder {unknown[0]!r} (and {len(unknown) - 1} more) is none of the {len(folders)} known classes.")
+            raise EvaluationError(
+                f"class folder {unknown[0]!r} (and {len(unknown) - 1} more) is none of the"
+                f" {len(folders)} known classes."
+            )
         return np.array([number[c] for c in labelled.classes], np.int64)
 
 
 def load_class_names(uri: str, n_classes: int) -> ClassNames:
     """Class names from a JSON list in class order, {"0": [folder, name], ...} or {folder: name}.
 
-    For a list, folder names come from imagenet_class_index.json or LOC_synset_mapping.txt beside it, if there is one of its length.
-    Raises EvaluationError for another number of names than `n_classes`.
+    For a list, folder names come from imagenet_class_index.json or LOC_synset_mapping.txt beside
+    it, if there is one of its length. Raises EvaluationError for another number of names than
+    `n_classes`.
     """
     content = load_json(uri)
     folders: tuple[str, ...] = ()
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         raw = content
         folders = _folders_beside(uri, len(raw))
-    elif isinstance(content, dict) and content and all(isinstance(value, str) for value in content.values()):
+    elif (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(value, str) for value in content.values())
+    ):
         folders = tuple(sorted(content))
         raw = [content[folder] for folder in folders]
     else:
         folders, raw = _class_index(content, uri)
     if len(raw) != n_classes:
-        raise EvaluationError(f"{uri} lists {len(raw)} classes, but the benchmark has {n_classes}; a wrong list shifts every label.")
+        raise EvaluationError(
+            f"{uri} lists {len(raw)} classes, but the benchmark has {n_classes}; a wrong list"
+            " shifts every label."
+        )
     names = tuple(canonical_name(name) for name in raw)
     empty = [raw[i] for i, name in enumerate(names) if not name]
     if empty:
-        raise EvaluationError(f"{uri}: nothing is left of class name {empty[0]!r} without punctuation; name the class in words.")
+        raise EvaluationError(
+            f"{uri}: nothing is left of class name {empty[0]!r} without punctuation; name the class"
+            " in words."
+        )
     return ClassNames(names, folders)
 
 
 def open_labelled(uri: str) -> LabelledPictures:
-    """The pictures at `uri`, a folder (local or s3://), or one .parquet or .tar file, or a pattern with `*`. Raises DataError."""
+    """The pictures at `uri`, a folder (local or s3://), or one .parquet or .tar file, or a pattern
+    with `*`. Raises DataError.
+    """
     try:
-        stats = storage.list_files(uri) if "*" in uri or not uri.endswith((".parquet", ".tar")) else []
+        stats = (
+            storage.list_files(uri) if "*" in uri or not uri.endswith((".parquet", ".tar")) else []
+        )
     except NotFoundError as error:
         raise DataError(f"{uri}: there are no pictures; check `images`.") from error
     files = [stat.uri for stat in stats] or [uri]
@@ -126,9 +149,15 @@ def open_labelled(uri: str) -> LabelledPictures:
         return _from_parquet(parquet)
     if tar_files:
         return _from_tars(tar_files)
-    found = sorted((stat.name, stat.uri) for stat in stats if "/" in stat.name and stat.name.lower().endswith(_PICTURES))
+    found = sorted(
+        (stat.name, stat.uri)
+        for stat in stats
+        if "/" in stat.name and stat.name.lower().endswith(_PICTURES)
+    )
     if not found:
-        raise DataError(f"{uri} holds no pictures in class folders, no .parquet and no .tar; check `images`.")
+        raise DataError(
+            f"{uri} holds no pictures in class folders, no .parquet and no .tar; check `images`."
+        )
     uris = [file for _, file in found]
     return LabelledPictures(
         Pictures([name for name, _ in found], lambda i: read_image_bytes(uris[i])),
@@ -150,17 +179,34 @@ def _from_parquet(files: list[str]) -> LabelledPictures:
             for group in range(reader.num_row_groups):
                 labels = reader.read_row_group(group, columns=["label"]).column("label").to_pylist()
                 place += [(len(groups), row) for row in range(len(labels))]
-                names += [f"{PurePosixPath(file).name}/{group}/{row:05d}" for row in range(len(labels))]
+                names += [
+                    f"{PurePosixPath(file).name}/{group}/{row:05d}" for row in range(len(labels))
+                ]
                 classes += [str(int(label)) for label in labels]
                 groups.append((file, group))
-        except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException, StorageError) as error:
-            raise DataError(f"{file} is no parquet file with columns `image` and `label` ({error}).") from error
+        except (
+            OSError,
+            KeyError,
+            TypeError,
+            ValueError,
+            pyarrow.ArrowException,
+            StorageError,
+        ) as error:
+            raise DataError(
+                f"{file} is no parquet file with columns `image` and `label` ({error})."
+            ) from error
 
     @lru_cache(maxsize=1)
     def images(number: int) -> list[bytes]:
         file, group = groups[number]
-        column = pyarrow.parquet.ParquetFile(storage.fetch(file)).read_row_group(group, columns=["image"]).column("image")
-        return [value["bytes"] if isinstance(value, dict) else value for value in column.to_pylist()]
+        column = (
+            pyarrow.parquet.ParquetFile(storage.fetch(file))
+            .read_row_group(group, columns=["image"])
+            .column("image")
+        )
+        return [
+            value["bytes"] if isinstance(value, dict) else value for value in column.to_pylist()
+        ]
 
     def read(i: int) -> bytes:
         return images(place[i][0])[place[i][1]] or b""
@@ -187,22 +233,40 @@ def _from_tars(files: list[str]) -> LabelledPictures:
             raise DataError(f"{file} is no readable tar of pictures ({error}).") from error
     names = sorted(pictures)
     if not names:
-        raise DataError(f"{', '.join(files[:3])}: the tars hold no pictures; tars within tars must be unpacked first.")
+        raise DataError(
+            f"{', '.join(files[:3])}: the tars hold no pictures; tars within tars must be unpacked"
+            " first."
+        )
     by_number = any(number >= 0 for number in numbers.values())
     stems = [name.rpartition(".")[0] for name in names]
-    unlabelled = [name for name, stem in zip(names, stems, strict=True) if by_number and numbers.get(stem, -1) < 0]
+    unlabelled = [
+        name
+        for name, stem in zip(names, stems, strict=True)
+        if by_number and numbers.get(stem, -1) < 0
+    ]
     if unlabelled:
-        raise DataError(f"{unlabelled[0]} (and {len(unlabelled) - 1} more) has no .cls beside it; every picture needs its class.")
-    classes = [str(numbers[stem]) if by_number else PurePosixPath(stem).parent.name for stem in stems]
-    return LabelledPictures(Pictures(names, lambda i: tars.picture_bytes(pictures[names[i]])), classes, by_number)
+        raise DataError(
+            f"{unlabelled[0]} (and {len(unlabelled) - 1} more) has no .cls beside it; every picture"
+            " needs its class."
+        )
+    classes = [
+        str(numbers[stem]) if by_number else PurePosixPath(stem).parent.name for stem in stems
+    ]
+    return LabelledPictures(
+        Pictures(names, lambda i: tars.picture_bytes(pictures[names[i]])), classes, by_number
+    )
 
 
 def _number(text: str, name: str, known: int | None) -> int:
-    """The class in a .cls (a number), or in a .json (`label`); -1 for a .json without one. A .cls wins."""
+    """The class in a .cls (a number), or in a .json (`label`); -1 for a .json without one. A .cls
+    wins.
+    """
     if name.endswith(".cls"):
         return int(text)
     label = json.loads(text).get("label", -1)
-    return known if known is not None and known >= 0 else int(label) if isinstance(label, int) else -1
+    return (
+        known if known is not None and known >= 0 else int(label) if isinstance(label, int) else -1
+    )
 
 
 def _class_index(content: object, uri: str) -> tuple[tuple[str, ...], list[str]]:
@@ -210,15 +274,22 @@ def _class_index(content: object, uri: str) -> tuple[tuple[str, ...], list[str]]
     try:
         rows = [content[str(i)] for i in range(len(content))]  # type: ignore[arg-type,index]  # else refused below
         folders, names = [str(row[0]) for row in rows], [row[1] for row in rows]
-        if all(isinstance(row, list) and len(row) == 2 for row in rows) and all(isinstance(name, str) for name in names):
+        if all(isinstance(row, list) and len(row) == 2 for row in rows) and all(
+            isinstance(name, str) for name in names
+        ):
             return tuple(folders), names
     except (TypeError, KeyError, IndexError):
         pass
-    raise EvaluationError(f'{uri} is no list of class names; give a JSON list, {{"0": [folder, name], ...}} or {{folder: name}}.')
+    raise EvaluationError(
+        f'{uri} is no list of class names; give a JSON list, {{"0": [folder, name], ...}} or'
+        " {folder: name}."
+    )
 
 
 def _folders_beside(uri: str, n: int) -> tuple[str, ...]:
-    """Folder names in class order from a mapping file beside the class names, if it has as many classes."""
+    """Folder names in class order from a mapping file beside the class names, if it has as many
+    classes.
+    """
     parent = uri.rpartition("/")[0] or "."
     for name in _WNID_FILES:
         beside = storage.join(parent, name)
@@ -227,7 +298,11 @@ def _folders_beside(uri: str, n: int) -> tuple[str, ...]:
         if name.endswith(".json"):
             folders = _class_index(load_json(beside), beside)[0]
         else:
-            folders = tuple(line.split(maxsplit=1)[0] for line in storage.read_text(beside).splitlines() if line.strip())
+            folders = tuple(
+                line.split(maxsplit=1)[0]
+                for line in storage.read_text(beside).splitlines()
+                if line.strip()
+            )
         if len(folders) == n:
             return folders
     return ()

@@ -2,9 +2,10 @@
 
     "a close-up photo of a {}." + "Crane (bird)"   ─ canonical ─▶   "a closeup photo of a {}" + "crane bird"
 
-The 80 templates are those of CLIP (openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb; Copyright (c) 2021 OpenAI, MIT licence);
-the paper's system adds the bare name (81, `clip_paper`), and `clip_best` is CLIP's choice of seven and the bare name
-(big_vision evaluators/proj/image_text/prompt_engineering.py). It embeds nothing.
+The 80 templates are those of CLIP (openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb;
+Copyright (c) 2021 OpenAI, MIT licence); the paper's system adds the bare name (81, `clip_paper`),
+and `clip_best` is CLIP's choice of seven and the bare name (big_vision
+evaluators/proj/image_text/prompt_engineering.py). It embeds nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ the plushie {}. | a dark photo of a {}. | itap of a {}. | graffiti of the {}. | 
 a photo of a cool {}. | a photo of a small {}. | a tattoo of the {}.
 """
 
-CLIP: tuple[str, ...] = tuple(line.strip() for line in _CLIP.replace("\n", "|").split("|") if line.strip())
+CLIP: tuple[str, ...] = tuple(
+    line.strip() for line in _CLIP.replace("\n", "|").split("|") if line.strip()
+)
 """CLIP's 80 templates, in its order."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -58,23 +61,39 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def load_templates(name: str) -> tuple[str, ...]:
-    """Canonical templates of a set in TEMPLATES, or of a JSON list (path or s3://) of strings with one `{}` (or `{c}`) each."""
+    """Canonical templates of a set in TEMPLATES, or of a JSON list (path or s3://) of strings with
+    one `{}` (or `{c}`) each.
+    """
     templates: Sequence[str] | None = TEMPLATES.get(name)
     if templates is None:
         if not name.endswith(".json"):
-            raise ConfigError(f"templates {name!r} are unknown; use {', '.join(TEMPLATES)} or the path of a .json list.")
+            raise ConfigError(
+                f"templates {name!r} are unknown; use {', '.join(TEMPLATES)} or the path of a .json"
+                " list."
+            )
         loaded = load_json(name)
-        if not isinstance(loaded, list) or not loaded or not all(isinstance(item, str) for item in loaded):
-            raise EvaluationError(f"{name} is no list of templates; it must be a JSON list of strings with {{}} for the class name.")
+        if (
+            not isinstance(loaded, list)
+            or not loaded
+            or not all(isinstance(item, str) for item in loaded)
+        ):
+            raise EvaluationError(
+                f"{name} is no list of templates; it must be a JSON list of strings with {{}} for"
+                " the class name."
+            )
         templates = [item.replace("{c}", "{}") for item in loaded]
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
-        raise EvaluationError(f"{name}: template {wrong[0]!r} needs exactly one {{}} for the class name.")
+        raise EvaluationError(
+            f"{name}: template {wrong[0]!r} needs exactly one {{}} for the class name."
+        )
     return tuple(canonical(template, keep="{}") for template in templates)
 
 
 def canonical(text: str, keep: str = "") -> str:
-    """Lower case, `_` as space, no ASCII punctuation but the exact string `keep`, single spaces (big_vision's `_canonicalize`)."""
+    """Lower case, `_` as space, no ASCII punctuation but the exact string `keep`, single spaces
+    (big_vision's `_canonicalize`).
+    """
     parts = text.replace("_", " ").split(keep) if keep else [text.replace("_", " ")]
     bare = keep.join(part.translate(_NO_PUNCTUATION) for part in parts)
     return re.sub(r"\s+", " ", bare.lower()).strip()

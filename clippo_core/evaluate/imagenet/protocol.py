@@ -2,9 +2,10 @@
 
     class = unit(mean over templates of unit(tower("a photo of a tench")))          prediction = argmax_c <image, class_c>
 
-big_vision evaluators/proj/image_text/discriminative_classifier.py: canonical names and prompts, the first alias, pictures squashed to
-the tower's size. Two classes of one name can't be told apart; the earlier one is predicted, as argmax does. Any set of pictures in
-classes is read, not only ImageNet. It trains nothing.
+big_vision evaluators/proj/image_text/discriminative_classifier.py: canonical names and prompts, the
+first alias, pictures squashed to the tower's size. Two classes of one name can't be told apart; the
+earlier one is predicted, as argmax does. Any set of pictures in classes is read, not only ImageNet.
+It trains nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from clippo_core.run.records import EvalResult, EvaluatePlan
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
-    """Evaluate `checkpoint` as plan.evaluate.imagenet says, and write the result below plan.stage.root; a finished one is returned.
+    """Evaluate `checkpoint` as plan.evaluate.imagenet says, and write the result below
+    plan.stage.root; a finished one is returned.
 
-    Metrics: zero_shot_top1, _top5, _class_mean, _any_correct (given multi_labels), <k>shot_top1 and each seed's. Data and protocol
-    errors become a result with its `failure`.
+    Metrics: zero_shot_top1, _top5, _class_mean, _any_correct (given multi_labels), <k>shot_top1 and
+    each seed's. Data and protocol errors become a result with its `failure`.
     """
     return evaluate("imagenet", checkpoint, plan, progress, _evaluate)
 
@@ -68,10 +70,11 @@ def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None
     n_templates = len(load_templates(config.templates))
     session.split = config.images.rstrip("/").rpartition("/")[2]
     session.protocol = (
-        f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}): names and prompts canonical, "
-        f"each prompt normalised, mean renormalised, pictures squashed to {session.model.image_px} px, argmax, ties are misses. "
-        f"Few-shot: features before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form, mean of "
-        f"seeds 0, 1, 2."
+        f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}):"
+        " names and prompts canonical, each prompt normalised, mean renormalised, pictures"
+        f" squashed to {session.model.image_px} px, argmax, ties are misses. Few-shot: features"
+        " before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form,"
+        " mean of seeds 0, 1, 2."
     )
     session.n_examples = len(labels)
     session.main_metrics = ["zero_shot_top1"]
@@ -85,7 +88,12 @@ def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None
 
 
 def _zero_shot(
-    session: Session, classes: ClassNames, labels: np.ndarray, names: Sequence[str], images: np.ndarray, texts: np.ndarray
+    session: Session,
+    classes: ClassNames,
+    labels: np.ndarray,
+    names: Sequence[str],
+    images: np.ndarray,
+    texts: np.ndarray,
 ) -> Ranking:
     """Top-1, top-5, mean per class, and any-correct where several labels are given."""
     n_classes = len(classes.names)
@@ -102,7 +110,10 @@ def _zero_shot(
     weight = len(labels) / (np.count_nonzero(per_class) * per_class[labels])
     session.score("zero_shot_class_mean", correct * weight, chance=100.0 / n_classes)
     if ranking.tie_share:
-        session.flag("zero_shot_top1", f"{100 * ranking.tie_share:.2f} % of the images tie between classes; ties are misses")
+        session.flag(
+            "zero_shot_top1",
+            f"{100 * ranking.tie_share:.2f} % of the images tie between classes; ties are misses",
+        )
     _any_correct(session, names, images, texts, twins)
     session.scores.add(
         session.named("zero_shot_top1"),
@@ -117,7 +128,9 @@ def _zero_shot(
     return ranking
 
 
-def _any_correct(session: Session, names: Sequence[str], images: np.ndarray, texts: np.ndarray, twins: np.ndarray) -> None:
+def _any_correct(
+    session: Session, names: Sequence[str], images: np.ndarray, texts: np.ndarray, twins: np.ndarray
+) -> None:
     """ReaL: right is any of a picture's labels; pictures without a label are left out."""
     uri = session.config.multi_labels
     if not uri:
@@ -131,18 +144,26 @@ def _any_correct(session: Session, names: Sequence[str], images: np.ndarray, tex
         table[row, : len(lists[i])] = lists[i]
     ranking = zero_shot_ranks(images[kept], texts, table, twins)
     n_right = (table >= 0).sum(axis=1).mean()
-    session.score("zero_shot_any_correct", 100.0 * (ranking.ranks == 1), chance=100.0 * n_right / len(texts))
+    session.score(
+        "zero_shot_any_correct", 100.0 * (ranking.ranks == 1), chance=100.0 * n_right / len(texts)
+    )
 
 
 def _multi_labels(uri: str, names: Sequence[str]) -> list[list[int]]:
-    """Labels of each picture from a JSON list in the order of the pictures' file names (ReaL's), or {file name: labels}."""
+    """Labels of each picture from a JSON list in the order of the pictures' file names (ReaL's), or
+    {file name: labels}.
+    """
     content = load_json(uri)
     files = [name.rpartition("/")[2] for name in names]
     if isinstance(content, list):
         if len(content) != len(files):
-            raise EvaluationError(f"{uri} has labels for {len(content)} pictures, but there are {len(files)}.")
+            raise EvaluationError(
+                f"{uri} has labels for {len(content)} pictures, but there are {len(files)}."
+            )
         content = dict(zip(sorted(files), content, strict=True))
     try:
         return [sorted({int(label) for label in content[file]}) for file in files]  # type: ignore[index]  # else refused below
     except (KeyError, TypeError, ValueError) as error:
-        raise EvaluationError(f"{uri} has no list of labels for one of the pictures ({error!r}).") from error
+        raise EvaluationError(
+            f"{uri} has no list of labels for one of the pictures ({error!r})."
+        ) from error

@@ -3,9 +3,10 @@
     image to text   hit if any of the image's captions is among the first k of all captions
     text to image   hit if the caption's image is among the first k images
 
-big_vision evaluators/proj/image_text/retrieval.py: every caption counts, not the first five; pictures squashed to the tower's size. The
-published numbers are of Karpathy's test split (5,000 and 1,000 images); another number of images is refused, or partial. Karpathy's json
-and COCO's own are read. It is not recall in the sense of "share of the five captions found".
+big_vision evaluators/proj/image_text/retrieval.py: every caption counts, not the first five;
+pictures squashed to the tower's size. The published numbers are of Karpathy's test split (5,000 and
+1,000 images); another number of images is refused, or partial. Karpathy's json and COCO's own are
+read. It is not recall in the sense of "share of the five captions found".
 """
 
 from __future__ import annotations
@@ -37,14 +38,18 @@ def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalRe
 def _evaluate(session: Session) -> None:
     config: RetrievalConfig = session.config
     records = _records(config)
-    session.check_size(len(records), f"split {config.split or 'all'} of {config.annotations}", limited=bool(config.limit))
+    session.check_size(
+        len(records),
+        f"split {config.split or 'all'} of {config.annotations}",
+        limited=bool(config.limit),
+    )
     texts = [text for record in records for text in record.texts]
     n_texts = np.array([len(record.texts) for record in records])
     image_of_text = np.repeat(np.arange(len(records)), n_texts)
     session.split = config.split
     session.protocol = (
-        f"Every caption a query and in the gallery, any of an image's captions a hit, ties last, pictures squashed to "
-        f"{session.model.image_px} px."
+        "Every caption a query and in the gallery, any of an image's captions a hit, ties last,"
+        f" pictures squashed to {session.model.image_px} px."
     )
     session.n_examples = len(records)
     session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]
@@ -63,7 +68,9 @@ def _evaluate(session: Session) -> None:
         _score(session, "i2t", forward, len(texts), n_texts, np.arange(len(records)))
         _score(session, "t2i", backward, len(records), np.ones(1), image_of_text)
     add_scores(session, records, forward, backward)
-    session.examples = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward)
+    session.examples = examples(
+        session.plan.stage.seed, records, image_of_text, texts, forward, backward
+    )
 
 
 def _score(
@@ -92,12 +99,23 @@ def _records(config: RetrievalConfig) -> list[PhotoRecord]:
     """The split's images with all their captions, from either json."""
     content = load_json(config.annotations)
     if not isinstance(content, dict):
-        raise DataError(f"{config.annotations} is neither Karpathy's json nor COCO's; it holds a {type(content).__name__}.")
+        raise DataError(
+            f"{config.annotations} is neither Karpathy's json nor COCO's; it holds a"
+            f" {type(content).__name__}."
+        )
     where = f"{config.annotations} (split {config.split or 'all'})"
     if "annotations" in content:
         return usable(list(coco_records(config.annotations, config.images)), where, config.limit)
     found = list(karpathy_records(config.annotations, config.images, config.split))
     if not found:
-        known = sorted({str(image.get("split")) for image in content.get("images", []) if isinstance(image, dict)})
-        raise EvaluationError(f"{config.annotations} has no split {config.split!r}; it has {', '.join(known)}.")
+        known = sorted(
+            {
+                str(image.get("split"))
+                for image in content.get("images", [])
+                if isinstance(image, dict)
+            }
+        )
+        raise EvaluationError(
+            f"{config.annotations} has no split {config.split!r}; it has {', '.join(known)}."
+        )
     return usable(found, where, config.limit)

@@ -1,4 +1,5 @@
-"""VQAv2's questions made ready: what is trained on, chosen on and answered; vocabulary, soft targets and the prior to beat.
+"""VQAv2's questions made ready: what is trained on, chosen on and answered; vocabulary, soft
+targets and the prior to beat.
 
     other files to answer      train ─▶ train, asked ─▶ scored (and chosen on), or only answered where they have no annotations
     one file for both          split by photo: no photo is on both sides
@@ -36,7 +37,8 @@ class VqaData:
     n_unanswerable: int
     """Training questions left out, for no answer of theirs is in the vocabulary."""
     dev: list[Question]
-    """Questions that trials and epochs are chosen on: the scored ones, or a part held out of training where those have no answers."""
+    """Questions that trials and epochs are chosen on: the scored ones, or a part held out of
+    training where those have no answers."""
     dev_annotations: list[Annotation]
     asked: list[Question]
     """Questions to answer."""
@@ -50,7 +52,9 @@ class VqaData:
 
 
 def read_data(config: VqaConfig, seed: int) -> VqaData:
-    """Questions, answers, vocabulary and targets of both sides. Raises DataError, EvaluationError."""
+    """Questions, answers, vocabulary and targets of both sides. Raises DataError,
+    EvaluationError.
+    """
     questions = read_questions(config.train_questions)
     by_id = read_annotations(config.train_annotations)
     if config.questions == config.train_questions:
@@ -69,7 +73,10 @@ def read_data(config: VqaConfig, seed: int) -> VqaData:
         train, dev = split_by_photo(train, config.holdout_share, seed)
         dev_annotations = annotated(config.train_annotations, dev, by_id)
     train_annotations = annotated(config.train_annotations, train, by_id)
-    counted = [*train_annotations, *(a for uri in config.vocabulary_annotations for a in read_annotations(uri).values())]
+    counted = [
+        *train_annotations,
+        *(a for uri in config.vocabulary_annotations for a in read_annotations(uri).values()),
+    ]
     answers = vocabulary(counted, config.min_answer_count)
     classes = {answer: i for i, answer in enumerate(answers)}
     targets = [soft_targets(annotation.answers, classes) for annotation in train_annotations]
@@ -100,12 +107,14 @@ def _refuse_leak(train: Sequence[Question], asked: Sequence[Question]) -> None:
     questions = {q.question_id for q in train} & {q.question_id for q in asked}
     if questions:
         raise EvaluationError(
-            f"{len(questions)} of {len(asked)} questions to score were trained on, e.g. {sorted(questions)[:3]}; train on another split, "
-            f"or leave vqa.annotations empty and send the answers to the benchmark's server."
+            f"{len(questions)} of {len(asked)} questions to score were trained on, e.g."
+            f" {sorted(questions)[:3]}; train on another split, or leave vqa.annotations empty and"
+            " send the answers to the benchmark's server."
         )
     photos = {q.image_id for q in train} & {q.image_id for q in asked}
     if photos:
         raise EvaluationError(
-            f"{len(photos)} photos are both trained on and scored, e.g. {sorted(photos)[:3]}; split by photo (give the same file as "
-            f"vqa.questions and vqa.train_questions) or remove them."
+            f"{len(photos)} photos are both trained on and scored, e.g. {sorted(photos)[:3]}; split"
+            " by photo (give the same file as vqa.questions and vqa.train_questions) or remove"
+            " them."
         )

@@ -1,10 +1,11 @@
-"""VQAv2's official files: questions, annotations, pictures, and the results file of its server; the answer vocabulary and targets.
+"""VQAv2's official files: questions, annotations, pictures, and the results file of its server; the
+answer vocabulary and targets.
 
     {"questions": [{"question_id", "image_id", "question"}]}         {"annotations": [{"question_id", "image_id", "question_type",
     results: [{"question_id", "answer"}]                               "answer_type", "multiple_choice_answer", "answers": [{"answer"}]}]}
 
-A class is an answer that enough questions have; a target is the score that answering it would get. It scores nothing itself
-(`vqa_text.py` has the accuracy) and trains nothing (`vqa.py`).
+A class is an answer that enough questions have; a target is the score that answering it would get.
+It scores nothing itself (`vqa_text.py` has the accuracy) and trains nothing (`vqa.py`).
 """
 
 from __future__ import annotations
@@ -53,9 +54,15 @@ class Annotation:
 
 
 def read_questions(uri: str) -> list[Question]:
-    """The questions of an official questions file, in its order. Raises DataError, NotFoundError."""
+    """The questions of an official questions file, in its order. Raises DataError,
+    NotFoundError.
+    """
     found = [
-        Question(_whole(uri, item, "question_id"), _whole(uri, item, "image_id"), _text(uri, item, "question"))
+        Question(
+            _whole(uri, item, "question_id"),
+            _whole(uri, item, "image_id"),
+            _text(uri, item, "question"),
+        )
         for item in _items(uri, "questions")
     ]
     _refuse_twins(uri, [question.question_id for question in found])
@@ -67,8 +74,15 @@ def read_annotations(uri: str) -> dict[int, Annotation]:
     found = []
     for item in _items(uri, "annotations"):
         answers = item.get("answers")
-        if not isinstance(answers, list) or not answers or not all(isinstance(a, dict) for a in answers):
-            raise DataError(f"{uri}: question {item.get('question_id')} has no list of answers; take an annotations file with them.")
+        if (
+            not isinstance(answers, list)
+            or not answers
+            or not all(isinstance(a, dict) for a in answers)
+        ):
+            raise DataError(
+                f"{uri}: question {item.get('question_id')} has no list of answers; take an"
+                " annotations file with them."
+            )
         found.append(
             Annotation(
                 _whole(uri, item, "question_id"),
@@ -83,51 +97,78 @@ def read_annotations(uri: str) -> dict[int, Annotation]:
     return {annotation.question_id: annotation for annotation in found}
 
 
-def annotated(uri: str, questions: Sequence[Question], annotations: dict[int, Annotation]) -> list[Annotation]:
-    """The annotation of each question, in their order. Raises DataError for one without, or of another picture."""
+def annotated(
+    uri: str, questions: Sequence[Question], annotations: dict[int, Annotation]
+) -> list[Annotation]:
+    """The annotation of each question, in their order. Raises DataError for one without, or of
+    another picture.
+    """
     missing = [q.question_id for q in questions if q.question_id not in annotations]
     if missing:
-        raise DataError(f"{uri}: {len(missing)} questions have no annotation, e.g. {missing[:3]}; give the annotations of these questions.")
+        raise DataError(
+            f"{uri}: {len(missing)} questions have no annotation, e.g. {missing[:3]}; give the"
+            " annotations of these questions."
+        )
     found = [annotations[q.question_id] for q in questions]
     for question, annotation in zip(questions, found, strict=True):
         if question.image_id != annotation.image_id:
             raise DataError(
-                f"{uri}: question {question.question_id} is about image {question.image_id}, its annotation about "
-                f"{annotation.image_id}; questions and annotations are not of one set."
+                f"{uri}: question {question.question_id} is about image {question.image_id}, its"
+                f" annotation about {annotation.image_id}; questions and annotations are not of one"
+                " set."
             )
     return found
 
 
 def vocabulary(annotations: Iterable[Annotation], min_count: int) -> list[str]:
-    """The normalised most frequent answers of at least `min_count` questions, in the order in which they first occur."""
+    """The normalised most frequent answers of at least `min_count` questions, in the order in which
+    they first occur.
+    """
     counts = Counter(normalise(annotation.multiple_choice_answer) for annotation in annotations)
     answers = [answer for answer, count in counts.items() if count >= min_count]
     if not answers:
         raise EvaluationError(
-            f"no answer occurs in {min_count} of the {sum(counts.values())} questions; give more vocabulary_annotations, or lower "
-            f"vqa.min_answer_count."
+            f"no answer occurs in {min_count} of the {sum(counts.values())} questions; give more"
+            " vocabulary_annotations, or lower vqa.min_answer_count."
         )
     return answers
 
 
 def soft_targets(answers: Sequence[str], classes: dict[str, int]) -> dict[int, float]:
-    """class -> 0.3, 0.6, 0.9 or 1 by how many people gave it; raw strings are counted, as everybody trains on this set."""
+    """class -> 0.3, 0.6, 0.9 or 1 by how many people gave it; raw strings are counted, as everybody
+    trains on this set.
+    """
     counts = Counter(answers)
-    return {classes[answer]: SCORES[min(count, 4)] for answer, count in counts.items() if answer in classes}
+    return {
+        classes[answer]: SCORES[min(count, 4)]
+        for answer, count in counts.items()
+        if answer in classes
+    }
 
 
-def split_by_photo(questions: Sequence[Question], held_out_share: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """(train, held out) in their order, so that no photo is in both. Raises EvaluationError where one part would be empty."""
+def split_by_photo(
+    questions: Sequence[Question], held_out_share: float, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """(train, held out) in their order, so that no photo is in both. Raises EvaluationError where
+    one part would be empty.
+    """
     photos = sorted({question.image_id for question in questions})
     n_held = round(held_out_share * len(photos))
     if not 0 < n_held < len(photos):
-        raise EvaluationError(f"{len(photos)} photos cannot be split with a share of {held_out_share} held out; change vqa.holdout_share.")
+        raise EvaluationError(
+            f"{len(photos)} photos cannot be split with a share of {held_out_share} held out;"
+            " change vqa.holdout_share."
+        )
     held = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[:n_held]}
-    return [q for q in questions if q.image_id not in held], [q for q in questions if q.image_id in held]
+    return [q for q in questions if q.image_id not in held], [
+        q for q in questions if q.image_id in held
+    ]
 
 
 def find_pictures(folder: str, wanted: Iterable[int]) -> dict[int, str]:
-    """image_id -> address, by the number that ends a file's name (`COCO_train2014_000000000042.jpg`, `42.png`). Raises DataError."""
+    """image_id -> address, by the number that ends a file's name
+    (`COCO_train2014_000000000042.jpg`, `42.png`). Raises DataError.
+    """
     ending = re.compile(r"(\d+)\.(?:jpe?g|png|webp)$", re.IGNORECASE)
     found = {}
     for stat in storage.list_files(folder):
@@ -136,20 +177,30 @@ def find_pictures(folder: str, wanted: Iterable[int]) -> dict[int, str]:
             found[int(match[1])] = storage.join(folder, stat.name)
     missing = sorted(set(wanted) - found.keys())
     if missing:
-        raise DataError(f"{folder}: {len(missing)} of the questions' pictures are not there, e.g. {missing[:3]}; complete the folder.")
+        raise DataError(
+            f"{folder}: {len(missing)} of the questions' pictures are not there, e.g."
+            f" {missing[:3]}; complete the folder."
+        )
     return {image_id: found[image_id] for image_id in sorted(set(wanted))}
 
 
 def server_results(question_ids: Sequence[int], answers: Sequence[str]) -> str:
     """The results file that EvalAI's VQA server takes, as JSON."""
-    rows = [{"question_id": int(i), "answer": answer} for i, answer in zip(question_ids, answers, strict=True)]
+    rows = [
+        {"question_id": int(i), "answer": answer}
+        for i, answer in zip(question_ids, answers, strict=True)
+    ]
     return json.dumps(rows, ensure_ascii=False) + "\n"
 
 
 def _items(uri: str, key: str) -> list[dict[str, Any]]:
     content = load_json(uri)
     items = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+    if (
+        not isinstance(items, list)
+        or not items
+        or not all(isinstance(item, dict) for item in items)
+    ):
         raise DataError(f"{uri}: it has no list {key!r}; give the official {key} file of VQAv2.")
     return items
 
@@ -157,7 +208,9 @@ def _items(uri: str, key: str) -> list[dict[str, Any]]:
 def _whole(uri: str, item: dict[str, Any], key: str) -> int:
     value = item.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{uri}: {key} is {value!r} in {str(item)[:80]}; it must be a whole number.")
+        raise DataError(
+            f"{uri}: {key} is {value!r} in {str(item)[:80]}; it must be a whole number."
+        )
     return value
 
 
@@ -171,4 +224,7 @@ def _text(uri: str, item: dict[str, Any], key: str) -> str:
 def _refuse_twins(uri: str, ids: Sequence[int]) -> None:
     twice = [question_id for question_id, count in Counter(ids).items() if count > 1]
     if twice:
-        raise DataError(f"{uri}: {len(twice)} question ids occur twice, e.g. {twice[:3]}; every question is scored once.")
+        raise DataError(
+            f"{uri}: {len(twice)} question ids occur twice, e.g. {twice[:3]}; every question is"
+            " scored once."
+        )

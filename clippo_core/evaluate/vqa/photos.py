@@ -17,7 +17,8 @@ import torch
 from clippo_core.data.images import decode_image, squash
 
 MEMORY_BYTES = 4 * 2**30
-"""Pictures up to this size stay in memory: 28,000 at 224 px. VQAv2's 123,000 at 224 px need 19 GB of temporary disk."""
+"""Pictures up to this size stay in memory: 28,000 at 224 px. VQAv2's 123,000 at 224 px need 19 GB
+of temporary disk."""
 _THREADS = 8
 
 
@@ -25,7 +26,9 @@ class Photos:
     """Squashed pictures, by image id."""
 
     def __init__(self, pictures: Mapping[int, str], image_px: int) -> None:
-        """pictures: image_id -> path or s3:// address. Raises ImageError for one that cannot be decoded, naming it."""
+        """pictures: image_id -> path or s3:// address. Raises ImageError for one that cannot be
+        decoded, naming it.
+        """
         self._row = {image_id: row for row, image_id in enumerate(pictures)}
         shape = (len(pictures), 3, image_px, image_px)
         if np.prod(shape, dtype=np.int64) <= MEMORY_BYTES:
@@ -44,4 +47,6 @@ class Photos:
 
     def batch(self, image_ids: Iterable[int]) -> torch.Tensor:
         """uint8 [b, 3, px, px]."""
-        return torch.from_numpy(np.asarray(self._pixels[[self._row[image_id] for image_id in image_ids]]))
+        return torch.from_numpy(
+            np.asarray(self._pixels[[self._row[image_id] for image_id in image_ids]])
+        )

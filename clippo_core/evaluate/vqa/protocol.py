@@ -4,9 +4,10 @@
 
     vqav2/overall   vqav2/yes_no   vqav2/number   vqav2/other   vqav2/question_type/<first words>
 
-Sources: the paper, section 4.2; the vocabulary, soft targets and optimization are those of ViLT and METER, which it follows. Whether the
-question covers the photo's top rows or stands above a shrunken photo is not known, and a setting. Questions that nobody could answer
-from the vocabulary are not trained on, but are scored. What is asked and trained on is made ready in `vqa_data.py`.
+Sources: the paper, section 4.2; the vocabulary, soft targets and optimization are those of ViLT and
+METER, which it follows. Whether the question covers the photo's top rows or stands above a shrunken
+photo is not known, and a setting. Questions that nobody could answer from the vocabulary are not
+trained on, but are scored. What is asked and trained on is made ready in `vqa_data.py`.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ SERVER_FILE = "evalai.json"
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
-    """Fine-tune on `plan.evaluate.vqa` and answer its questions; skips what exists, goes on where a killed run stopped.
+    """Fine-tune on `plan.evaluate.vqa` and answer its questions; skips what exists, goes on where a
+    killed run stopped.
 
-    Runs in one process, or in every rank of a process group. Where data or protocol don't fit (a missing picture, scoring what was
-    trained on) the result is a failure that says why.
+    Runs in one process, or in every rank of a process group. Where data or protocol don't fit (a
+    missing picture, scoring what was trained on) the result is a failure that says why.
     """
     return evaluate("vqa", checkpoint, plan, progress, _evaluate, join_ranks())
 
@@ -70,7 +72,9 @@ def _evaluate(session: Session) -> None:
     said = [data.answers[i] for i in chosen]
     accuracies = None
     if data.truth:
-        accuracies = np.array([vqa_accuracy(a, t.answers) for a, t in zip(said, data.truth, strict=True)])
+        accuracies = np.array(
+            [vqa_accuracy(a, t.answers) for a, t in zip(said, data.truth, strict=True)]
+        )
         _score(session, data, accuracies)
         notes = [f"degenerate: every answer is {said[0]!r}"] if is_constant(said) else []
         session.flag("overall", "; ".join([*notes, *swept.remarks]))
@@ -89,8 +93,12 @@ class Canvas:
 
     def __init__(self, config: VqaConfig, data: VqaData, model: Clippo, image_px: int) -> None:
         self._compose = question_overlay if config.question_place == "overlay" else question_above
-        self._renderer = Renderer.from_config(replace(model.render, image_px=image_px), warn_font=model.renderer.warn_font)
-        trained = {q.image_id for q in [*data.train, *(data.dev if data.dev is not data.asked else [])]}
+        self._renderer = Renderer.from_config(
+            replace(model.render, image_px=image_px), warn_font=model.renderer.warn_font
+        )
+        trained = {
+            q.image_id for q in [*data.train, *(data.dev if data.dev is not data.asked else [])]
+        }
         others = {q.image_id for q in data.asked} - trained
         pictures = find_pictures(config.train_images, trained)
         if others:
@@ -117,13 +125,22 @@ def _problem(data: VqaData, canvas: Canvas) -> Problem:
         for row, i in enumerate(indices):
             for answer, value in data.targets[i].items():
                 targets[row, answer] = value
-        return binary_cross_entropy_with_logits(outputs, targets.to(outputs.device), reduction="none").sum(dim=1)
+        return binary_cross_entropy_with_logits(
+            outputs, targets.to(outputs.device), reduction="none"
+        ).sum(dim=1)
 
     def score(outputs: np.ndarray) -> float:
         if not data.dev_annotations:
             return math.nan
         said = [data.answers[i] for i in outputs.argmax(axis=1)]
-        return float(np.mean([vqa_accuracy(a, t.answers) for a, t in zip(said, data.dev_annotations, strict=True)]))
+        return float(
+            np.mean(
+                [
+                    vqa_accuracy(a, t.answers)
+                    for a, t in zip(said, data.dev_annotations, strict=True)
+                ]
+            )
+        )
 
     return Problem(
         name="vqa",
@@ -159,11 +176,17 @@ def _describe(session: Session, data: VqaData, swept: Sweep) -> None:
 def _score(session: Session, data: VqaData, accuracies: np.ndarray) -> None:
     """Note accuracies: overall, by answer type, by question type; intervals over photos."""
     guesses = [data.priors.get(t.question_type, data.priors[""]) for t in data.truth]
-    guessed = np.array([vqa_accuracy(guess, t.answers) for guess, t in zip(guesses, data.truth, strict=True)])
+    guessed = np.array(
+        [vqa_accuracy(guess, t.answers) for guess, t in zip(guesses, data.truth, strict=True)]
+    )
     photos = np.array([t.image_id for t in data.truth])
     members: dict[str, list[int]] = defaultdict(list)
     for i, annotation in enumerate(data.truth):
-        for name in ("overall", annotation.answer_type.replace("/", "_"), f"question_type/{annotation.question_type}"):
+        for name in (
+            "overall",
+            annotation.answer_type.replace("/", "_"),
+            f"question_type/{annotation.question_type}",
+        ):
             members[name].append(i)
     for name, chosen in members.items():
         chance = 100 * float(guessed[chosen].mean())
@@ -175,23 +198,37 @@ def _score(session: Session, data: VqaData, accuracies: np.ndarray) -> None:
 
 def _protocol(config: VqaConfig) -> str:
     tuning = config.finetune
-    place = "over the photo's top rows" if config.question_place == "overlay" else "above the shrunken photo"
+    place = (
+        "over the photo's top rows"
+        if config.question_place == "overlay"
+        else "above the shrunken photo"
+    )
     size = f"{config.image_px} px" if config.image_px else "the tower's resolution"
-    stop = f", stopped after {tuning.patience_epochs} epochs without gain on them" if tuning.patience_epochs else ""
+    stop = (
+        f", stopped after {tuning.patience_epochs} epochs without gain on them"
+        if tuning.patience_epochs
+        else ""
+    )
     limit = f", at most {tuning.max_steps} steps" if tuning.max_steps else ""
     trials = (
-        f"best on the scored questions of {len(tuning.learning_rates)} trials with" if len(tuning.learning_rates) > 1 else "one trial with"
+        f"best on the scored questions of {len(tuning.learning_rates)} trials with"
+        if len(tuning.learning_rates) > 1
+        else "one trial with"
     )
     return (
-        f"Question drawn {place}, {size}; answers of at least {config.min_answer_count} questions; soft targets, BCE summed over answers; "
-        f"whole tower fine-tuned with a two-layer GELU head, AdamW, batch {tuning.batch_size}, {tuning.epochs} epochs{stop}{limit}, "
-        f"warm-up {tuning.warmup_share:g}, weight decay {tuning.weight_decay:g}, head rate x{tuning.head_lr_multiplier:g}; {trials} rate "
-        f"{', '.join(f'{lr:g}' for lr in tuning.learning_rates)}; official accuracy; intervals over photos; chance is the most frequent "
-        f"training answer of the question's type."
+        f"Question drawn {place}, {size}; answers of at least {config.min_answer_count} questions;"
+        " soft targets, BCE summed over answers; whole tower fine-tuned with a two-layer GELU"
+        f" head, AdamW, batch {tuning.batch_size}, {tuning.epochs} epochs{stop}{limit}, warm-up"
+        f" {tuning.warmup_share:g}, weight decay {tuning.weight_decay:g}, head rate"
+        f" x{tuning.head_lr_multiplier:g}; {trials} rate"
+        f" {', '.join(f'{lr:g}' for lr in tuning.learning_rates)}; official accuracy; intervals"
+        " over photos; chance is the most frequent training answer of the question's type."
     )
 
 
-def _add_scores(session: Session, data: VqaData, said: list[str], accuracies: np.ndarray | None) -> None:
+def _add_scores(
+    session: Session, data: VqaData, said: list[str], accuracies: np.ndarray | None
+) -> None:
     known: dict[str, list[Any]] = {}
     if accuracies is not None:
         known = {
@@ -210,13 +247,17 @@ def _add_scores(session: Session, data: VqaData, said: list[str], accuracies: np
     )
 
 
-def _examples(canvas: Canvas, data: VqaData, said: list[str], accuracies: np.ndarray, seed: int) -> list[dict[str, Any]]:
+def _examples(
+    canvas: Canvas, data: VqaData, said: list[str], accuracies: np.ndarray, seed: int
+) -> list[dict[str, Any]]:
     """Six hits and six misses, with the canvas that the tower sees."""
     inputs = canvas.inputs(data.asked)
     return [
         {
             "hit": bool(accuracies[i] >= 0.5),
-            "pictures": [data_uri(inputs.batch(np.array([i]))[0].permute(1, 2, 0).numpy(), canvas.image_px)],
+            "pictures": [
+                data_uri(inputs.batch(np.array([i]))[0].permute(1, 2, 0).numpy(), canvas.image_px)
+            ],
             "asked": data.asked[i].text,
             "predicted": said[i],
             "truth": data.truth[i].multiple_choice_answer,

@@ -1,10 +1,12 @@
-"""Crossmodal-3600: retrieval in each of 36 languages on its own, and the unweighted mean over the languages.
+"""Crossmodal-3600: retrieval in each of 36 languages on its own, and the unweighted mean over the
+languages.
 
     per language   3,600 images x that language's captions, recall@1, 5, 10 both ways (`ranking.py`); images are embedded once
     mean           (1 / languages) sum of the languages' recalls; a mean over captions would weigh languages by their number
 
-All captions of an image count, any of which is a hit; or only the first (`which_captions`), as some tools do: the two are not comparable,
-and the protocol says which it was. Never one gallery over all languages. Data: Thapliyal et al. 2022, captions.jsonl.
+All captions of an image count, any of which is a hit; or only the first (`which_captions`), as some
+tools do: the two are not comparable, and the protocol says which it was. Never one gallery over all
+languages. Data: Thapliyal et al. 2022, captions.jsonl.
 """
 
 from __future__ import annotations
@@ -34,24 +36,31 @@ class _Scored(NamedTuple):
     """One language."""
 
     hits: dict[str, np.ndarray]
-    """`i2t@1` -> float64 [images of the benchmark]: the image's part in the language's recall; the mean over images is the recall."""
+    """`i2t@1` -> float64 [images of the benchmark]: the image's part in the language's recall; the
+    mean over images is the recall."""
     chance: dict[str, float]
     n_queries: dict[str, int]
     tie_share: dict[str, float]
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
-    """Evaluate `checkpoint` as plan.evaluate.xm3600 says, and write the result below plan.stage.root; a finished one is returned.
+    """Evaluate `checkpoint` as plan.evaluate.xm3600 says, and write the result below
+    plan.stage.root; a finished one is returned.
 
-    Metrics: i2t_recall@1|5|10 and t2i_recall@1|5|10 (means over languages), <language>/i2t_recall@1, <language>/t2i_recall@1,
-    script/<Script>/i2t_recall@1 (mean over a script's languages). Data and protocol errors become a result with its `failure`.
+    Metrics: i2t_recall@1|5|10 and t2i_recall@1|5|10 (means over languages),
+    <language>/i2t_recall@1, <language>/t2i_recall@1, script/<Script>/i2t_recall@1 (mean over a
+    script's languages). Data and protocol errors become a result with its `failure`.
     """
     return evaluate("xm3600", checkpoint, plan, progress, _evaluate)
 
 
 def _evaluate(session: Session) -> None:
     config: Xm3600Config = session.config
-    found = [record for record in xm3600_records(config.captions, config.images, config.languages) if record.texts or record.problem]
+    found = [
+        record
+        for record in xm3600_records(config.captions, config.images, config.languages)
+        if record.texts or record.problem
+    ]
     records = usable(found, config.captions, config.limit)
     session.check_size(len(records), config.captions, limited=bool(config.limit))
     with session.timed("images"):
@@ -66,7 +75,9 @@ def _evaluate(session: Session) -> None:
                 why = f"{config.captions} has no caption in {language!r}"
                 session.not_run(f"{language}/{direction}_recall@1", why)
     if not scored:
-        raise EvaluationError(f"{config.captions} has no caption in any of {', '.join(config.languages)}.")
+        raise EvaluationError(
+            f"{config.captions} has no caption in any of {', '.join(config.languages)}."
+        )
     _describe(session, records, scored)
     _means(session, scored)
     session.examples.sort(key=lambda example: not example["hit"])
@@ -74,12 +85,16 @@ def _evaluate(session: Session) -> None:
 
 def _only(record: PhotoRecord, language: str, first: bool) -> PhotoRecord:
     """The record with its captions in one language, or with the first of them."""
-    texts = tuple(text for text, code in zip(record.texts, record.languages, strict=True) if code == language)
+    texts = tuple(
+        text for text, code in zip(record.texts, record.languages, strict=True) if code == language
+    )
     texts = texts[:1] if first else texts
     return dataclasses.replace(record, texts=texts, languages=(language,) * len(texts))
 
 
-def _language(session: Session, language: str, spoken: list[PhotoRecord], images: np.ndarray) -> _Scored:
+def _language(
+    session: Session, language: str, spoken: list[PhotoRecord], images: np.ndarray
+) -> _Scored:
     """Rank one language's captions against the images that have one, and note its recalls."""
     kept = np.array([i for i, record in enumerate(spoken) if record.texts])
     records = [spoken[i] for i in kept]
@@ -91,19 +106,36 @@ def _language(session: Session, language: str, spoken: list[PhotoRecord], images
     with session.timed("scoring"):
         forward, backward = retrieval_ranks(images[kept], text_features, image_of_text)
 
-    scored = _Scored({}, {}, {"i2t": len(records), "t2i": len(texts)}, {"i2t": forward.tie_share, "t2i": backward.tie_share})
+    scored = _Scored(
+        {},
+        {},
+        {"i2t": len(records), "t2i": len(texts)},
+        {"i2t": forward.tie_share, "t2i": backward.tie_share},
+    )
     for k in KS:
-        for direction, ranking, owner in (("i2t", forward, np.arange(len(records))), ("t2i", backward, image_of_text)):
-            shares = np.bincount(owner, weights=ranking.ranks <= k, minlength=len(records)) / len(ranking.ranks)
+        for direction, ranking, owner in (
+            ("i2t", forward, np.arange(len(records))),
+            ("t2i", backward, image_of_text),
+        ):
+            shares = np.bincount(owner, weights=ranking.ranks <= k, minlength=len(records)) / len(
+                ranking.ranks
+            )
             scored.hits[f"{direction}@{k}"] = np.zeros(len(spoken))
             scored.hits[f"{direction}@{k}"][kept] = 100.0 * shares * len(spoken)
         scored.chance[f"i2t@{k}"] = 100.0 * chance_recall(len(texts), n_texts, k)
         scored.chance[f"t2i@{k}"] = 100.0 * chance_recall(len(records), [1], k)
     for direction in DIRECTIONS:
         name = f"{language}/{direction}_recall@1"
-        session.score(name, scored.hits[f"{direction}@1"], chance=scored.chance[f"{direction}@1"], n=scored.n_queries[direction])
+        session.score(
+            name,
+            scored.hits[f"{direction}@1"],
+            chance=scored.chance[f"{direction}@1"],
+            n=scored.n_queries[direction],
+        )
         if len(records) < len(spoken):
-            session.flag(name, f"{len(records):,} of {len(spoken):,} images have a caption in this language")
+            session.flag(
+                name, f"{len(records):,} of {len(spoken):,} images have a caption in this language"
+            )
     _remember(session, language, records, image_of_text, texts, forward, backward)
     return scored
 
@@ -121,17 +153,24 @@ def _remember(
     add_scores(session, records, forward, backward, prefix=f"{language}/")
     for hit in (True, False):
         if sum(example["hit"] == hit for example in session.examples) < EXAMPLES:
-            drawn = examples(session.plan.stage.seed, records, image_of_text, texts, forward, backward, each=1)
+            drawn = examples(
+                session.plan.stage.seed, records, image_of_text, texts, forward, backward, each=1
+            )
             for example in [example for example in drawn if example["hit"] == hit][:1]:
                 session.examples.append({**example, "asked": f"({language}) {example['asked']}"})
 
 
 def _describe(session: Session, records: list[PhotoRecord], scored: dict[str, _Scored]) -> None:
     config: Xm3600Config = session.config
-    which = "all captions, any of an image's a hit" if config.which_captions == "all" else "only the first caption of each image"
+    which = (
+        "all captions, any of an image's a hit"
+        if config.which_captions == "all"
+        else "only the first caption of each image"
+    )
     session.protocol = (
-        f"Each language on its own, {which}; unweighted mean over {len(scored)} of {len(XM3600_LANGUAGES)} languages, ties last, "
-        f"pictures squashed to {session.model.image_px} px."
+        f"Each language on its own, {which}; unweighted mean over {len(scored)} of"
+        f" {len(XM3600_LANGUAGES)} languages, ties last, pictures squashed to"
+        f" {session.model.image_px} px."
     )
     session.n_examples = len(records)
     session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]
@@ -144,7 +183,9 @@ def _describe(session: Session, records: list[PhotoRecord], scored: dict[str, _S
 
 
 def _means(session: Session, scored: dict[str, _Scored]) -> None:
-    """Unweighted means over all languages and over those of one script; intervals over images, which all languages share."""
+    """Unweighted means over all languages and over those of one script; intervals over images,
+    which all languages share.
+    """
     for direction in DIRECTIONS:
         for k in KS:
             _mean(session, f"{direction}_recall@{k}", f"{direction}@{k}", list(scored.values()))

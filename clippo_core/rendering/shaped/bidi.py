@@ -1,11 +1,13 @@
-"""The Unicode bidirectional algorithm (UAX #9): a level for each character of a paragraph, and the visual order of a line.
+"""The Unicode bidirectional algorithm (UAX #9): a level for each character of a paragraph, and the
+visual order of a line.
 
     embedding_levels("abc אבג 12") -> 0 0 0 0 1 1 1 1 2 2        even: left to right, odd: right to left
     visual_order(levels)           -> indices from left to right
 
-All rules are applied: embeddings, overrides and isolates (X1-X10), weak types (W1-W7), brackets (N0), neutrals (N1, N2), implicit
-levels (I1, I2), trailing space (L1), reordering (L2), mirroring (L4). Only texts with a right-to-left character or control come here.
-The character data are Python's `unicodedata`. It is not joining (`joining.py`) and draws nothing.
+All rules are applied: embeddings, overrides and isolates (X1-X10), weak types (W1-W7), brackets
+(N0), neutrals (N1, N2), implicit levels (I1, I2), trailing space (L1), reordering (L2), mirroring
+(L4). Only texts with a right-to-left character or control come here. The character data are
+Python's `unicodedata`. It is not joining (`joining.py`) and draws nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def needs_bidi(text: str) -> bool:
 
 
 def embedding_levels(text: str) -> tuple[list[int], int]:
-    """Level of each character of one paragraph (-1 for controls that rule X9 removes), and the paragraph's own level, 0 or 1."""
+    """Level of each character of one paragraph (-1 for controls that rule X9 removes), and the
+    paragraph's own level, 0 or 1.
+    """
     types = [unicodedata.bidirectional(c) or "L" for c in text]
     base = _paragraph_level(types, 0, len(types))
     levels, resolved = _explicit(types, base)
@@ -45,7 +49,9 @@ def embedding_levels(text: str) -> tuple[list[int], int]:
 
 
 def reset_trailing_space(text: str, levels: list[int], base: int) -> list[int]:
-    """Rule L1 for one line: separators, and white space before them or at the line's end, have the paragraph's level."""
+    """Rule L1 for one line: separators, and white space before them or at the line's end, have the
+    paragraph's level.
+    """
     levels = list(levels)
     trailing = True
     for i in range(len(text) - 1, -1, -1):
@@ -60,7 +66,9 @@ def reset_trailing_space(text: str, levels: list[int], base: int) -> list[int]:
 
 
 def visual_order(levels: Sequence[int]) -> list[int]:
-    """Indices of one line's characters from left to right (rule L2); every level must be 0 or more."""
+    """Indices of one line's characters from left to right (rule L2); every level must be 0 or
+    more.
+    """
     order = list(range(len(levels)))
     odd = [level for level in levels if level % 2]
     for level in range(max(levels, default=0), min(odd, default=0) - 1, -1):
@@ -76,11 +84,18 @@ def visual_order(levels: Sequence[int]) -> list[int]:
 
 @functools.lru_cache(maxsize=4096)
 def mirrored(character: str) -> str:
-    """The character to draw in a right-to-left run (rule L4): the bracket or comparison that faces the other way, or itself."""
+    """The character to draw in a right-to-left run (rule L4): the bracket or comparison that faces
+    the other way, or itself.
+    """
     if not unicodedata.mirrored(character):
         return character
     name = unicodedata.name(character, "")
-    for one, other in (("LEFT", "RIGHT"), ("RIGHT", "LEFT"), ("LESS-THAN", "GREATER-THAN"), ("GREATER-THAN", "LESS-THAN")):
+    for one, other in (
+        ("LEFT", "RIGHT"),
+        ("RIGHT", "LEFT"),
+        ("LESS-THAN", "GREATER-THAN"),
+        ("GREATER-THAN", "LESS-THAN"),
+    ):
         if one in name:
             try:
                 return unicodedata.lookup(name.replace(one, other))
@@ -105,7 +120,9 @@ def _paragraph_level(types: list[str], begin: int, end: int) -> int:
 
 
 def _explicit(types: list[str], base: int) -> tuple[list[int], list[str]]:
-    """Rules X1 to X9: levels from embeddings, overrides and isolates; and the types after overrides."""
+    """Rules X1 to X9: levels from embeddings, overrides and isolates; and the types after
+    overrides.
+    """
     levels, resolved = [base] * len(types), list(types)
     stack: list[tuple[int, str, bool]] = [(base, "", False)]
     lost_isolates = lost_embeddings = valid_isolates = 0
@@ -116,7 +133,9 @@ def _explicit(types: list[str], base: int) -> tuple[list[int], list[str]]:
             if is_isolate:
                 levels[i] = level
                 resolved[i] = override or kind
-            to_right = kind[0] == "R" or (kind == "FSI" and _paragraph_level(types, i + 1, len(types)) == 1)
+            to_right = kind[0] == "R" or (
+                kind == "FSI" and _paragraph_level(types, i + 1, len(types)) == 1
+            )
             new = level + 1 + (level % 2 == int(to_right))
             if new <= MAX_DEPTH and not lost_isolates and not lost_embeddings:
                 valid_isolates += is_isolate
@@ -150,8 +169,12 @@ def _explicit(types: list[str], base: int) -> tuple[list[int], list[str]]:
     return levels, resolved
 
 
-def _isolating_runs(types: list[str], levels: list[int], base: int) -> list[tuple[list[int], str, str]]:
-    """Rule X10: runs of one level, joined across isolates; each with the types `sos` and `eos` at its ends."""
+def _isolating_runs(
+    types: list[str], levels: list[int], base: int
+) -> list[tuple[list[int], str, str]]:
+    """Rule X10: runs of one level, joined across isolates; each with the types `sos` and `eos` at
+    its ends.
+    """
     kept = [i for i, level in enumerate(levels) if level >= 0]
     runs: list[list[int]] = []
     for position, i in enumerate(kept):
@@ -176,7 +199,13 @@ def _isolating_runs(types: list[str], levels: list[int], base: int) -> list[tupl
         before = levels[kept[first - 1]] if first else base
         open_end = types[sequence[-1]] in ISOLATES  # an isolate without its PDI
         after = base if open_end or last + 1 == len(kept) else levels[kept[last + 1]]
-        out.append((sequence, "R" if max(level, before) % 2 else "L", "R" if max(level, after) % 2 else "L"))
+        out.append(
+            (
+                sequence,
+                "R" if max(level, before) % 2 else "L",
+                "R" if max(level, after) % 2 else "L",
+            )
+        )
     return out
 
 
@@ -210,7 +239,12 @@ def _weak(kinds: list[str], sequence: list[int], start: str) -> None:
             kinds[i] = "R"
     for left, i, right in zip(sequence, sequence[1:], sequence[2:], strict=False):  # W4
         same = kinds[left] == kinds[right]
-        if same and (kinds[i] == "CS" and kinds[left] in ("EN", "AN") or kinds[i] == "ES" and kinds[left] == "EN"):
+        if same and (
+            kinds[i] == "CS"
+            and kinds[left] in ("EN", "AN")
+            or kinds[i] == "ES"
+            and kinds[left] == "EN"
+        ):
             kinds[i] = kinds[left]
     for order in (sequence, sequence[::-1]):  # W5
         touching = False
@@ -228,15 +262,22 @@ def _weak(kinds: list[str], sequence: list[int], start: str) -> None:
             kinds[i] = "L"
 
 
-def _brackets(text: str, types: list[str], kinds: list[str], sequence: list[int], level: int, start: str) -> None:
-    """Rule N0, in place: a pair of brackets takes the direction of what it encloses, or of what stands before it."""
+def _brackets(
+    text: str, types: list[str], kinds: list[str], sequence: list[int], level: int, start: str
+) -> None:
+    """Rule N0, in place: a pair of brackets takes the direction of what it encloses, or of what
+    stands before it.
+    """
     along = "R" if level % 2 else "L"
     for opening, closing in _bracket_pairs(text, kinds, sequence):
         inside = {_strong(kinds[i]) for i in sequence[opening + 1 : closing]} - {""}
         if along in inside:
             direction = along
         elif inside:
-            before = next((_strong(kinds[i]) for i in reversed(sequence[:opening]) if _strong(kinds[i])), start)
+            before = next(
+                (_strong(kinds[i]) for i in reversed(sequence[:opening]) if _strong(kinds[i])),
+                start,
+            )
             direction = before if before != along else along
         else:
             continue
@@ -249,7 +290,9 @@ def _brackets(text: str, types: list[str], kinds: list[str], sequence: list[int]
 
 
 def _bracket_pairs(text: str, kinds: list[str], sequence: list[int]) -> list[tuple[int, int]]:
-    """BD16: positions in the sequence of matching brackets, by their opening ones; nothing beyond 63 open ones."""
+    """BD16: positions in the sequence of matching brackets, by their opening ones; nothing beyond
+    63 open ones.
+    """
     opened: list[tuple[str, int]] = []
     pairs = []
     for position, i in enumerate(sequence):
@@ -275,7 +318,9 @@ def _strong(kind: str) -> str:
 
 
 def _neutral(kinds: list[str], sequence: list[int], level: int, start: str, end: str) -> None:
-    """Rules N1 and N2, in place: neutrals between two of one direction take it, the others that of their level."""
+    """Rules N1 and N2, in place: neutrals between two of one direction take it, the others that of
+    their level.
+    """
     position = 0
     before = start
     while position < len(sequence):

@@ -3,9 +3,10 @@
     NFC · newline breaks the row, words wrap · right-to-left order (bidi.py) · Arabic forms that join (joining.py) · marks laid over their
     base with Unifont's offsets · zero-width characters removed · a box for what the font lacks
 
-A text of plain letters goes the vectorised way: code point -> cell. Only a text with marks, right-to-left letters or controls is taken
-apart character by character. Indic vowel signs stand in their places, for Unifont's cells are made to be overlaid; conjuncts are not
-formed: the font has none, and the virama stays visible. It is not the reference layout, and never replaces it silently.
+A text of plain letters goes the vectorised way: code point -> cell. Only a text with marks,
+right-to-left letters or controls is taken apart character by character. Indic vowel signs stand in
+their places, for Unifont's cells are made to be overlaid; conjuncts are not formed: the font has
+none, and the virama stays visible. It is not the reference layout, and never replaces it silently.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SHAPING_VERSION = 1
 MAX_MARKS = 4
 """Marks drawn over one base; more are left out."""
 COMPLEX, IGNORED = 64, 128
-"""Flags of a code point that needs more than its own cell, and of one that is never drawn; beside the flags of `wrapping`."""
+"""Flags of a code point that needs more than its own cell, and of one that is never drawn; beside
+the flags of `wrapping`."""
 ZERO_WIDTH_SPACE = "\u200b"
 MAX_CACHED_CLUSTERS = 65_536
 
@@ -44,20 +46,40 @@ _IGNORABLE: tuple[tuple[int, int], ...] = (
     (0x180B, 0x1810),
     (0x200B, 0x2010),
 )
-_IGNORABLE += ((0x202A, 0x202F), (0x2060, 0x2070), (0x3164, 0x3165), (0xFE00, 0xFE10), (0xFEFF, 0xFF00), (0xFFA0, 0xFFA1), (0xFFF0, 0xFFF9))
+_IGNORABLE += (
+    (0x202A, 0x202F),
+    (0x2060, 0x2070),
+    (0x3164, 0x3165),
+    (0xFE00, 0xFE10),
+    (0xFEFF, 0xFF00),
+    (0xFFA0, 0xFFA1),
+    (0xFFF0, 0xFFF9),
+)
 _IGNORABLE += ((0x1BCA0, 0x1BCA4), (0x1D173, 0x1D17B), (0xE0000, 0xE1000))
-"""Default-ignorable code points of Unicode: never drawn, though the font has boxes with letters for them."""
-_ASSIGNED = ((0, 0x3400), (0xA000, 0xAC00), (0xD7A4, 0xD800), (0xF900, 0x20000), (0x2F800, 0x2FA20), (0xE0000, 0xE1000))
-"""Where code points are looked up one by one: all but ideographs, Hangul syllables, surrogates and private use, which are plain."""
+"""Default-ignorable code points of Unicode: never drawn, though the font has boxes with letters for
+them."""
+_ASSIGNED = (
+    (0, 0x3400),
+    (0xA000, 0xAC00),
+    (0xD7A4, 0xD800),
+    (0xF900, 0x20000),
+    (0x2F800, 0x2FA20),
+    (0xE0000, 0xE1000),
+)
+"""Where code points are looked up one by one: all but ideographs, Hangul syllables, surrogates and
+private use, which are plain."""
 _NEWLINES = re.compile(f"[{wrapping.NEWLINES}]")
 
 
 @dataclass
 class Shaped:
-    """The drawn units of one text in logical order: single glyphs, and clusters of a base and its marks."""
+    """The drawn units of one text in logical order: single glyphs, and clusters of a base and its
+    marks.
+    """
 
     units: list[int] = field(default_factory=list)
-    """Slot of a glyph; of a cluster, the number of slots plus its index among the chunk's clusters."""
+    """Slot of a glyph; of a cluster, the number of slots plus its index among the chunk's
+    clusters."""
     flags: list[int] = field(default_factory=list)
     """Line flags of `wrapping`."""
     levels: list[int] = field(default_factory=list)
@@ -67,7 +89,9 @@ class Shaped:
 class Shaper:
     """Lays out chunks of texts; made once for a font and a page."""
 
-    def __init__(self, font: Font, image_px: int, monospace: bool = False, extra_px: int = 0) -> None:
+    def __init__(
+        self, font: Font, image_px: int, monospace: bool = False, extra_px: int = 0
+    ) -> None:
         self.image_px, self.monospace, self.extra_px = image_px, monospace, extra_px
         self.box = len(font.cells)
         self._flags, is_mark = _character_data()
@@ -75,15 +99,23 @@ class Shaper:
         box_cell = np.zeros((1, CELL_PX), np.uint16)
         box_cell[0, : len(_BOX)] = _BOX
         self._cells = np.concatenate([font.cells, box_cell])
-        self._cell_px, self._mark_offset = np.append(font.cell_px, np.uint8(8)), np.append(font.mark_offset, np.int8(NO_MARK))
+        self._cell_px, self._mark_offset = (
+            np.append(font.cell_px, np.uint8(8)),
+            np.append(font.mark_offset, np.int8(NO_MARK)),
+        )
         self._is_overlaid = is_mark & (self._mark_offset[self.slots] != NO_MARK)
         self._metrics = measure(self._cells, monospace, extra_px)
         self._cells_of_clusters: dict[tuple[int, ...], NDArray[np.uint16]] = {}
 
     def place(
-        self, cut: Sequence[str], points: NDArray[np.uint32], lengths: NDArray[np.int64], max_rows: int
+        self,
+        cut: Sequence[str],
+        points: NDArray[np.uint32],
+        lengths: NDArray[np.int64],
+        max_rows: int,
     ) -> tuple[Placed, NDArray[np.uint16]]:
-        """Layout of a chunk as by `layout.place`, and the flat columns that it points into; rows beyond the page all read `max_rows`.
+        """Layout of a chunk as by `layout.place`, and the flat columns that it points into; rows
+        beyond the page all read `max_rows`.
 
         `points` and `lengths` are `layout.code_points(cut)`.
         """
@@ -91,7 +123,9 @@ class Shaper:
         levels: dict[int, list[int]] = {}
         clusters: list[NDArray[np.uint16]] = []
         stops = np.cumsum(lengths)
-        complex_texts = np.unique(np.searchsorted(stops, np.flatnonzero(flags & COMPLEX), side="right")).tolist()
+        complex_texts = np.unique(
+            np.searchsorted(stops, np.flatnonzero(flags & COMPLEX), side="right")
+        ).tolist()
         if complex_texts:
             pieces, done = [], 0
             begins, lengths = stops - lengths, lengths.copy()
@@ -108,7 +142,10 @@ class Shaper:
         if clusters:
             cells = np.stack(clusters)
             metrics = measure(cells, self.monospace, self.extra_px)
-            start, width = np.concatenate([start, columns.size + metrics.start]), np.concatenate([width, metrics.width])
+            start, width = (
+                np.concatenate([start, columns.size + metrics.start]),
+                np.concatenate([width, metrics.width]),
+            )
             columns = np.concatenate([columns, cells.reshape(-1)])
         start, width = start[units], np.where(flags & wrapping.NEWLINE, np.int32(0), width[units])
         row = wrapping.wrap(width, flags, lengths, self.image_px, max_rows)
@@ -126,7 +163,9 @@ class Shaper:
                 shaped.flags.append(wrapping.NEWLINE)
                 shaped.levels.append(0)
             for slots, flags, level in self._clusters_of(paragraph):
-                shaped.units.append(slots[0] if len(slots) == 1 else len(self._cells) + len(clusters))
+                shaped.units.append(
+                    slots[0] if len(slots) == 1 else len(self._cells) + len(clusters)
+                )
                 shaped.flags.append(flags)
                 shaped.levels.append(level)
                 if len(slots) > 1:
@@ -140,14 +179,23 @@ class Shaper:
         if bidi.needs_bidi(paragraph):
             levels, base_level = bidi.embedding_levels(paragraph)
             levels = bidi.reset_trailing_space(paragraph, levels, base_level)
-            forms = [bidi.mirrored(form) if form and level % 2 else form for form, level in zip(join(paragraph), levels, strict=True)]
+            forms = [
+                bidi.mirrored(form) if form and level % 2 else form
+                for form, level in zip(join(paragraph), levels, strict=True)
+            ]
         points = np.array([ord(character) for character in paragraph], np.int64)
         all_flags, overlaid = self._flags[points].tolist(), self._is_overlaid[points].tolist()
         slots = self.slots[[ord(form) if form else 0 for form in forms]].tolist() if forms else []
         clusters: list[tuple[list[int], int, int]] = []
-        for character, form, slot, flags, level, is_mark in zip(paragraph, forms, slots, all_flags, levels, overlaid, strict=True):
+        for character, form, slot, flags, level, is_mark in zip(
+            paragraph, forms, slots, all_flags, levels, overlaid, strict=True
+        ):
             if character == ZERO_WIDTH_SPACE and clusters:
-                clusters[-1] = clusters[-1][0], clusters[-1][1] | wrapping.BREAK_AFTER, clusters[-1][2]
+                clusters[-1] = (
+                    clusters[-1][0],
+                    clusters[-1][1] | wrapping.BREAK_AFTER,
+                    clusters[-1][2],
+                )
             if flags & IGNORED or not form or level < 0:
                 continue
             if not is_mark or not clusters:
@@ -165,20 +213,28 @@ class Shaper:
         return self._cells_of_clusters[slots]
 
     def _overlay(self, slots: tuple[int, ...]) -> NDArray[np.uint16]:
-        """A mark's cell starts `mark_offset` from the end of its base's cell; with offset 0 (right-to-left scripts) it is centred."""
+        """A mark's cell starts `mark_offset` from the end of its base's cell; with offset 0
+        (right-to-left scripts) it is centred.
+        """
         base_px = int(self._cell_px[slots[0]])
         canvas = np.zeros(3 * CELL_PX, np.uint16)
         canvas[CELL_PX : 2 * CELL_PX] = self._cells[slots[0]]
         for mark in slots[1:]:
             offset = int(self._mark_offset[mark])
-            origin = CELL_PX + (base_px + offset if offset else (base_px - int(self._cell_px[mark])) // 2)
+            origin = CELL_PX + (
+                base_px + offset if offset else (base_px - int(self._cell_px[mark])) // 2
+            )
             canvas[origin : origin + CELL_PX] |= self._cells[mark]
         left = min(int((canvas != 0).argmax()) if canvas.any() else CELL_PX, CELL_PX)
         return canvas[left : left + CELL_PX]
 
 
-def _slots_with_box(slots: NDArray[np.int32], box: int, flags: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The code point table of shaped text: a box for what has no glyph, nothing for what is not drawn."""
+def _slots_with_box(
+    slots: NDArray[np.int32], box: int, flags: NDArray[np.uint8]
+) -> NDArray[np.int32]:
+    """The code point table of shaped text: a box for what has no glyph, nothing for what is not
+    drawn.
+    """
     table = np.where(slots == 0, np.int32(box), slots)
     table[flags & (IGNORED | wrapping.NEWLINE) != 0] = 0
     blank = np.array([ord(c) for c in wrapping.BLANKS])
@@ -189,7 +245,9 @@ def _slots_with_box(slots: NDArray[np.int32], box: int, flags: NDArray[np.uint8]
 
 @functools.cache
 def _character_data() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """[0x110000] the line flags, COMPLEX and IGNORED of each code point; and whether it is a mark."""
+    """[0x110000] the line flags, COMPLEX and IGNORED of each code point; and whether it is a
+    mark.
+    """
     flags = wrapping.line_flags().copy()
     is_mark = np.zeros(len(flags), bool)
     for begin, end in _IGNORABLE:
@@ -200,7 +258,11 @@ def _character_data() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
             category = unicodedata.category(character)
             right_to_left = unicodedata.bidirectional(character) in ("R", "AL", "AN")
             is_mark[code_point] = category[0] == "M"
-            if is_mark[code_point] or right_to_left or not unicodedata.is_normalized("NFC", character):
+            if (
+                is_mark[code_point]
+                or right_to_left
+                or not unicodedata.is_normalized("NFC", character)
+            ):
                 flags[code_point] |= COMPLEX
             elif category in ("Cc", "Cf") and character not in wrapping.NEWLINES + "\t":
                 flags[code_point] |= COMPLEX | IGNORED
@@ -209,8 +271,12 @@ def _character_data() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     return flags, is_mark
 
 
-def _drawing_order(row: NDArray[np.int32], begins: NDArray[np.int64], levels: dict[int, list[int]]) -> NDArray[np.int64]:
-    """Indices of the units to draw, by text and row, from left to right within a row; `levels` of the texts with right-to-left units."""
+def _drawing_order(
+    row: NDArray[np.int32], begins: NDArray[np.int64], levels: dict[int, list[int]]
+) -> NDArray[np.int64]:
+    """Indices of the units to draw, by text and row, from left to right within a row; `levels` of
+    the texts with right-to-left units.
+    """
     drawn = np.flatnonzero(row != wrapping.NOT_DRAWN)
     for i, text_levels in levels.items():
         first, last = np.searchsorted(drawn, (begins[i], begins[i] + len(text_levels)))
@@ -218,5 +284,7 @@ def _drawing_order(row: NDArray[np.int32], begins: NDArray[np.int64], levels: di
         breaks = np.flatnonzero(np.diff(row[units])) + 1
         for line in np.split(np.arange(first, last), breaks):
             chosen = drawn[line]
-            drawn[line] = chosen[bidi.visual_order([text_levels[unit - begins[i]] for unit in chosen])]
+            drawn[line] = chosen[
+                bidi.visual_order([text_levels[unit - begins[i]] for unit in chosen])
+            ]
     return drawn

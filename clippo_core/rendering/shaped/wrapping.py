@@ -1,11 +1,14 @@
-"""Breaking shaped text into rows: at newlines; where a row is full, before the last word that does not fit.
+"""Breaking shaped text into rows: at newlines; where a row is full, before the last word that does
+not fit.
 
     a row ends   at a newline | at the last allowed break that fits | inside a word that is longer than the row
     spaces       at the end of a wrapped row are not drawn
 
-All texts of a chunk go together: one step a row, by binary search in the cumulated widths. `line_flags` says where breaks are allowed:
-after spaces and hyphens, around ideographs, kana, emoji, and letters of scripts without spaces; not before closing nor after opening
-punctuation. It is not UAX #14, whose pair table and dictionaries (Thai) it does without, and not the reference's wrapping (`../layout.py`).
+All texts of a chunk go together: one step a row, by binary search in the cumulated widths.
+`line_flags` says where breaks are allowed: after spaces and hyphens, around ideographs, kana,
+emoji, and letters of scripts without spaces; not before closing nor after opening punctuation. It
+is not UAX #14, whose pair table and dictionaries (Thai) it does without, and not the reference's
+wrapping (`../layout.py`).
 """
 
 from __future__ import annotations
@@ -28,8 +31,16 @@ _NO_BREAK = "\u00a0\u2007\u202f"
 _HYPHENS = "-\u2010\u2012\u2013\u2014"
 _NO_START = "、。，．・：；？！ー々ゝゞヽヾ…‥ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ!?,.:;%\u0e2f\u0e30\u0e31\u0e32\u0e33\u0e45\u0e46"
 _THAI_LAO_PREPOSED = "\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4"
-_NO_SPACES = ((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x19E0, 0x1A20), (0x1F000, 0x20000), (0x3040, 0x3100))
-"""Thai and Lao, Myanmar, Khmer, Tai Lue, emoji, kana: a row may end between any two of their letters."""
+_NO_SPACES = (
+    (0x0E00, 0x0F00),
+    (0x1000, 0x10A0),
+    (0x1780, 0x1800),
+    (0x19E0, 0x1A20),
+    (0x1F000, 0x20000),
+    (0x3040, 0x3100),
+)
+"""Thai and Lao, Myanmar, Khmer, Tai Lue, emoji, kana: a row may end between any two of their
+letters."""
 _IDEOGRAPHS = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 
 
@@ -41,16 +52,30 @@ def line_flags() -> NDArray[np.uint8]:
         flags[begin:end] |= BREAK_BEFORE | BREAK_AFTER
     for code_point in (*range(0x3100), *range(0xFB00, 0x10000)):
         category = unicodedata.category(chr(code_point))
-        flags[code_point] |= {"Pe": CLOSING, "Pf": CLOSING, "Ps": OPENING, "Pi": OPENING}.get(category, 0)
+        flags[code_point] |= {"Pe": CLOSING, "Pf": CLOSING, "Ps": OPENING, "Pi": OPENING}.get(
+            category, 0
+        )
     flags[[ord(c) for c in BLANKS if c not in _NO_BREAK]] = SPACE | BREAK_AFTER
-    for characters, bits in ((NEWLINES, NEWLINE), (_HYPHENS, BREAK_AFTER), (_NO_START, CLOSING), (_THAI_LAO_PREPOSED, OPENING)):
+    for characters, bits in (
+        (NEWLINES, NEWLINE),
+        (_HYPHENS, BREAK_AFTER),
+        (_NO_START, CLOSING),
+        (_THAI_LAO_PREPOSED, OPENING),
+    ):
         flags[[ord(c) for c in characters]] |= bits
     flags.flags.writeable = False
     return flags
 
 
-def wrap(width: NDArray[np.int32], flags: NDArray[np.uint8], lengths: NDArray[np.int64], image_px: int, max_rows: int) -> NDArray[np.int32]:
-    """Row of each glyph, NOT_DRAWN or `max_rows` (beyond them), of texts laid one after another: `lengths` [texts], the others [glyphs].
+def wrap(
+    width: NDArray[np.int32],
+    flags: NDArray[np.uint8],
+    lengths: NDArray[np.int64],
+    image_px: int,
+    max_rows: int,
+) -> NDArray[np.int32]:
+    """Row of each glyph, NOT_DRAWN or `max_rows` (beyond them), of texts laid one after another:
+    `lengths` [texts], the others [glyphs].
 
     Every width is at most `image_px`. Newlines are glyphs of width 0.
     """
@@ -65,7 +90,9 @@ def wrap(width: NDArray[np.int32], flags: NDArray[np.uint8], lengths: NDArray[np
     start = stop - lengths[lengths > 0]
     while len(start) and len(begins) < max_rows:
         paragraph_end = np.minimum(next_newline[start], stop)
-        full = np.searchsorted(before, before[start] + image_px, side="right") - 1  # the first glyph that does not fit
+        full = (
+            np.searchsorted(before, before[start] + image_px, side="right") - 1
+        )  # the first glyph that does not fit
         wraps = full < paragraph_end
         full = np.minimum(full, paragraph_end)
         word = last_break[np.minimum(full, n - 1)]
@@ -105,7 +132,9 @@ def _fill(
     is_newline: NDArray[np.bool_],
     max_rows: int,
 ) -> NDArray[np.int32]:
-    """Rows of the glyphs, from the range of each row in each text; what nothing names continues what stands before it."""
+    """Rows of the glyphs, from the range of each row in each text; what nothing names continues
+    what stands before it.
+    """
     value, is_named = np.zeros(n + 1, np.int32), np.zeros(n + 1, bool)
     for begin, end in zip(begins, drawn_ends, strict=True):
         value[np.maximum(end, begin)] = NOT_DRAWN
