@@ -20,12 +20,13 @@ from PIL import Image
 
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
 from clippo_core.data.thumbnails import data_uri
+from clippo_core.measure.contact import contact_item
 from clippo_core.measure.insight import Insight, contact_items, gather_insight
 from clippo_core.measure.lengths import Lengths, measure_lengths
 from clippo_core.measure.shard_pairs import read_pairs
 from clippo_core.published import Published
 from clippo_core.rendering import Renderer
-from clippo_core.report import decks, pictures
+from clippo_core.report import decks
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.live import CHARTS, training_charts
 from clippo_core.report.page import Report, RunRecord, report_page, summary_table, write_report
@@ -110,9 +111,9 @@ def made_run() -> RunRecord:
     random = np.random.default_rng(0)
     photo, drawing = random.integers(0, 255, (48, 64, 3), dtype=np.uint8), random.integers(0, 128, (64, 64), dtype=np.uint8)
     contact = [
-        pictures.contact_item(photo, drawing, HOSTILE, "en"),
-        pictures.contact_item(None, drawing, "fyra", "sv", HOSTILE),
-        pictures.contact_item(photo, drawing, "四十二" * 200, "ja"),
+        contact_item(photo, drawing, HOSTILE, "en"),
+        contact_item(None, drawing, "fyra", "sv", HOSTILE),
+        contact_item(photo, drawing, "四十二" * 200, "ja"),
     ]
     insight = Insight(
         gap=0.85, matched_cosine=0.3, other_cosine=0.02, separability=0.985, photo_points=random.normal(size=(30, 2)),
