@@ -16,16 +16,10 @@ from clippo_core import storage
 from clippo_core.config import FinetuneConfig, ModelConfig, OptimConfig, RenderConfig
 from clippo_core.engine import make_engine
 from clippo_core.errors import EvaluationError
+from clippo_core.evaluate.finetune import sweep as finetune
 from clippo_core.evaluate.finetune import trial
-from clippo_core.evaluate.finetune.problem import (
-    FineTuned,
-    Inputs,
-    Problem,
-    freeze_unused,
-    text_inputs,
-)
+from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused, text_inputs
 from clippo_core.evaluate.finetune.sweep import choose, sweep
-from clippo_core.evaluate.finetune.sweep import sweep as finetune
 from clippo_core.evaluate.finetune.trial import Trial, epoch_order, linear_schedule
 from clippo_core.evaluate.metrics import is_constant
 from clippo_core.models import build_tower, text_encoder

@@ -18,6 +18,7 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import EvaluationError
 from clippo_core.measure import geometry, lengths
 from clippo_core.rendering import Renderer
+from clippo_core.report.lengths import lengths_figure
 
 
 def clouds(n=200, d=16, shift=0.0, seed=0):
@@ -137,14 +138,9 @@ def test_lengths_by_hand(tmp_path):
     ) == (1, 2)
     table = lengths.lengths_table([english, thai])
     assert len(table.splitlines()) == 3 and "th" in table
-    figure = lengths.lengths_figure([english, thai])
+    figure = lengths_figure([english, thai])
     assert figure.svg.startswith("<svg") and "in 2 of 2" in figure.caption
-    alone = lengths.lengths_figure(
-        [
-            dataclasses.replace(one, language="$x_{$", tokens={}, unknown_share={})
-            for one in (english, thai)
-        ]
-    )
+    alone = lengths_figure([dataclasses.replace(one, language="$x_{$", tokens={}, unknown_share={}) for one in (english, thai)])
     assert "pieces" not in alone.caption and "$x_{$" in alone.svg, "a label is no formula"
 
 

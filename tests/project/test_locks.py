@@ -36,7 +36,8 @@ RUNTIME, DEVELOPMENT = pins("requirements.lock"), pins("requirements-dev.lock")
 def imported(*folders: str) -> dict[str, str]:
     """Packages that files in `folders` import at any depth, with one file that does."""
     files = [path for folder in folders for path in sorted((PROJECT / folder).rglob("*.py"))]
-    ours = {*PROGRAM, *PEERS, *sys.stdlib_module_names, *(path.stem for path in files)}
+    helpers = {path.stem for path in [*files, *(PROJECT / "tools").glob("*.py")]}
+    ours = {*PROGRAM, *PEERS, *sys.stdlib_module_names, *helpers}
     found: dict[str, str] = {}
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -19,6 +19,7 @@ from PIL import Image
 from clippo_core.config import XM3600_LANGUAGES
 from clippo_core.data.scripts import SCRIPTS
 from clippo_core.data.thumbnails import THUMB_PX, data_uri
+from clippo_core.measure import contact
 from clippo_core.measure.insight import principal_plane
 from clippo_core.published import Published
 from clippo_core.report import digits, live, pictures
@@ -237,7 +238,7 @@ def test_drawings_are_kept_exactly_and_photos_are_thumbnails():
     )
     photo = data_uri(np.zeros((300, 900, 3), np.uint8), photo=True)
     assert Image.open(io.BytesIO(base64.b64decode(photo.partition(",")[2]))).size == (THUMB_PX, 53)
-    assert pictures.safe_picture(uri) == uri
+    assert contact.safe_picture(uri) == uri
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ def test_drawings_are_kept_exactly_and_photos_are_thumbnails():
     ],
 )
 def test_nothing_but_picture_data_is_let_into_a_page(uri):
-    assert pictures.safe_picture(uri) == ""
+    assert contact.safe_picture(uri) == ""
 
 
 def test_patch_tiles_show_the_component_scaled_about_grey():

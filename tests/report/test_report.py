@@ -22,12 +22,13 @@ from PIL import Image
 
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
 from clippo_core.data.thumbnails import data_uri
+from clippo_core.measure.contact import contact_item
 from clippo_core.measure.insight import Insight, contact_items, gather_insight
 from clippo_core.measure.lengths import Lengths, measure_lengths
 from clippo_core.measure.shard_pairs import read_pairs
 from clippo_core.published import Published
 from clippo_core.rendering import Renderer
-from clippo_core.report import decks, pictures
+from clippo_core.report import decks
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.live import CHARTS, training_charts
 from clippo_core.report.page import Report, RunRecord, report_page, summary_table, write_report
@@ -131,9 +132,9 @@ def made_run() -> RunRecord:
         random.integers(0, 128, (64, 64), dtype=np.uint8),
     )
     contact = [
-        pictures.contact_item(photo, drawing, HOSTILE, "en"),
-        pictures.contact_item(None, drawing, "fyra", "sv", HOSTILE),
-        pictures.contact_item(photo, drawing, "四十二" * 200, "ja"),
+        contact_item(photo, drawing, HOSTILE, "en"),
+        contact_item(None, drawing, "fyra", "sv", HOSTILE),
+        contact_item(photo, drawing, "四十二" * 200, "ja"),
     ]
     insight = Insight(
         gap=0.85, matched_cosine=0.3, other_cosine=0.02, separability=0.985, photo_points=random.normal(size=(30, 2)),
@@ -801,17 +802,8 @@ def test_written_report_is_whole_and_the_second_one_needs_no_tower(finished):
         f" {written.path}\n"
     )
 
-    code = (
-        "import sys, pickle; from tests.test_report import write;"
-        " write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
-    )
-    again = subprocess.run(
-        [sys.executable, "-c", code],
-        input=pickle.dumps(finished),
-        cwd=PROJECT,
-        capture_output=True,
-        check=True,
-    )
+    code = "import sys, pickle; from tests.report.test_report import write; write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
+    again = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(finished), cwd=PROJECT, capture_output=True, check=True)
     assert again.stdout.decode().strip() == "False"
     assert 'id="modality-gap"' in Path(written.path).read_text(encoding="utf-8")
 

@@ -7,8 +7,10 @@ process and with definitions.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +292,41 @@ def one_process(folder: Path) -> dict[str, Any]:
         engine.load_optimizer_state(checkpoint["state"])
         found[f"resume {stage}"] = train(engine, range(3, STEPS), parts=4)
     return found
+
+
+def refusals(_: int, file: str) -> None:
+    """What ZeRO engines say when DeepSpeed lacks a private attribute, one after the other.
+
+    In a process of its own: DeepSpeed changes torch for the rest of the process.
+    """
+    import deepspeed
+
+    from clippo_core.engine import zero
+
+    found = []
+
+    def note(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except ConfigError as error:
+            found.append(str(error))
+
+    engine = engine_of(tower(), zero_stage=1)
+    names = {id(p): name for name, p in engine.module.named_parameters()}
+    inside = engine._zero.optimizer
+    assert len(zero._shard_stage12(inside, names, 0)[1]) == len(names)
+    del inside.bit16_groups[0][3]._hp_mapping
+    note(lambda: zero._shard_stage12(inside, names, 0))
+    del inside.single_partition_of_fp32_groups
+    note(lambda: zero._shard_stage12(inside, names, 0))
+    third = engine_of(tower(), zero_stage=3)._zero.optimizer
+    del third.grad_position
+    note(lambda: zero._shard_stage3(third, names, 0))
+    del deepspeed.ops.__compatible_ops__
+    del deepspeed.ops.__getattr__  # or the module makes it anew
+    note(lambda: engine_of(tower(), zero_stage=1))
+    Path(file).write_text(json.dumps(found))
+    dist.destroy_process_group()
 
 
 def main(rank: int, world_size: int, port: int, folder: str) -> None:
