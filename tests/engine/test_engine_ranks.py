@@ -13,7 +13,19 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from conftest import PROJECT
-from engine_ranks import MODEL, OPTIM, PAIRS, STEPS, batch, engine_of, float64_gradients, refusals, run, tower, train
+from engine_ranks import (
+    MODEL,
+    OPTIM,
+    PAIRS,
+    STEPS,
+    batch,
+    engine_of,
+    float64_gradients,
+    refusals,
+    run,
+    tower,
+    train,
+)
 from test_optim import DECAYED, VIEWS, gradients, parameters
 
 from clippo_core.engine import zero
@@ -225,9 +237,16 @@ def test_bfloat16_is_close_and_still_exchanges_float32(ranks):
 def test_another_deepspeed_is_refused_in_words(tmp_path):
     mp.spawn(refusals, (str(tmp_path / "found.json"),), 1)
     found = json.loads((tmp_path / "found.json").read_text())
-    names = ["_hp_mapping", "single_partition_of_fp32_groups", "grad_position", "__compatible_ops__"]
+    names = [
+        "_hp_mapping",
+        "single_partition_of_fp32_groups",
+        "grad_position",
+        "__compatible_ops__",
+    ]
     for name, sentence in zip(names, found, strict=True):
-        assert re.match(rf"deepspeed [\w.+]+ has no `{name}` in .*written for {zero.WRITTEN_FOR}", sentence)
+        assert re.match(
+            rf"deepspeed [\w.+]+ has no `{name}` in .*written for {zero.WRITTEN_FOR}", sentence
+        )
 
 
 def test_the_locked_deepspeed_is_the_one_it_was_written_for():

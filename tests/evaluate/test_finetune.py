@@ -18,7 +18,13 @@ from clippo_core.engine import make_engine
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.finetune import sweep as finetune
 from clippo_core.evaluate.finetune import trial
-from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused, text_inputs
+from clippo_core.evaluate.finetune.problem import (
+    FineTuned,
+    Inputs,
+    Problem,
+    freeze_unused,
+    text_inputs,
+)
 from clippo_core.evaluate.finetune.sweep import choose, sweep
 from clippo_core.evaluate.finetune.trial import Trial, epoch_order, linear_schedule
 from clippo_core.evaluate.metrics import is_constant

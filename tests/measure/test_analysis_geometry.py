@@ -140,7 +140,12 @@ def test_lengths_by_hand(tmp_path):
     assert len(table.splitlines()) == 3 and "th" in table
     figure = lengths_figure([english, thai])
     assert figure.svg.startswith("<svg") and "in 2 of 2" in figure.caption
-    alone = lengths_figure([dataclasses.replace(one, language="$x_{$", tokens={}, unknown_share={}) for one in (english, thai)])
+    alone = lengths_figure(
+        [
+            dataclasses.replace(one, language="$x_{$", tokens={}, unknown_share={})
+            for one in (english, thai)
+        ]
+    )
     assert "pieces" not in alone.caption and "$x_{$" in alone.svg, "a label is no formula"
 
 

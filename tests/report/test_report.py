@@ -803,7 +803,13 @@ def test_written_report_is_whole_and_the_second_one_needs_no_tower(finished):
     )
 
     code = "import sys, pickle; from tests.report.test_report import write; write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
-    again = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(finished), cwd=PROJECT, capture_output=True, check=True)
+    again = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(finished),
+        cwd=PROJECT,
+        capture_output=True,
+        check=True,
+    )
     assert again.stdout.decode().strip() == "False"
     assert 'id="modality-gap"' in Path(written.path).read_text(encoding="utf-8")
 
