@@ -265,7 +265,7 @@ def _load(chosen: argparse.Namespace) -> Any:
 
 
 def _lines(path: str) -> list[str]:
-    """Lines of a file, or of standard input: ended by newlines alone, for a text may hold any other
+    """Lines of a file, or of standard input: ended by newlines alone, because a text may hold any other
     separator of Unicode.
     """
     if path == "-":
@@ -300,8 +300,8 @@ def _named(pairs: Sequence[str], option: str) -> dict[str, str]:
 def _write_figure(figure: Any, path: str | None) -> None:
     if path:
         page = (
-            "<!doctype html><meta"
-            f" charset=utf-8><title>{figure.title}</title><h1>{figure.title}</h1>{figure.svg}<p>{figure.caption}</p>"
+            f"<!doctype html><meta charset=utf-8><title>{figure.title}</title>"
+            f"<h1>{figure.title}</h1>{figure.svg}<p>{figure.caption}</p>"
         )
         Path(path).write_text(page, encoding="utf-8")
         print(path)

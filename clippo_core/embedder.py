@@ -1,11 +1,11 @@
 """`Clippo`: embeddings of texts and images from any checkpoint, in two lines.
 
-    model = Clippo.load("clippo_b16_yfcc100m")            a released name, an .npz, an exported .safetensors, or a run's checkpoint
+    model = Clippo.load("clippo_b16_yfcc100m")
     model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T        cosines [1, 2]
 
+`load` takes a released name, an .npz, an exported .safetensors, or a run's checkpoint.
 Preprocessing is the reference's: images squashed to the tower's size (bilinear, without antialias,
-truncated to uint8), texts drawn as the checkpoint was trained. It is not an evaluation
-(`evaluate/`), and never trains.
+truncated to uint8), texts rendered as the checkpoint was trained.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TOKENIZER = "tokenizer.model"
 
 
 class Clippo:
-    """A tower, what draws (or tokenizes) its texts, and where they run."""
+    """A tower, what renders (or tokenizes) its texts, and where they run."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Clippo:
 
     @property
     def render_digest(self) -> str:
-        """sha256 over everything that decides how a text is drawn or tokenized."""
+        """sha256 over everything that decides how a text is rendered or tokenized."""
         return self.text_encoder.digest
 
     def embed_texts(

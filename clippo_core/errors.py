@@ -2,20 +2,20 @@
 and what to do.
 
     ClippoError
-    ├── ConfigError        a setting, or two settings together, cannot work          (also a ValueError)
+    ├── ConfigError        a setting, or two settings together, cannot work        (also a ValueError)
     ├── DataError          a source, shard, image or annotation file is not usable
     │   ├── ImageError     one picture: corrupt, empty, truncated, too large, of an unknown mode
     │   └── ShardError     a shard or its manifest: missing, cut, sha256 differs
-    ├── RenderError        a text that is no `str`, a font that cannot be read       (also a TypeError)
+    ├── RenderError        a text that is no `str`, a font that cannot be read     (also a TypeError)
     ├── StorageError       a file or an object could not be read or written
-    │   ├── NotFoundError  it does not exist, or may not be read                      (never retried)
-    │   └── ConflictError  a conditional write was lost: somebody else wrote first    (never retried)
+    │   ├── NotFoundError  it does not exist, or may not be read                    (never retried)
+    │   └── ConflictError  a conditional write was lost: somebody else wrote first  (never retried)
     ├── CheckpointError    cut, of another tower, sha256 differs
     ├── TrainingError      a run that must stop: non-finite losses, a lost rank
-    ├── EvaluationError    a protocol that cannot be applied: wrong split size, NaN scores, leaked images
+    ├── EvaluationError    a protocol that cannot be applied: wrong split size, NaN scores, leaks
     └── Preempted          SIGTERM was received, a checkpoint is committed; start again to go on
 
-It is not for programming errors: those stay AssertionError, TypeError, ValueError.
+Programming errors stay AssertionError, TypeError, ValueError.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ShardError(DataError):
 
 
 class RenderError(ClippoError, TypeError):
-    """A text or a font cannot be drawn."""
+    """A text or a font cannot be rendered."""
 
 
 class StorageError(ClippoError):

@@ -1,23 +1,25 @@
 """The contrastive loss: the definition, and the same loss over a batch that is spread over ranks
 and too large for one matrix.
 
-    s_ij = logit_scale * a_i · b_j                                             all pairs of the global batch, N x N
-    loss = mean_i [ lse_j (s_ij - s_ii) + lse_j (s_ji - s_ii) ] / 2            lse = log-sum-exp, along row i and along column i
+    s_ij = logit_scale * a_i · b_j                 all pairs of the global batch, N x N
+    loss = mean_i [ lse_j (s_ij - s_ii) + lse_j (s_ji - s_ii) ] / 2
+                                                   lse = log-sum-exp, along row i and column i
 
 `contrastive_loss` is that by two cross-entropies. `distributed_contrastive_loss` has only this
 rank's n rows of `a` and `b`: it gathers `b` once, walks over s in tiles of rows and keeps nothing
 but the 2N log-sum-exps; a column's is put together from the ranks' parts. The backward pass
 computes each tile again, so memory is O(N) and the gradient of `b` goes home by one reduce-scatter:
 
-    forward     all-gather b and s_ii [n, d + 1] -> [N, d + 1]        all-gather of column parts [N] -> [W, N]
+    forward     all-gather of b and s_ii [n, d + 1] -> [N, d + 1]
+                all-gather of column parts [N] -> [W, N]
     backward    reduce-scatter of b's gradient [N, d] -> [n, d]
 
 Everything is measured from s_ii, so that a pair that is all but learnt keeps its small loss and
 gradient in float32.
 
 Gradients, averaged over the ranks as every data-parallel engine does, equal the definition's, the
-logit scale's too. It is not a loss over micro-batches: summing it over parts of a batch would leave
-out the negatives between the parts.
+logit scale's too. Summing the loss over parts of a batch would leave out the negatives between the
+parts.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Published numbers as data: what the report's "paper" column and the released checkpoints quote,
 each with its source and its trust.
 
-    published("glue/average")  ──▶  [Published(68.6, "CLIPPO B/16", "WebLI", "glue/average", "CLIPPO, CVPR 2023 …", "secondary"), …]
+    published("glue/average")  ──▶  [Published(68.6, "CLIPPO B/16", "WebLI", "glue/average",
+                                               "CLIPPO, CVPR 2023 …", "secondary"), …]
 
-The file is `assets/published.json`: model and data ─▶ metric (named as ours) ─▶ value. `primary` is the authors' own file; `secondary` a
-copy of it by somebody else. A number that could only be remembered is not here. It computes nothing.
+The file is `assets/published.json`: model and data ─▶ metric (named as ours) ─▶ value. `primary` is
+the authors' own file; `secondary` a copy of it by somebody else. Every number has such a source.
 """
 
 from __future__ import annotations

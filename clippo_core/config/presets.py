@@ -112,7 +112,7 @@ def i21k_init(
 def one_tower_clip(
     large: bool = False, *, data: str = "s3://clippo/data", root: str = "s3://clippo/runs"
 ) -> RunConfig:
-    """1T-CLIP: one trunk, a token embedding instead of drawn text (SentencePiece, 32k, under
+    """1T-CLIP: one trunk, a token embedding instead of rendered text (SentencePiece, 32k, under
     `data`).
     """
     model = dataclasses.replace(
@@ -134,7 +134,7 @@ def separate_inputs(
     data: str = "s3://clippo/data",
     root: str = "s3://clippo/runs",
 ) -> RunConfig:
-    """The paper's ablation: patch embeddings and/or heads of their own for photos and drawn text,
+    """The paper's ablation: patch embeddings and/or heads of their own for photos and rendered text,
     100,000 steps.
     """
     model = dataclasses.replace(
@@ -330,9 +330,19 @@ def slices(
 def by_name() -> dict[str, Callable[..., RunConfig]]:
     """Every preset by its name, for the command line and the tests."""
     functions = (
-        demo, slices, weekly, paper_b16, paper_l16, c4_only, parallel_only, back_translated, i21k_init, one_tower_clip, two_tower_clip,
+        demo,
+        slices,
+        weekly,
+        paper_b16,
+        paper_l16,
+        c4_only,
+        parallel_only,
+        back_translated,
+        i21k_init,
+        one_tower_clip,
+        two_tower_clip,
         separate_inputs,
-    )  # fmt: skip
+    )
     return {function.__name__: function for function in functions}
 
 

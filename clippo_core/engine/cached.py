@@ -2,12 +2,14 @@
 with cached gradients.
 
     plain    features = engine(all pairs);  loss;  backward
-    cached   1. features of every chunk, without a graph        2. loss over all of them, its gradient g with respect to the features
-             3. every chunk again, with a graph:  backward of  sum(features * g);  gradients are exchanged once, after the last chunk
+    cached   1. features of every chunk, without a graph
+             2. loss over all of them, and its gradient g with respect to the features
+             3. every chunk again, with a graph:  backward of  sum(features * g);
+                gradients are exchanged once, after the last chunk
 
 By the chain rule both give the same gradient (GradCache, Gao et al. 2021); the second needs the
 activations of one chunk only and one more forward pass. The logit scale's gradient comes from step
-2 and is added once. It is not gradient accumulation: the loss is never taken over a part of the
+2 and is added once. Unlike in gradient accumulation, the loss is never taken over a part of the
 batch.
 """
 

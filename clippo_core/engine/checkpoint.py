@@ -3,12 +3,14 @@ checked when read.
 
     <root>/step-00001000/weights.safetensors      parameters by name, float32
                          optimizer.safetensors    optimizer state by parameter name, unsharded
-                         manifest.json            names, sizes, sha256, step, configuration: written last, it makes the rest count
-    <root>/latest.json                            {"name": "step-00001000", "step": 1000, "finished": false}, replaced atomically
+                         manifest.json            names, sizes, sha256, step, configuration;
+                                                  written last, it makes the rest count
+    <root>/latest.json                            replaced atomically:
+                                {"name": "step-00001000", "step": 1000, "finished": false}
 
 A folder without a readable manifest is litter of a save that was cut off; the checkpoint before it
-is the newest. Nothing is unpickled. It is not DeepSpeed's format, and it decides nothing about when
-to save or whom the run belongs to: `train/` does.
+is the newest. Nothing is unpickled. When to save, and whom the run belongs to, is decided in
+`train/`.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class Checkpoint:
 
     @property
     def render(self) -> RenderConfig:
-        """How text was drawn."""
+        """How text was rendered."""
         return from_dict(RenderConfig, self.manifest["recipe"]["render"])
 
     @property

@@ -1,7 +1,9 @@
 """What every engine does: it owns module and optimizer, and turns a backward pass into one exact
 step of the whole world.
 
-    outputs = engine(*inputs);   engine.backward(loss);   norm = engine.update(multiplier)        # or engine.discard()
+    outputs = engine(*inputs)
+    engine.backward(loss)
+    norm = engine.update(multiplier)        # or engine.discard()
 
 Gradients are averaged over ranks, clipped to the global norm, applied once. Weights and optimizer
 state go out and come in whole, by parameter name, whatever the ZeRO stage and the number of ranks.

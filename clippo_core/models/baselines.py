@@ -1,16 +1,17 @@
 """The towers that the paper compares CLIPPO with: text as SentencePiece tokens, everything else the
 same.
 
-    one_tower_clip   1T-CLIP   patches ─┐                                tokens [n, text_tokens], padded with EOS
+    one_tower_clip   1T-CLIP   patches ─┐
                                tokens ──┴▶ one trunk, one MAP head, one Dense
     two_tower_clip   CLIP*     patches ──▶ trunk, MAP head, Dense
                                tokens ──▶ another trunk, last token, another Dense
+    tokens                     [n, text_tokens], padded with EOS
 
 Token and patch embeddings have positions of their own. Attention is not masked: the end-of-sentence
 token fills a text up, as in the reference (big_vision models/proj/image_text/text_transformer.py,
 whose tower ends with the last token and has no MAP head). Where 1T-CLIP is not in the authors'
-code, these sizes reproduce the paper's 118 and 349 million parameters. It is not the tokenizer:
-`text.py`.
+code, these sizes reproduce the paper's 118 and 349 million parameters. The
+tokenizer is in `text.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Which drawn texts can go through the tower together when trailing blank rows are left out: groups
+"""Which rendered texts can go through the tower together when trailing blank rows are left out: groups
 of equal height.
 
-    rows used by each text ─▶ rounded up to 1/8, 1/4, 1/2 or all of the page ─▶ one group a height, in the batch's order
+    rows used by each text ─▶ rounded up to 1/8, 1/4, 1/2 or all of the page
+                           ─▶ one group per height, in the batch's order
 
 A text's group follows from the text alone, so its embedding does not depend on the batch. A group
 is filled up with repetitions to a sixteenth of the batch: a compiled tower then meets few shapes.

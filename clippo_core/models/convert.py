@@ -1,7 +1,9 @@
 """The authors' checkpoints, both ways: big_vision's .npz and our tensors under timm's names.
 
-    clippo_b16_yfcc100m.npz   ── load_big_vision ──▶  Tower  ── save_big_vision ──▶  what the authors' code reads
-    augreg .npz, timm .safetensors  ── load_initial_weights, load_image_only ──▶  a tower's ViT: all but head, MAP head and class token
+    clippo_b16_yfcc100m.npz         ── load_big_vision ──▶  Tower
+    Tower                           ── save_big_vision ──▶  what the authors' code reads
+    augreg .npz, timm .safetensors  ── load_initial_weights, load_image_only ──▶  a tower's ViT:
+                                       all but head, MAP head and class token
 
 Every size is inferred from the arrays; only `params/` is read (the released files also hold the
 optimizer's state); nothing is unpickled; the first key, shape or range that is wrong is named. The

@@ -1,7 +1,10 @@
 """Which of our tensors is which of the reference's arrays, and the permutation between them.
 
-    flax   query, key, value [D, heads, head_dim]   out [heads, head_dim, D]   Dense [in, out]    conv [H, W, I, O]
-    ours   attn.qkv.weight [3·D, D]                 attn.proj.weight [D, D]    weight [out, in]   weight [O, I, H, W]
+    flax                                    ours
+    query, key, value [D, heads, head_dim]  attn.qkv.weight [3·D, D]
+    out [heads, head_dim, D]                attn.proj.weight [D, D]
+    Dense [in, out]                         weight [out, in]
+    conv [H, W, I, O]                       weight [O, I, H, W]
 
 One table serves reading and writing. It knows names and shapes, not files (`npz.py`) nor towers
 (`convert.py`).

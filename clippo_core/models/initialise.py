@@ -1,13 +1,15 @@
 """The reference's initialisation of every tensor, by its name (big_vision models/vit.py and flax's
 defaults).
 
-    q, k, v, out, MLP kernels, MAP probe   xavier-uniform, each of the fused q, k, v on its own: limit sqrt(6 / (fan_in + fan_out))
-    patch embedding, head                  lecun-normal: normal cut at two standard deviations, variance 1 / fan_in
+    q, k, v, out, MLP kernels, MAP probe   xavier-uniform, limit sqrt(6 / (fan_in + fan_out)),
+                                           each of the fused q, k, v on its own
+    patch embedding, head                  lecun-normal: normal cut at two standard deviations,
+                                           variance 1 / fan_in
     position and token embeddings          normal, std 1 / sqrt(width)
     MLP biases                             normal, std 1e-6;   other biases 0, LayerNorm 1 and 0
     t                                      log(initial logit scale)
 
-It is not timm's nor torch's: with those the MAP head learns several times slower. Each tensor has a
+With timm's or torch's initialisation the MAP head learns several times slower. Each tensor has a
 random stream of its own, drawn on the CPU from (seed, name), so that towers of different kinds
 start from equal trunks, on any device.
 """

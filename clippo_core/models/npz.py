@@ -3,7 +3,6 @@ it is used.
 
 bfloat16, which numpy does not know, was saved as 2-byte void; its bits are the upper half of a
 float32's. Keys are compared after `modern_key`, which maps the names of older ViT files to today's.
-It is not a writer.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Texts as a tower reads them: drawn for CLIPPO, SentencePiece tokens for the baselines.
+"""Texts as a tower reads them: rendered for CLIPPO, SentencePiece tokens for the baselines.
 
-    clippo, image_only   list of n str ─▶ column masks uint16 [n, H/16, W]       (`rendering/`; expanded on the device)
-    token towers         list of n str ─▶ token ids int32 [n, text_tokens]       lower-cased (ASCII), sticky EOS
+    clippo, image_only   list of n str ─▶ column masks uint16 [n, H/16, W]
+                                          (`rendering/`; expanded on the device)
+    token towers         list of n str ─▶ token ids int32 [n, text_tokens]
+                                          lower-cased (ASCII), sticky EOS
 
 Sticky EOS: a text ends with EOS, is filled up with EOS, and one that is too long is cut so that its
 last token is EOS (big_vision pp/ops_text.py). `train_tokenizer` makes a SentencePiece model from a
-text file. It is not WordPiece or BPE by another library.
+text file.
 """
 
 from __future__ import annotations
@@ -127,8 +129,9 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
     """Train a SentencePiece unigram model from `texts` into the file `path`; ids as T5's: pad 0,
     EOS 1, unknown 2, no BOS.
 
-    A corpus too small for `vocab_size` gives fewer pieces. Rare characters become bytes, so that no text is one unknown piece (which would
-    make a tokenizer look short). Texts are lower-cased as `TokenEncoder` does. Returns `path`. Raises ConfigError where no model comes out.
+    A corpus too small for `vocab_size` gives fewer pieces. Rare characters become bytes, so that no
+    text is one unknown piece (which would make a tokenizer look short). Texts are lower-cased as
+    `TokenEncoder` does. Returns `path`. Raises ConfigError where no model comes out.
     """
     import io
 

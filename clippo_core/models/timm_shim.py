@@ -1,12 +1,12 @@
 """Import timm (and so torchvision), also where torchvision's compiled operators cannot load.
 
-    RuntimeError: operator torchvision::nms does not exist   ──▶   declare nms and qnms, import again
+    RuntimeError: operator torchvision::nms does not exist  ──▶  declare nms and qnms, import again
 
 A package index may pair a CPU build of torch with a CUDA build of torchvision. The compiled part
 then stays out, and torchvision's Python stumbles over operators that nobody declared. Declaring
 their schemas is enough: nothing here (nor open_clip, in `benchmarks/`) calls them. A healthy pair
-of wheels takes the first branch and nothing is declared. It is not a repair of torchvision:
-`torchvision.ops.nms` still raises.
+of wheels takes the first branch and nothing is declared. `torchvision.ops.nms` itself still
+raises.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_libraries: list[
-    object
-] = []  # a torch.library.Library withdraws its operators when it is collected
+# Kept alive, because a torch.library.Library withdraws its operators when it is collected.
+_libraries: list[object] = []
 
 
 def load_torchvision() -> ModuleType:

@@ -1,14 +1,15 @@
-"""CLIPPO: one vision transformer that reads photos and drawn text (big_vision
+"""CLIPPO: one vision transformer that reads photos and rendered text (big_vision
 models/proj/clippo/one_tower.py, models/vit.py).
 
-    image [3, H, W] in -1..1 ─▶ 16x16 patches ─▶ + positions ─▶ depth × pre-LN block ─▶ LN ─▶ MAP head ─▶ Dense ─▶ z / (‖z‖ + 1e-8)
+    image [3, H, W] in -1..1 ─▶ 16x16 patches ─▶ + positions ─▶ depth × pre-LN block ─▶ LN
+                             ─▶ MAP head ─▶ Dense ─▶ z / (‖z‖ + 1e-8)
     logits = exp(t) · z_first · z_secondᵀ,   t starts at log 10, no bias, no clamp
 
 Blocks and MAP head are timm's, with the reference's LayerNorm epsilon (1e-6), tanh GELU and
 initialisation; parameter names are those of timm's `VisionTransformer(class_token=False,
 global_pool="map")`, plus `t`. `forward` is the one entry of the training engines: every parameter
-is used inside it. It is not the loss (`losses.py`), nor the drawing of text (`rendering/`); the
-towers that read tokens are in `baselines.py`.
+is used inside it. The loss is in `losses.py`, the rendering of text in `rendering/`, the towers
+that read tokens in `baselines.py`.
 """
 
 from __future__ import annotations
@@ -70,9 +71,11 @@ class Tower(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both sides of p photo/text pairs and m text/text pairs, photos first.
 
-        photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text: [p + m, ...] as `text_encoder` gave them,
-        or as pixels in -1..1, [..., 1, H, W] (`rendering/augment.py`).
-        p or m may be 0. Returns first and second features, float32 [p + m, embed_dim] with unit rows, and the logit scale exp(t), 0-d.
+        photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text:
+        [p + m, ...] as `text_encoder` gave them, or as pixels in -1..1, [..., 1, H, W]
+        (`rendering/augment.py`).
+        p or m may be 0. Returns first and second features, float32 [p + m, embed_dim] with unit
+        rows, and the logit scale exp(t), 0-d.
         """
         if self.config.kind == "image_only":
             raise ConfigError(
@@ -168,7 +171,7 @@ class Tower(nn.Module):
         )
 
     def _over_texts(self, encoded: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """read(tokens) of drawn texts [n, ...] -> [n, ...]; under `skip_blank_rows` in groups of
+        """read(tokens) of rendered texts [n, ...] -> [n, ...]; under `skip_blank_rows` in groups of
         equal height.
         """
         if not self.config.skip_blank_rows:

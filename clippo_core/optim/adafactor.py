@@ -1,11 +1,12 @@
 """big_vision's Adafactor: the second moment of a matrix as the product of its row and column means;
 bfloat16 momentum.
 
-    v_ij ~ row_i col_j / mean(row)        u = g / sqrt(v)        m = 0.9 m + 0.1 u        p -= multiplier (lr m + weight_decay p)
+    v_ij ~ row_i col_j / mean(row)        u = g / sqrt(v)
+    m = 0.9 m + 0.1 u                     p -= multiplier (lr m + weight_decay p)
 
 row and col are running means of g^2 (decay min(0.999, 1 - t^-0.8), t from 1) over the two largest
 dimensions of a parameter's *view*, where both are >= `min_dim_size_to_factor`; other dimensions are
-so many matrices (attention kernels: one a head). The rest keep v whole. A slice of a parameter
+so many matrices (attention kernels: one per head). The rest keep v whole. A slice of a parameter
 contributes to the sums where it lies, one small all-reduce completes them, and each rank updates
 its slice: the same result for whole parameters and for any shards. Not here: update clipping,
 learning rates relative to the parameter's size, debiasing; the reference uses none. Source:

@@ -1,7 +1,8 @@
 """The learning-rate schedule: reciprocal square root, with a linear warm-up before it and a linear
 cooldown at the end.
 
-    multiplier(s) = 1 / sqrt(1 + max(s - warmup, 0) / timescale) * min(1, s / warmup) * min(1, (total - s) / cooldown)
+    multiplier(s) = 1 / sqrt(1 + max(s - warmup, 0) / timescale)
+                    * min(1, s / warmup) * min(1, (total - s) / cooldown)
 
 A multiplier of whole update steps, weight decay included; not a learning rate. Source: big_vision
 utils.create_learning_rate_schedule, decay_type "rsqrt".

@@ -1,13 +1,16 @@
 """An optimizer over slices of parameters: whole parameters on one process, or the flat shard that
 ZeRO leaves to a rank.
 
-    parameter "w", [4, 6]   ████████▓▓▓▓▓▓▓▓▒▒▒▒▒▒▒▒        rank 1's Fragment("w", start=8, length=8, offset=...) of its flat shard
+    parameter "w", [4, 6]   ████████▓▓▓▓▓▓▓▓▒▒▒▒▒▒▒▒
+    rank 1's flat shard             ▓▓▓▓▓▓▓▓    Fragment("w", start=8, length=8, offset=...)
 
-Every step is   p -= multiplier * rate * (lr * u + weight_decay * p)   on each fragment, u being the subclass's direction, the decay
-on `decayed` only. Before that the gradient is clipped to a global norm; its square travels in the same, only all-reduce as
-whatever sums over shards the subclass needs. Gradients are taken as one flat tensor and parameters updated by foreach kernels, so
-that the number of launches does not grow with the number of parameters. The state is exported whole, by parameter name, and can be
-taken back by any other division into shards. It is not where gradients are averaged: the engines do that before.
+Every step is   p -= multiplier * rate * (lr * u + weight_decay * p)   on each fragment, u being the
+subclass's direction, the decay on `decayed` only. Before that the gradient is clipped to a global
+norm; the square of the norm travels in the same single all-reduce as whatever sums over shards the
+subclass needs. Gradients are taken as one flat tensor and parameters updated by foreach kernels, so
+that the number of launches does not grow with the number of parameters. The state is exported
+whole, by parameter name, and can be taken back by any other division into shards. The engines
+average the gradients before they come here.
 """
 
 from __future__ import annotations
