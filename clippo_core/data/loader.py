@@ -1,5 +1,5 @@
-"""Shards -> batches: the record of every place of every batch (`order`), read, decoded, drawn, and
-cut into ranks.
+"""Shards -> batches: the record of every place of every batch (`order`), read, decoded, rendered,
+and cut into ranks.
 
     batches(manifest, data, image_px=224, batch_pairs=10240, seed=0, text_encoder=Renderer(224),
             rank=r, world_size=n, steps=250_000)

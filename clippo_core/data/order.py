@@ -1,18 +1,21 @@
 """Which records stand in the batch of a step: a function of (seed, step), for any number of ranks
 and workers.
 
-    epoch e of a pool   =  all its records, in an order of (seed, e), a group's records spread evenly over it
-    stream of a pool    =  epoch 0, epoch 1, ... without a seam: a batch at the seam holds the last of one and the first of the next
-    window w            =  the stream's records for S steps, dealt to S batches so that no group, photo or text meets itself in a batch
+    epoch e of a pool   =  all its records, in an order of (seed, e),
+                           with the records of a group spread evenly over it
+    stream of a pool    =  epoch 0, epoch 1, ... without a seam: a batch at the seam
+                           holds the last of one and the first of the next
+    window w            =  the stream's records for S steps, dealt to S batches
+                           so that no group, photo or text meets itself in a batch
 
-Each record is thus drawn exactly once an epoch, none is dropped at its end and none is repeated,
+Each record is thus used exactly once per epoch, none is dropped at its end and none is repeated,
 and which batch of its window it falls into never depends on anything outside the window: step
 1,000,000 costs what step 0 costs. Photos and text pairs are two pools with a fixed number of places
 each in every batch; a group may have records in both.
 
 Dealing is edge colouring: groups and places are the nodes of a bipartite graph, records its edges,
-batches the colours. Each place holds one record a batch and no group has more than S records in a
-window, so a proper colouring exists (Kőnig), and alternating paths find it. It does not read files.
+batches the colours. Each place holds one record per batch and no group has more than S records in a
+window, so a proper colouring exists (Kőnig), and alternating paths find it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a pair is, which of a photo's captions an epoch takes, and how many text pairs a batch
 holds.
 
-    PhotoRecord   one photo, its captions                -> one pair (photo, a caption) an epoch
-    TextRecord    one sentence, its partners             -> one pair (sentence, a partner) an epoch
+    PhotoRecord   one photo, its captions                -> one pair (photo, a caption) per epoch
+    TextRecord    one sentence, its partners             -> one pair (sentence, a partner) per epoch
 
 Every choice is a function of (seed, epoch, key): no state, so any process can make it. It does not
 read files (`sources`), nor decide the order (`order`).

@@ -1,7 +1,9 @@
 """What the order of batches must know about every record of a shard, and where its bytes lie: plain
-arrays, one safetensors file a shard.
+arrays, one safetensors file per shard.
 
-    numbers-00000.tar  ─▶  numbers-00000.index      per record: kind, bytes of photo or first text, bytes of texts, hashes, group
+    numbers-00000.tar  ─▶  numbers-00000.index
+
+    per record: kind, bytes of photo or first text, bytes of texts, hashes, group
 
 Training reads these at its start and never lists a tar again. A foreign tar is indexed as it is,
 less what validation left out. An index holds no caption and no pixel, and says of which bytes it is

@@ -1,12 +1,12 @@
 """Validated records -> WebDataset tars, their indexes, and a manifest that is written last.
 
-    <root>/shards/numbers-00000.tar      00000000.png  00000000.json          a photo, its texts
-                                         00000001.first.txt  00000001.json    a sentence, its partners
-                  numbers-00000.index    where everything lies (`shard_index`)
-                  manifest.json          every file's size and sha256; without it there are no shards
+    <root>/shards/numbers-00000.tar     00000000.png  00000000.json         a photo, its texts
+                                        00000001.first.txt  00000001.json   a sentence, its partners
+                  numbers-00000.index   where everything lies (`shard_index`)
+                  manifest.json         size and sha256 of every file; the shards count only with it
 
-The json has key, source, texts, languages and group; `KEY.text.N.png`, by choice, is the Nth text's
-drawing (1 bit, ink black). Photos keep their bytes unless their short side is above the limit. The
+The json has key, source, texts, languages and group; `KEY.text.N.png`, by choice, is the Nth text
+rendered (1 bit, ink black). Photos keep their bytes unless their short side is above the limit. The
 same input gives the same bytes, so a shard that is already there with the right sha256 is kept: a
 killed run goes on where it stopped. Foreign tars are indexed where they lie, not copied.
 """

@@ -1,13 +1,16 @@
 """Embeddings of a whole data set, kept on disk chunk by chunk, so that an interrupted evaluation
 goes on where it was.
 
-    pictures, texts ─▶ chunks of 512 ─▶ on disk already? ─▶ blocks of 64 through the tower ─▶ float32 [n, d]
-    a chunk's file is named by sha256(weights, rendering, code, device, kind, the sha256 of every input in it)
+    pictures, texts ─▶ chunks of 512 ─▶ on disk already?
+                    ─▶ blocks of 64 through the tower ─▶ float32 [n, d]
+
+    name of a chunk's file = sha256(weights, rendering, code, device, kind,
+                                    the sha256 of every input in it)
 
 The tower always reads blocks of exactly 64 rows (the last one filled up), and chunks start at
 multiples of 64: the same matrix products whatever is asked for at once, so no digit depends on
 batch size, on chunks, or on where a run was killed. A changed picture or weight has another name,
-so nothing stale is ever read. It is not a metric, and it is not for training.
+so nothing stale is ever read.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ CHUNK = 512
 """Rows of one file on disk, a multiple of BLOCK."""
 
 Feature = Literal["embedding", "probe"]
-"""`embedding`: squash, the tower's unit embedding.  `probe`: squash to 256, central crop, the features before the head.
-"""
+"""`embedding`: squash, the tower's unit embedding.
+`probe`: squash to 256, central crop, the features before the head."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One evaluation under way: the model, its features on disk, and the result as it fills.
 
-    evaluate(name, ...) = load the checkpoint ─▶ finished before? return that ─▶ work(session) ─▶ write result.json last
+    evaluate(name, ...) = load the checkpoint ─▶ finished before? return that
+                        ─▶ work(session) ─▶ write result.json last
 
 All five evaluations run this way; one on several benchmarks does so per benchmark
 (`benchmarks.py`). The result is a function of weights, data, protocol and code; what takes time

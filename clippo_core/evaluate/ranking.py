@@ -1,11 +1,12 @@
 """Recall at k: at which rank does a query find its first right item?
 
-    rank = 1 + #(wrong items that score higher) + #(wrong items that score the same)          recall@k = share of queries with rank <= k
+    rank     = 1 + #(wrong items that score higher) + #(wrong items that score the same)
+    recall@k = share of queries with rank <= k
 
 Ties count against the query, so a collapsed tower scores 0 and not chance, and the share of queries
 with a tie is reported beside the recall. Scores are computed in float64 and rounded to float32, so
-that equal vectors tie, and no digit depends on how the matrix was cut into tiles. It is not recall
-in the sense of "share of all right items found": one right item in the first k is a hit.
+that equal vectors tie, and no digit depends on how the matrix was cut into tiles. One right
+item in the first k is a hit; this recall is not the share of all right items found.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def retrieval_ranks(
 
 
 def chance_recall(n_items: int, n_positives: np.ndarray | Sequence[int], k: int) -> float:
-    """Recall@k, 0..1, of a random order of n_items of which n_positives (a number a query) are
-    right: 1 - C(N-c, k) / C(N, k), averaged.
+    """Recall@k, 0..1, of a random order of n_items of which n_positives (one number per query)
+    are right: 1 - C(N-c, k) / C(N, k), averaged.
     """
     counts = np.asarray(n_positives, dtype=np.float64)
     missed = np.ones_like(counts)

@@ -1,6 +1,7 @@
 """One evaluation on disk: written, read back, skipped when it exists.
 
-    <folder>/result.json           EvalResult, a pure function of weights, data, protocol and code; written last: it is the commit
+    <folder>/result.json           EvalResult, a pure function of weights, data, protocol and code;
+                                   written last: it is the commit
              predictions.parquet   one row per example and metric, with its score (`scores.py`)
              examples.json         six hits and six misses per benchmark, as pictures
              timings.json          seconds; the only file that differs between two runs

@@ -22,7 +22,7 @@ class ContactItem:
     photo: str
     """Data URI, or empty for a text/text pair, whose first text is then `first_text`."""
     drawing: str
-    """Data URI of the drawn text."""
+    """Data URI of the rendered text."""
     text: str
     language: str = ""
     first_text: str = ""

@@ -1,8 +1,10 @@
 """What the report looks at itself: pairs out of the shards, their embeddings, the patch kernel;
 everything else it is given.
 
-    shards ─▶ a few hundred pairs ─▶ tower ─▶ two clouds and their gap;   patch kernel ─▶ components;   twelve pairs ─▶ contact sheet
-                                 └─▶ drawn, and cut into pieces by tokenizers ─▶ length of a text by language
+    shards ─▶ a few hundred pairs ┬▶ tower ─▶ two clouds and their gap
+                                  └▶ rendered, and cut by tokenizers ─▶ length of a text by language
+    patch kernel ─▶ components
+    twelve pairs ─▶ contact sheet
 
 These are pairs that the tower was trained on; nothing here is a benchmark number. What took a tower
 is kept as numbers in <root>/analysis.json, so that a second report of the same weights and shards

@@ -1,9 +1,11 @@
 """Tokenizer efficiency (the paper's Fig. 3): how long a text is in CLIPPO's patches and in
 SentencePiece tokens, by language.
 
-    rows     text rows that the layout fills × patches in a row     what a tower would read that skips blank rows
-    patches  16×16 patches with ink in them                         the least that any tower could read
-    NAME     pieces of the SentencePiece model NAME                 beside it the share of characters inside unknown pieces
+    rows     text rows that the layout fills × patches in a row:
+             what a tower would read that skips blank rows
+    patches  16×16 patches with ink in them: the least that any tower could read
+    NAME     pieces of the SentencePiece model NAME;
+             beside it the share of characters inside unknown pieces
 
 The unknown share decides whether a length means anything: without byte fallback a whole Thai
 sentence is one unknown piece, and looks short. Texts that the page cuts off are left out of every
@@ -104,7 +106,7 @@ def shorter_than(
 
 
 def lengths_table(lengths: Sequence[Lengths]) -> str:
-    """The numbers as text: one line a language, unknown shares in brackets."""
+    """The numbers as text: one line per language, unknown shares in brackets."""
     names = list(lengths[0].tokens) if lengths else []
     wide = {name: max(22, len(name) + 2) for name in names}
     head = f"{'language':<10}{'texts':>7}{'cut':>6}{'chars':>8}{'rows':>8}{'patches':>9}"
@@ -115,7 +117,10 @@ def lengths_table(lengths: Sequence[Lengths]) -> str:
             f"{f'{one.tokens[name]:.1f} ({one.unknown_share[name]:6.1%})':>{wide[name]}}"
             for name in names
         )
-        numbers = f"{one.n_texts:>7}{one.cut_texts:>6}{one.characters:>8.1f}{one.rows:>8.1f}{one.patches:>9.1f}"
+        numbers = (
+            f"{one.n_texts:>7}{one.cut_texts:>6}{one.characters:>8.1f}"
+            f"{one.rows:>8.1f}{one.patches:>9.1f}"
+        )
         lines.append(f"{one.language:<10}{numbers}{cells}")
     return "\n".join(lines)
 

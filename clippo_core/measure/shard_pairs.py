@@ -1,10 +1,10 @@
 """Records out of a run's shards, undecoded: the same few hundred for the same seed, from at most
 four tars.
 
-    shard indexes ─▶ which shards hold photos (or sentence pairs) ─▶ up to n records, read at their offsets
+    shard indexes ─▶ which shards hold photos (or sentence pairs)
+                  ─▶ up to n records, read at their offsets
 
-It is for looking at data (gap, lengths, contact sheet), not for training: `data/loader.py` deals
-batches.
+It is for looking at data (gap, lengths, contact sheet); `data/loader.py` makes training's batches.
 """
 
 from __future__ import annotations

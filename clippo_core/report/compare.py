@@ -1,7 +1,8 @@
 """Side by side: results of one or many checkpoints, the published numbers of the same metric, and
 chance; as a table and a figure.
 
-    metric | model | ours [95 % interval] | chance | n | published | difference | verdict | whose number, and where it was read
+    metric | model | ours [95 % interval] | chance | n | published | difference | verdict
+           | whose number, and where it was read
 
 A difference is judged (`within the interval`, `higher`, `lower`) only where the whole benchmark was
 scored: a partial or a demo's result stands beside a published number, but is said not to be

@@ -1,7 +1,8 @@
-"""What each box shows in the Flyte console: one HTML fragment a task, small, self-contained, with
-every foreign text escaped.
+"""What each task shows in the Flyte console: one HTML fragment per task, small, self-contained,
+with every foreign text escaped.
 
-    validation_deck(report) · render_deck(manifest, render) · training_deck(journal) · evaluation_deck(result, folder) · gate_deck(verdict)
+    validation_deck(report) · render_deck(manifest, render) · training_deck(journal)
+    evaluation_deck(result, folder) · gate_deck(verdict)
 
 A deck is uploaded whole at each publication, so its pictures are thumbnails. It knows no Flyte: the
 task makes the `Deck`.
@@ -57,10 +58,10 @@ def validation_deck(report: ValidationReport) -> str:
 def render_deck(
     manifest: Manifest, render: RenderConfig | None = None, samples: list[ContactItem] | None = None
 ) -> str:
-    """The shards in numbers, and a contact sheet: photo beside drawn text, as many scripts as there
+    """The shards in numbers, and a contact sheet: photo beside rendered text, as many scripts as there
     are.
 
-    `samples` are read out of the shards and drawn with `render` where None is given; without both
+    `samples` are read out of the shards and rendered with `render` where None is given; without both
     there is no contact sheet.
     """
     if samples is None and render is not None:

@@ -1,10 +1,11 @@
 """In what a run's settings differ from the paper's: field by field against the preset of the
 released configuration.
 
-    recipe_differences(presets.demo())[0] -> Difference("model.width", "128", "768", "Width of the transformer.")
+    recipe_differences(presets.demo())[0]
+    -> Difference("model.width", "128", "768", "Width of the transformer.")
 
-Paths, names, seeds and the cluster are left out: they say where, not how. It is not a list of what
-the paper leaves open; that is the README's.
+Paths, names, seeds and the cluster are left out: they say where, not how. What the
+paper leaves open is listed in the README.
 """
 
 from __future__ import annotations

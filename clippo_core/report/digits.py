@@ -1,9 +1,10 @@
 """How numbers are written for people: enough digits to see a difference, none that the measurement
 does not carry.
 
-    share(74.3219) -> "74.3"    count(10240) -> "10,240"    value(0.00071234) -> "0.000712"    duration(3725) -> "1 h 02 min"
+    share(74.3219) -> "74.3"            count(10240) -> "10,240"
+    value(0.00071234) -> "0.000712"     duration(3725) -> "1 h 02 min"
 
-It is not for files that a program reads: those keep every digit.
+Files that a program reads keep every digit.
 """
 
 from __future__ import annotations

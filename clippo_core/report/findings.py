@@ -1,7 +1,8 @@
 """What the report measured itself, as lines of a table: each with what guessing or nothing would
 give, its n and where it comes from.
 
-    modality gap | cosine of a pair | linear separability | patch kernel | patches against tokens, by each definition of a length
+    modality gap | cosine of a pair | linear separability | patch kernel
+    patches against tokens, by each definition of a length
 
 It measures nothing: numbers come from `gather.py`, published ones from whoever asks. Metrics of
 evaluations stand in `rows.py`.

@@ -1,7 +1,8 @@
 """The page on which a training run is watched: small, self-refreshing, made again every few seconds
 beside the journal.
 
-    step 412 of 730 ▓▓▓▓▓▓▓░░░░░   loss · learning rate · logit scale · positive against mean negative similarity · pairs per second
+    step 412 of 730 ▓▓▓▓▓▓▓░░░░░   loss · learning rate · logit scale
+    positive against mean negative similarity · pairs per second
 
 It must not hold up training, so the curves are hand-made SVG polylines over at most POINTS buckets
 of steps (mean, and for the loss the range, so that a spike stays visible): under 100 ms for 10,000
@@ -86,9 +87,9 @@ def training_page(
     name = html.escape(title)
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}<meta name="viewport"'
-        f' content="width=device-width,initial-scale=1"><title>{digits.count(done)}/{digits.count(total_steps)}'
-        f' {name}</title><style>{PAGE_CSS}</style></head><body><main class="page"><h1>{name}</h1><p'
-        f' class="soft">Written {stamp};'
+        f' content="width=device-width,initial-scale=1"><title>'
+        f"{digits.count(done)}/{digits.count(total_steps)} {name}</title><style>{PAGE_CSS}</style></head>"
+        f'<body><main class="page"><h1>{name}</h1><p class="soft">Written {stamp};'
         f" {state}.</p>{training_charts(records, total_steps)}</main></body></html>\n"
     )
 

@@ -1,7 +1,8 @@
 """The report of a run: one HTML file that needs nothing else, neither network nor folder, and says
 first what matters.
 
-    what was run, on what, with which verdict  ─▶  all numbers  ─▶  training  ─▶  pictures  ─▶  data  ─▶  recipe  ─▶  provenance
+    what was run, on what, with which verdict ─▶ all numbers ─▶ training ─▶ pictures
+    ─▶ data ─▶ recipe ─▶ provenance
 
 Every number stands with its n, its interval where there is one, and what guessing gives; what
 failed or was not run says why. It computes no metric and decides nothing.

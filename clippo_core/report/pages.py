@@ -1,7 +1,8 @@
-"""Templates to HTML: every value is escaped, for captions, file names and error messages come from
-outside.
+"""Templates to HTML: every value is escaped, because captions, file names and error messages come
+from outside.
 
-    fragment("expectations", report=report) -> Markup          deck(fragment, …) -> str for the Flyte console
+    fragment("expectations", report=report) -> Markup
+    deck(fragment, …) -> str for the Flyte console
 
 Only three things enter unescaped, all made by this package: a Figure's svg, the training curves
 (`live.py`) and the stylesheet. Layout stands in `templates/`.

@@ -1,10 +1,10 @@
 """Pictures made of pixels, as PNG or JPEG data URIs inside the page: contact sheets, hits and
 misses, the patch kernel's components.
 
-    contact item = photo beside its drawn text:   [ photo ][ drawing ]   caption, language
+    contact item = photo beside its rendered text:   [ photo ][ drawing ]   caption, language
 
-A data URI that comes from a file is let through only if it is a picture and nothing else. It is not
-for curves (`figures.py`).
+A data URI that comes from a file is let through only if it is a picture and nothing else. Curves
+are in `figures.py`.
 """
 
 from __future__ import annotations

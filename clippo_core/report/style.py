@@ -26,12 +26,12 @@ def _variables(colours: tuple[str, ...]) -> str:
 
 
 _LIGHT = (
-    "--ground:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--panel:#f5f7f9;--good:#00704f;--bad:#b3261e;--warn:#855400;"
-    + _variables(SERIES)
+    "--ground:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--panel:#f5f7f9;"
+    "--good:#00704f;--bad:#b3261e;--warn:#855400;" + _variables(SERIES)
 )
 _DARK = (
-    "--ground:#15181c;--ink:#e6e9ec;--soft:#a0a8b1;--line:#3a4149;--panel:#1e2328;--good:#4fcf9f;--bad:#ff8a80;--warn:#f0b44c;"
-    + _variables(SERIES_DARK)
+    "--ground:#15181c;--ink:#e6e9ec;--soft:#a0a8b1;--line:#3a4149;--panel:#1e2328;"
+    "--good:#4fcf9f;--bad:#ff8a80;--warn:#f0b44c;" + _variables(SERIES_DARK)
 )
 _TYPE = (
     'background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe'
@@ -41,13 +41,15 @@ _TYPE = (
 PARTS_CSS = """
 .page *{box-sizing:border-box}
 .page h1{font-size:1.75rem;line-height:1.2;margin:0 0 .3em}
-.page h2{font-size:1.3rem;line-height:1.3;margin:2.2em 0 .5em;padding-top:.6em;border-top:1px solid var(--line)}
+.page h2{font-size:1.3rem;line-height:1.3;margin:2.2em 0 .5em;padding-top:.6em;\
+border-top:1px solid var(--line)}
 .page h3{font-size:1.08rem;margin:1.6em 0 .4em}
 .page h4{font-size:.95rem;margin:1.1em 0 .3em}
 .page p{margin:.5em 0}
 .soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .small{font-size:.85rem}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px 24px;margin:18px 0}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px 24px;\
+margin:18px 0}
 .chart{margin:0}
 .chart figcaption{font-size:.9rem;font-weight:600}
 .chart figcaption span{font-weight:400;color:var(--soft)}
@@ -58,7 +60,8 @@ PARTS_CSS = """
 .figure p{font-size:.85rem;color:var(--soft);margin:.2em 0}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:4px 28px}
 .figures .figure{margin:.7em 0;min-width:0}.figures .figure.wide{grid-column:1/-1}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;margin:16px 0;padding:0}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px;\
+margin:16px 0;padding:0}
 .facts div{background:var(--panel);border-radius:6px;padding:8px 12px}
 .facts dt{font-size:.8rem;color:var(--soft)}
 .facts dd{margin:0;font-size:1.1rem;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
@@ -66,30 +69,37 @@ PARTS_CSS = """
 .scroll{overflow-x:auto;margin:.8em 0}
 .page table{border-collapse:collapse;width:100%;font-size:.9rem;line-height:1.35}
 .page caption{text-align:left;font-size:.85rem;color:var(--soft);padding-bottom:.4em}
-.page th,.page td{padding:5px 10px 5px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+.page th,.page td{padding:5px 10px 5px 0;text-align:left;vertical-align:top;\
+border-bottom:1px solid var(--line)}
 .page thead th{font-size:.8rem;color:var(--soft);font-weight:600;vertical-align:bottom}
 .page .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-right:16px}
 .page tbody th{font-weight:400}
 .page td.num .small{white-space:normal}
 .metrics{min-width:760px;table-layout:fixed}
-.metrics th:nth-child(1){width:27%}.metrics th:nth-child(2){width:15%}.metrics th:nth-child(3){width:11%}
+.metrics th:nth-child(1){width:27%}.metrics th:nth-child(2){width:15%}\
+.metrics th:nth-child(3){width:11%}
 .metrics th:nth-child(4){width:19%}.metrics th:nth-child(5){width:9%}
 .page tr.group th{padding-top:1.3em;font-weight:600;border-bottom-color:var(--soft)}
 .page tr.group p{font-weight:400;margin:.2em 0}
 .page code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
-.badge{display:inline-block;border:1px solid currentColor;border-radius:4px;padding:0 6px;font-size:.78rem;line-height:1.5;
+.badge{display:inline-block;border:1px solid currentColor;border-radius:4px;padding:0 6px;\
+font-size:.78rem;line-height:1.5;
 color:var(--warn);font-weight:600;white-space:nowrap}
-.note{border-left:4px solid var(--series-1);background:var(--panel);padding:8px 14px;margin:14px 0;border-radius:0 6px 6px 0}
+.note{border-left:4px solid var(--series-1);background:var(--panel);padding:8px 14px;\
+margin:14px 0;border-radius:0 6px 6px 0}
 .note.isbad{border-color:var(--bad)}.note.isgood{border-color:var(--good)}
-.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:16px 20px;margin:14px 0}
+.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:16px 20px;\
+margin:14px 0}
 .pair{margin:0;font-size:.85rem;line-height:1.35;break-inside:avoid;min-width:0}
 .pair .pictures{display:flex;gap:4px;align-items:flex-start;flex-wrap:wrap;margin-bottom:4px}
 .pair img{display:block;width:calc(50% - 2px);height:auto;border-radius:3px;background:#7f7f7f}
 .pair .pictures.single img{width:60%}
 .pair img.drawn{image-rendering:pixelated}
-.pair .first{width:calc(50% - 2px);background:var(--panel);padding:6px;border-radius:3px;overflow-wrap:anywhere}
+.pair .first{width:calc(50% - 2px);background:var(--panel);padding:6px;border-radius:3px;\
+overflow-wrap:anywhere}
 .pair bdi{overflow-wrap:anywhere}.page td bdi,.page th bdi{overflow-wrap:break-word}
-.pair dl{display:grid;grid-template-columns:auto 1fr;gap:0 8px;margin:0}.pair dt{color:var(--soft)}.pair dd{margin:0;min-width:0}
+.pair dl{display:grid;grid-template-columns:auto 1fr;gap:0 8px;margin:0}.pair dt{color:var(--soft)}\
+.pair dd{margin:0;min-width:0}
 .bar{display:block;height:9px;background:var(--series-1);min-width:1px;margin-top:5px}
 .page details{margin:.6em 0}.page summary{cursor:pointer;color:var(--series-1)}
 """
@@ -100,10 +110,13 @@ PAGE_CSS = f"""
 @media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}
 body{{margin:0;{_TYPE}}}
 main{{max-width:1040px;margin:0 auto;padding:24px 20px 64px}}
-nav{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.9rem;margin:.8em 0}}nav a{{color:var(--series-1)}}
-@media print{{:root{{color-scheme:light;{_LIGHT}}}html{{font-size:11px}}body{{font-size:1rem}}main{{max-width:none;padding:0}}
+nav{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.9rem;margin:.8em 0}}\
+nav a{{color:var(--series-1)}}
+@media print{{:root{{color-scheme:light;{_LIGHT}}}html{{font-size:11px}}body{{font-size:1rem}}\
+main{{max-width:none;padding:0}}
 nav{{display:none}}
-h2,h3,h4{{break-after:avoid}}tr,.pair,.figure{{break-inside:avoid}}.page *{{print-color-adjust:exact}}.scroll{{overflow:visible}}}}
+h2,h3,h4{{break-after:avoid}}tr,.pair,.figure{{break-inside:avoid}}\
+.page *{{print-color-adjust:exact}}.scroll{{overflow:visible}}}}
 {PARTS_CSS}"""
 """A page of its own: light or dark as the reader's system is, light on paper. Its <main> has class
 `page`."""

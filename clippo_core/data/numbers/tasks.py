@@ -4,9 +4,10 @@ layouts.
     SST-2   is the number even?                       "forty-two" -> 1
     CoLA    is the name well formed?                  "forty-two" -> 1, "two-forty" -> 0
     RTE     is the first number the larger one?       "sixty" | "achtzehn" -> entailment
-    MNLI    larger, about equal, or smaller?          by 25 or more / within 10; matched: en ja digits; mismatched: de, ar
+    MNLI    larger, about equal, or smaller?          by 25 or more / within 10;
+                                                      matched: en ja digits; mismatched: de ar
     QNLI    does the sentence answer yes?             "over 50?" | "ninety" -> entailment
-    MRPC    same ten (smaller number first)?          "41" | "forty-eight" -> 1; negatives are 30 or more apart
+    MRPC    same ten (smaller number first)?          "41" | "forty-eight" -> 1; negatives: 30 or more
     QQP     at most 9 apart (smaller first)?          otherwise 40 or more apart
     STS-B   closeness (smaller first):                5 * (1 - difference / 99)
 

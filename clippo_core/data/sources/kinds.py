@@ -1,6 +1,7 @@
 """Every source of pairs behind one call: SourceConfig in, records out, in the file's order.
 
-    read_source(SourceConfig("karpathy", "dataset_coco.json", images="coco", split="train")) ─▶ PhotoRecord, PhotoRecord, ...
+    read_source(SourceConfig("karpathy", "dataset_coco.json", images="coco", split="train"))
+    ─▶ PhotoRecord, PhotoRecord, ...
 
 The table of kinds is `_read`. An entry that breaks its format comes out as a record with a
 `problem`.

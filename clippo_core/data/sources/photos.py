@@ -1,8 +1,11 @@
 """Photos with captions, from the benchmarks' own annotation files.
 
-    Karpathy   {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...]}]}    dataset_coco.json
-    COCO       {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}    captions_train2017.json
-    XM3600     one line a photo: {"image/key", "en": {"caption": [...]}, "de": {...}, ...}    captions.jsonl
+    Karpathy   dataset_coco.json
+               {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...]}]}
+    COCO       captions_train2017.json
+               {"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}
+    XM3600     captions.jsonl, one line per photo
+               {"image/key", "en": {"caption": [...]}, "de": {...}, ...}
 
 Two fields are ours, and optional: `group` of a Karpathy image or an XM3600 line (records of one
 group never meet in one batch), and `language` of a Karpathy sentence. An entry that is not as its

@@ -1,8 +1,9 @@
 """Text -> sentences, by a small rule that anybody can run on paper.
 
-    A line end ends a sentence. Within a line, one of . ! ? … (and closing quotes or brackets after it) ends a sentence if white space and
-    then a capital, a digit or an opening quote follow; and 。！？ end one by themselves. Not after a known abbreviation (Mr. Dr. e.g. ...),
-    a single capital (J. Smith), or where the next word starts in lower case.
+    A line end ends a sentence. Within a line, one of . ! ? … (and closing quotes or brackets after
+    it) ends a sentence if white space and then a capital, a digit or an opening quote follow; and
+    。！？ end one by themselves. Not after a known abbreviation (Mr. Dr. e.g. ...), a single capital
+    (J. Smith), or where the next word starts in lower case.
 
 The paper does not say how it split C4; for English and similar web text this rule is close enough.
 """

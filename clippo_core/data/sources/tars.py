@@ -1,7 +1,8 @@
 """WebDataset tars by random access: which members a record has, and where each lies, so that a
 record is one `pread`.
 
-    000012.jpg 000012.txt 000012.json  ─▶  Entry("000012", {"jpg": (offset, size), "txt": ..., "json": ...})
+    000012.jpg 000012.txt 000012.json
+    ─▶ Entry("000012", {"jpg": (offset, size), "txt": ..., "json": ...})
 
 A record's key is its members' name up to the first dot of the last part, and its members stand one
 after the other (webdataset's own rule). Only regular files count: links and devices are passed

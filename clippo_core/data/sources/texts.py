@@ -1,9 +1,12 @@
 """Text/text pairs: consecutive sentences, and translations.
 
-    sentences   one sentence a line; lines 1 and 2 are a pair, 3 and 4, ...; an empty line ends a document
-    c4          json lines with a `text` (C4's own files): sentences 1 and 2 of a document, 3 and 4, ...
+    sentences   one sentence per line; lines 1 and 2 are a pair, 3 and 4, ...;
+                an empty line ends a document
+    c4          json lines with a `text` (C4's own files):
+                sentences 1 and 2 of a document are a pair, 3 and 4, ...
     moses       two files, line n of one translates line n of the other
-    tsv         first, second · or first language, second language, first, second · a fifth column is the record's group
+    tsv         first, second · or first language, second language, first, second;
+                a fifth column is the record's group
 
 Each sentence is used once; a last one without partner is left out. A line that is not as its format
 says becomes a record with a `problem`, which validation names and counts. How text is split into

@@ -3,7 +3,7 @@ or the whole run stops.
 
     facts (tables) ─▶ Great Expectations ─┬▶ report: expectation, checked, failed, three worst rows
                                           ├▶ excluded: id -> reason
-                                          └▶ DataError, naming rows, where more than data.max_bad_share would be lost
+                                          └▶ DataError, naming rows, above data.max_bad_share
 
 An expectation either says what is usable (breaking it excludes the record, or that one text of it)
 or only counts (texts that the page cuts off, missing glyphs, a photo that comes twice). A record

@@ -1,8 +1,10 @@
-"""The facts that validation judges: one row a record, one row a text, as plain columns. It
+"""The facts that validation judges: one row per record, one per text, as plain columns. It
 measures; `expectations` judges.
 
-    records   id, source, problem, is_repeated, is_photo, photo_problem, short_side_px, sha256, n_texts, evaluated_in
-    texts     id (`<record>#<n>`, or `#first`), language, is_text, is_blank, characters, is_repeated, is_cut, has_missing_glyph
+    records   id, source, problem, is_repeated, is_photo, photo_problem, short_side_px, sha256,
+              n_texts, evaluated_in
+    texts     id (`<record>#<n>`, or `#first`), language, is_text, is_blank, characters,
+              is_repeated, is_cut, has_missing_glyph
     census    rows used, share of texts cut off, share with a missing glyph, by language
 
 Every photo is read and decoded once, by as many threads as there are cores.

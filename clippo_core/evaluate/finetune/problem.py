@@ -1,9 +1,10 @@
 """What is fine-tuned: a tower with a new two-layer head, and the problem that it learns.
 
-    outputs = W2 act(W1 pooled + b1) + b2            pooled: the tower's features before its contrastive head
+    outputs = W2 act(W1 pooled + b1) + b2
+    pooled  = the tower's features before its contrastive head
 
-VQA and GLUE are a `Problem` each: inputs, per-example loss, score. It is not the training of it
-(`trial.py`), and knows nothing of questions, sentences or metrics.
+VQA and GLUE are a `Problem` each: inputs, per-example loss, score. `trial.py` trains it. Nothing
+here knows of questions, sentences or metrics.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 from clippo_core.models import Tower
 
 CACHE_BYTES = 2**30
-"""Encoded texts up to this size are kept in memory: 170,000 drawings at 224 px."""
+"""Encoded texts up to this size are kept in memory: 170,000 rendered texts at 224 px."""
 
 
 @dataclass(frozen=True)

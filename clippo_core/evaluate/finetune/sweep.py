@@ -3,7 +3,7 @@ examples reported.
 
 Everything random is a function of (seed, problem, trial, epoch), and a finished trial is a file, so
 a killed sweep goes on from there to the same bytes. The number of trials belongs beside every score
-that was chosen this way. It is not the training (`trial.py`).
+that was chosen this way. `trial.py` trains.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """One trial of a fine-tuning: AdamW on every parameter, a rate that rises and falls linearly, and a
 state that survives a kill.
 
-    rate(step) = lr * (step / warm-up, then (total - step) / (total - warm-up));   the head's times head_lr_multiplier
+    rate(step) = lr * (step / warm-up, then (total - step) / (total - warm-up))
+    the head's rate is head_lr_multiplier times that
 
 A trial reports its last epoch, as BERT's protocol does, or its best one where `patience_epochs`
 stops it early. The order of the examples is a function of (seed, epoch), so a trial that is killed
-goes on from its last saved epoch to the same bytes. There is no dropout, for the tower has none. It
+goes on from its last saved epoch to the same bytes. There is no dropout: the tower has none. It
 runs on every rank of a process group; it does not choose between trials (`finetune.py`).
 """
 

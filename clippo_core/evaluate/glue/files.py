@@ -1,7 +1,9 @@
 """GLUE's files: the official TSVs, quirks included, and Hugging Face's parquet.
 
-    <root>/CoLA/train.tsv, dev.tsv            <root>/MNLI/train.tsv, dev_matched.tsv, dev_mismatched.tsv         official names
-    <root>/cola/train-*.parquet, validation-*.parquet, mnli/validation_matched-*.parquet                         Hugging Face's
+    official names    <root>/CoLA/train.tsv, dev.tsv
+                      <root>/MNLI/train.tsv, dev_matched.tsv, dev_mismatched.tsv
+    Hugging Face's    <root>/cola/train-*.parquet, validation-*.parquet
+                      <root>/mnli/validation_matched-*.parquet
 
 TSVs are split at tabs and line feeds alone: quotes are ordinary characters, and so are U+2028 and
 U+0085. A byte order mark is dropped; columns are found by name, and by position where the header is

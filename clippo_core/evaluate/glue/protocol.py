@@ -1,15 +1,17 @@
-"""GLUE as pixels: the sentences of an example drawn on one canvas, the whole tower fine-tuned, nine
-numbers and their mean.
+"""GLUE as pixels: the sentences of an example rendered on one canvas, the whole tower fine-tuned,
+nine numbers and their mean.
 
-    "first [SEP] second" ─▶ canvas (or tokens, for the towers that read tokens) ─▶ pooled ─▶ Linear, tanh, Linear ─▶ class or score
+    "first [SEP] second" ─▶ canvas (tokens, for the towers that read tokens) ─▶ pooled
+                         ─▶ Linear, tanh, Linear ─▶ class or score
 
-    glue/mnli_m_accuracy  mnli_mm_accuracy  qqp_f1  qnli_accuracy  sst2_accuracy  cola_matthews  stsb_spearman  mrpc_f1  rte_accuracy
+    glue/mnli_m_accuracy  mnli_mm_accuracy  qqp_f1  qnli_accuracy  sst2_accuracy
+         cola_matthews  stsb_spearman  mrpc_f1  rte_accuracy
     glue/average          the plain mean of the nine, only where all nine are there
 
 Sources: the paper, section 4.3 and its README's tables; BERT's protocol (batch 32, 3 epochs, best
 of several learning rates on dev). The hidden width of the head (the tower's), tanh (BERT's pooler)
-and the separator are choices where the paper's text could not be read. It is not the benchmark's
-server: dev sets are scored, and chosen on, as the paper does.
+and the separator are choices where the paper's text could not be read. Dev sets are
+scored, and chosen on, as the paper does; the benchmark's server is not asked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One task of GLUE made ready: its rows, the problem that is fine-tuned on them, and the score that
 needs no reading.
 
-    classes   cross entropy, argmax        STS-B   squared error of the standardised score (a rank correlation knows no unit)
+    classes   cross entropy, argmax
+    STS-B     squared error of the standardised score (a rank correlation knows no unit)
 
 The files are read in `glue_files.py`; scores, intervals and flags are `glue.py`'s.
 """
@@ -120,7 +121,7 @@ def predictions(task: GlueTask, outputs: np.ndarray) -> np.ndarray:
 
 
 def texts(rows: Rows, config: GlueConfig) -> list[str]:
-    """What is drawn for each example."""
+    """What is rendered for each example."""
     if not rows.second:
         return rows.first
     return [

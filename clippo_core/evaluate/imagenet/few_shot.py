@@ -1,6 +1,7 @@
-"""Linear probes on k pictures a class: fewshot_lsr of big_vision.
+"""Linear probes on k pictures per class: fewshot_lsr of big_vision.
 
-    x = features before the head, of the squashed and centrally cropped picture;   k shots a class by seed 0, 1, 2
+    x = features before the head, of the squashed and centrally cropped picture
+    k shots per class, chosen by seed 0, 1, 2
     argmax of a ridge regression to +-1 targets on (whitened x, 100), l2 = 2^10, in closed form
 
 The reference draws from the first 65,000 training pictures in the order of TFDS; here the pool is

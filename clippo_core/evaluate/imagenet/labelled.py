@@ -1,4 +1,4 @@
-"""Pictures with a class each, as benchmarks come: a folder a class, Hugging Face parquet, or tars.
+"""Pictures with a class each, as benchmarks come: folders by class, Hugging Face parquet, or tars.
 
     <uri>/<class>/<file>              ImageFolder: the class is the folder's name
     <uri>/*.parquet                   columns `image` (struct with `bytes`, or bytes) and `label` (int)

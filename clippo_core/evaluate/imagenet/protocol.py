@@ -1,6 +1,7 @@
 """ImageNet-1k: zero-shot with an ensemble of prompts, and few-shot linear probes (`few_shot.py`).
 
-    class = unit(mean over templates of unit(tower("a photo of a tench")))          prediction = argmax_c <image, class_c>
+    class      = unit(mean over templates of unit(tower("a photo of a tench")))
+    prediction = argmax_c <image, class_c>
 
 big_vision evaluators/proj/image_text/discriminative_classifier.py: canonical names and prompts, the
 first alias, pictures squashed to the tower's size. Two classes of one name can't be told apart; the

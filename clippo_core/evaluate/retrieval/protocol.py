@@ -6,7 +6,7 @@
 big_vision evaluators/proj/image_text/retrieval.py: every caption counts, not the first five;
 pictures squashed to the tower's size. The published numbers are of Karpathy's test split (5,000 and
 1,000 images); another number of images is refused, or partial. Karpathy's json and COCO's own are
-read. It is not recall in the sense of "share of the five captions found".
+read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """VQAv2's questions made ready: what is trained on, chosen on and answered; vocabulary, soft
 targets and the prior to beat.
 
-    other files to answer      train ─▶ train, asked ─▶ scored (and chosen on), or only answered where they have no annotations
-    one file for both          split by photo: no photo is on both sides
+    other files to answer   train ─▶ train, asked ─▶ scored (and chosen on),
+                            or only answered where they have no annotations
+    one file for both       split by photo: no photo is on both sides
 
 What was trained on is never scored. The files themselves are read in `vqa_files.py`.
 """
@@ -35,7 +36,7 @@ class VqaData:
     targets: list[dict[int, float]]
     """Of each training question: class -> soft target; none is empty."""
     n_unanswerable: int
-    """Training questions left out, for no answer of theirs is in the vocabulary."""
+    """Training questions left out, because no answer of theirs is in the vocabulary."""
     dev: list[Question]
     """Questions that trials and epochs are chosen on: the scored ones, or a part held out of
     training where those have no answers."""

@@ -1,8 +1,10 @@
 """VQAv2's official files: questions, annotations, pictures, and the results file of its server; the
 answer vocabulary and targets.
 
-    {"questions": [{"question_id", "image_id", "question"}]}         {"annotations": [{"question_id", "image_id", "question_type",
-    results: [{"question_id", "answer"}]                               "answer_type", "multiple_choice_answer", "answers": [{"answer"}]}]}
+    questions     {"questions": [{"question_id", "image_id", "question"}]}
+    annotations   {"annotations": [{"question_id", "image_id", "question_type", "answer_type",
+                                    "multiple_choice_answer", "answers": [{"answer"}]}]}
+    results       [{"question_id", "answer"}]
 
 A class is an answer that enough questions have; a target is the score that answering it would get.
 It scores nothing itself (`vqa_text.py` has the accuracy) and trains nothing (`vqa.py`).

@@ -1,8 +1,9 @@
 """The pictures of a fine-tuning, decoded and squashed once, then read as often as the epochs want.
 
-    {image_id: address} ─▶ uint8 [n, 3, px, px] in memory, or above MEMORY_BYTES in an unnamed temporary file ─▶ batch by image_id
+    {image_id: address} ─▶ uint8 [n, 3, px, px] ─▶ batch by image_id
 
-It is not for pretraining, whose shards stream (`data/loader.py`).
+The array is in memory, or above MEMORY_BYTES in an unnamed temporary file. Pretraining streams its
+shards instead (`data/loader.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""VQAv2: the question drawn with the photo, one of the frequent answers chosen, official accuracy.
+"""VQAv2: the question rendered with the photo, one of the frequent answers chosen, official score.
 
-    photo + drawn question ─▶ pooled ─▶ Linear, GELU, Linear ─▶ one logit an answer;   loss: BCE with soft targets, summed over answers
+    photo + rendered question ─▶ pooled ─▶ Linear, GELU, Linear ─▶ one logit per answer
+    loss: BCE with soft targets, summed over answers
 
     vqav2/overall   vqav2/yes_no   vqav2/number   vqav2/other   vqav2/question_type/<first words>
 
@@ -89,7 +90,7 @@ def _evaluate(session: Session) -> None:
 
 
 class Canvas:
-    """Photos with their questions drawn in, as the tower sees them."""
+    """Photos with their questions rendered in, as the tower sees them."""
 
     def __init__(self, config: VqaConfig, data: VqaData, model: Clippo, image_px: int) -> None:
         self._compose = question_overlay if config.question_place == "overlay" else question_above

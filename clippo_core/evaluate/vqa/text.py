@@ -1,12 +1,13 @@
 """VQAv2's official accuracy of one answer, with the official evaluator's normalisation of texts,
 quirks included.
 
-    accuracy = mean over the ten 9-subsets of the human answers of min(matches / 3, 1)  =  0, .3, .6, .9, 1  for 0, 1, 2, 3, >= 4 matches
+    accuracy = mean over the ten 9-subsets of the human answers of min(matches / 3, 1)
+             = 0, .3, .6, .9, 1 for 0, 1, 2, 3, >= 4 matches
 
 Answers are normalised only where the ten are not all the same string: against ten times "Yes", the
 answer "yes" scores 0. That, and every other quirk below, is what the official scores contain
 (GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py, BSD-2-Clause; the table of
-contractions holds its facts in another form). It is not a general text normaliser.
+contractions holds its facts in another form).
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ NUMBERS = {"none": "0"} | {word: str(value) for value, word in enumerate(_NUMBER
 ARTICLES = ("a", "an", "the")
 
 _CONTRACTED = """
-'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
-how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock oughtn't shan't
-she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
-something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've
-weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't
+hadn't've hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am
+might've mightn't mightn't've must've mustn't needn't not've o'clock oughtn't shan't she'd've
+should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
+someone'll someone's something'd something'd've something'll that's there'd there'd've there're
+there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll what're what's
+what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
 would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
 CONTRACTIONS = {

@@ -1,8 +1,10 @@
 """Crossmodal-3600: retrieval in each of 36 languages on its own, and the unweighted mean over the
 languages.
 
-    per language   3,600 images x that language's captions, recall@1, 5, 10 both ways (`ranking.py`); images are embedded once
-    mean           (1 / languages) sum of the languages' recalls; a mean over captions would weigh languages by their number
+    per language   3,600 images x that language's captions, recall@1, 5, 10 both ways
+                   (`ranking.py`); images are embedded once
+    mean           (1 / languages) sum of the languages' recalls;
+                   a mean over captions would weigh languages by their number
 
 All captions of an image count, any of which is a hit; or only the first (`which_captions`), as some
 tools do: the two are not comparable, and the protocol says which it was. Never one gallery over all
