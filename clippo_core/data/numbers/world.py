@@ -45,7 +45,36 @@ TRAIN_DIGITS = 1437
 LANGUAGES = ("en", "de", "ja", "ar")
 """Languages of pretraining."""
 XM_LANGUAGES = tuple(
-    ["ar", "bn", "cs", "da", "de", "en", "es", "fa", "fi", "fr", "he", "hu", "id", "it", "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "te", "th", "tr", "uk", "vi"]
+    [
+        "ar",
+        "bn",
+        "cs",
+        "da",
+        "de",
+        "en",
+        "es",
+        "fa",
+        "fi",
+        "fr",
+        "he",
+        "hu",
+        "id",
+        "it",
+        "ja",
+        "ko",
+        "nl",
+        "no",
+        "pl",
+        "pt",
+        "ro",
+        "ru",
+        "sv",
+        "te",
+        "th",
+        "tr",
+        "uk",
+        "vi",
+    ]
 )  # noqa: SIM905  thirty quoted codes read worse
 """The languages of XM3600 in which num2words counts."""
 PICTURES_PER_NUMBER, POOL_PER_DIGIT, VQA_TRAIN_PICTURES = 80, 50, 600
