@@ -1,10 +1,12 @@
-"""What does leaving out trailing blank rows of drawn text cost, and what does it save? An ablation
-on the demo world.
+"""What does leaving out trailing blank rows of rendered text cost, and what does it save? An
+ablation on the demo world.
 
-    python benchmarks/blank_rows.py [--seeds 0 1]                two trainings a seed, about 2 minutes each on two idle cores
+    python benchmarks/blank_rows.py [--seeds 0 1]
+
+Two trainings per seed, about 2 minutes each on two idle cores.
 
 The demo's preset is trained as it is and with `model.skip_blank_rows`; retrieval of its 100
-held-out pictures and zero-shot digits as the demo measures them, with 95 % intervals. Pairs a
+held-out pictures and zero-shot digits as the demo measures them, with 95 % intervals. Pairs per
 second: the training step alone, both ways in turn on the same batches in this process, at the
 demo's page of 4 rows and on pages of 14 rows with the same tower. A training that is already there
 is not made again. Writes benchmarks/out/robustness/blank_rows.json and .md; the plain trainings are

@@ -1,12 +1,12 @@
 """What do cached gradients cost: time per pair at a large global batch in chunks, over one plain
 pass of a chunk's size?
 
-    python benchmarks/cached.py                                                        CPU: a small tower, 512 pairs
-    python benchmarks/cached.py --tower B/16 --pairs 10240 --chunk 512 [--compile]     GPU
+    python benchmarks/cached.py     CPU: a small tower, 512 pairs
+    python benchmarks/cached.py --tower B/16 --pairs 10240 --chunk 512 [--compile]   GPU
 
 Expected from FLOPs alone: 1.334, one more forward pass. Inputs stay on the device between the
 passes. Also open_clip's way with the same chunks (its --accum-freq loop computes the whole loss
-once a chunk, and multiplies the logit scale's gradient by their number).
+once per chunk, and multiplies the logit scale's gradient by their number).
 """
 
 from __future__ import annotations

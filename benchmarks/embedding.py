@@ -1,9 +1,9 @@
-"""How many texts and images does CLIPPO B/16 embed in a second, beside open_clip's ViT-B-16, on
+"""How many texts and images does CLIPPO B/16 embed per second, beside open_clip's ViT-B-16, on
 this machine in one run?
 
     python benchmarks/embedding.py [--device cuda] [--precision bfloat16] [--n 256]
 
-From str and PIL image to numpy rows: drawing or tokenizing, resizing, tower. Both towers have
+From str and PIL image to numpy rows: rendering or tokenizing, resizing, tower. Both towers have
 random weights, which cost the same as trained ones. The two take turns, so that a busy machine
 disturbs both; the best of the rounds counts. CLIPPO reads 196 patches for a text; open_clip's text
 tower is smaller (512 wide) and reads 77 tokens with a causal mask, so texts are where CLIPPO has to
@@ -29,28 +29,10 @@ from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.embedder import Clippo
 
 OUT = Path(__file__).resolve().parent / "out" / "embedding.json"
-WORDS = tuple(
-    [
-        "a",
-        "brown",
-        "dog",
-        "runs",
-        "over",
-        "the",
-        "green",
-        "field",
-        "while",
-        "two",
-        "children",
-        "watch",
-        "it",
-        "from",
-        "an",
-        "old",
-        "wooden",
-        "bench",
-    ]
-)  # noqa: SIM905  a sentence reads better
+WORDS = (
+    "a", "brown", "dog", "runs", "over", "the", "green", "field", "while", "two", "children",
+    "watch", "it", "from", "an", "old", "wooden", "bench",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""How long does scoring take, and how much memory?  36 languages x 3,600 images x all captions at 768 dimensions, on one core.
+"""How long does scoring take, and how much memory? 36 languages x 3,600 images x all captions at
+768 dimensions, on one core.
 
-    python benchmarks/evaluation.py                ours, and CLIP_benchmark's way of counting where `clip_benchmark` can be imported
+    python benchmarks/evaluation.py
     PYTHONPATH=<unzipped clip_benchmark wheel> python benchmarks/evaluation.py
 
-Random embeddings of XM3600's true sizes (7,260 captions a language, 261,360 in all), so recalls are
-at chance for everybody and must agree. Also: rendering the 81,000 prompts of ImageNet's zero-shot
-classifier, zero-shot ranks of 50,000 images, and one 10-shot probe. Each part runs in a process of
-its own, so that its peak memory is its own. It embeds nothing: that time is the tower's.
+Ours, and CLIP_benchmark's way of counting where `clip_benchmark` can be imported. Random embeddings
+of XM3600's true sizes (7,260 captions per language, 261,360 in all), so recalls are at chance for
+everybody and must agree. Also: rendering the 81,000 prompts of ImageNet's zero-shot classifier,
+zero-shot ranks of 50,000 images, and one 10-shot probe. Each part runs in a process of its own, so
+that its peak memory is its own. It embeds nothing: that time is the tower's.
 """
 
 from __future__ import annotations
@@ -200,7 +202,7 @@ def main() -> None:
         f" {report['prompts']['seconds']:.1f} s",
         end="",
     )
-    print(f" = {report['prompts']['prompts_per_second']:,.0f} a second.")
+    print(f" = {report['prompts']['prompts_per_second']:,.0f} per second.")
     print(
         "ImageNet: zero-shot ranks of 50,000 images"
         f" {report['imagenet']['zero_shot_seconds']:.1f} s",

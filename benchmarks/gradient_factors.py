@@ -254,8 +254,8 @@ def main() -> None:
     options = parser.parse_args()
     everything = {}
     print(
-        f"{'ranks':>5} "
-        f" {'implementation':40}{'weights':>10}{'direction':>11}{'logit scale':>13}{'largest error':>15}"
+        f"{'ranks':>5}  {'implementation':40}{'weights':>10}{'direction':>11}"
+        f"{'logit scale':>13}{'largest error':>15}"
     )
     for world in options.ranks:
         with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
@@ -267,7 +267,10 @@ def main() -> None:
         for name, row in everything[world].items():
             text = f"{row:>10}" if isinstance(row, str) else ""
             if not text:
-                text = f"{row['weights']:10.5f}{row['direction']:11.5f}{row['logit_scale']:13.5f}{row['error']:15.1e}"
+                text = (
+                    f"{row['weights']:10.5f}{row['direction']:11.5f}{row['logit_scale']:13.5f}"
+                    f"{row['error']:15.1e}"
+                )
             print(f"{world:5}  {name:40}{text}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(everything, indent=2) + "\n")

@@ -1,14 +1,15 @@
-"""How many pairs a second does the loader make from real JPEG shards, by worker processes, and does
-drawing text live cost anything?
+"""How many pairs per second does the loader make from real JPEG shards, by worker processes, and
+does rendering text live cost anything?
 
-    python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 20] [--workers 0 1 2] [--need 2000]
+    python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 20]
+                                [--workers 0 1 2] [--need 2000]
 
 Photos and captions of ../shared/data/flickr8k (224 px JPEGs, short side kept), written into shards
-with their drawings. Each row is the best of the rounds; "drawn" renders the captions in the loader,
-"stored" decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the webdataset
-library and Pillow's own resize (its usual use: other pixels, other order, no exactness), one text
-drawn. "share of a GPU" is the rate over --need pairs/s: what one accelerator is expected to
-consume. Parts are timed on one core, alone. Writes benchmarks/out/loader.json.
+with their rendered texts. Each row is the best of the rounds; "drawn" renders the captions in the
+loader, "stored" decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the
+webdataset library and Pillow's own resize (its usual use: other pixels, other order, no exactness),
+one text drawn. "share of a GPU" is the rate over --need pairs/s: what one accelerator is expected
+to consume. Parts are timed on one core, alone. Writes benchmarks/out/loader.json.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--need", type=float, default=2000.0, help="pairs a second that one accelerator consumes"
+        "--need", type=float, default=2000.0, help="pairs per second that one accelerator consumes"
     )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -93,7 +94,7 @@ def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
 def rates(
     manifest: Manifest, data: DataConfig, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Pairs a second, from shards to batches."""
+    """Pairs per second, from shards to batches."""
     renderer = Renderer(image_px=arguments.image_px)
 
     def ours(workers: int, stored: bool) -> Iterable[loader.Batch]:
@@ -160,7 +161,7 @@ def theirs(
 
 
 def parts(manifest: Manifest, image_px: int) -> list[dict[str, Any]]:
-    """Milliseconds a pair of each part, on one core."""
+    """Milliseconds per pair of each part, on one core."""
     source = loader._Shards(manifest)
     renderer = Renderer(image_px=image_px)
     records = range(256)

@@ -1,7 +1,8 @@
 """What does the loss over a large batch cost, in memory and time, beside the dense definition and
 open_clip's ClipLoss?
 
-    python benchmarks/loss.py [--batches 1280 2560 5120 10240] [--width 768] [--largest-dense 10240] [--out FILE]
+    python benchmarks/loss.py [--batches 1280 2560 5120 10240] [--width 768]
+                              [--largest-dense 10240] [--out FILE]
 
 One process, forward and backward on features of unit length, float32, on a GPU if there is one.
 Extra memory is the peak of what is allocated between the call and the end of backward, gradients of

@@ -30,8 +30,11 @@ TOWERS = {
     "B/16": ModelConfig(),
     "L/16": ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096),
 }
-NO_KERNEL = ("view", "reshape", "slice", "select", "split", "expand", "permute", "transpose", "t.", "unsqueeze", "squeeze", "detach",
-             "alias", "empty", "_unsafe_view", "as_strided", "diagonal", "unbind", "item", "_local_scalar", "lift")  # fmt: skip
+NO_KERNEL = (
+    "view", "reshape", "slice", "select", "split", "expand", "permute", "transpose", "t.",
+    "unsqueeze", "squeeze", "detach", "alias", "empty", "_unsafe_view", "as_strided", "diagonal",
+    "unbind", "item", "_local_scalar", "lift",
+)  # fmt: skip
 
 
 class Operators(TorchDispatchMode):
@@ -140,7 +143,8 @@ def main() -> None:
             row = {"tower": name, "optimizer": label, **measure(make(), options.steps, device)}
             rows.append(row)
             print(
-                f"{name:6}{label:34}{row['operators']:10.0f}{row.get('kernels', float('nan')):13.0f}{row['ms']:9.1f}",
+                f"{name:6}{label:34}{row['operators']:10.0f}"
+                f"{row.get('kernels', float('nan')):13.0f}{row['ms']:9.1f}",
                 flush=True,
             )
         exchanged = 4 * (
@@ -149,8 +153,8 @@ def main() -> None:
         )
         rows.append({"tower": name, "all_reduced_bytes": exchanged})
         print(
-            f"{name:6}sharded Adafactor all-reduces {exchanged / 2**20:.2f} MiB a step (norm, rows,"
-            " columns), in one call"
+            f"{name:6}sharded Adafactor all-reduces {exchanged / 2**20:.2f} MiB per step (norm,"
+            " rows, columns), in one call"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(

@@ -4,7 +4,7 @@ merely writing the bytes takes?
     python benchmarks/rendering.py [--out FILE]
 
 Three corpora: captions of about 60 characters, texts of 700, sentences in 16 languages. To masks
-(6,272 bytes a text at 224 px), to pixels (50,176), in both layouts. With a CUDA device also the
+(6,272 bytes per text at 224 px), to pixels (50,176), in both layouts. With a CUDA device also the
 expansion there, beside a B/16 training step on as many images. It checks no pixel.
 """
 
@@ -93,7 +93,7 @@ def corpora(n: int = 2048) -> dict[str, list[str]]:
 
 
 def rate(draw: Callable[[list[str]], object], texts: list[str], repeats: int = REPEATS) -> float:
-    """Best texts a second of CPU time, in batches of 256."""
+    """Best texts per second of CPU time, in batches of 256."""
     best = float("inf")
     for _ in range(repeats):
         start = time.process_time()
@@ -148,7 +148,7 @@ def write_bdf(folder: Path) -> Path:
 
 
 def host() -> dict[str, dict[str, float | str]]:
-    """Texts a second of everything that runs on this core."""
+    """Texts per second of everything that runs on this core."""
     texts = corpora()
     reference, shaped = Renderer(224), Renderer(224, layout="shaped")
     pages = np.empty((BATCH, 224, 224), np.uint8)

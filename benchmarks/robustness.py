@@ -1,12 +1,16 @@
-"""Does a tower still read text that is drawn otherwise than in training, and do augmentations help?
-Retrieval on the demo world.
+"""Does a tower still read text that is rendered otherwise than in training, and do augmentations
+help? Retrieval on the demo world.
 
-    python benchmarks/robustness.py [--seeds 0 1]                four trainings a seed, about 2 minutes each on two idle cores
+    python benchmarks/robustness.py [--seeds 0 1]
 
-    plain                  the demo's preset, 730 steps          plain, twice as long     730 more steps from there, the same
-    augmented              the same with AUGMENT                 plain, then augmented    730 more steps from there, with AUGMENT
+Four trainings per seed, about 2 minutes each on two idle cores:
 
-Then the 600 captions of the demo's 100 held-out pictures are drawn under each shift, at full
+    plain                    the demo's preset, 730 steps
+    plain, twice as long     730 more steps from "plain", the same
+    augmented                the demo's preset with AUGMENT, 730 steps
+    plain, then augmented    730 more steps from "plain", with AUGMENT
+
+Then the 600 captions of the demo's 100 held-out pictures are rendered under each shift, at full
 strength for every text, and searched as the demo's evaluation does: R@1 both ways, guessing 1 %.
 "lost" is the share of captions of which ink leaves the page. Some shifts are stronger than any
 drawing of the augmented trainings, or of a kind that they never saw. A training that is already

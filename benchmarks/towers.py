@@ -1,14 +1,15 @@
 """CLIPPO, 1T-CLIP and CLIP* by one recipe on the same photos and sentences: what does each cost,
 and what does each give?
 
-    python benchmarks/towers.py --data DATA            with OMP_NUM_THREADS=1 about nine minutes of one core a run
+    python benchmarks/towers.py --data DATA
 
-Six runs: three towers, each on photos with captions alone, and with a quarter of sentence pairs in
-every batch. Same trunk, loss, optimizer, steps, batches and seed; the token towers read a
-SentencePiece model trained on the very captions and sentences. One table: parameters, pairs a
-second, hit rates in a batch, retrieval, GLUE slices, modality gap and separability, each with
-chance and 95 % interval. A run that is there already is not made again, so a stopped benchmark goes
-on. Writes towers.json and towers.md into --out.
+With OMP_NUM_THREADS=1 a run takes about nine minutes of one core. Six runs: three towers, each on
+photos with captions alone, and with a quarter of sentence pairs in every batch. Same trunk, loss,
+optimizer, steps, batches and seed; the token towers read a SentencePiece model trained on the very
+captions and sentences. One table: parameters, pairs per second, hit rates in a batch, retrieval,
+GLUE slices, modality gap and separability, each with chance and 95 % interval. A run that is there
+already is not made again, so a stopped benchmark goes on. Writes towers.json and towers.md into
+--out.
 
 Read it as: differences between towers at this small scale, one seed unless --seeds says more. A
 small page cuts off long texts, which only CLIPPO suffers from (`captions cut`); the token towers
@@ -50,8 +51,12 @@ SHARES = (0.0, 0.25)
 LAST_STEPS = 50
 """Steps behind the hit rate on training batches."""
 COLUMNS = (
-    "parameters", "pairs_per_second", "captions_cut", "loss", "training/batch_hit_rate", "held_out/batch_hit_rate",
-    *(f"{name}/{way}_recall@{k}" for name in ("flickr8k", "flickr30k") for k in (1, 10) for way in ("i2t", "t2i")),
+    "parameters", "pairs_per_second", "captions_cut", "loss",
+    "training/batch_hit_rate", "held_out/batch_hit_rate",
+    *(
+        f"{name}/{way}_recall@{k}"
+        for name in ("flickr8k", "flickr30k") for k in (1, 10) for way in ("i2t", "t2i")
+    ),
     "modality_gap", "linear_separability", "matched_cosine",
 )  # fmt: skip
 
@@ -185,8 +190,8 @@ def tower_model(run: RunConfig, kind: Any, tokenizer: str) -> ModelConfig:
 
 
 def _speeds(runs: dict[str, RunConfig], rounds: int = 7) -> dict[str, float]:
-    """Pairs a second of CPU time, over all threads: forward, loss, backward and update, the towers
-    taking turns on equal batches.
+    """Pairs per second of CPU time, over all threads: forward, loss, backward and update, the
+    towers taking turns on equal batches.
 
     CPU time and turns, because other processes on the machine would otherwise favour whichever
     tower trained while it was quiet. Reading photos and drawing or tokenizing texts is not in it:

@@ -1,16 +1,19 @@
-"""How many pairs a second does a training step reach, which share of the device's matrix products,
-and in how much memory?
+"""How many pairs per second does a training step reach, which share of the device's matrix
+products, and in how much memory?
 
-    python benchmarks/train_step.py                                    CPU: a small tower, so that the script itself is tested
-    python benchmarks/train_step.py --towers B/16 L/16 --pairs 128 256 512 1024       GPU: micro-batch sweep, eager and compiled
+    python benchmarks/train_step.py                                                 CPU
+    python benchmarks/train_step.py --towers B/16 L/16 --pairs 128 256 512 1024     GPU
 
-One process, plain torch (2.11 or later suffices; no deepspeed, no flytekit): forward, loss,
-backward, Adafactor with clipping, on given inputs. Rows: eager and compiled, each way to fit
-memory; open_clip's ViT-B/16 image tower in two forwards at the same FLOPs, where open_clip and a
-torchvision that loads are installed. MFU is model FLOP/s over the best of many matrix products
-measured in the same run on random numbers (and over 989 TFLOP/s, an H100/H200's data sheet). The
-share beside forward and backward is timed apart. The projection divides by measured pairs/s alone:
-it assumes that exchanges hide behind the backward pass.
+On a CPU a small tower, so that the script itself is tested; on a GPU a sweep over micro-batches,
+eager and compiled.
+
+One process, plain torch (2.11 or later suffices; no deepspeed, no flytekit):
+forward, loss, backward, Adafactor with clipping, on given inputs. Rows: eager and compiled, each
+way to fit memory; open_clip's ViT-B/16 image tower in two forwards at the same FLOPs, where
+open_clip and a torchvision that loads are installed. MFU is model FLOP/s over the best of many
+matrix products measured in the same run on random numbers (and over 989 TFLOP/s, an H100/H200's
+data sheet). The share beside forward and backward is timed apart. The projection divides by
+measured pairs/s alone: it assumes that exchanges hide behind the backward pass.
 """
 
 from __future__ import annotations
@@ -112,7 +115,7 @@ def engine_of(
 def measure(
     engine: Engine, batch: tuple[Tensor, Tensor, Tensor], memory: MemoryPlan | None, steps: int
 ) -> dict[str, float]:
-    """Seconds a step, peak memory, and seconds of what stands beside forward and backward."""
+    """Seconds per step, peak memory, and seconds of what stands beside forward and backward."""
     device, pairs = engine.device, len(batch[2])
 
     def step() -> None:

@@ -1,3 +1,3 @@
-"""Boxes of the Flyte console: one file is one kind of box. A task opens its artifacts, makes one
-core call, draws its deck, returns.
+"""Tasks of the pipeline: one file is one kind of task (a node in the Flyte console). A task opens
+its artifacts, makes one call into clippo_core, writes its deck, returns.
 """

@@ -1,4 +1,4 @@
-"""The box `alert`: runs when the workflow fails; writes the failure to the log, and posts it to a
+"""The task `alert`: runs when the workflow fails; writes the failure to the log, and posts it to a
 webhook where one is configured.
 
 The webhook's address is the Flyte secret `clippo/webhook` (a mounted file on a cluster). Flyte's

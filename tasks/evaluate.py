@@ -1,4 +1,4 @@
-"""The boxes `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side.
+"""The tasks `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side.
 
 One that fails returns a result that says why, so that the other four and the report go on; such a
 result is never promoted, and never answered from a cache (`run/planning.py`).

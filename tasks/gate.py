@@ -1,4 +1,4 @@
-"""The box `gate`: compare with the promoted model, promote or say why not. Never cached: what is
+"""The task `gate`: compare with the promoted model, promote or say why not. Never cached: what is
 promoted changes outside this run.
 """
 

@@ -1,5 +1,5 @@
-"""The box `plan`: one sub-plan a stage, each its own named output, so that no attribute of a
-promise is ever read. Never cached.
+"""The task `plan`: one sub-plan per stage. Each is a separate output, because Flyte v1 resolves
+attribute access on promises unreliably. Never cached.
 """
 
 from __future__ import annotations

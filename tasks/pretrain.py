@@ -1,4 +1,4 @@
-"""The box `pretrain`: DeepSpeed ZeRO on every node through Elastic; goes on from the last
+"""The task `pretrain`: DeepSpeed ZeRO on every node through Elastic; goes on from the last
 checkpoint after any interruption.
 
 Rank 0 keeps `training.html` and `journal.jsonl` in the run's folder: `Deck.publish` does nothing

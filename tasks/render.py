@@ -1,4 +1,4 @@
-"""The box `render`: photos, texts and (by choice) drawings into WebDataset shards with a
+"""The task `render`: photos, texts and (by choice) rendered texts into WebDataset shards with a
 manifest.
 """
 

@@ -1,4 +1,4 @@
-"""The box `report`: one self-contained page and one small table about the run. Never cached: the
+"""The task `report`: one self-contained page and one small table about the run. Never cached: the
 verdict changes outside the run.
 """
 

@@ -1,11 +1,11 @@
-"""Where and on what the boxes of the console run: images, resources, cluster shape, retries, cache
+"""Where and on what the tasks run: images, resources, cluster shape, retries, cache
 versions. The only such place.
 
     CLIPPO_CLUSTER=h200x8 make register        one of the SHAPES below; `laptop` when unset
 
 Flyte bakes a task's shape into it when its module is imported, so the shape's name is the one thing
 that this project reads from the environment at import; every task carries it on into its pod. It
-holds no setting of the method: those are `clippo_core/config.py`.
+holds no setting of the method: those are `clippo_core/config/`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The box `validate`: Great Expectations over every pair; fails naming the rows, or lists what is
+"""The task `validate`: Great Expectations over every pair; fails naming the rows, or lists what is
 left out.
 """
 

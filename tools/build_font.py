@@ -1,14 +1,15 @@
 """Builds the shipped font asset from Debian's `unifont` and `fonts-unifont` 1:15.0.01-2, the same
 bytes every time.
 
-    python tools/build_font.py --hex unifont.hex --upper unifont_upper.otf --combining plane00-combining.txt
-           [--reference unifont-9.0.06.hex unifont_upper-9.0.06.hex]  [--out FOLDER]
+    python tools/build_font.py --hex unifont.hex --upper unifont_upper.otf
+                                --combining plane00-combining.txt [--out FOLDER]
+                                [--reference unifont-9.0.06.hex unifont_upper-9.0.06.hex]
 
 The packages put the files into /usr/share/unifont and /usr/share/fonts/opentype/unifont. The BMP
 comes from the .hex file; Debian has the upper planes as OpenType only, whose outlines are unions of
 squares on the 16-pixel grid and give the bitmaps back without loss. `--reference` also rewrites the
 list of code points that 9.0.06 draws otherwise: only their numbers, no glyph of 9.0.06 (GPL) is
-stored. It is not needed to use the package: the asset is committed.
+stored. Users of the package never need this tool, because the asset is committed.
 """
 
 from __future__ import annotations

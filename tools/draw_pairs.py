@@ -3,8 +3,8 @@
     python tools/draw_pairs.py
 
 docs/pairs.png: a handwritten number above its name in four languages. docs/augmented.png: four
-texts; left drawn plainly, then as six steps of a training with every augmentation on would draw
-them.
+texts; left rendered plainly, then as six steps of a training with every augmentation on would
+render them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def pairs() -> list[list[np.ndarray]]:
 
 
 def augmented(texts: list[str]) -> list[list[np.ndarray]]:
-    """One column a drawing: plain, then one a step."""
+    """One column per rendering: plain, then one per step."""
     renderer = AugmentedRenderer(RenderConfig(image_px=PX), AUGMENT)
     columns = [list(Renderer(image_px=PX).render(texts))]
     for step in STEPS:

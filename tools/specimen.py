@@ -1,10 +1,10 @@
 """Specimen pages of the renderer: one sentence in thirty languages, and forty tricky inputs, each
 in both layouts side by side.
 
-    python tools/specimen.py docs      writes docs/rendering-languages.png and docs/rendering-tricky.png
+    python tools/specimen.py docs
 
-To look at, script by script. It is not a test: tests/golden holds the tricky inputs to their
-pixels.
+writes docs/rendering-languages.png and docs/rendering-tricky.png, to be looked at script by script.
+The tests hold the tricky inputs to their pixels (tests/golden).
 """
 
 from __future__ import annotations

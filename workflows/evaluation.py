@@ -1,7 +1,8 @@
 """Evaluations of a checkpoint that is there already: each alone, all five side by side, or those of
 the promoted model.
 
-pyflyte run workflows evaluate_glue --checkpoint runs/demo-.../checkpoints --evaluate '{"glue": {"root": "data/glue"}}'
+    pyflyte run workflows evaluate_glue --checkpoint runs/demo-.../checkpoints \\
+        --evaluate '{"glue": {"root": "data/glue"}}'
 """
 
 from __future__ import annotations

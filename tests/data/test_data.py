@@ -507,9 +507,9 @@ def test_missing_annotation_file_is_named(tmp_path: Path, kind: str) -> None:
 def test_text_formats(tmp_path: Path) -> None:
     tsv = tmp_path / "a.tsv"
     tsv.write_bytes(
-        'one\tzwei "x"\r\nen\tde\tthree\tvier\nen\tde\tfive\tsechs\tg5\na\tb\tc\n\xff\tx\n\n'.encode(
-            "latin-1"
-        )
+        (
+            'one\tzwei "x"\r\nen\tde\tthree\tvier\nen\tde\tfive\tsechs\tg5\na\tb\tc\n\xff\tx\n\n'
+        ).encode("latin-1")
     )
     records = list(sources.read_source(SourceConfig("tsv", str(tsv), languages=("en", "de"))))
     assert [(r.first, r.texts, r.languages, r.group) for r in records[:3]] == [
@@ -597,7 +597,8 @@ def test_foreign_tars_as_img2dataset_writes_them(tmp_path: Path) -> None:
     path = write_tar(
         tmp_path / "00000.tar",
         [
-            ("000000001.jpg", jpeg), ("000000001.txt", "a cat ü".encode()), ("000000001.json", b'{"caption": "other"}'),
+            ("000000001.jpg", jpeg), ("000000001.txt", "a cat ü".encode()),
+            ("000000001.json", b'{"caption": "other"}'),
             ("000000002.json", b'{"caption": "from json"}'), ("000000002.jpg", jpeg),
             ("000000003.jpg", jpeg),
             ("000000004.txt", b"no picture"),

@@ -58,8 +58,7 @@ def run(checkpoint: str, root: Path, config: ImagenetConfig, **evaluate):
     )
 
 
-# --- prompts
-# ------------------------------------------------------------------------------------------------------------------------
+# --- prompts -------------------------------------------------------------------------------------
 
 
 def test_the_template_sets_are_those_of_clip_and_of_the_papers_system(slices):
@@ -97,8 +96,7 @@ def test_own_templates_and_bad_ones(tmp_path):
         prompts.load_templates("clip_papers")
 
 
-# --- zero-shot
-# ----------------------------------------------------------------------------------------------------------------------
+# --- zero-shot -----------------------------------------------------------------------------------
 
 
 def test_a_tower_that_is_given_the_answer_scores_100(tmp_path, checkpoint):
@@ -218,8 +216,7 @@ def test_no_digit_depends_on_the_batch_size(tmp_path, checkpoint):
     assert written[0] == written[1] == written[2]
 
 
-# --- few-shot
-# -----------------------------------------------------------------------------------------------------------------------
+# --- few-shot ------------------------------------------------------------------------------------
 
 
 def shot_data(folder: Path, n_classes: int = 4, train: int = 12, val: int = 10) -> ImagenetConfig:
@@ -310,8 +307,7 @@ def test_the_same_picture_in_training_and_evaluation_is_refused(tmp_path, checkp
     assert "corners/zero_shot_top1" in result.metrics
 
 
-# --- layouts and bad input
-# ----------------------------------------------------------------------------------------------------------
+# --- layouts and bad input -----------------------------------------------------------------------
 
 
 def test_parquet_and_tars_give_the_numbers_of_the_folder(tmp_path, checkpoint):

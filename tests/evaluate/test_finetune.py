@@ -338,7 +338,10 @@ sys.path[:0] = [{tests!r}, {project!r}]
 import numpy as np
 import test_finetune as t
 from clippo_core.evaluate.finetune.sweep import join_ranks
-swept = t.run(sys.argv[1], a_config=t.config(batch_size=9, patience_epochs=5), batch_size=7, device=join_ranks(), save_seconds=0.0)
+swept = t.run(
+    sys.argv[1], a_config=t.config(batch_size=9, patience_epochs=5), batch_size=7,
+    device=join_ranks(), save_seconds=0.0,
+)
 np.save(sys.argv[1] + "/rank-" + os.environ["RANK"], swept.outputs["scored"])
 """
 

@@ -20,8 +20,7 @@ from clippo_core.evaluate.vqa.text import CONTRACTIONS, normalise
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-# --- recall
-# -------------------------------------------------------------------------------------------------------------------------
+# --- recall --------------------------------------------------------------------------------------
 
 
 def naive_rank(scores: list[float], right: set[int]) -> int:
@@ -161,8 +160,7 @@ def test_bad_scores_are_refused() -> None:
         metrics.retrieval_ranks(good, np.eye(4)[:, :3], np.arange(4))
 
 
-# --- zero-shot
-# ----------------------------------------------------------------------------------------------------------------------
+# --- zero-shot -----------------------------------------------------------------------------------
 
 
 def test_zero_shot_is_the_argmax_and_top_five() -> None:
@@ -223,8 +221,7 @@ def test_bad_labels_and_features_are_refused() -> None:
             metrics.zero_shot_accuracy(features, classes, labels)
 
 
-# --- few-shot
-# -----------------------------------------------------------------------------------------------------------------------
+# --- few-shot ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("shots", "width"), [(10, 12), (1, 40), (5, 32)])
@@ -263,8 +260,7 @@ def test_few_shot_labels_need_not_be_contiguous_and_bad_ones_are_refused() -> No
         metrics.few_shot_ridge(x, np.arange(4), x, np.arange(3))
 
 
-# --- VQA
-# ----------------------------------------------------------------------------------------------------------------------------
+# --- VQA -----------------------------------------------------------------------------------------
 
 
 def test_vqa_accuracy_by_number_of_matches() -> None:
@@ -350,8 +346,7 @@ def test_vqa_scores_of_the_official_evaluator(folder: str, overall: float) -> No
     } == official["perQuestionType"]
 
 
-# --- GLUE
-# ---------------------------------------------------------------------------------------------------------------------------
+# --- GLUE ----------------------------------------------------------------------------------------
 
 
 def test_glue_scores_equal_scikit_learn_and_scipy() -> None:

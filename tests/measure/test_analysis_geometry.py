@@ -153,8 +153,8 @@ def test_a_tokenizer_without_bytes_looks_short_and_is_flagged(tmp_path):
     from sentencepiece import SentencePieceTrainer
 
     SentencePieceTrainer.train(
-        sentence_iterator=iter([f"a cat and {n} dogs" for n in range(100)]), model_prefix=str(tmp_path / "plain"),
-        vocab_size=40, hard_vocab_limit=False, minloglevel=2,
+        sentence_iterator=iter([f"a cat and {n} dogs" for n in range(100)]),
+        model_prefix=str(tmp_path / "plain"), vocab_size=40, hard_vocab_limit=False, minloglevel=2,
     )  # fmt: skip
     (thai,) = lengths.measure_lengths(
         {"th": ["แมวสองตัวนั่งบนเสื่อ"]}, {"plain": str(tmp_path / "plain.model")}, Renderer(224)

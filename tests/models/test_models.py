@@ -126,8 +126,9 @@ def test_names_are_timms():
     config = KINDS["clippo"]
     tower = perturbed(models.build_tower(config, 48))
     theirs = vit(
-        48, 16, num_classes=16, global_pool="map", class_token=False, embed_dim=32, depth=2, num_heads=2, mlp_ratio=72 / 32,
-        norm_layer=lambda width, **kwargs: torch.nn.LayerNorm(width, eps=1e-6), act_layer="gelu_tanh",
+        48, 16, num_classes=16, global_pool="map", class_token=False, embed_dim=32, depth=2,
+        num_heads=2, mlp_ratio=72 / 32, act_layer="gelu_tanh",
+        norm_layer=lambda width, **kwargs: torch.nn.LayerNorm(width, eps=1e-6),
     )  # fmt: skip
     theirs.load_state_dict(
         {name: value for name, value in tower.state_dict().items() if name != "t"}

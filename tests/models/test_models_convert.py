@@ -125,9 +125,8 @@ WRONG = {
     ),
     "heads": (
         {
-            "params__img__Transformer__encoderblock_0__MultiHeadDotProductAttention_0__query__kernel": lambda a: (
-                a.reshape(32, 32)
-            )
+            "params__img__Transformer__encoderblock_0__"
+            "MultiHeadDotProductAttention_0__query__kernel": lambda a: a.reshape(32, 32)
         },
         r"query/kernel has shape \(32, 32\); expected \(32, heads, 32 / heads\)",
     ),

@@ -26,7 +26,8 @@ LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal"], ["rendering"], ["data"], ["models"],
     ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["train", "measure", "evaluate"],
-    ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"], ["commands"], ["__main__"],
+    ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"],
+    ["commands"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;
 the longest name that a module is, or lies in, counts."""

@@ -69,8 +69,7 @@ def parse(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="x"', 1))
 
 
-# --- curves
-# ---------------------------------------------------------------------------------------------------------------------------
+# --- curves --------------------------------------------------------------------------------------
 
 
 def test_buckets_equal_a_naive_mean_and_range():
@@ -141,8 +140,7 @@ def test_the_last_line_of_a_step_counts_and_order_does_not_matter():
     assert live.by_step(lines) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 3.0}]
 
 
-# --- languages, gap, comparison
-# ---------------------------------------------------------------------------------------------------------
+# --- languages, gap, comparison ------------------------------------------------------------------
 
 
 def test_languages_stand_sorted_with_mean_chance_and_n():
@@ -226,8 +224,7 @@ def test_comparison_shows_the_papers_value_only_for_the_same_metric():
     assert {"ours, 95 % interval", "other, 95 % interval"} <= set(parse(two.svg).itertext())
 
 
-# --- pictures
-# ---------------------------------------------------------------------------------------------------------------------------
+# --- pictures ------------------------------------------------------------------------------------
 
 
 def test_drawings_are_kept_exactly_and_photos_are_thumbnails():
@@ -274,8 +271,7 @@ def test_patch_tiles_show_the_component_scaled_about_grey():
     parse(figure.svg)
 
 
-# --- live page
-# --------------------------------------------------------------------------------------------------------------------------
+# --- live page -----------------------------------------------------------------------------------
 
 
 def test_live_page_says_where_training_stands():
@@ -347,12 +343,12 @@ def test_ticks_are_round_and_cover_the_range():
         assert 3 <= len(ticks) <= 6 and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12
 
 
-# --- numbers and colours
-# ----------------------------------------------------------------------------------------------------------------
+# --- numbers and colours -------------------------------------------------------------------------
 
 
 def test_numbers_have_sensible_digits():
-    assert [digits.value(x) for x in (0.00071234, 12.3456, 1234.5, 0, 1.5e-7, None, math.nan, 2.5e7)] == [
+    numbers = (0.00071234, 12.3456, 1234.5, 0, 1.5e-7, None, math.nan, 2.5e7)
+    assert [digits.value(x) for x in numbers] == [
         "0.000712", "12.3", "1,234", "0", "1.50e-7", "–", "–", "2.50e7",
     ]  # fmt: skip
     assert (

@@ -137,12 +137,20 @@ def made_run() -> RunRecord:
         contact_item(photo, drawing, "四十二" * 200, "ja"),
     ]
     insight = Insight(
-        gap=0.85, matched_cosine=0.3, other_cosine=0.02, separability=0.985, photo_points=random.normal(size=(30, 2)),
-        text_points=random.normal(size=(30, 2)), explained=np.array([0.4, 0.1]), pairs_from="The pairs are training pairs.",
-        components=random.normal(size=(30, 3, 16, 16)), shares=np.full(30, 0.02), n_filters=128, contact=contact,
+        gap=0.85, matched_cosine=0.3, other_cosine=0.02, separability=0.985,
+        photo_points=random.normal(size=(30, 2)), text_points=random.normal(size=(30, 2)),
+        explained=np.array([0.4, 0.1]), pairs_from="The pairs are training pairs.",
+        components=random.normal(size=(30, 3, 16, 16)), shares=np.full(30, 0.02), n_filters=128,
+        contact=contact,
         lengths=[
-            Lengths("en", 500, 3, 54.6, 20.0, 14.5, {HOSTILE: 13.0, "mT5": 15.5}, {HOSTILE: 0.0, "mT5": 0.0}),
-            Lengths(HOSTILE, 40, 0, 21.0, 12.0, 6.25, {HOSTILE: 1.0, "mT5": 19.0}, {HOSTILE: 0.97, "mT5": 0.0}),
+            Lengths(
+                "en", 500, 3, 54.6, 20.0, 14.5,
+                {HOSTILE: 13.0, "mT5": 15.5}, {HOSTILE: 0.0, "mT5": 0.0},
+            ),
+            Lengths(
+                HOSTILE, 40, 0, 21.0, 12.0, 6.25,
+                {HOSTILE: 1.0, "mT5": 19.0}, {HOSTILE: 0.97, "mT5": 0.0},
+            ),
         ],
         lengths_from=f"Training texts. Of {HOSTILE} none fits.",
     )  # fmt: skip
@@ -187,7 +195,8 @@ def made_run() -> RunRecord:
         "runs/x/journal.jsonl",
     )
     steps = [
-        {"step": step, "loss": 4.5 / step, "lr": 1e-3, "logit_scale": 10.0, "positive_similarity": 0.5, "negative_similarity": 0.0,
+        {"step": step, "loss": 4.5 / step, "lr": 1e-3, "logit_scale": 10.0,
+         "positive_similarity": 0.5, "negative_similarity": 0.0,
          "pairs_per_second": 460.0, "pairs_seen": 92 * step, "skipped": 2}
         for step in range(1, 501)
     ]  # fmt: skip
@@ -294,8 +303,7 @@ class Reader(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-# --- safety
-# -----------------------------------------------------------------------------------------------------------------------------
+# --- safety --------------------------------------------------------------------------------------
 
 
 def assert_harmless(html: str) -> Reader:
@@ -401,8 +409,7 @@ def test_a_caption_of_a_megabyte_becomes_one_line():
     assert len(str(fragment("heading", title="x" * 10, marks=[], text="ab " * 400_000))) < 2000
 
 
-# --- truth
-# ------------------------------------------------------------------------------------------------------------------------------
+# --- truth ---------------------------------------------------------------------------------------
 
 
 def test_every_number_stands_with_n_and_chance(page):
@@ -650,8 +657,7 @@ def test_without_tokenizers_clippos_lengths_stand_alone():
     )
 
 
-# --- written from a run's folder
-# ------------------------------------------------------------------------------------------------------
+# --- written from a run's folder -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -906,8 +912,7 @@ def test_lengths_are_those_of_the_shards_texts_and_are_kept(finished, tmp_path):
     assert not lost.lengths[0].tokens
 
 
-# --- recipe
-# -----------------------------------------------------------------------------------------------------------------------------
+# --- recipe --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
@@ -944,8 +949,7 @@ def test_every_changed_setting_is_listed_with_its_meaning():
     assert all(line.meaning for line in recipe_differences(presets.demo()))
 
 
-# --- looked at
-# --------------------------------------------------------------------------------------------------------------------------
+# --- looked at -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

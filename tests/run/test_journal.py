@@ -1,4 +1,4 @@
-"""The journal: a line a step, torn and later lines dropped on resume, a folder and a bucket
+"""The journal: one line per step, torn and later lines dropped on resume, a folder and a bucket
 alike.
 """
 

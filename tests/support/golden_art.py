@@ -1,7 +1,9 @@
-"""The forty tricky inputs as text that a reviewer can read: two pixel rows a line of half blocks,
-for both layouts.
+"""The forty tricky inputs as text that a reviewer can read: each line of half blocks is two pixel
+rows, for both layouts.
 
-python tests/support/golden_art.py      rewrites tests/golden/rendering-{reference,shaped}.txt after a wanted change; read the difference
+    python tests/support/golden_art.py
+
+rewrites tests/golden/rendering-{reference,shaped}.txt after a wanted change; read the difference.
 """
 
 import hashlib

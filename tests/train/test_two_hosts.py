@@ -23,7 +23,8 @@ PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from tasks import settings
-settings.SHAPE, settings.SHAPE_NAME = settings.ClusterShape(nodes=2, processes_per_node=1), "two-hosts"
+settings.SHAPE = settings.ClusterShape(nodes=2, processes_per_node=1)
+settings.SHAPE_NAME = "two-hosts"
 from flytekit.core.base_task import IgnoreOutputs
 from clippo_core import records, storage
 from clippo_core.data.shards import open_manifest
@@ -31,7 +32,8 @@ from tasks.pretrain import pretrain
 
 if __name__ == "__main__":  # Elastic spawns its workers from this file
     try:
-        pretrain(plan=records.loads(records.PretrainPlan, storage.read_text(sys.argv[2])), manifest=open_manifest(sys.argv[3]))
+        plan = records.loads(records.PretrainPlan, storage.read_text(sys.argv[2]))
+        pretrain(plan=plan, manifest=open_manifest(sys.argv[3]))
         print("the output is this node's")
     except IgnoreOutputs:
         print("the output is the other node's")

@@ -1,21 +1,29 @@
 """The embedded world: handwritten numbers 0 to 99 and their names, written once in the file formats
 of the real benchmarks.
 
-    scikit-learn's 1,797 digits ─┬─ first 1,437 (training writers) ─▶ pretrain, imagenet/train, vqa train
-                                 └─ last 360 (held-out writers)    ─▶ imagenet/val, retrieval, vqa val, xm3600
+    scikit-learn's 1,797 digits
+      ├─ first 1,437 (training writers) ─▶ pretrain, imagenet/train, vqa train
+      └─ last 360 (held-out writers)    ─▶ imagenet/val, retrieval, vqa val, xm3600
 
 A picture is 64 x 64, white on black: one digit of 28 px, or two side by side, in rows 34..61, so
-that two rows of a question drawn over the top hide nothing. 23 37 46 54 68 72 81 95 stand in no
+that two rows of a question rendered over the top hide nothing. 23 37 46 54 68 72 81 95 stand in no
 training picture and in no training sentence.
 
-    pretrain/dataset.json, images/      Karpathy json: 92 numbers x 80 pictures; texts en, "the number {}", de, ja, ar, digits; group
-    pretrain/sentences.tsv              the number's name in two languages (or as digits): five columns, the last is the group
-    imagenet/val|train/<digit>/, class_names.json     360 held-out digits; 50 of each digit as few-shot pool; English names
-    retrieval/dataset.json, images/     one picture of each of the 100 numbers, six captions each: no two pictures share a caption
-    vqa/{train,val}_{questions,annotations}.json, images/   four questions a picture; val: each number twice
-    glue/<task>/{train,dev}.tsv         eight tasks about names of numbers (`number_tasks`); dev numbers are in no training row
-    xm3600/captions.jsonl, images/      one picture of each number, its name in 28 languages
-    manifest.json                       seed, version and every file's sha256, last
+    pretrain/dataset.json, images/   Karpathy json: 92 numbers x 80 pictures; a group per number;
+                                     texts en, "the number {}", de, ja, ar, digits
+    pretrain/sentences.tsv           the number's name in two languages (or as digits):
+                                     five columns, the last is the group
+    imagenet/val/<digit>/            360 held-out digits
+    imagenet/train/<digit>/          50 of each digit as few-shot pool
+    imagenet/class_names.json        English names
+    retrieval/dataset.json, images/  one picture of each of the 100 numbers, six captions each:
+                                     no two pictures share a caption
+    vqa/{train,val}_{questions,annotations}.json, images/
+                                     four questions per picture; val: each number twice
+    glue/<task>/{train,dev}.tsv      eight tasks about names of numbers (`number_tasks`);
+                                     dev numbers are in no training row
+    xm3600/captions.jsonl, images/   one picture of each number, its name in 28 languages
+    manifest.json                    seed, version and every file's sha256, last
 
 Everything follows from the seed. That the held-out writers are other people is likely (the file is
 ordered by blocks of writers), not certain; and held-out pictures of two digits are put together
@@ -45,37 +53,8 @@ TRAIN_DIGITS = 1437
 LANGUAGES = ("en", "de", "ja", "ar")
 """Languages of pretraining."""
 XM_LANGUAGES = tuple(
-    [
-        "ar",
-        "bn",
-        "cs",
-        "da",
-        "de",
-        "en",
-        "es",
-        "fa",
-        "fi",
-        "fr",
-        "he",
-        "hu",
-        "id",
-        "it",
-        "ja",
-        "ko",
-        "nl",
-        "no",
-        "pl",
-        "pt",
-        "ro",
-        "ru",
-        "sv",
-        "te",
-        "th",
-        "tr",
-        "uk",
-        "vi",
-    ]
-)  # noqa: SIM905  thirty quoted codes read worse
+    ("ar bn cs da de en es fa fi fr he hu id it ja ko nl no pl pt ro ru sv te th tr uk vi").split()
+)
 """The languages of XM3600 in which num2words counts."""
 PICTURES_PER_NUMBER, POOL_PER_DIGIT, VQA_TRAIN_PICTURES = 80, 50, 600
 DIGITS = "zxx"
