@@ -30,7 +30,26 @@ from clippo_core.embedder import Clippo
 
 OUT = Path(__file__).resolve().parent / "out" / "embedding.json"
 WORDS = tuple(
-    ["a", "brown", "dog", "runs", "over", "the", "green", "field", "while", "two", "children", "watch", "it", "from", "an", "old", "wooden", "bench"]
+    [
+        "a",
+        "brown",
+        "dog",
+        "runs",
+        "over",
+        "the",
+        "green",
+        "field",
+        "while",
+        "two",
+        "children",
+        "watch",
+        "it",
+        "from",
+        "an",
+        "old",
+        "wooden",
+        "bench",
+    ]
 )  # noqa: SIM905  a sentence reads better
 
 
