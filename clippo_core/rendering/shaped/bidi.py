@@ -1,7 +1,7 @@
 """The Unicode bidirectional algorithm (UAX #9): a level for each character of a paragraph, and the
 visual order of a line.
 
-    embedding_levels("abc אבג 12") -> 0 0 0 0 1 1 1 1 2 2      even: left to right, odd: right to left
+    embedding_levels("abc אבג 12") -> 0 0 0 0 1 1 1 1 2 2   even: left to right, odd: right to left
     visual_order(levels)           -> indices from left to right
 
 All rules are applied: embeddings, overrides and isolates (X1-X10), weak types (W1-W7), brackets
