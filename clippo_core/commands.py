@@ -265,8 +265,8 @@ def _load(chosen: argparse.Namespace) -> Any:
 
 
 def _lines(path: str) -> list[str]:
-    """Lines of a file, or of standard input: ended by newlines alone, because a text may hold any other
-    separator of Unicode.
+    """Lines of a file, or of standard input: ended by newlines alone, because a text may hold any
+    other separator of Unicode.
     """
     if path == "-":
         return [line.rstrip("\r\n") for line in sys.stdin]

@@ -2,11 +2,11 @@
 and what to do.
 
     ClippoError
-    ├── ConfigError        a setting, or two settings together, cannot work        (also a ValueError)
+    ├── ConfigError        a setting, or two settings together, cannot work      (also a ValueError)
     ├── DataError          a source, shard, image or annotation file is not usable
     │   ├── ImageError     one picture: corrupt, empty, truncated, too large, of an unknown mode
     │   └── ShardError     a shard or its manifest: missing, cut, sha256 differs
-    ├── RenderError        a text that is no `str`, a font that cannot be read     (also a TypeError)
+    ├── RenderError        a text that is no `str`, a font that cannot be read   (also a TypeError)
     ├── StorageError       a file or an object could not be read or written
     │   ├── NotFoundError  it does not exist, or may not be read                    (never retried)
     │   └── ConflictError  a conditional write was lost: somebody else wrote first  (never retried)

@@ -1,12 +1,13 @@
 """The six checkpoints that CLIPPO's authors published, by name: what each was trained on, and how
 to get it.
 
-    fetch_released("clippo_b16_yfcc100m")
-        ──▶  ~/.cache/clippo/released/clippo_b16_yfcc100m.npz    (540 MiB, resumed where it broke off)
+    fetch_released("clippo_b16_yfcc100m")  ──▶  ~/.cache/clippo/released/clippo_b16_yfcc100m.npz
+                                                (540 MiB, resumed where it broke off)
 
 They lie in a public bucket, read by https without an account. No sha256 of them is known: the first
 download is checked against the bucket's own MD5 and size, and the sha256 is recorded beside the
-file and checked from then on. The arrays are read by `models/convert.py`. Source: big_vision configs/proj/clippo/README.md and clippo_colab.ipynb.
+file and checked from then on. The arrays are read by `models/convert.py`. Source: big_vision
+configs/proj/clippo/README.md and clippo_colab.ipynb.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class _Reader:
         return found
 
     def _one_of(self, choices: tuple[Any, ...], value: Any, path: str) -> Any:
-        for choice in choices:  # 1.0 is 1, for a console knows no integers; True is not
+        for choice in choices:  # 1.0 is 1, because a console knows no integers; True is not
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
         words = [repr(choice) for choice in choices]

@@ -134,8 +134,8 @@ def separate_inputs(
     data: str = "s3://clippo/data",
     root: str = "s3://clippo/runs",
 ) -> RunConfig:
-    """The paper's ablation: patch embeddings and/or heads of their own for photos and rendered text,
-    100,000 steps.
+    """The paper's ablation: patch embeddings and/or heads of their own for photos and rendered
+    text, 100,000 steps.
     """
     model = dataclasses.replace(
         B16, separate_patch_embeddings=patch_embeddings, separate_heads=heads

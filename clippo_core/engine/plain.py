@@ -5,8 +5,8 @@ buckets while backward runs.
                ... layer  9 ready ▶ bucket 1 ─ all-reduce ┤ update: wait, clip, step
 
 Buckets are filled in the reverse order of the parameters and sent in the order of their number, the
-same on every rank, also where a parameter had no gradient (zeros). It is not torch's
-DistributedDataParallel, which would wrap the module and needs to be told about unused parameters.
+same on every rank, also where a parameter had no gradient (zeros). Torch's own
+DistributedDataParallel would wrap the module and needs to be told about unused parameters.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which process am I, and which device is mine: the process group of torchrun's environment, or a
 group of one.
 
-It is not a launcher, and it reads nothing but the environment that torchrun and Flyte's Elastic
-set.
+It reads nothing but the environment that torchrun and Flyte's Elastic set.
 """
 
 from __future__ import annotations

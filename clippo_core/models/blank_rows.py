@@ -1,5 +1,5 @@
-"""Which rendered texts can go through the tower together when trailing blank rows are left out: groups
-of equal height.
+"""Which rendered texts can go through the tower together when trailing blank rows are left out:
+groups of equal height.
 
     rows used by each text ─▶ rounded up to 1/8, 1/4, 1/2 or all of the page
                            ─▶ one group per height, in the batch's order

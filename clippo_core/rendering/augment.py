@@ -1,7 +1,9 @@
-"""Augmentations of drawn text for training (`config.AugmentConfig`), all off by default.
+"""Augmentations of rendered text for training (`config.AugmentConfig`), all off by default.
 
-    layout, on the host     spacing · letters twice as large · offset of the whole text        texts -> masks, the usual shape
-    pixels, on the device   stroke weight · inversion · contrast · noise                       masks -> pixels
+    layout, on the host     spacing · letters twice as large · offset of the whole text
+                            texts -> masks, the usual shape
+    pixels, on the device   stroke weight · inversion · contrast · noise
+                            masks -> pixels
 
 Both are functions of a text and of numbers in 0..1, and `numbers_of_step` draws those from (seed,
 step, place in the global batch): a run goes on bit for bit, on any number of ranks. Only training
@@ -27,7 +29,7 @@ LAYOUT_NUMBERS, PIXEL_NUMBERS = 4, 6
 """Numbers that a text's layout takes (spacing, right, down, doubled), and its pixels (stroke,
 contrast, inversion, noise, its y, its x)."""
 NEUTRAL = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
-"""A text's numbers with which it is drawn plainly, whatever is on."""
+"""A text's numbers with which it is rendered plainly, whatever is on."""
 
 
 def numbers_of_step(
@@ -51,7 +53,7 @@ def noise_of_step(seed: int, step: int, image_px: int) -> NDArray[np.float32]:
 
 
 class AugmentedRenderer:
-    """Draws texts with a varying layout; masks of the same shape as the plain renderer's. Raises
+    """Renders texts with a varying layout; masks of the same shape as the plain renderer's. Raises
     ConfigError as AugmentConfig does.
     """
 

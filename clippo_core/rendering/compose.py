@@ -1,6 +1,6 @@
 """Two things on one page: a pair of sentences, or a question with a photo.
 
-    join_pair         "first [SEP] second": one text, drawn like any other
+    join_pair         "first [SEP] second": one text, rendered like any other
     question_overlay  the question's rows replace the photo's top rows
     question_above    the photo is shrunk to the rows below the question
 

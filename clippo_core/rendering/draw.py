@@ -1,10 +1,11 @@
 """Column masks -> pixels, in numpy and in torch: pixel (y, x) of row r is bit y of masks[r, x]; ink
 on a grey page.
 
-    uint8   ink 0, page 127                      float   v / 255 * 2 - 1 in float32, then the dtype: ink -1, page -0.0039215684
+    uint8   ink 0, page 127
+    float   v / 255 * 2 - 1 in float32, then the dtype: ink -1, page -0.0039215684
 
-`expand` runs wherever the masks are, and compiles; so only 2 bytes a column cross to the device. It
-is not a layout. torch is imported where it is used, for validation and rendering run without it.
+`expand` runs wherever the masks are, and compiles; so only 2 bytes per column cross to the device.
+torch is imported where it is used, because validation and rendering run without it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A bitmap font: code point -> up to 16 columns of 16 pixels each, one uint16 a column with bit y =
-pixel row y.
+"""A bitmap font: code point -> up to 16 columns of 16 pixels each, one uint16 per column with bit
+y = pixel row y.
 
     .hex line   0041:0000000018242442427E424242420000          (8 x 16 pixels; 64 digits: 16 x 16)
     column x    sum over y of pixel(x, y) << y
 
 `load_fonts` reads the shipped Unifont 15.0.01 (`assets/unifont-15.0.01.xz`, written by
-`tools/build_font.py`) or .hex files, later ones filling the gaps of earlier ones. It is not a
-layout: trimming, wrapping and overlaying stand in `layout.py` and `shaped/`.
+`tools/build_font.py`) or .hex files, later ones filling the gaps of earlier ones.
+Trimming, wrapping and overlaying are in `layout.py` and `shaped/`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def load_fonts(paths: Sequence[str | Path] | None = None) -> Font:
     lack.
 
     Raises RenderError naming a file that cannot be read. Equal paths of unchanged files are loaded
-    once a process.
+    once per process.
     """
     files = [Path(path) for path in paths or (SHIPPED_FONT,)]
     try:

@@ -1,14 +1,17 @@
 """The reference layout: texts -> column masks uint16 [n, image_px / 16, image_px], bit for bit
 big_vision's `render_unifont`.
 
-    code points   ASCII A-Z lower-cased, the first 768, surrogates as U+FFFD (pp_ops.py of google-research/big_vision at 0127fb6)
-    trim          ink columns [f, l]: from a = max(f - 1, 0) to min(max(l + 1, a + 4), 16); a glyph without ink: 4 blank columns
-    row           end // (image_px - widest), where `end` is the sum of widths up to and including the glyph, over the whole text,
-                  and `widest` the widest glyph of this text; rows beyond the page are dropped
+    code points   ASCII A-Z lower-cased, the first 768, surrogates as U+FFFD
+                  (pp_ops.py of google-research/big_vision at 0127fb6)
+    trim          ink columns [f, l]: from a = max(f - 1, 0) to min(max(l + 1, a + 4), 16);
+                  a glyph without ink: 4 blank columns
+    row           end // (image_px - widest), where `end` is the sum of widths up to and including
+                  the glyph, over the whole text, and `widest` the widest glyph of this text;
+                  rows beyond the page are dropped
     x             sum of the widths before it on its row
 
-All texts of a chunk are laid out at once, as flat arrays over their glyphs. It is not the shaped
-layout (`shaped/`) and draws no pixels (`draw.py`).
+All texts of a chunk are laid out at once, as flat arrays over their glyphs. The shaped layout is
+in `shaped/`, pixels are in `draw.py`.
 """
 
 from __future__ import annotations

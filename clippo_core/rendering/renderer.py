@@ -2,10 +2,11 @@
 of all that decides a pixel.
 
     Renderer(224).render(["a dog"])  -> uint8 [1, 224, 224], ink 0 on 127
-    Renderer(224).masks(["a dog"])   -> uint16 [1, 14, 224], 6,272 bytes a text: what shards, loader and device exchange
+    Renderer(224).masks(["a dog"])   -> uint16 [1, 14, 224], 6,272 bytes per text:
+                                        what shards, loader and device exchange
 
-It pickles to its arguments, so that worker processes may have it. It is not a text model: nothing
-here knows words or tokens.
+It pickles to its arguments, so that worker processes may have it. Nothing here knows words or
+tokens.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ cache."""
 
 
 class Renderer:
-    """Draws texts on square pages.
+    """Renders texts on square pages.
 
     image_px: height and width, a multiple of 16, at least 32.
     fonts: None = the shipped Unifont 15.0.01, or .hex paths, later ones filling gaps.
     layout: `reference` is big_vision's bit for bit.  monospace: 16 px for every glyph.
-    strict_font: raise RenderError at a text that the shipped font draws otherwise than 9.0.06, the font of the released weights;
-    warn_font: warn once instead. Both mind the shipped font only.
-    extra_px: blank columns after each glyph, where its cell has room for them; for augmentation (`augment.py`).
+    strict_font: raise RenderError at a text that the shipped font draws otherwise than 9.0.06, the
+    font of the released weights;  warn_font: warn once instead. Both mind the shipped font only.
+    extra_px: blank columns after each glyph, where its cell has room for them; for augmentation
+    (`augment.py`).
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class Renderer:
         return image
 
     def census(self, texts: Sequence[str]) -> Census:
-        """Rows, cut and missing glyphs of each text; nothing is drawn."""
+        """Rows, cut and missing glyphs of each text; nothing is rendered."""
         texts = texts if isinstance(texts, str) else list(texts)
         cut = reference.cut_texts(texts)
         page_rows = self.image_px // ROW_PX

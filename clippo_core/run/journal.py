@@ -1,7 +1,9 @@
-"""The journal of a training run: one JSON line a step, appended while it runs, read by pages, decks
-and reports.
+"""The journal of a training run: one JSON line per step, appended while it runs, read by pages,
+decks and reports.
 
-    {"step": 412, "loss": 1.53, "lr": 0.001, "logit_scale": 14.2, "pairs_per_second": 181.0, …}     step = optimizer steps done
+    {"step": 412, "loss": 1.53, "lr": 0.001, "logit_scale": 14.2, "pairs_per_second": 181.0, …}
+
+`step` counts the optimizer steps done.
 
 After a crash the lines beyond the restored checkpoint are dropped, so the curve is the one that the
 run would have had without it. A bucket knows no append: there the file is written again now and
@@ -16,7 +18,7 @@ import json
 import math
 import os
 import threading
-from typing import Any
+from typing import Any, TextIO
 
 from clippo_core import storage
 from clippo_core.errors import NotFoundError, StorageError
@@ -49,9 +51,10 @@ class Journal:
                 self._keep(line)
         self._written = len(self._lines)
         storage.write_text(uri, "".join(self._lines))
-        self._file = (
-            open(storage.local_path(uri), "a", encoding="utf-8") if storage.is_local(uri) else None
-        )  # noqa: SIM115  open until close()
+        self._file: TextIO | None = None
+        if storage.is_local(uri):
+            path = storage.local_path(uri)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  open until close()
 
     def append(self, **fields: Any) -> None:
         """Add one line: `step` and numbers or texts. Non-finite numbers become null: JSON knows

@@ -1,15 +1,17 @@
-"""From a RunConfig to one sub-plan a stage, each with a digest of everything its result depends on.
+"""From a RunConfig to one sub-plan per stage, each with a digest of everything its result
+depends on.
 
-    stage digest  = sha256(identity of its configs, seed, data content, code, digest of the stage before)
+    stage digest  = sha256(identity of its configs, seed, data content, code,
+                           digest of the stage before)
     run folder    = <root>/<name>-<first 12 digits of all stage digests together>
 
 A stage whose digest was completed before, in whichever run's folder, is planned into that same
 folder with the same `generation`, so that its inputs are equal and a cache answers. If the bytes
 are gone or were never finished, it gets a new generation, and no cache can answer: it runs again,
 and picks up whatever usable pieces lie in its folder. So new data under an old path retrains, a new
-learning rate does not draw the text again, and deleted shards are made again.
+learning rate does not render the text again, and deleted shards are made again.
 
-It is not the cache: that is Flyte's, keyed by these plans.
+The cache itself is Flyte's, keyed by these plans.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ evaluations?
                   now >= before - half the 95 % interval
 
 The promoted model is one small JSON file, replaced by compare-and-swap: of two runs that finish
-together, one wins and the other is told. It is not a statistical test of superiority: it keeps a
-weekly model from getting worse unnoticed.
+together, one wins and the other is told. The gate keeps a weekly model from getting worse
+unnoticed; it does not test for superiority.
 """
 
 from __future__ import annotations

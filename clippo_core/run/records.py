@@ -1,10 +1,10 @@
 """Values that cross a task: what one stage of the pipeline hands to the next, all of them small,
 frozen and JSON-able.
 
-    RunConfig ─▶ plan ─▶ RunPlan (one sub-plan a stage) ─▶ ValidationReport ─▶ Manifest ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
+    RunConfig ─▶ plan ─▶ RunPlan (one sub-plan per stage) ─▶ ValidationReport ─▶ Manifest
+              ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
 
-Bulk bytes never stand here: a value carries their URI and sha256. It is not a place for behaviour
-beyond reading and writing itself.
+Bulk bytes never stand here: a value carries their URI and sha256.
 
 Annotations are real types here, without `from __future__ import annotations`: flytekit looks at a
 field's type to read a list back from a Struct, and refuses a string.
@@ -166,7 +166,7 @@ class Manifest:
     uri: str
     """Folder or prefix of the shards and their manifest.json."""
     n_pairs: int
-    """Records, each of which gives one pair an epoch."""
+    """Records, each of which gives one pair per epoch."""
     n_photo_pairs: int
     """Those with a photo; the others are text/text."""
     files: list[FileEntry]
@@ -194,7 +194,7 @@ class CheckpointInfo:
     code_digest: str
     world_size: int
     journal: str = ""
-    """URI of the journal with one JSON line a step."""
+    """URI of the journal with one JSON line per step."""
 
 
 @dataclass(frozen=True)

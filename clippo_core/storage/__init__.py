@@ -1,13 +1,15 @@
 """A folder and a bucket alike: every file of a run is read and written here, by its path or its
 s3:// address.
 
-    what is written   appears whole or not at all; conditions (`if_absent`, `if_match`) decide between two writers
+    what is written   appears whole or not at all; conditions (`if_absent`, `if_match`) decide
+                      between two writers
     what is read      has the sha256 or ETag that it was stored with, or is read again
-    what fails        is tried again with random pauses, within bounds (`bucket.py`); a 403 or 404 never is
+    what fails        is tried again with random pauses, within bounds (`bucket.py`);
+                      a 403 or 404 never is
 
 Buckets are reached through boto3: endpoint from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
 FLYTE_AWS_ENDPOINT, credentials from FLYTE_AWS_ACCESS_KEY_ID and FLYTE_AWS_SECRET_ACCESS_KEY or
-boto3's own chain. It is not a file system: no append, no rename.
+boto3's own chain. There is no append and no rename.
 """
 
 from __future__ import annotations

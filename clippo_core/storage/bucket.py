@@ -1,8 +1,9 @@
 """Objects of an S3 bucket, through a client that is handed in: each request tried again within
 bounds, each byte compared.
 
-    put    md5 of what was sent  = ETag of what the store got        (under KMS, where ETags are no md5, the client's CRC header)
-    get    sha256 of what came   = sha256 in the object's metadata, or its ETag where others wrote it
+    put    md5 of what was sent  = ETag of what the store got
+                                   (under KMS, where ETags are no md5, the client's CRC header)
+    get    sha256 of what came   = sha256 in the object's metadata, or its ETag where others wrote
 
 A request that fails for a passing reason is made again after a pause,
 

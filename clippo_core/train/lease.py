@@ -1,15 +1,17 @@
 """Whose run is it? Of two processes that train into one folder exactly one goes on; a dead owner's
 place is taken without help.
 
-    <run>/owner.json   {"id": …, "host": …, "pid": …, "beat": 7}      written only by compare-and-swap, a beat every SECONDS / 4
+    <run>/owner.json   {"id": …, "host": …, "pid": …, "beat": 7}
+                       written only by compare-and-swap, a beat every SECONDS / 4
 
-    owner's process seen dead on this machine    taken over at once (the same command after `kill -9`)
+    owner's process seen dead on this machine    taken over at once
+                                                 (the same command after `kill -9`)
     owner's process seen alive on this machine   ConflictError at once
-    owner elsewhere                              watched: a beat within `seconds` -> ConflictError, none -> taken over
+    owner elsewhere                              watched: a beat within `seconds` -> ConflictError,
+                                                 none -> taken over
 
 No two clocks are compared: the watcher counts its own seconds. A frozen owner that wakes up finds
-its lease lost at its next save, before anything of it counts. It is not a lock between ranks: only
-rank 0 holds it.
+its lease lost at its next save, before anything of it counts. Only rank 0 holds it.
 """
 
 from __future__ import annotations

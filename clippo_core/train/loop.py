@@ -1,7 +1,7 @@
 """Pretraining: resume? -> for every step: batch, step, journal; once in a while save -> done.
 Unkillable, and the same bit for bit.
 
-    <run>/checkpoints/   step-…/ and latest.json        <run>/journal.jsonl   one line a step
+    <run>/checkpoints/   step-…/ and latest.json        <run>/journal.jsonl   one line per step
     <run>/training.html  the page to watch              <run>/owner.json      whose run it is
 
 A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from

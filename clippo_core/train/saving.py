@@ -1,9 +1,12 @@
 """When a run is saved, and what happens when it is told to stop: asked once after every step,
 answered alike on every rank.
 
-    every train.save_every_steps   a snapshot is taken and written by a thread; if the last one is still being written, a step later
-    SIGTERM                        the save under way is awaited, this step is saved, Preempted is raised
-    a save failed                  its error on rank 0, TrainingError elsewhere; what was saved before is intact
+    every train.save_every_steps   a snapshot is taken and written by a thread; if the last one is
+                                   still being written, a step later
+    SIGTERM                        the save under way is awaited, this step is saved, Preempted is
+                                   raised
+    a save failed                  its error on rank 0, TrainingError elsewhere; what was saved
+                                   before is intact
 
 How a checkpoint is written, and how it is found again, is `engine/checkpoint.py`'s.
 """

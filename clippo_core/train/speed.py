@@ -1,10 +1,11 @@
 """How fast training is, in the field's terms: pairs per second, model FLOP/s, and their share of
 what a matrix product reaches here.
 
-    training FLOPs of a pair = 2 images * 3 * forward of one image, less the gradient with respect to pixels, which nobody computes
+    training FLOPs of a pair = 2 images * 3 * forward of one image,
+                               less the gradient with respect to pixels, which nobody computes
 
 Model FLOPs: recomputation, normalisation and pointwise work do not count, so a faster way to the
-same result looks faster. It is not a profiler.
+same result looks faster.
 """
 
 from __future__ import annotations

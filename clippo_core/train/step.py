@@ -1,10 +1,11 @@
 """One step of pretraining: a batch on the device, forward and backward over the full global batch,
 update, or skip for good reason.
 
-    shards ─▶ batch ─▶ on_device ─▶ with_varied_text (only where train.augment asks for it) ─▶ train_step
+    shards ─▶ batch ─▶ on_device ─▶ with_varied_text (only with train.augment) ─▶ train_step
 
     finite loss, finite gradient norm   ->  the optimizer steps
-    anything else                       ->  no weight and no moment changes, on any rank; the step counts, and its keys are kept
+    anything else                       ->  no weight and no moment changes, on any rank;
+                                            the step counts, and its keys are kept
 
 Which chunks a batch is cut into is the engine's business; how often to save, the loop's.
 """
@@ -81,7 +82,7 @@ def with_varied_text(
     says; else as they are.
 
     Once a batch and before it is cut into chunks, so that both passes of cached gradients read the
-    same pixels: they lie beside the memory plan, 2 or 4 bytes a pixel of every text of this rank,
+    same pixels: they lie beside the memory plan, 2 or 4 bytes per pixel of every text of this rank,
     and their time counts as waiting for data.
     """
     augment = train.augment

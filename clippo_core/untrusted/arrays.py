@@ -255,7 +255,7 @@ def _read_values(file: IO[bytes], facts: ArrayFacts) -> np.ndarray:
     values = np.empty(math.prod(facts.shape), facts.dtype)
     view = values.view(np.uint8).data
     done = 0
-    while piece := file.read(_PIECE_BYTES):  # to the end, for there the checksum is compared
+    while piece := file.read(_PIECE_BYTES):  # to the end, because there the checksum is compared
         if done + len(piece) > len(view):
             raise EOFError("it goes on after its last value")
         view[done : done + len(piece)] = piece

@@ -1,13 +1,13 @@
 """The Unicode bidirectional algorithm (UAX #9): a level for each character of a paragraph, and the
 visual order of a line.
 
-    embedding_levels("abc אבג 12") -> 0 0 0 0 1 1 1 1 2 2        even: left to right, odd: right to left
+    embedding_levels("abc אבג 12") -> 0 0 0 0 1 1 1 1 2 2   even: left to right, odd: right to left
     visual_order(levels)           -> indices from left to right
 
 All rules are applied: embeddings, overrides and isolates (X1-X10), weak types (W1-W7), brackets
 (N0), neutrals (N1, N2), implicit levels (I1, I2), trailing space (L1), reordering (L2), mirroring
 (L4). Only texts with a right-to-left character or control come here. The character data are
-Python's `unicodedata`. It is not joining (`joining.py`) and draws nothing.
+Python's `unicodedata`. Joining is in `joining.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ final form, lam and alef their ligature.
 
 The forms are code points of the font (U+FB50-FDFF, U+FE70-FEFF), and `unicodedata` says which
 letter and form each one is. Marks and format characters are transparent; ZWJ and tatweel join, ZWNJ
-does not. It is not the order (`bidi.py`): text stays in logical order. Scripts that join but have
+does not. Text stays in logical order; `bidi.py` reorders it. Scripts that join but have
 no presentation forms in Unicode (Syriac, N'Ko, Mongolian, ...) keep their isolated letters.
 """
 

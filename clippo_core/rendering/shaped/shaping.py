@@ -1,12 +1,13 @@
 """The shaped layout (opt-in): texts as their readers write them, as far as a bitmap font can.
 
-    NFC · newline breaks the row, words wrap · right-to-left order (bidi.py) · Arabic forms that join (joining.py) · marks laid over their
-    base with Unifont's offsets · zero-width characters removed · a box for what the font lacks
+    NFC · newline breaks the row, words wrap · right-to-left order (bidi.py)
+    Arabic forms that join (joining.py) · marks laid over their base with Unifont's offsets
+    zero-width characters removed · a box for what the font lacks
 
 A text of plain letters goes the vectorised way: code point -> cell. Only a text with marks,
 right-to-left letters or controls is taken apart character by character. Indic vowel signs stand in
-their places, for Unifont's cells are made to be overlaid; conjuncts are not formed: the font has
-none, and the virama stays visible. It is not the reference layout, and never replaces it silently.
+their places, because Unifont's cells are made to be overlaid; conjuncts are not formed: the font
+has none, and the virama stays visible. It never replaces the reference layout silently.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Breaking shaped text into rows: at newlines; where a row is full, before the last word that does
 not fit.
 
-    a row ends   at a newline | at the last allowed break that fits | inside a word that is longer than the row
+    a row ends   at a newline | at the last allowed break that fits
+                 | inside a word that is longer than the row
     spaces       at the end of a wrapped row are not drawn
 
-All texts of a chunk go together: one step a row, by binary search in the cumulated widths.
+All texts of a chunk go together: one step per row, by binary search in the cumulated widths.
 `line_flags` says where breaks are allowed: after spaces and hyphens, around ideographs, kana,
 emoji, and letters of scripts without spaces; not before closing nor after opening punctuation. It
 is not UAX #14, whose pair table and dictionaries (Thai) it does without, and not the reference's
@@ -26,10 +27,19 @@ NOT_DRAWN = -1
 """Row of newlines, and of spaces at the end of a wrapped row."""
 
 NEWLINES = "\n\v\f\x85\u2028\u2029"
-BLANKS = " \t\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+BLANKS = (
+    " \t\u00a0\u1680"
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u202f\u205f\u3000"
+)
 _NO_BREAK = "\u00a0\u2007\u202f"
 _HYPHENS = "-\u2010\u2012\u2013\u2014"
-_NO_START = "、。，．・：；？！ー々ゝゞヽヾ…‥ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ!?,.:;%\u0e2f\u0e30\u0e31\u0e32\u0e33\u0e45\u0e46"
+_NO_START = (
+    "、。，．・：；？！ー々ゝゞヽヾ…‥"
+    "ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ"
+    "!?,.:;%"
+    "\u0e2f\u0e30\u0e31\u0e32\u0e33\u0e45\u0e46"
+)
 _THAI_LAO_PREPOSED = "\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4"
 _NO_SPACES = (
     (0x0E00, 0x0F00),
