@@ -3,7 +3,7 @@
     EVALUATIONS["retrieval"].configs(evaluate)      its benchmarks in this run; () = not asked for
                             .inputs(evaluate)       every file and folder that decides its result
                             .pictures(evaluate)     what it shows, for the search for leaks
-                            .run(checkpoint, plan)  imports its module, which needs torch, and runs it
+                            .run(checkpoint, plan)  imports its module (torch), and runs it
 
 Planning digests `inputs`, so a file that decides a number has to be named here. Nothing heavy is
 imported: `pyflyte` and the plan task load this file without torch.

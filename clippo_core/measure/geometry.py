@@ -3,8 +3,9 @@ principal components of the kernel.
 
     gap = ‖ mean of unit image embeddings − mean of unit text embeddings ‖,  0 to 2
 
-(Liang et al., 2022; the paper's Fig. 5.) The gap is 0 for equal clouds and does not change under rotation or scale. Separability says whether
-a plane divides the two kinds on pairs that it was not fitted on: 1/2 where it cannot, 1 for CLIP.
+(Liang et al., 2022; the paper's Fig. 5.) The gap is 0 for equal clouds and does not change under
+rotation or scale. Separability says whether a plane divides the two kinds on pairs that it was not
+fitted on: 1/2 where it cannot, 1 for CLIP.
 Numbers only; figures stand in `figures.py` and `pictures.py`.
 """
 

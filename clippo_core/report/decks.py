@@ -58,11 +58,10 @@ def validation_deck(report: ValidationReport) -> str:
 def render_deck(
     manifest: Manifest, render: RenderConfig | None = None, samples: list[ContactItem] | None = None
 ) -> str:
-    """The shards in numbers, and a contact sheet: photo beside rendered text, as many scripts as there
-    are.
+    """The shards in numbers, and a contact sheet: photo beside rendered text, in every script.
 
-    `samples` are read out of the shards and rendered with `render` where None is given; without both
-    there is no contact sheet.
+    `samples` are read out of the shards and rendered with `render` where None is given; without
+    both there is no contact sheet.
     """
     if samples is None and render is not None:
         from clippo_core.measure.insight import contact_items

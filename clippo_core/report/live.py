@@ -88,7 +88,8 @@ def training_page(
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}<meta name="viewport"'
         f' content="width=device-width,initial-scale=1"><title>'
-        f"{digits.count(done)}/{digits.count(total_steps)} {name}</title><style>{PAGE_CSS}</style></head>"
+        f"{digits.count(done)}/{digits.count(total_steps)} {name}</title>"
+        f"<style>{PAGE_CSS}</style></head>"
         f'<body><main class="page"><h1>{name}</h1><p class="soft">Written {stamp};'
         f" {state}.</p>{training_charts(records, total_steps)}</main></body></html>\n"
     )

@@ -92,7 +92,8 @@ def project(tmp_path: Path) -> Path:
     edit(
         config,
         '    """Multilingual retrieval."""\n',
-        '    """Multilingual retrieval."""\n    parity: ParityConfig | None = None\n    """Parity."""\n',
+        '    """Multilingual retrieval."""\n'
+        '    parity: ParityConfig | None = None\n    """Parity."""\n',
     )
     registry = core / "evaluate" / "registry.py"
     edit(registry, "    )\n}\n", ENTRY)

@@ -808,7 +808,10 @@ def test_written_report_is_whole_and_the_second_one_needs_no_tower(finished):
         f" {written.path}\n"
     )
 
-    code = "import sys, pickle; from tests.report.test_report import write; write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
+    code = (
+        "import sys, pickle; from tests.report.test_report import write;"
+        " write(pickle.load(sys.stdin.buffer)); print('torch' in sys.modules)"
+    )
     again = subprocess.run(
         [sys.executable, "-c", code],
         input=pickle.dumps(finished),

@@ -7,7 +7,7 @@ layouts.
     MNLI    larger, about equal, or smaller?          by 25 or more / within 10;
                                                       matched: en ja digits; mismatched: de ar
     QNLI    does the sentence answer yes?             "over 50?" | "ninety" -> entailment
-    MRPC    same ten (smaller number first)?          "41" | "forty-eight" -> 1; negatives: 30 or more
+    MRPC    same ten (smaller number first)?          "41" | "forty-eight" -> 1; others: 30 or more
     QQP     at most 9 apart (smaller first)?          otherwise 40 or more apart
     STS-B   closeness (smaller first):                5 * (1 - difference / 99)
 

@@ -52,9 +52,10 @@ IMAGE_PX, DIGIT_PX, TOP_PX = 64, 28, 34
 TRAIN_DIGITS = 1437
 LANGUAGES = ("en", "de", "ja", "ar")
 """Languages of pretraining."""
-XM_LANGUAGES = tuple(
-    ("ar bn cs da de en es fa fi fr he hu id it ja ko nl no pl pt ro ru sv te th tr uk vi").split()
-)
+XM_LANGUAGES = (
+    "ar", "bn", "cs", "da", "de", "en", "es", "fa", "fi", "fr", "he", "hu", "id", "it", "ja",
+    "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "te", "th", "tr", "uk", "vi",
+)  # fmt: skip
 """The languages of XM3600 in which num2words counts."""
 PICTURES_PER_NUMBER, POOL_PER_DIGIT, VQA_TRAIN_PICTURES = 80, 50, 600
 DIGITS = "zxx"

@@ -1,7 +1,7 @@
 """Text -> sentences, by a small rule that anybody can run on paper.
 
     A line end ends a sentence. Within a line, one of . ! ? … (and closing quotes or brackets after
-    it) ends a sentence if white space and then a capital, a digit or an opening quote follow; and
+    it) ends a sentence if white space and then a capital, a digit or an opening quote follow;
     。！？ end one by themselves. Not after a known abbreviation (Mr. Dr. e.g. ...), a single capital
     (J. Smith), or where the next word starts in lower case.
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 
 _SHORT_FORMS = """
-mr mrs ms dr prof sr jr st mt no vs etc inc ltd co corp gen col lt sgt capt rev hon rep sen gov fig vol pp p ed eds est dept univ approx al
+mr mrs ms dr prof sr jr st mt no vs etc inc ltd co corp gen col lt sgt capt rev hon rep sen gov fig vol
+pp p ed eds est dept univ approx al
 e.g i.e a.m p.m u.s u.k jan feb mar apr jun jul aug sep sept oct nov dec
 """
 _ABBREVIATIONS = frozenset(_SHORT_FORMS.split())

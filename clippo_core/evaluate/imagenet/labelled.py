@@ -1,7 +1,7 @@
 """Pictures with a class each, as benchmarks come: folders by class, Hugging Face parquet, or tars.
 
     <uri>/<class>/<file>              ImageFolder: the class is the folder's name
-    <uri>/*.parquet                   columns `image` (struct with `bytes`, or bytes) and `label` (int)
+    <uri>/*.parquet                   columns `image` (bytes, or a struct of them) and `label` (int)
     <uri>/*.tar                       members KEY.jpg with KEY.cls (a number), or <class>/<file>
 
 A class is a number, or a folder's name that `class_index` turns into the number of its class name.
