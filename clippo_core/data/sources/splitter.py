@@ -2,7 +2,7 @@
 
     A line end ends a sentence. Within a line, one of . ! ? … (and closing quotes or brackets after
     it) ends a sentence if white space and then a capital, a digit or an opening quote follow;
-    。！？ end one by themselves. Not after a known abbreviation (Mr. Dr. e.g. ...), a single capital
+    。！？ end one by themselves. Not after a known abbreviation (Mr. Dr. e.g. ...), a lone capital
     (J. Smith), or where the next word starts in lower case.
 
 The paper does not say how it split C4; for English and similar web text this rule is close enough.
@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 
 _SHORT_FORMS = """
-mr mrs ms dr prof sr jr st mt no vs etc inc ltd co corp gen col lt sgt capt rev hon rep sen gov fig vol
-pp p ed eds est dept univ approx al
-e.g i.e a.m p.m u.s u.k jan feb mar apr jun jul aug sep sept oct nov dec
+mr mrs ms dr prof sr jr st mt no vs etc inc ltd co corp gen col lt sgt capt rev hon rep sen gov
+fig vol pp p ed eds est dept univ approx al e.g i.e a.m p.m u.s u.k jan feb mar apr jun jul aug
+sep sept oct nov dec
 """
 _ABBREVIATIONS = frozenset(_SHORT_FORMS.split())
 _END = re.compile(
