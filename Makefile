@@ -12,7 +12,7 @@ PYFLYTE := $(BIN)/pyflyte -c flyte.yaml
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly check bench package images register activate \
+.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register activate \
 	deactivate clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks
@@ -37,6 +37,9 @@ test: setup ## the default tests
 
 test-slow: setup ## the tests that take minutes
 	$(PYTEST) -m slow
+
+fuzz: setup ## damaged files against one decoder: make fuzz FORMAT=tar SECONDS=600
+	$(BIN)/python tests/fuzz/fuzz.py $(or $(FORMAT),json) --seconds $(or $(SECONDS),60)
 
 test-nightly: setup ## soaks and many-seed runs
 	$(PYTEST) -m nightly
