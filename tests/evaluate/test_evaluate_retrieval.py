@@ -179,7 +179,8 @@ import sys
 sys.path[:0] = [{project!r}, {tests!r}]
 from drawn import evaluate_plan
 from clippo_core.config import RetrievalConfig
-from clippo_core.evaluate import embed, retrieval
+from clippo_core.evaluate import embed
+from clippo_core.evaluate.retrieval import protocol as retrieval
 embed.CHUNK = 64
 config = RetrievalConfig({annotations!r}, {images!r}, dataset="drawn", expect_images=600)
 retrieval.run({checkpoint!r}, evaluate_plan({root!r}, retrieval=(config,)), progress=False)

@@ -26,7 +26,8 @@ from tasks import settings
 settings.SHAPE = settings.ClusterShape(nodes=2, processes_per_node=1)
 settings.SHAPE_NAME = "two-hosts"
 from flytekit.core.base_task import IgnoreOutputs
-from clippo_core import records, storage
+from clippo_core import storage
+from clippo_core.run import records
 from clippo_core.data.shards import open_manifest
 from tasks.pretrain import pretrain
 
