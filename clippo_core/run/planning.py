@@ -69,11 +69,13 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     """
     config = fill_kickoff(config, kickoff_time)
     data, render, model = config.data, config.render, config.model
-    pairs = content_digest(source_inputs(data))
-    fonts = content_digest(list(map(Input, render.fonts)))
-    starts = content_digest([Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri])
+    listed = functools.cache(_listed)  # stages read the same folders
+    start_files = [Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri]
+    pairs = content_digest(source_inputs(data), listed)
+    fonts = content_digest(list(map(Input, render.fonts)), listed)
+    starts = content_digest(start_files, listed)
     only = {name: one.only(config.evaluate) for name, one in EVALUATIONS.items()}
-    benchmarks = {name: benchmark_digest(config.evaluate, name) for name in EVALUATIONS}
+    benchmarks = {name: benchmark_digest(config.evaluate, name, listed) for name in EVALUATIONS}
     shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
     # Without what decides how they are run and judged, which touches no validation.
     shown_alone = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
@@ -102,7 +104,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
             stage(name, benchmarks[name]),
             only[name],
             config.is_demo,
-            _parts(name, only[name], config.root, root, config.seed, stages["pretrain"]),
+            _parts(name, only[name], config.root, root, config.seed, stages["pretrain"], listed),
         )
         for name in EVALUATIONS
     }
@@ -130,22 +132,29 @@ def plan_evaluations(
 ) -> dict[str, EvaluatePlan]:
     """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
     folder = storage.join(root, f"evaluation-{checkpoint.weights_sha256[:12]}")
+    listed = functools.cache(_listed)
     plans = {}
     for name, one in EVALUATIONS.items():
-        only, content = one.only(evaluate), benchmark_digest(evaluate, name)
+        only, content = one.only(evaluate), benchmark_digest(evaluate, name, listed)
         weights = checkpoint.weights_sha256
         parts = [one.module, code_digest(one.module), identity(only), content, weights]
         stage_digest = digest(parts)
         here = storage.join(folder, stage_digest[:12])
         place, generation = _place(root, here, name, stage_digest)
         stage = StagePlan(place, 0, content, generation)
-        benchmarks = _parts(name, only, root, here, 0, weights)
+        benchmarks = _parts(name, only, root, here, 0, weights, listed)
         plans[name] = EvaluatePlan(stage, only, benchmarks=benchmarks)
     return plans
 
 
 def _parts(
-    name: str, only: EvaluateConfig, base: str, root: str, seed: int, model: str
+    name: str,
+    only: EvaluateConfig,
+    base: str,
+    root: str,
+    seed: int,
+    model: str,
+    listed: Listed,
 ) -> dict[str, StagePlan]:
     """A stage per benchmark of an evaluation that takes several, so that one more runs alone.
 
@@ -155,7 +164,7 @@ def _parts(
     for config in one.configs(only) if isinstance(getattr(only, name), tuple) else ():
         changes: dict[str, Any] = {name: (config,)}
         alone = dataclasses.replace(only, **changes)
-        content = benchmark_digest(alone, name)
+        content = benchmark_digest(alone, name, listed)
         part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
 
         def is_whole(at: str, dataset: str = config.dataset) -> bool:
@@ -168,12 +177,25 @@ def _parts(
     return found
 
 
-def benchmark_digest(evaluate: EvaluateConfig, name: str) -> str:
+def _listed(uri: str) -> list[list[Any]]:
+    """[name, bytes, etag] of every file of a file, folder or `*` pattern; empty = there is none."""
+    try:
+        return [[file.name, file.bytes, file.etag] for file in storage.list_files(uri)]
+    except NotFoundError:
+        return []
+
+
+Listed = Callable[[str], list[list[Any]]]
+"""How files are listed: `_listed`, or the same with what was listed before remembered, because on
+a local disk an etag is the sha256 of a file that is read whole."""
+
+
+def benchmark_digest(evaluate: EvaluateConfig, name: str, listed: Listed = _listed) -> str:
     """Digest of what the evaluation `name` reads. A missing file stops neither plan nor training:
     that evaluation's result will say so.
     """
     try:
-        return content_digest(EVALUATIONS[name].inputs(evaluate))
+        return content_digest(EVALUATIONS[name].inputs(evaluate), listed)
     except DataError as error:
         return f"missing: {error}"
 
@@ -205,7 +227,7 @@ def source_inputs(data: DataConfig) -> list[Input]:
     return [Input(uri) for uri in found if uri]
 
 
-def content_digest(inputs: list[Input]) -> str:
+def content_digest(inputs: list[Input], listed: Listed = _listed) -> str:
     """sha256 over names, sizes and contents (a bucket's etags, a folder's sha256) of files, folders
     and `*` patterns.
 
@@ -213,15 +235,12 @@ def content_digest(inputs: list[Input]) -> str:
     """
     entries: list[list[Any]] = []
     for uri, is_optional in sorted(set(inputs)):
-        try:
-            files = storage.list_files(uri)
-        except NotFoundError:
-            files = []
+        files = listed(uri)
         if not files and not is_optional:
             raise DataError(
                 f"{uri}: not found, or an empty folder; check the path in the run's config."
             )
-        entries.append([uri, [[file.name, file.bytes, file.etag] for file in files]])
+        entries.append([uri, files])
     return digest(entries)
 
 
