@@ -23,7 +23,7 @@ from clippo_core.config.evaluate import (
     VqaConfig,
     Xm3600Config,
 )
-from clippo_core.config.identity import digest, identity, without_runtime
+from clippo_core.config.identity import digest, identity
 from clippo_core.config.model import ModelConfig
 from clippo_core.config.run import RunConfig
 from clippo_core.config.train import AugmentConfig, FinetuneConfig, OptimConfig, TrainConfig
@@ -53,5 +53,4 @@ __all__ = [
     "replace",
     "require",
     "to_json",
-    "without_runtime",
 ]

@@ -19,6 +19,11 @@ XM3600_LANGUAGES: tuple[str, ...] = (
 AtLeastOne = Check(bool, "name at least one")
 
 
+CLASS_MAPPINGS = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
+"""Files beside a list of class names that say which folder is which class (so they decide
+labels)."""
+
+
 @dataclass(frozen=True)
 class ImagenetConfig(Checked, path="evaluate.imagenet"):
     """Zero-shot and few-shot classification (paper §4; big_vision evaluators

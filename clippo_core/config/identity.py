@@ -11,11 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any, TypeVar
+from typing import Any
 
 from clippo_core.config.check import Checked
-
-C = TypeVar("C", bound=Checked)
 
 
 def identity(value: Any) -> Any:
@@ -25,18 +23,6 @@ def identity(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [identity(item) for item in value]
     return value
-
-
-def without_runtime(config: C) -> C:
-    """`config` with every runtime field at its default, so that equal runs are equal values."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if config.is_runtime(field.name) and field.default is not dataclasses.MISSING:
-            changes[field.name] = field.default
-        elif isinstance(value, Checked):
-            changes[field.name] = without_runtime(value)
-    return dataclasses.replace(config, **changes)
 
 
 def digest(value: Any) -> str:

@@ -25,14 +25,11 @@ from clippo_core.config import (
     VqaConfig,
     Xm3600Config,
 )
+from clippo_core.config.evaluate import CLASS_MAPPINGS
 from clippo_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from clippo_core.run.records import EvalResult, EvaluatePlan
-
-CLASS_MAPPINGS = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
-"""Files beside a list of class names that say which folder is which class (so they decide
-labels)."""
 
 
 class Input(NamedTuple):

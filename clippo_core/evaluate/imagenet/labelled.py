@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from clippo_core import storage
+from clippo_core.config.evaluate import CLASS_MAPPINGS
 from clippo_core.data.images import read_image_bytes
 from clippo_core.data.sources import tars
 from clippo_core.data.sources.annotation_files import load_json
@@ -35,7 +36,6 @@ from clippo_core.evaluate.embed import Pictures
 from clippo_core.evaluate.imagenet.prompts import canonical_name
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_WNID_FILES = ("imagenet_class_index.json", "LOC_synset_mapping.txt")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ClassNames:
         if not folders:
             raise EvaluationError(
                 f"the pictures lie in {len(found)} class folders, but there are {len(self.names)}"
-                f" class names. Give one name a folder, or put {' or '.join(_WNID_FILES)} beside"
+                f" class names. Give one name a folder, or put {' or '.join(CLASS_MAPPINGS)} beside"
                 " the names, which says which folder is which class."
             )
         number = {folder: i for i, folder in enumerate(folders)}
@@ -291,7 +291,7 @@ def _folders_beside(uri: str, n: int) -> tuple[str, ...]:
     classes.
     """
     parent = uri.rpartition("/")[0] or "."
-    for name in _WNID_FILES:
+    for name in CLASS_MAPPINGS:
         beside = storage.join(parent, name)
         if not storage.exists(beside):
             continue
