@@ -237,7 +237,13 @@ def test_readme_commands_exist() -> None:
 def test_make_help_tells_every_target() -> None:
     listed = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), re.M)
     assert listed is not None
-    done = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     lines = [re.split(r"  +", line, maxsplit=1) for line in done.stdout.splitlines()]
     told = {target: meaning for targets, meaning in lines for target in targets.split()}
     assert told.keys() == set(listed[1].replace("\\", " ").split()) and all(told.values())
