@@ -15,6 +15,7 @@ import ast
 import functools
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,7 @@ def imported_modules(name: str, project: Path = PROJECT) -> frozenset[str]:
         return frozenset()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(_tree(path)):
+    for node in _blocks(_tree(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -111,12 +112,23 @@ def code_digest(*modules: str, project: Path = PROJECT) -> str:
 def _tree(path: Path) -> ast.Module:
     """A file's syntax tree without docstrings, those under fields included."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in _blocks(tree):
         for block in ("body", "orelse", "finalbody"):
             statements = getattr(node, block, None)
             if isinstance(statements, list):
                 setattr(node, block, [line for line in statements if not _is_text(line)])
     return tree
+
+
+def _blocks(node: ast.AST) -> Iterator[ast.AST]:
+    """`node` and every statement, handler and case below it. Expressions are left out: they hold
+    no statements, and are most of a tree.
+    """
+    yield node
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        below = getattr(node, block, None)
+        for statement in below if isinstance(below, list) else ():
+            yield from _blocks(statement)
 
 
 @functools.cache
