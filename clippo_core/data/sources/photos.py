@@ -42,10 +42,11 @@ def karpathy_records(
                 continue
             name = field(entry, "filename", str, where)
             sentences = field(entry, "sentences", list[dict], where)
+            texts: list[Any] = [field(one, "raw", object, where, "sentences") for one in sentences]
             yield PhotoRecord(
                 files.stem(name),
                 files.relative(images, optional(entry, "filepath", str, "", where), name),
-                tuple(field(one, "raw", object, where, "sentences") for one in sentences),
+                tuple(texts),
                 tuple(optional(one, "language", str, language, where) for one in sentences),
                 "" if entry.get("group") is None else _label(entry, "group", where),
                 found,
