@@ -41,6 +41,7 @@ from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run import records
+from clippo_core.run.folder import RunFolder
 
 Preprocess = Literal["squash", "fewshot"]
 _FORMAT = 1
@@ -388,7 +389,7 @@ def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
     try:
         checkpoint = open_checkpoint(source)
     except NotFoundError:
-        inside = storage.join(source, "checkpoints")
+        inside = RunFolder(source).checkpoints
         if not storage.exists(inside):
             raise
         checkpoint = open_checkpoint(inside)  # a run's folder was named

@@ -28,14 +28,10 @@ from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig, digest
 from clippo_core.engine.recipe import recipe
 from clippo_core.errors import CheckpointError, NotFoundError
+from clippo_core.run.folder import LATEST, MANIFEST
 from clippo_core.run.records import CheckpointInfo, PretrainPlan, from_dict
 
-WEIGHTS, OPTIMIZER, MANIFEST, LATEST = (
-    "weights.safetensors",
-    "optimizer.safetensors",
-    "manifest.json",
-    "latest.json",
-)
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 SCHEMA = 1
 _log = logging.getLogger(__name__)
 

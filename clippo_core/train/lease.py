@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from clippo_core import storage
 from clippo_core.errors import ConflictError, NotFoundError, StorageError
+from clippo_core.run.folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Lease:
     """
 
     def __init__(self, root: str, seconds: float):
-        self._uri, self._root, self._seconds = storage.join(root, "owner.json"), root, seconds
+        self._uri, self._root, self._seconds = RunFolder(root).owner, root, seconds
         pid = os.getpid()
         self._mine = {
             "id": secrets.token_hex(8),
