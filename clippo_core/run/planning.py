@@ -28,6 +28,7 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.data import shards
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
@@ -250,7 +251,7 @@ def is_complete(stage: str, root: str) -> bool:
         if stage == "validate":
             return True  # its result is a value: there are no bytes to lose
         if stage == "render":
-            return _files_present(storage.join(root, "shards"), "manifest.json")
+            return shards.is_whole(storage.join(root, "shards"))
         if stage == "pretrain":
             latest = json.loads(storage.read_text(storage.join(root, "checkpoints", "latest.json")))
             return bool(latest.get("finished")) and _files_present(
