@@ -74,7 +74,7 @@ def render_deck(
     ]
     if samples:
         parts.append(fragment("contact", items=samples))
-    return deck(*parts, fragment("data", data=manifest))
+    return deck(*parts)
 
 
 def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
@@ -183,8 +183,8 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("pairs", digits.count(manifest.n_pairs)),
         ("with a photo", digits.count(manifest.n_photo_pairs)),
         ("text and text", digits.count(manifest.n_pairs - manifest.n_photo_pairs)),
-        ("shards", digits.count(sum(not file.name.endswith(".index") for file in manifest.files))),
-        ("size", digits.size(sum(file.bytes for file in manifest.files))),
+        ("shards", digits.count(manifest.n_shards)),
+        ("size", digits.size(manifest.bytes)),
     ]
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.data import shards
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.run.folder import LATEST, MANIFEST, PART, RESULT, BaseFolder, RunFolder
@@ -253,7 +254,7 @@ def is_complete(stage: str, root: str) -> bool:
         if stage == "validate":
             return True  # its result is a value: there are no bytes to lose
         if stage == "render":
-            return _files_present(folder.shards)
+            return shards.is_whole(folder.shards)
         if stage == "pretrain":
             latest = json.loads(storage.read_text(storage.join(folder.checkpoints, LATEST)))
             return bool(latest.get("finished")) and _files_present(
