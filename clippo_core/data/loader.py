@@ -15,7 +15,6 @@ set that is small as a whole are decoded once and kept.
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from clippo_core.errors import ConfigError, ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
 from clippo_core.run.records import Manifest
+from clippo_core.untrusted import pictures
 
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
@@ -191,14 +191,9 @@ class _Shards:
 
     def texts(self, record: int) -> list[str]:
         """All sound texts of a record."""
-        kind = self.index.kinds[record]
         data = self.read(record, self.index.second[record])
-        if kind == shard_index.FOREIGN_TXT:
-            return [data.decode().strip()]
-        content = json.loads(data)
-        return (
-            [content["caption"].strip()] if kind == shard_index.FOREIGN_JSON else content["texts"]
-        )
+        kind, key = int(self.index.kinds[record]), self.index.key(record)
+        return shard_index.parse_texts(kind, data, key)[0]
 
 
 class _RankBatches(torch.utils.data.Dataset[Batch]):
@@ -294,11 +289,8 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
 
 def _masks(drawing: bytes) -> np.ndarray:
     """Column masks uint16 [px / 16, px] of a stored drawing."""
-    import io
-
-    from PIL import Image
-
-    ink = ~np.asarray(Image.open(io.BytesIO(drawing), formats=("PNG",)))
+    with pictures.decoded(drawing, "a stored drawing", error=ShardError) as picture:
+        ink = ~np.asarray(picture)
     rows = ink.reshape(ink.shape[0] // 16, 16, ink.shape[1])
     weights = (1 << np.arange(16, dtype=np.uint32))[None, :, None]
     return (rows * weights).sum(axis=1).astype(np.uint16)

@@ -313,6 +313,8 @@ def _jobs(plan: RenderPlan, report: ValidationReport, render_digest: str) -> Ite
             yield _Job(f"{name}-{number:05d}", inputs, records, plan.data.max_short_side_px)
     for name in sorted(foreign):
         for number, uri in enumerate(annotation_files.files(by_name[name].path)):
+            if f"{name}/{annotation_files.stem(uri)}" in report.excluded:
+                continue  # validation could not read it
             inputs = digest([common, name, uri, sorted(report.excluded)])
             yield _Job(f"{name}-{number:05d}", inputs, (), 0, uri, name, tuple(report.excluded))
 

@@ -9,7 +9,6 @@ It is for looking at data (gap, lengths, contact sheet); `data/loader.py` makes 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -78,20 +77,13 @@ def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
         os.pread(descriptor, int(size), int(offset))
         for offset, size in (index.first[place], index.second[place])
     )
-    kind = index.kinds[place]
-    if kind == shard_index.FOREIGN_TXT:
-        about = {"texts": [second.decode()]}
-    else:
-        about = json.loads(second)
-        if kind == shard_index.FOREIGN_JSON:
-            about = {"texts": [about["caption"]]}
-    texts = [str(text) for text in about["texts"]]
-    known = [str(language) for language in about.get("languages", [])]
+    kind, key = int(index.kinds[place]), index.key(place)
+    texts, known = shard_index.parse_texts(kind, second, key)
     languages = known[-len(texts) :] or [""] * len(texts)
     if kind != shard_index.TEXT:
-        return ShardPair(index.key(place), first, "", texts, languages)
+        return ShardPair(key, first, "", texts, languages)
     return ShardPair(
-        index.key(place),
+        key,
         None,
         first.decode(),
         texts,
