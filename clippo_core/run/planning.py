@@ -30,7 +30,12 @@ from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
-from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
+from clippo_core.evaluate.results import (
+    PART,
+    benchmark_folder,
+    evaluation_folder,
+    whole_result,
+)
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -169,7 +174,7 @@ def _parts(
 
         def is_whole(at: str, dataset: str = config.dataset) -> bool:
             plan = EvaluatePlan(StagePlan(at, seed, ""), only)
-            return _no_failure(storage.join(benchmark_folder(plan, name, dataset), PART))
+            return whole_result(benchmark_folder(plan, name, dataset), PART) is not None
 
         stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
         folder, generation = _place(base, root, stage, part, is_whole)
@@ -245,7 +250,9 @@ def content_digest(inputs: list[Input], listed: Listed = _listed) -> str:
 
 
 def is_complete(stage: str, root: str) -> bool:
-    """Whether the bytes that `stage` leaves under `root` are all there, by name and size."""
+    """Whether the bytes that `stage` leaves under `root` are all there, by name and size; those of
+    an evaluation's scores by sha256.
+    """
     try:
         if stage == "validate":
             return True  # its result is a value: there are no bytes to lose
@@ -256,15 +263,7 @@ def is_complete(stage: str, root: str) -> bool:
             return bool(latest.get("finished")) and _files_present(
                 storage.join(root, "checkpoints", latest["name"]), "manifest.json"
             )
-        return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
-    except (NotFoundError, KeyError, ValueError):
-        return False
-
-
-def _no_failure(result: str) -> bool:
-    """Whether there is an evaluation's result at this address, and it has numbers."""
-    try:
-        return not json.loads(storage.read_text(result))["failure"]
+        return whole_result(storage.join(root, "evaluations", stage)) is not None
     except (NotFoundError, KeyError, ValueError):
         return False
 
