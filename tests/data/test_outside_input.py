@@ -162,7 +162,10 @@ def test_names_that_are_no_unicode_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["c4", "xm3600", "webdataset"])
 def test_deep_json_is_one_bad_record(tmp_path: Path, kind: str) -> None:
-    good = {"c4": b'{"text": "One. Two."}', "xm3600": b'{"image/key": "a", "en": {"caption": ["x"]}}'}
+    good = {
+        "c4": b'{"text": "One. Two."}',
+        "xm3600": b'{"image/key": "a", "en": {"caption": ["x"]}}',
+    }
     if kind == "webdataset":
         members = {"1.jpg": b"x", "1.json": DEEP, "2.jpg": b"x", "2.json": b'{"caption": "y"}'}
         records = problems(kind, tmp_path / "a.tar", tar_bytes(members))

@@ -395,7 +395,14 @@ def test_examples_from_a_file_lose_everything_that_is_no_picture(tmp_path):
         "predicted": "",
         "truth": "",
     }
-    (tmp_path / "examples.json").write_text("[{]")
+    for damaged in ("[{]", "[" * 100_000, '{"hit": true}', '["\\ud800"]'):
+        (tmp_path / "examples.json").write_text(damaged)
+        assert decks.read_examples(str(tmp_path)) == []
+    (tmp_path / "examples.json").write_text('[{"hit": 1, "pictures": 5}]')
+    assert decks.read_examples(str(tmp_path)) == [
+        {"hit": True, "pictures": [], "asked": "", "predicted": "", "truth": ""}
+    ]
+    (tmp_path / "examples.json").write_bytes(b"\xff")
     assert (
         decks.read_examples(str(tmp_path))
         == []
@@ -568,6 +575,7 @@ def test_many_metrics_that_were_not_run_for_one_reason_are_one_line():
 
 def test_only_seconds_are_shown_as_time(tmp_path):
     timings = {"images_seconds": 61.0, "rows_embedded": 977.0, "broken_seconds": "x"}
+    timings |= {"long_seconds": 10**400, "true_seconds": True}
     (tmp_path / "timings.json").write_text(json.dumps(timings))
     assert decks.read_timings(str(tmp_path)) == {"images": 61.0}
 
