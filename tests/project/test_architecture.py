@@ -25,7 +25,8 @@ FILES = sorted(
 LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal"], ["rendering"], ["data"], ["models"],
-    ["losses", "optim"], ["engine"], ["released"], ["embedder"], ["train", "measure", "evaluate"],
+    ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
+    ["train", "measure", "evaluate"],
     ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"],
     ["commands"], ["__main__"],
 ]  # fmt: skip
