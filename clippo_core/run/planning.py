@@ -41,6 +41,7 @@ from clippo_core.run.records import (
     StagePlan,
     ValidatePlan,
 )
+from clippo_core.untrusted.json import field, load_json
 
 VALIDATE, RENDER, PRETRAIN = (
     "clippo_core.data.validate.expectations",
@@ -252,27 +253,36 @@ def is_complete(stage: str, root: str) -> bool:
         if stage == "render":
             return _files_present(storage.join(root, "shards"), "manifest.json")
         if stage == "pretrain":
-            latest = json.loads(storage.read_text(storage.join(root, "checkpoints", "latest.json")))
-            return bool(latest.get("finished")) and _files_present(
-                storage.join(root, "checkpoints", latest["name"]), "manifest.json"
+            uri = storage.join(root, "checkpoints", "latest.json")
+            latest = _read_json(uri)
+            return field(latest, "finished", bool, uri) and _files_present(
+                storage.join(root, "checkpoints", field(latest, "name", str, uri)), "manifest.json"
             )
         return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
-    except (NotFoundError, KeyError, ValueError):
+    except (NotFoundError, DataError):
         return False
 
 
 def _no_failure(result: str) -> bool:
     """Whether there is an evaluation's result at this address, and it has numbers."""
     try:
-        return not json.loads(storage.read_text(result))["failure"]
-    except (NotFoundError, KeyError, ValueError):
+        return not field(_read_json(result), "failure", str, result)
+    except (NotFoundError, DataError):
         return False
 
 
 def _files_present(folder: str, manifest: str) -> bool:
-    listed = json.loads(storage.read_text(storage.join(folder, manifest)))["files"]
+    uri = storage.join(folder, manifest)
+    listed = field(_read_json(uri), "files", list[dict], uri)
     sizes = {file.name: file.bytes for file in storage.list_files(folder)}
-    return all(sizes.get(file["name"]) == file["bytes"] for file in listed)
+    return all(
+        sizes.get(field(file, "name", str, uri)) == field(file, "bytes", int, uri)
+        for file in listed
+    )
+
+
+def _read_json(uri: str) -> Any:
+    return load_json(storage.read_bytes(uri), uri, unique_keys=True)
 
 
 def _place(
@@ -290,10 +300,12 @@ def _place(
     note = storage.join(base, "stages", f"{stage}-{stage_digest[:32]}.json")
     is_whole = is_whole or functools.partial(is_complete, stage)
     try:
-        placed = json.loads(storage.read_text(note))
-        if is_whole(placed["root"]):
-            return placed["root"], placed["generation"]
-    except NotFoundError:
+        placed = _read_json(note)
+        folder = field(placed, "root", str, note)
+        known = field(placed, "generation", str, note)
+        if folder.startswith(base.rstrip("/") + "/") and is_whole(folder):
+            return folder, known
+    except (NotFoundError, DataError):
         pass
     generation = uuid.uuid4().hex[:12]
     storage.write_text(note, json.dumps({"root": root, "generation": generation}) + "\n")
