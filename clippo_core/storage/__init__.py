@@ -38,7 +38,7 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 """How long connecting, and a silence within a reply, may last before a request to a bucket is made
 again."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class DamagedError(StorageError):
