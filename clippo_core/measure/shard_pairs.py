@@ -53,17 +53,16 @@ def read_pairs(
     from clippo_core.data import shard_index, shards
 
     random = np.random.default_rng(seed)
-    tars = {file.name: file for file in manifest.files}
-    indexes = [file for file in manifest.files if file.name.endswith(".index")]
+    listed = shards.shard_list(manifest)
     found: list[ShardPair] = []
     opened = 0
-    for position in random.permutation(len(indexes))[:MOST_INDEXES]:
-        index, about = shard_index.load(shards.local_file(manifest, indexes[position]))
+    for position in random.permutation(len(listed))[:MOST_INDEXES]:
+        index, _ = shard_index.load(shards.local_file(manifest, listed[position].index))
         places = np.flatnonzero((index.kinds != shard_index.TEXT) == photos)
         if len(places) and opened < MOST_SHARDS and len(found) < n:
             opened += 1
-            share = n if len(indexes) == 1 else -(-n // min(MOST_SHARDS, len(indexes)))
-            with open(shards.local_file(manifest, tars[about["name"]]), "rb") as tar:
+            share = n if len(listed) == 1 else -(-n // min(MOST_SHARDS, len(listed)))
+            with open(shards.local_file(manifest, listed[position].tar), "rb") as tar:
                 found += [
                     _read_pair(tar.fileno(), index, place)
                     for place in random.permutation(places)[:share]
