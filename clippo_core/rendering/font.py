@@ -105,7 +105,7 @@ def read_hex(path: str | Path) -> Glyphs:
         for line in read_lines(file, where, error=RenderError):
             place = f"{where}, line {line.number}"
             code, _, bits = line.text.strip().partition(":")
-            if not (line.problem or code or bits):
+            if not line.problem and not line.text.strip():
                 continue
             if line.problem or not _BITS.fullmatch(bits):
                 fault = line.problem or "it is not `CODEPOINT:` and 32 or 64 hex digits"

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import data_files  # noqa: F401  its strategies register themselves
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import STRATEGIES
 
@@ -83,6 +84,7 @@ def each_example(name: str, examples: int, first_seed: int, use: Callable[[bytes
 
 def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, object]:
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
+    import data_readers  # noqa: F401  its checks register themselves
     from checks import CHECKS
 
     count = {"read": 0, "refused": 0}
@@ -103,6 +105,7 @@ def run_guided(name: str, seconds: float) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["clippo_core.untrusted", "zipfile", "zlib"]):
+        import data_readers  # noqa: F401
         from checks import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     each_example(
