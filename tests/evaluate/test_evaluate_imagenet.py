@@ -23,7 +23,8 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError, DataError, EvaluationError
 from clippo_core.evaluate.imagenet import few_shot, prompts
 from clippo_core.evaluate.imagenet import protocol as imagenet
-from clippo_core.evaluate.imagenet.labelled import load_class_names, open_labelled
+from clippo_core.evaluate.imagenet.class_names import load_class_names, multi_labels
+from clippo_core.evaluate.imagenet.labelled import open_labelled
 from clippo_core.run.records import EvalResult
 
 
@@ -483,9 +484,9 @@ def test_labels_of_files_with_equal_names_are_refused_or_assigned_rightly(tmp_pa
     names = ["a/x.png", "b/x.png"]
     if words:
         with pytest.raises((DataError, EvaluationError), match=words):
-            imagenet._multi_labels(str(tmp_path / "real.json"), names)
+            multi_labels(str(tmp_path / "real.json"), names)
     else:
-        assert imagenet._multi_labels(str(tmp_path / "real.json"), names) == [[1], [0, 2]]
+        assert multi_labels(str(tmp_path / "real.json"), names) == [[1], [0, 2]]
 
 
 def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
