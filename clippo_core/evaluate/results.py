@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,39 +27,15 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import digest, identity
 from clippo_core.errors import EvaluationError, StorageError
-from clippo_core.evaluate import scores as score_table
 from clippo_core.evaluate.scores import Scores
 from clippo_core.run import records
-from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan, StagePlan
+from clippo_core.run.folder import EXAMPLES, RESULT, SCORES, TIMINGS
+from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan
 from clippo_core.untrusted.json import field, load_json
 from clippo_core.untrusted.names import reason, refusal
 
-RESULT, EXAMPLES, TIMINGS = "result.json", "examples.json", "timings.json"
 REMEDY = "delete it and run the evaluation again"
 """What to do about a file of a result that is damaged."""
-PART = "part.json"
-"""The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
-
-
-def evaluation_folder(plan: EvaluatePlan, name: str) -> str:
-    """Where the evaluation `name` of a run stands: <root>/evaluations/<name>."""
-    return storage.join(plan.stage.root, "evaluations", name)
-
-
-def benchmark_folder(plan: EvaluatePlan, name: str, dataset: str) -> str:
-    """Where one benchmark of the evaluation `name` stands: a folder below its stage's.
-
-    Its stage is plan.benchmarks[dataset], or else the evaluation's own.
-    """
-    folder = evaluation_folder(
-        dataclasses.replace(plan, stage=benchmark_stage(plan, dataset)), name
-    )
-    return storage.join(folder, "benchmark-" + urllib.parse.quote(dataset, safe=""))
-
-
-def benchmark_stage(plan: EvaluatePlan, dataset: str) -> StagePlan:
-    """The stage of one benchmark: its own, or that of the whole evaluation."""
-    return plan.benchmarks.get(dataset, plan.stage)
 
 
 def inputs_digest(
@@ -106,7 +81,7 @@ def write_result(
     table = scores.to_parquet() if scores else None
     if table is not None:
         sha256 = hashlib.sha256(table).hexdigest()
-        result = dataclasses.replace(result, scores=score_table.FILE, scores_sha256=sha256)
+        result = dataclasses.replace(result, scores=SCORES, scores_sha256=sha256)
     if is_first_rank():
         if table is not None:
             storage.write_bytes(storage.join(folder, result.scores), table)
@@ -137,8 +112,8 @@ def read_result(folder: str, record: str = RESULT) -> EvalResult | None:
     except (EvaluationError, ValueError, TypeError, KeyError, AttributeError) as caught:
         words = f"it is no evaluation result ({reason(caught)})"
         raise refusal(EvaluationError, uri, words, REMEDY) from None
-    if found.scores not in ("", score_table.FILE):
-        fault = f"its scores are said to be in {found.scores!r}, and not in {score_table.FILE}"
+    if found.scores not in ("", SCORES):
+        fault = f"its scores are said to be in {found.scores!r}, and not in {SCORES}"
         raise refusal(EvaluationError, uri, fault, REMEDY)
     return found
 

@@ -20,8 +20,6 @@ from typing import Any
 from clippo_core.errors import EvaluationError
 from clippo_core.untrusted.parquet import Kind, open_parquet
 
-FILE = "predictions.parquet"
-"""Name of the file, beside result.json."""
 _TYPES = {
     "metric": "string",
     "example": "string",

@@ -22,6 +22,7 @@ from clippo_core.report.figures import recall_by_language
 from clippo_core.report.live import training_charts
 from clippo_core.report.pages import deck, fragment
 from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
+from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 from clippo_core.untrusted.json import load_json
 
@@ -73,7 +74,7 @@ def render_deck(
     ]
     if samples:
         parts.append(fragment("contact", items=samples))
-    return deck(*parts, fragment("data", data=manifest))
+    return deck(*parts)
 
 
 def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
@@ -182,8 +183,8 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("pairs", digits.count(manifest.n_pairs)),
         ("with a photo", digits.count(manifest.n_photo_pairs)),
         ("text and text", digits.count(manifest.n_pairs - manifest.n_photo_pairs)),
-        ("shards", digits.count(sum(not file.name.endswith(".index") for file in manifest.files))),
-        ("size", digits.size(sum(file.bytes for file in manifest.files))),
+        ("shards", digits.count(manifest.n_shards)),
+        ("size", digits.size(manifest.bytes)),
     ]
 
 
@@ -201,14 +202,14 @@ def read_examples(folder: str) -> list[dict[str, Any]]:
     """Hits and misses of an evaluation's folder, cleaned; empty where there are none or the file
     cannot be read.
     """
-    return clean_examples(_read(folder, "examples.json")) if folder else []
+    return clean_examples(_read(folder, EXAMPLES)) if folder else []
 
 
 def read_timings(folder: str) -> dict[str, float]:
     """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be
     read.
     """
-    found = _read(folder, "timings.json")
+    found = _read(folder, TIMINGS)
     return {
         name.removesuffix("_seconds"): float(seconds)
         for name, seconds in (found.items() if isinstance(found, dict) else ())

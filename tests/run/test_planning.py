@@ -27,6 +27,7 @@ from clippo_core.config import (
     presets,
     replace,
 )
+from clippo_core.data import shards
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
@@ -38,7 +39,7 @@ from clippo_core.run.planning import (
     is_complete,
     make_plan,
 )
-from clippo_core.run.records import EvalResult
+from clippo_core.run.records import EvalResult, ValidationReport
 
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 
@@ -55,13 +56,28 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def finish_render(plan: RunPlan) -> None:
-    """Leave what rendering leaves."""
-    shards = Path(plan.render.stage.root, "shards")
-    shards.mkdir(parents=True)
-    (shards / "00000.tar").write_bytes(b"x" * 10)
-    (shards / "manifest.json").write_text(
-        json.dumps({"files": [{"name": "00000.tar", "bytes": 10}]})
-    )
+    """Render without validating."""
+    report = ValidationReport(1, [], {}, {}, {}, {}, "")
+    shards.write_shards(plan.render, report, progress=False)
+
+
+def test_notes_and_manifests_that_nobody_wrote(config: RunConfig) -> None:
+    plan = make_plan(config, SUNDAY)
+    finish_render(plan)
+    assert make_plan(config, SUNDAY).render == plan.render
+    (note,) = Path(config.root, "stages").glob("render-*.json")
+    manifest = Path(plan.render.stage.root, "shards", "manifest.json")
+    odd = ["{", "[]", "null", "[" * 100_000, '{"files": 7, "root": 7}', '{"files": [7]}', "\0"]
+    odd += ['{"files": [{"name": 7}]}', '{"files": [{"name": "00000.tar"}], "root": "/etc"}']
+    odd += ['{"root": "/etc", "generation": "x", "files": [{"bytes": 10}]}']
+    for path in (manifest, note):
+        whole = path.read_text()
+        for text in odd:
+            path.write_text(text)
+            found = make_plan(config, SUNDAY).render.stage
+            assert found.root == plan.root and found.generation not in ("x", ""), text
+            assert found.generation != plan.render.stage.generation, text
+        path.write_text(whole)
 
 
 def test_same_config_same_plan_once_complete(config: RunConfig) -> None:
@@ -88,7 +104,7 @@ def test_lost_bytes_run_again(config: RunConfig) -> None:
     plan = make_plan(config, SUNDAY)
     finish_render(plan)
     assert make_plan(config, SUNDAY).render == plan.render
-    (Path(plan.render.stage.root) / "shards" / "00000.tar").unlink()
+    next(Path(plan.render.stage.root, "shards").glob("*.tar")).unlink()
     assert make_plan(config, SUNDAY).render.stage.generation != plan.render.stage.generation
 
 
