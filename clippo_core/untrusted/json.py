@@ -145,7 +145,7 @@ def field(
     if name not in value:
         raise refusal(error, where, f"{_dotted(path, name)} is missing", "add it")
     found = value[name]
-    if type(found) is kind and (kind in (dict, list) or kind is str and found.isascii()):
+    if type(found) is kind and (kind in (dict, list) or isinstance(found, str) and found.isascii()):
         return found  # what files of millions of values hold, without a sentence being made ready
     return at(found, kind, where, _dotted(path, name), error=error)
 

@@ -471,7 +471,7 @@ def test_labels_beyond_every_class_are_refused(tmp_path):
         ('{"x.png": [0]}', "1 pictures have the file name of another one"),
         ('{"a/x.png": [1], "b/x.png": [2, 0]}', ""),
         ('{"a/x.png": [1]}', "1 pictures have the file name of another one"),
-        ('{"a/x.png": [1], "b/x.png": [1e400]}', "beyond every number|a number, inf"),
+        ('{"a/x.png": [1], "b/x.png": [1e400]}', "beyond every number"),
         ('{"a/x.png": [1], "b/x.png": [0.5]}', r"b/x.png\[0\] is a number, 0.5, and must be"),
         ('{"a/x.png": [1], "b/x.png": [-1]}', "has the label -1"),
         ('{"a/x.png": [1], "b/x.png": 1}', "must be a list"),
@@ -510,7 +510,7 @@ def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
     )
     assert "holds 12 images, but drawn has 11" in failure(phrases(12), expect_images=11)
     (tmp_path / "names.json").write_text("{")
-    assert "is not valid JSON" in run(checkpoint, tmp_path / "run", config).failure
+    assert "it is not valid json" in run(checkpoint, tmp_path / "run", config).failure
     (tmp_path / "names.json").unlink()
     assert "names.json" in run(checkpoint, tmp_path / "run", config).failure
 

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import evaluation_checks  # noqa: F401  # it registers its checks
+import evaluation_files  # noqa: F401
 import pytest
 from checks import CHECKS, Refused, outcome
 from strategies import STRATEGIES

@@ -18,7 +18,7 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config.evaluate import CLASS_MAPPINGS
-from clippo_core.data.sources.annotation_files import load_json
+from clippo_core.data.sources.annotation_files import load_json, opened
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.imagenet.labelled import LabelledPictures
 from clippo_core.evaluate.imagenet.prompts import canonical_name
@@ -158,7 +158,8 @@ def _folders_beside(uri: str, n: int) -> tuple[str, ...]:
         if name.endswith(".json"):
             folders = _class_index(load_json(beside), beside)[0]
         else:
-            lines = read_text([storage.read_bytes(beside)], beside).split("\n")
+            with opened(beside) as file:
+                lines = read_text(file, beside).split("\n")
             folders = tuple(line.split(maxsplit=1)[0] for line in lines if line.strip())
         if len(folders) == n:
             return folders

@@ -11,7 +11,6 @@ them (`data/images.py`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from typing import IO
 from clippo_core import storage
 from clippo_core.data.images import read_image_bytes
 from clippo_core.data.sources import tars
+from clippo_core.data.sources.annotation_files import opened
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.embed import Pictures
 from clippo_core.untrusted import json as untrusted_json
@@ -28,7 +28,7 @@ from clippo_core.untrusted.json import optional
 from clippo_core.untrusted.names import printable, refusal
 from clippo_core.untrusted.numbers import whole_number
 from clippo_core.untrusted.parquet import Group, Kind, open_parquet
-from clippo_core.untrusted.tar import Member, tar_members
+from clippo_core.untrusted.tar import Member
 from clippo_core.untrusted.text import read_whole
 
 _LABEL_BYTES = 2**20
@@ -87,15 +87,6 @@ def open_labelled(uri: str) -> LabelledPictures:
     )
 
 
-def _opened(uri: str) -> IO[bytes]:
-    """An open file. Raises NotFoundError, StorageError, DataError."""
-    try:
-        return open(storage.fetch(uri), "rb")
-    except OSError as fault:  # a folder of that name, no permission
-        words = f"it cannot be read ({fault.strerror})"
-        raise refusal(DataError, uri, words, "check `images`") from None
-
-
 def _from_parquet(files: dict[str, str]) -> LabelledPictures:
     """files: name -> address."""
     groups: list[tuple[str, int]] = []
@@ -103,7 +94,7 @@ def _from_parquet(files: dict[str, str]) -> LabelledPictures:
     names: list[str] = []
     classes: list[str] = []
     for name, uri in files.items():
-        with _opened(uri) as file:
+        with opened(uri) as file:
             table = open_parquet(file, uri, {"label": Kind.WHOLE, "image": Kind.BYTES})
             for number in range(len(table.group_rows)):
                 group = table.read_group(number, ["label"])
@@ -117,7 +108,7 @@ def _from_parquet(files: dict[str, str]) -> LabelledPictures:
     @lru_cache(maxsize=1)
     def images(which: int) -> list[bytes]:
         uri, number = groups[which]
-        with _opened(uri) as file:
+        with opened(uri) as file:
             group = open_parquet(file, uri, {"image": Kind.BYTES}).read_group(number)
         _refuse_gaps(group, uri, number)
         return group.columns["image"]
@@ -139,14 +130,14 @@ def _from_tars(files: dict[str, str]) -> LabelledPictures:
     pictures: dict[str, str] = {}
     labels: dict[str, int] = {}
     for tar_name, uri in files.items():
-        with _opened(uri) as file:
+        with opened(uri) as file:
             found = _members(file, uri)
             for name, member in found.items():
                 stem, _, kind = name.rpartition(".")
                 if name.lower().endswith(_PICTURES):
                     pictures[f"{tar_name}/{name}"] = f"{uri}#{member.offset}+{member.size}"
                 elif kind == "cls" or kind == "json" and f"{stem}.cls" not in found:
-                    labels[f"{tar_name}/{stem}"] = _label(file, member, f"{uri}#{name}", kind)
+                    labels[f"{tar_name}/{stem}"] = _label(file, member, f"{uri}, {name}", kind)
     names = sorted(pictures)
     if not names:
         raise DataError(
@@ -176,8 +167,7 @@ def _from_tars(files: dict[str, str]) -> LabelledPictures:
 def _members(file: IO[bytes], uri: str) -> dict[str, Member]:
     """The members of a tar by name. Raises ShardError, DataError for one that cannot be used."""
     found: dict[str, Member] = {}
-    size = file.seek(0, 2)
-    for member in tar_members(lambda offset, n: os.pread(file.fileno(), n, offset), size, uri):
+    for member in tars.members(file.name, uri):
         problem = member.problem or ("it occurs twice" if member.name in found else "")
         if problem:
             fault = f"member {member.name!r} cannot be used: {problem}"
