@@ -43,6 +43,7 @@ from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run import records
+from clippo_core.run.folder import RunFolder
 from clippo_core.untrusted.json import field
 from clippo_core.untrusted.names import reason, refusal
 
@@ -418,7 +419,7 @@ def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
     try:
         checkpoint = open_checkpoint(source)
     except NotFoundError:
-        inside = storage.join(source, "checkpoints")
+        inside = RunFolder(source).checkpoints
         if not storage.exists(inside):
             raise
         checkpoint = open_checkpoint(inside)  # a run's folder was named

@@ -35,6 +35,7 @@ from clippo_core.data.pairs import PhotoRecord, Record
 from clippo_core.data.sources import annotation_files, tars
 from clippo_core.data.sources import kinds as sources
 from clippo_core.errors import DataError, ShardError, StorageError
+from clippo_core.run.folder import MANIFEST, RunFolder
 from clippo_core.run.records import FileEntry, Manifest, RenderPlan, ValidationReport, dumps, loads
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = Tr
     from clippo_core.rendering import Renderer
 
     renderer = Renderer.from_config(plan.render)
-    folder = storage.join(plan.stage.root, "shards")
+    folder = RunFolder(plan.stage.root).shards
     files: list[FileEntry] = []
     counts = {"photos": 0, "texts": 0}
     with (
@@ -87,13 +88,13 @@ def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = Tr
         missing_glyph_share_by_language=report.missing_glyph_share_by_language,
         mean_rows_by_language=report.mean_rows_by_language,
     )
-    storage.write_text(storage.join(folder, "manifest.json"), dumps(manifest))
+    storage.write_text(storage.join(folder, MANIFEST), dumps(manifest))
     return manifest
 
 
 def open_manifest(uri: str) -> Manifest:
     """The manifest in a folder of shards (or at the manifest's own address). Raises ShardError."""
-    address = uri if uri.endswith(".json") else storage.join(uri, "manifest.json")
+    address = uri if uri.endswith(".json") else storage.join(uri, MANIFEST)
     try:
         manifest = loads(Manifest, storage.read_text(address))
     except StorageError as error:

@@ -29,18 +29,14 @@ from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig, digest
 from clippo_core.engine.recipe import recipe
 from clippo_core.errors import CheckpointError, ConfigError, DataError, NotFoundError
+from clippo_core.run.folder import LATEST, MANIFEST
 from clippo_core.run.records import CheckpointInfo, PretrainPlan, from_dict
 from clippo_core.untrusted.json import at, field, load_json
 from clippo_core.untrusted.limits import LIMITS
 from clippo_core.untrusted.names import refusal
 from clippo_core.untrusted.tensors import open_safetensors
 
-WEIGHTS, OPTIMIZER, MANIFEST, LATEST = (
-    "weights.safetensors",
-    "optimizer.safetensors",
-    "manifest.json",
-    "latest.json",
-)
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 SCHEMA = 1
 _REMEDY = "delete that folder, and the checkpoint before it is used"
 _SHA256 = re.compile("[0-9a-f]{64}")

@@ -21,6 +21,7 @@ from clippo_core.embedder import Clippo
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session, evaluate_one, not_set
 from clippo_core.evaluate.scores import Scores
+from clippo_core.run.folder import EXAMPLES, PART, TIMINGS, RunFolder
 from clippo_core.run.records import EvalResult, EvaluatePlan
 
 
@@ -44,14 +45,12 @@ def evaluate_each(
     parts = {}
     for config in configs:
         only: dict[str, Any] = {name: (config,)}
-        alone = dataclasses.replace(
-            plan,
-            stage=results.benchmark_stage(plan, config.dataset),
-            evaluate=dataclasses.replace(plan.evaluate, **only),
-        )
-        folder = results.benchmark_folder(plan, name, config.dataset)
-        parts[folder] = evaluate_one(name, load, alone, progress, work, folder, results.PART)
-    return _write_whole(results.evaluation_folder(plan, name), parts)
+        stage = plan.benchmarks.get(config.dataset, plan.stage)
+        evaluate = dataclasses.replace(plan.evaluate, **only)
+        alone = dataclasses.replace(plan, stage=stage, evaluate=evaluate)
+        folder = RunFolder(stage.root).benchmark(name, config.dataset)
+        parts[folder] = evaluate_one(name, load, alone, progress, work, folder, PART)
+    return _write_whole(RunFolder(plan.stage.root).evaluation(name), parts)
 
 
 def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
@@ -66,10 +65,10 @@ def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
         prefix = f"{part.dataset}_" if len(parts) > 1 else ""
         if part.scores:
             scores.add_parquet(storage.read_bytes(storage.join(place, part.scores)))
-        for example in _read(place, results.EXAMPLES):
+        for example in _read(place, EXAMPLES):
             asked = f"({part.dataset}) {example['asked']}" if prefix else example["asked"]
             examples.append({**example, "asked": asked})
-        seconds = _read(place, results.TIMINGS)
+        seconds = _read(place, TIMINGS)
         timings |= {f"{prefix}{name}": value for name, value in seconds.items()}
     examples.sort(key=lambda example: not example["hit"])
     return results.write_result(folder, whole, scores, examples, timings)

@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,35 +27,10 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import digest, identity
 from clippo_core.errors import EvaluationError, StorageError
-from clippo_core.evaluate import scores as score_table
 from clippo_core.evaluate.scores import Scores
 from clippo_core.run import records
-from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan, StagePlan
-
-RESULT, EXAMPLES, TIMINGS = "result.json", "examples.json", "timings.json"
-PART = "part.json"
-"""The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
-
-
-def evaluation_folder(plan: EvaluatePlan, name: str) -> str:
-    """Where the evaluation `name` of a run stands: <root>/evaluations/<name>."""
-    return storage.join(plan.stage.root, "evaluations", name)
-
-
-def benchmark_folder(plan: EvaluatePlan, name: str, dataset: str) -> str:
-    """Where one benchmark of the evaluation `name` stands: a folder below its stage's.
-
-    Its stage is plan.benchmarks[dataset], or else the evaluation's own.
-    """
-    folder = evaluation_folder(
-        dataclasses.replace(plan, stage=benchmark_stage(plan, dataset)), name
-    )
-    return storage.join(folder, "benchmark-" + urllib.parse.quote(dataset, safe=""))
-
-
-def benchmark_stage(plan: EvaluatePlan, dataset: str) -> StagePlan:
-    """The stage of one benchmark: its own, or that of the whole evaluation."""
-    return plan.benchmarks.get(dataset, plan.stage)
+from clippo_core.run.folder import EXAMPLES, RESULT, SCORES, TIMINGS
+from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan
 
 
 def inputs_digest(
@@ -102,7 +76,7 @@ def write_result(
     table = scores.to_parquet() if scores else None
     if table is not None:
         sha256 = hashlib.sha256(table).hexdigest()
-        result = dataclasses.replace(result, scores=score_table.FILE, scores_sha256=sha256)
+        result = dataclasses.replace(result, scores=SCORES, scores_sha256=sha256)
     if is_first_rank():
         if table is not None:
             storage.write_bytes(storage.join(folder, result.scores), table)

@@ -19,8 +19,6 @@ from typing import Any
 
 from clippo_core.errors import EvaluationError
 
-FILE = "predictions.parquet"
-"""Name of the file, beside result.json."""
 _TYPES = {
     "metric": "string",
     "example": "string",

@@ -28,6 +28,7 @@ from clippo_core.errors import ClippoError, EvaluationError, NotFoundError
 from clippo_core.measure.contact import ContactItem, contact_item, safe_picture
 from clippo_core.measure.lengths import Lengths, measure_language
 from clippo_core.measure.shard_pairs import ShardPair, read_pairs
+from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import CheckpointInfo, Manifest
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def gather_insight(
             seed,
         ]
     )
-    note = storage.join(root, "analysis.json")
+    note = RunFolder(root).insight
     kept = _read_insight(note, wanted)
     if kept is not None:
         return kept

@@ -23,6 +23,7 @@ from clippo_core.report.figures import recall_by_language
 from clippo_core.report.live import training_charts
 from clippo_core.report.pages import deck, fragment
 from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
+from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 
 CONTACT_ITEMS = 12
@@ -204,7 +205,7 @@ def read_examples(folder: str) -> list[dict[str, Any]]:
     if not folder:
         return []
     try:
-        return clean_examples(json.loads(storage.read_text(storage.join(folder, "examples.json"))))
+        return clean_examples(json.loads(storage.read_text(storage.join(folder, EXAMPLES))))
     except (NotFoundError, ValueError):
         return []
 
@@ -214,7 +215,7 @@ def read_timings(folder: str) -> dict[str, float]:
     read.
     """
     try:
-        found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
+        found = json.loads(storage.read_text(storage.join(folder, TIMINGS)))
         return {
             str(name).removesuffix("_seconds"): float(seconds)
             for name, seconds in found.items()

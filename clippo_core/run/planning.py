@@ -30,7 +30,7 @@ from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
-from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
+from clippo_core.run.folder import LATEST, MANIFEST, PART, RESULT, BaseFolder, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -94,7 +94,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         stages[name] = digested(
             one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo
         )
-    root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
+    root = BaseFolder(config.root).run(config.name, digest(stages)).root
 
     def stage(name: str, content: str) -> StagePlan:
         folder, generation = _place(config.root, root, name, stages[name])
@@ -120,8 +120,11 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         gate=GatePlan(
             StagePlan(root, config.seed, pairs),
             name=config.name,
-            promoted=storage.join(config.root, f"promoted-{config.name}.json"),
-            evaluations={name: evaluation_folder(plan, name) for name, plan in evaluations.items()},
+            promoted=BaseFolder(config.root).promoted(config.name),
+            evaluations={
+                name: RunFolder(plan.stage.root).evaluation(name)
+                for name, plan in evaluations.items()
+            },
             promote_metric=config.promote_metric,
             is_demo=config.is_demo,
         ),
@@ -132,7 +135,7 @@ def plan_evaluations(
     evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str
 ) -> dict[str, EvaluatePlan]:
     """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
-    folder = storage.join(root, f"evaluation-{checkpoint.weights_sha256[:12]}")
+    folder = BaseFolder(root).evaluation_of(checkpoint.weights_sha256)
     listed = functools.cache(_listed)
     plans = {}
     for name, one in EVALUATIONS.items():
@@ -169,8 +172,7 @@ def _parts(
         part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
 
         def is_whole(at: str, dataset: str = config.dataset) -> bool:
-            plan = EvaluatePlan(StagePlan(at, seed, ""), only)
-            return _no_failure(storage.join(benchmark_folder(plan, name, dataset), PART))
+            return _no_failure(storage.join(RunFolder(at).benchmark(name, dataset), PART))
 
         stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
         folder, generation = _place(base, root, stage, part, is_whole)
@@ -247,18 +249,19 @@ def content_digest(inputs: list[Input], listed: Listed = _listed) -> str:
 
 def is_complete(stage: str, root: str) -> bool:
     """Whether the bytes that `stage` leaves under `root` are all there, by name and size."""
+    folder = RunFolder(root)
     try:
         if stage == "validate":
             return True  # its result is a value: there are no bytes to lose
         if stage == "render":
-            return _files_present(storage.join(root, "shards"), "manifest.json")
+            return _files_present(folder.shards)
         if stage == "pretrain":
-            uri = storage.join(root, "checkpoints", "latest.json")
+            uri = storage.join(folder.checkpoints, LATEST)
             latest = _read_json(uri)
             return field(latest, "finished", bool, uri) and _files_present(
-                storage.join(root, "checkpoints", field(latest, "name", str, uri)), "manifest.json"
+                storage.join(folder.checkpoints, field(latest, "name", str, uri))
             )
-        return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
+        return _no_failure(storage.join(folder.evaluation(stage), RESULT))
     except (NotFoundError, DataError):
         return False
 
@@ -271,8 +274,8 @@ def _no_failure(result: str) -> bool:
         return False
 
 
-def _files_present(folder: str, manifest: str) -> bool:
-    uri = storage.join(folder, manifest)
+def _files_present(folder: str) -> bool:
+    uri = storage.join(folder, MANIFEST)
     listed = field(_read_json(uri), "files", list[dict], uri)
     sizes = {file.name: file.bytes for file in storage.list_files(folder)}
     return all(
@@ -297,7 +300,7 @@ def _place(
 
     is_whole: whether the stage is complete under a folder; None = `is_complete`.
     """
-    note = storage.join(base, "stages", f"{stage}-{stage_digest[:32]}.json")
+    note = BaseFolder(base).stage_note(stage, stage_digest)
     is_whole = is_whole or functools.partial(is_complete, stage)
     try:
         placed = _read_json(note)

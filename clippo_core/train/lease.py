@@ -28,11 +28,12 @@ from typing import Any, Literal
 
 from clippo_core import storage
 from clippo_core.errors import ConflictError, DataError, NotFoundError, StorageError
+from clippo_core.run.folder import RunFolder
 from clippo_core.untrusted.json import load_json
 from clippo_core.untrusted.names import printable
 
 MAX_BYTES = 65_536
-"""Longest `owner.json` that is looked into; ours has 200 bytes."""
+"""Longest owner file that is looked into; ours has 200 bytes."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +43,7 @@ class Lease:
     """
 
     def __init__(self, root: str, seconds: float):
-        self._uri, self._root, self._seconds = storage.join(root, "owner.json"), root, seconds
+        self._uri, self._root, self._seconds = RunFolder(root).owner, root, seconds
         pid = os.getpid()
         self._mine = {
             "id": secrets.token_hex(8),
@@ -132,7 +133,7 @@ class Lease:
 def _parse(data: bytes) -> dict[str, Any]:
     """What an owner wrote; empty for anything else, whose owner is watched."""
     try:
-        owner = load_json(data, "owner.json", max_bytes=MAX_BYTES)
+        owner = load_json(data, "the lease", max_bytes=MAX_BYTES)
     except DataError:
         return {}
     return owner if isinstance(owner, dict) else {}

@@ -24,8 +24,8 @@ FILES = sorted(
 )
 LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
-    ["evaluate.registry"], ["storage"], ["run.journal"], ["rendering"], ["data"], ["models"],
-    ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
+    ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"], ["rendering"], ["data"],
+    ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"],
     ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"],
     ["commands"], ["__main__"],
@@ -96,6 +96,7 @@ def test_workflows_only_wire() -> None:
         assert core <= {
             "clippo_core.config",
             "clippo_core.config.presets",
+            "clippo_core.run.folder",
             "clippo_core.run.records",
             "clippo_core.run",
         }, path
@@ -124,6 +125,34 @@ def test_layers_point_down() -> None:
             assert there < here or (same_room and there == here), (
                 f"{name} imports {module}, which is not below it"
             )
+
+
+def strings_of(tree: ast.AST) -> set[str]:
+    """Every string, and every part of an f-string, in the code; docstrings are left out."""
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said
+    }
+
+
+def test_the_folder_of_a_run_is_laid_out_in_one_place() -> None:
+    home = PROJECT / "clippo_core/run/folder.py"
+    names = strings_of(ast.parse(home.read_text())) - {"", "-", ".json"}
+    assert {"shards", "checkpoints", "journal.jsonl", "result.json", "promoted-"} <= names
+    for path in set(FILES) - {home}:
+        tree = ast.parse(path.read_text())
+        joined = [
+            string
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call)
+            and ast.unparse(call.func).rpartition(".")[2] in {"join", "joinpath"}
+            for string in strings_of(call)
+        ]
+        files = {name for name in names if not name.isalpha()}
+        again = names & set(joined) | files & strings_of(tree)
+        assert not again, f"{path} says {sorted(again)}; take it from clippo_core/run/folder.py"
 
 
 def test_no_import_circle() -> None:
