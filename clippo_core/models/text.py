@@ -93,7 +93,11 @@ def load_tokenizer(tokenizer: str | bytes) -> Any:
 
     name = tokenizer if isinstance(tokenizer, str) else "the tokenizer"
     try:
-        content = storage.read_bytes(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        content = (
+            storage.read_bytes(tokenizer, TOKENIZER_BYTES)
+            if isinstance(tokenizer, str)
+            else tokenizer
+        )
     except NotFoundError as error:
         raise NotFoundError(
             f"{name}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and"

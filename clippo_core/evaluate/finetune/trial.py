@@ -311,8 +311,9 @@ def read_trial(uri: str) -> tuple[Trial, dict[str, np.ndarray]]:
     tensors, facts = _read_tensors(uri)
     numbers: dict[str, type] = {"learning_rate": float, "epoch": int, "steps": int}
     numbers |= {"collapsed": bool, "diverged": bool}
-    known = {name: field(facts, name, kind, uri, error=CheckpointError)
-             for name, kind in numbers.items()}  # fmt: skip
+    known: dict[str, Any] = {
+        name: field(facts, name, kind, uri, error=CheckpointError) for name, kind in numbers.items()
+    }
     score = optional(facts, "score", float, math.nan, uri, error=CheckpointError)
     losses = [
         math.nan if loss is None else at(loss, float, uri, "losses", error=CheckpointError)
