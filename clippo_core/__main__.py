@@ -119,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # `| head` has seen enough
         return 0
+    except OSError as error:  # of a file that was asked for, most of all
+        name = error.filename or "a file"
+        print(f"error: {name}: {error.strerror or error}; check the path.", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:
+        print(f"error: it cannot be written as {error.encoding}: {error.reason}.", file=sys.stderr)
+        return 2
     return 0
 
 
