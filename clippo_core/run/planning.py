@@ -28,9 +28,11 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.data import shards
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
-from clippo_core.run.folder import LATEST, MANIFEST, PART, RESULT, BaseFolder, RunFolder
+from clippo_core.evaluate.results import whole_result
+from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -171,7 +173,7 @@ def _parts(
         part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
 
         def is_whole(at: str, dataset: str = config.dataset) -> bool:
-            return _no_failure(storage.join(RunFolder(at).benchmark(name, dataset), PART))
+            return whole_result(RunFolder(at).benchmark(name, dataset), PART) is not None
 
         stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
         folder, generation = _place(base, root, stage, part, is_whole)
@@ -247,27 +249,21 @@ def content_digest(inputs: list[Input], listed: Listed = _listed) -> str:
 
 
 def is_complete(stage: str, root: str) -> bool:
-    """Whether the bytes that `stage` leaves under `root` are all there, by name and size."""
+    """Whether the bytes that `stage` leaves under `root` are all there, by name and size; those of
+    an evaluation's scores by sha256.
+    """
     folder = RunFolder(root)
     try:
         if stage == "validate":
             return True  # its result is a value: there are no bytes to lose
         if stage == "render":
-            return _files_present(folder.shards)
+            return shards.is_whole(folder.shards)
         if stage == "pretrain":
             latest = json.loads(storage.read_text(storage.join(folder.checkpoints, LATEST)))
             return bool(latest.get("finished")) and _files_present(
                 storage.join(folder.checkpoints, latest["name"])
             )
-        return _no_failure(storage.join(folder.evaluation(stage), RESULT))
-    except (NotFoundError, KeyError, ValueError):
-        return False
-
-
-def _no_failure(result: str) -> bool:
-    """Whether there is an evaluation's result at this address, and it has numbers."""
-    try:
-        return not json.loads(storage.read_text(result))["failure"]
+        return whole_result(folder.evaluation(stage)) is not None
     except (NotFoundError, KeyError, ValueError):
         return False
 

@@ -101,9 +101,11 @@ def exists(uri: str) -> bool:
     )
 
 
-def read_bytes(uri: str) -> bytes:
-    """The content of a file. Raises NotFoundError, StorageError."""
-    return read_with_etag(uri)[0]
+def read_bytes(uri: str, max_bytes: int = 0) -> bytes:
+    """The content of a file, in a bucket of at most `max_bytes` (0 = any size). Raises
+    NotFoundError, StorageError.
+    """
+    return read_with_etag(uri)[0] if is_local(uri) else _bucket().get(uri, max_bytes)[0]
 
 
 def read_text(uri: str) -> str:

@@ -89,9 +89,11 @@ class Objects:
         """Size, ETag and metadata of an object."""
         return self._tried(uri, lambda _: self._call("head_object", uri))
 
-    def get(self, uri: str) -> tuple[bytes, str]:
-        """Content and ETag of an object, as it was stored."""
-        return self._tried(uri, lambda _: self._get(uri))
+    def get(self, uri: str, max_bytes: int = 0) -> tuple[bytes, str]:
+        """Content and ETag of an object, as it was stored; larger than `max_bytes`, it is refused
+        unread (0 = any size).
+        """
+        return self._tried(uri, lambda _: self._get(uri, max_bytes))
 
     def download(self, uri: str, path: Path, head: dict[str, Any]) -> None:
         """The object of `head` into the new file `path`, in parts side by side, compared with what
@@ -227,8 +229,14 @@ class Objects:
         """Remove an object; one that does not exist is fine."""
         self._tried(uri, lambda _: self._call("delete_object", uri))
 
-    def _get(self, uri: str) -> tuple[bytes, str]:
+    def _get(self, uri: str, max_bytes: int) -> tuple[bytes, str]:
         reply = self._call("get_object", uri)
+        if max_bytes and reply["ContentLength"] > max_bytes:
+            reply["Body"].close()
+            raise StorageError(
+                f"{uri} has {reply['ContentLength']:,} bytes, more than {max_bytes:,}; shrink or"
+                " remove it."
+            )
         data = reply["Body"].read()
         _check(
             uri,

@@ -49,6 +49,17 @@ def name_problem(name: str, limits: Limits = LIMITS) -> str:
     return ""
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: json allows half a surrogate pair, which is no
+    character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(raw: str | bytes, characters: int = 200) -> str:
     """A name or address for a sentence: one line of UTF-8, escaped and cut short."""
     text = (
