@@ -43,6 +43,7 @@ from clippo_core.run.records import (
     StagePlan,
     ValidatePlan,
 )
+from clippo_core.untrusted.json import field, load_json
 
 VALIDATE, RENDER, PRETRAIN = (
     "clippo_core.data.validate.expectations",
@@ -259,19 +260,28 @@ def is_complete(stage: str, root: str) -> bool:
         if stage == "render":
             return shards.is_whole(folder.shards)
         if stage == "pretrain":
-            latest = json.loads(storage.read_text(storage.join(folder.checkpoints, LATEST)))
-            return bool(latest.get("finished")) and _files_present(
-                storage.join(folder.checkpoints, latest["name"])
+            uri = storage.join(folder.checkpoints, LATEST)
+            latest = _read_json(uri)
+            return field(latest, "finished", bool, uri) and _files_present(
+                storage.join(folder.checkpoints, field(latest, "name", str, uri))
             )
         return whole_result(folder.evaluation(stage)) is not None
-    except (NotFoundError, KeyError, ValueError):
+    except (NotFoundError, DataError):
         return False
 
 
 def _files_present(folder: str) -> bool:
-    listed = json.loads(storage.read_text(storage.join(folder, MANIFEST)))["files"]
+    uri = storage.join(folder, MANIFEST)
+    listed = field(_read_json(uri), "files", list[dict], uri)
     sizes = {file.name: file.bytes for file in storage.list_files(folder)}
-    return all(sizes.get(file["name"]) == file["bytes"] for file in listed)
+    return all(
+        sizes.get(field(file, "name", str, uri)) == field(file, "bytes", int, uri)
+        for file in listed
+    )
+
+
+def _read_json(uri: str) -> Any:
+    return load_json(storage.read_bytes(uri), uri, unique_keys=True)
 
 
 def _place(
@@ -289,10 +299,12 @@ def _place(
     note = BaseFolder(base).stage_note(stage, stage_digest)
     is_whole = is_whole or functools.partial(is_complete, stage)
     try:
-        placed = json.loads(storage.read_text(note))
-        if is_whole(placed["root"]):
-            return placed["root"], placed["generation"]
-    except NotFoundError:
+        placed = _read_json(note)
+        folder = field(placed, "root", str, note)
+        known = field(placed, "generation", str, note)
+        if folder.startswith(base.rstrip("/") + "/") and is_whole(folder):
+            return folder, known
+    except (NotFoundError, DataError):
         pass
     generation = uuid.uuid4().hex[:12]
     storage.write_text(note, json.dumps({"root": root, "generation": generation}) + "\n")

@@ -21,6 +21,7 @@ import functools
 import hashlib
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clippo_core.errors import ConflictError, NotFoundError, StorageError
+from clippo_core.untrusted.names import reason
 
 PART_BYTES = 64 << 20
 """Objects larger than this travel in parts of this size (S3 wants at least 5 MiB)."""
@@ -148,7 +150,7 @@ class Objects:
             except Exception as error:
                 # The reply to an earlier attempt may have been lost: what stands there now may be
                 # ours.
-                if number > 1 and _status(error) == 412 and (found := self._get(uri))[0] == data:
+                if number > 1 and _status(error) == 412 and (found := self._get(uri, 0))[0] == data:
                     return found[1]
                 raise
             if not _arrived(reply, data):
@@ -305,8 +307,8 @@ class Objects:
                     f"{uri}: somebody else wrote it first (HTTP 412); read it again."
                 ) from error
             raise StorageError(
-                f"{uri}: the bucket could not be reached or refused ({error}); check network,"
-                " endpoint and keys."
+                f"{uri}: the bucket could not be reached or refused"
+                f" ({without_password(reason(error, 300))}); check network, endpoint and keys."
             ) from error
 
 
@@ -342,9 +344,12 @@ def _check(uri: str, reply: dict[str, Any], size: int, digest: Callable[[str], s
 
 def _bucket_key(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise StorageError(f"{uri}: it names no bucket; write s3://bucket/prefix.")
     return bucket, key
+
+
+def without_password(text: str) -> str:
+    """A text in which no address names a user or a password."""
+    return re.sub(r"(?<=//)\S*@", "…@", text)
 
 
 def _status(error: Exception) -> int:

@@ -25,7 +25,7 @@ FILES = sorted(
 LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"], ["rendering"], ["data"],
-    ["models"], ["losses", "optim"], ["engine"], ["released"], ["embedder"],
+    ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"],
     ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"],
     ["commands", "usage"], ["__main__"],

@@ -61,6 +61,25 @@ def finish_render(plan: RunPlan) -> None:
     shards.write_shards(plan.render, report, progress=False)
 
 
+def test_notes_and_manifests_that_nobody_wrote(config: RunConfig) -> None:
+    plan = make_plan(config, SUNDAY)
+    finish_render(plan)
+    assert make_plan(config, SUNDAY).render == plan.render
+    (note,) = Path(config.root, "stages").glob("render-*.json")
+    manifest = Path(plan.render.stage.root, "shards", "manifest.json")
+    odd = ["{", "[]", "null", "[" * 100_000, '{"files": 7, "root": 7}', '{"files": [7]}', "\0"]
+    odd += ['{"files": [{"name": 7}]}', '{"files": [{"name": "00000.tar"}], "root": "/etc"}']
+    odd += ['{"root": "/etc", "generation": "x", "files": [{"bytes": 10}]}']
+    for path in (manifest, note):
+        whole = path.read_text()
+        for text in odd:
+            path.write_text(text)
+            found = make_plan(config, SUNDAY).render.stage
+            assert found.root == plan.root and found.generation not in ("x", ""), text
+            assert found.generation != plan.render.stage.generation, text
+        path.write_text(whole)
+
+
 def test_same_config_same_plan_once_complete(config: RunConfig) -> None:
     first = make_plan(config, SUNDAY)
     assert (
