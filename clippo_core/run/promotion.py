@@ -49,29 +49,15 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
 
     if fault:
         return verdict(False, f"Not promoted: there is nothing to compare with: {fault}")
-    failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
-    if failed:
-        return verdict(False, f"Not promoted: {'; '.join(failed)}.")
-    if not now:
-        return verdict(False, "Not promoted: no evaluation gave a main metric to judge by.")
-    if not any(map(_above_chance, now.values())):
-        return verdict(
-            False, "Not promoted: no main metric is above chance, by the lower end of its interval."
-        )
-    if plan.promote_metric and plan.promote_metric not in now:
-        return verdict(
-            False,
-            f"Not promoted: the metric to judge by, {plan.promote_metric}, is not among"
-            f" {', '.join(sorted(now))}.",
-        )
+    unfit = _unfit(results, now, plan.promote_metric)
+    if unfit:
+        return verdict(False, f"Not promoted: {unfit}.")
     if before.get("weights_sha256") == checkpoint.weights_sha256:
         return verdict(True, "This model is the promoted one already.")
     worse = _worse(compared, now, plan.promote_metric)
     missing = sorted(set(before.get("metrics", {})) - set(now))
     if missing and not plan.promote_metric:
-        return verdict(
-            False, f"Not promoted: the promoted model has {', '.join(missing)}, this one does not."
-        )
+        worse = [f"the promoted model has {', '.join(missing)}, this one does not"]
     if worse:
         return verdict(False, f"Not promoted: {'; '.join(worse)}.")
     try:
@@ -82,15 +68,24 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
             f"Not promoted: another run moved {plan.promoted} meanwhile; run the gate again to"
             " compare with it.",
         )
-    return verdict(
-        True,
-        "Promoted: "
-        + (
-            "no main metric is worse than the promoted model's."
-            if previous
-            else "the first of its name."
-        ),
+    reason = (
+        "no main metric is worse than the promoted model's" if previous else "the first of its name"
     )
+    return verdict(True, f"Promoted: {reason}.")
+
+
+def _unfit(results: list[EvalResult], now: dict[str, Metric], only: str) -> str:
+    """Why these results alone, whatever was promoted before, promote nothing; empty = they may."""
+    failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
+    if failed:
+        return "; ".join(failed)
+    if not now:
+        return "no evaluation gave a main metric to judge by"
+    if not any(map(_above_chance, now.values())):
+        return "no main metric is above chance, by the lower end of its interval"
+    if only and only not in now:
+        return f"the metric to judge by, {only}, is not among {', '.join(sorted(now))}"
+    return ""
 
 
 def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:

@@ -28,7 +28,7 @@ LAYERS = [
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"],
     ["analysis", "report"], ["train.__main__"], ["run.planning", "run.promotion"],
-    ["commands"], ["__main__"],
+    ["commands", "usage"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;
 the longest name that a module is, or lies in, counts."""
