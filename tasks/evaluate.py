@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flytekit import Deck, task
 
 from clippo_core.config import EvaluateConfig
+from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.registry import check_complete, evaluation
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
@@ -88,10 +89,19 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
     return Plans(**plan(evaluate, checkpoint, root))
 
 
+@task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
+def require_all(results: list[EvalResult]) -> list[EvalResult]:
+    """The results, unless an evaluation failed: then EvaluationError names it and the reason."""
+    failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
+    if failed:
+        raise EvaluationError(f"These evaluations have no numbers: {'; '.join(failed)}.")
+    return results
+
+
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Run one evaluation, turn any failure into a result, draw the deck."""
-    from clippo_core.evaluate.results import evaluation_folder
     from clippo_core.report.decks import evaluation_deck
+    from clippo_core.run.folder import RunFolder
 
     one = evaluation(name)
     configs = one.configs(plan.evaluate)
@@ -107,5 +117,5 @@ def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> Eval
         result = EvalResult.failed(
             name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo
         )
-    Deck(name, evaluation_deck(result, evaluation_folder(plan, name)))
+    Deck(name, evaluation_deck(result, RunFolder(plan.stage.root).evaluation(name)))
     return result

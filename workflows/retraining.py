@@ -7,6 +7,7 @@ from __future__ import annotations
 from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase
 
 from clippo_core.config import RunConfig, presets
+from clippo_core.run.folder import BaseFolder
 from workflows.evaluation import evaluate_promoted
 from workflows.pipeline import pretrain_and_evaluate
 
@@ -14,6 +15,12 @@ OPERATORS = ["clippo-operators@example.org"]
 """Who is told of a failure by Flyte's own e-mail; the webhook of tasks/alert.py is the other
 way."""
 
+_NOTIFICATIONS = [
+    Email(
+        phases=[WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT],
+        recipients_email=OPERATORS,
+    )
+]
 _weekly: RunConfig = presets.weekly()
 
 weekly_retraining = LaunchPlan.get_or_create(
@@ -21,21 +28,17 @@ weekly_retraining = LaunchPlan.get_or_create(
     name="weekly_retraining",
     default_inputs={"config": _weekly},
     schedule=CronSchedule(schedule="0 2 * * 0", kickoff_time_input_arg="kickoff_time"),
-    notifications=[
-        Email(
-            phases=[WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT],
-            recipients_email=OPERATORS,
-        )
-    ],
+    notifications=_NOTIFICATIONS,
 )
 
 nightly_evaluation = LaunchPlan.get_or_create(
     evaluate_promoted,
     name="nightly_evaluation",
     default_inputs={
-        "promoted": f"{_weekly.root}/promoted-{_weekly.name}.json",
+        "promoted": BaseFolder(_weekly.root).promoted(_weekly.name),
         "evaluate": _weekly.evaluate,
         "root": _weekly.root,
     },
     schedule=CronSchedule(schedule="0 4 * * *", kickoff_time_input_arg="kickoff_time"),
+    notifications=_NOTIFICATIONS,
 )
