@@ -72,11 +72,11 @@ def difference(
     """
     of_set = [name for name in now if name.startswith(metric.rpartition("/")[0] + "/")]
     alike = [name for name in of_set if name.endswith("/" + metric.rpartition("/")[2])]
-    parts = [metric] if metric in now else alike or of_set
+    parts = [metric] if metric in now else alike or of_set * metric.endswith("/average")
     if not parts or not all(_same(now[name], before.get(name)) for name in parts):
         return None
     values, variance = [], 0.0
-    shared: list[tuple[np.ndarray, np.ndarray]] = []
+    shared: list[tuple[np.ndarray, np.ndarray]] = []  # groups, and what they add to the mean
     for name in parts:
         new, old = now[name], before[name]
         if new.targets is None or old.targets is None:
@@ -91,10 +91,12 @@ def difference(
             continue
         values.append(float(gains.mean()))
         residuals = (gains - gains.mean()) / len(gains)
-        if alike:
-            shared.append((new.groups, residuals))
-        else:
+        if not alike:
             variance += _variance(new.groups, residuals)
+        elif shared and _equal(shared[-1][0], new.groups):
+            shared[-1] = new.groups, shared[-1][1] + residuals
+        else:
+            shared.append((new.groups, residuals))
     if shared:
         groups, residuals = (np.concatenate(column) for column in zip(*shared, strict=True))
         variance += _variance(groups, residuals)
@@ -108,9 +110,13 @@ def _same(new: Column, old: Column | None) -> bool:
     pairs = [(new.examples, old.examples), (new.groups, old.groups)]
     if new.targets is not None:
         pairs.append((new.targets, old.targets))
-    return all(a is b or np.array_equal(a, b) for a, b in pairs) and bool(
+    return all(_equal(a, b) for a, b in pairs) and bool(
         np.isfinite(new.scores).all() and np.isfinite(old.scores).all()
     )
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b or np.array_equal(a, b)  # type: ignore[arg-type]
 
 
 def _variance(groups: np.ndarray, residuals: np.ndarray) -> float:

@@ -20,6 +20,9 @@ from statistics import NormalDist
 from clippo_core.config import GateConfig
 from clippo_core.run.records import Comparison, Metric
 
+WEEKS = 52
+"""Models per year that may each become the reference by luck."""
+
 
 def faults(config: GateConfig, compared: Mapping[str, Comparison]) -> list[str]:
     """What speaks against the model, a sentence per fault; empty = nothing. compared: by metric."""
@@ -67,8 +70,11 @@ def below_floor(chosen: Iterable[str], now: Mapping[str, Metric], unknown: set[s
 
 
 def is_better(config: GateConfig, one: Comparison, n_metrics: int) -> bool:
-    """Whether the model is shown to be better in a metric, so that the next is held against it."""
-    z = _z(config.error / n_metrics)
+    """Whether the model is shown to be better in a metric, so that the next is held against it.
+
+    The error is shared over metrics and a year: a lucky model would stay the reference for good.
+    """
+    z = _z(config.error / n_metrics / WEEKS)
     return one.now - one.before > z * _spread(config, one.error)
 
 

@@ -15,6 +15,7 @@ import pytest
 from tiny import tiny_plan
 
 from clippo_core import storage
+from clippo_core.__main__ import main
 from clippo_core.config import GateConfig
 from clippo_core.engine.checkpoint import Progress, save_checkpoint
 from clippo_core.errors import ConfigError, DataError, NotFoundError
@@ -117,7 +118,7 @@ def test_models_that_each_lose_a_little_are_held_against_the_best(plan: GatePlan
 
 
 def test_a_better_model_is_the_new_reference(plan: GatePlan) -> None:
-    for name, value in (("first", 40), ("alike", 41), ("better", 44), ("last", 43)):
+    for name, value in (("first", 40), ("alike", 43), ("better", 45), ("last", 44)):
         assert promotion.decide(plan, checkpoint(name), [result(value)]).promoted
     references = [one.references[RECALL] for one in history.read(plan.promoted)]
     assert references == [1, 1, 3, 3]
@@ -362,3 +363,22 @@ def test_a_checkpoint_of_its_own_is_promoted_and_the_next_model_judged_as_a_firs
     guessing = result(1.2, (0.5, 2.0), chance=1.0)
     assert "chance" in promotion.decide(plan, NEW, [guessing]).reason
     assert promotion.decide(plan, NEW, [result(40, chance=1.0)]).promoted
+
+
+def test_the_commands_show_and_do_it(
+    plan: GatePlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = (saved(tmp_path, seed) for seed in range(2))
+    promotion.decide(plan, old, [result(40)])
+    promotion.decide(plan, new, [result(30)])
+    by_kim = ["--by", "kim", "--why", "cleaned"]
+    assert main(["promote", plan.promoted, "2", *by_kim]) == 0
+    assert f"promoted {new.uri} (record 3); before: {old.uri}" in capsys.readouterr().out
+    assert main(["rollback", plan.promoted, *by_kim]) == 0
+    capsys.readouterr()
+    assert main(["promotions", plan.promoted]) == 0
+    told = capsys.readouterr().out
+    assert told.count(" kim\n        cleaned") == 2 and "*    4" in told
+    assert "the gate of runs/x" in told and "does not rule out" in told
+    assert main(["promote", plan.promoted, "9", *by_kim]) == 2
+    assert "has no record 9" in capsys.readouterr().err
