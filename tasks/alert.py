@@ -1,8 +1,12 @@
-"""The task `alert`: runs when the workflow fails; writes the failure to the log, and posts it to a
-webhook where one is configured.
+"""The tasks that tell somebody, through the log and a webhook: `alert` and `alert_promoted` when a
+workflow fails, `refused` when a finished model is not promoted.
 
-The webhook's address is the Flyte secret `clippo/webhook` (a mounted file on a cluster). Flyte's
-own notifications are e-mail only.
+    run weekly of 2026-11-22 02:00 failed in validate: DataError: 40 of 100 pairs are unusable ...
+    execution clippo/production/f2c9..., https://flyte.example.org/console/projects/clippo/...
+
+The webhook's address is the Flyte secret `clippo/webhook`, a file that a cluster mounts into the
+pods of these tasks alone; it gets {"text": ...}, which Slack, Mattermost and Teams understand.
+Flyte's own notifications are e-mail only.
 """
 
 from __future__ import annotations
@@ -10,37 +14,134 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
+import re
+import urllib.error
 import urllib.request
+from typing import Any
 
-from flytekit import current_context, task
+from flytekit import Secret, current_context, task
+from flytekit.configuration import Config
+from flytekit.configuration.file import FLYTECTL_CONFIG_ENV_VAR_OVERRIDE
+from flytekit.exceptions.user import FlyteRecoverableException
 from flytekit.types.error import FlyteError
 
-from clippo_core.config import RunConfig
+from clippo_core.config import EvaluateConfig, RunConfig
+from clippo_core.run.records import Verdict
 from tasks import settings
 
 _logger = logging.getLogger(__name__)
-WEBHOOK_SECRET = ("clippo", "webhook")
+WEBHOOK = Secret(group="clippo", key="webhook")
 
 
-@task(**settings.processing(cpu="1", memory="1Gi", disk="1Gi"))
+def _console() -> str:
+    """Address of Flyte's console, as the client's configuration names it; empty where none does."""
+    # flytekit remembers which file it reads before `pyflyte -c` says which.
+    chosen = os.environ.get(FLYTECTL_CONFIG_ENV_VAR_OVERRIDE)
+    return (Config.auto(chosen).platform.console_endpoint or "").rstrip("/")
+
+
+def _telling() -> dict[str, Any]:
+    """Settings of a task that tells somebody."""
+    box = settings.processing(cpu="1", memory="1Gi", disk="1Gi")
+    # In the pod, which has no flyte.yaml, flytekit reads the console's address from here.
+    box["environment"] = box["environment"] | {"FLYTE_PLATFORM_CONSOLE_ENDPOINT": _console()}
+    return box | {"secret_requests": [WEBHOOK]}
+
+
+@task(**_telling())
 def alert(
     config: RunConfig, kickoff_time: datetime.datetime, err: FlyteError | None = None
 ) -> None:
-    """Tell somebody that a run failed, and where."""
+    """Tell that a run failed, in which stage and why."""
+    _tell(f"run {config.name}", kickoff_time, f"failed{_cause(err)}")
+
+
+@task(**_telling())
+def alert_promoted(
+    promoted: str,
+    evaluate: EvaluateConfig,
+    root: str,
+    kickoff_time: datetime.datetime,
+    err: FlyteError | None = None,
+) -> None:
+    """Tell that the promoted model could not be evaluated. Takes every input of the workflow,
+    because Flyte asks that of a failure handler.
+    """
+    _tell(f"evaluation of {promoted}", kickoff_time, f"failed{_cause(err)}")
+
+
+@task(**_telling())
+def refused(config: RunConfig, kickoff_time: datetime.datetime, verdict: Verdict) -> None:
+    """Tell that a finished model was not promoted; says nothing where it was."""
+    if not verdict.promoted:
+        _tell(f"run {config.name}", kickoff_time, f"finished. {verdict.reason}")
+
+
+def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
+    """Write to the log, and post to the webhook where one is configured. A webhook that does not
+    answer is tried again by Flyte.
+    """
     scheduled = f" of {kickoff_time:%Y-%m-%d %H:%M}" if kickoff_time.year > 1970 else ""
-    what = f"run {config.name}{scheduled} failed"
-    message = f"{what} in {err.failed_node_id}: {err.message}" if err else what
-    _logger.error(message)
+    text = f"{what}{scheduled} {outcome}\n{_place()}"
+    _logger.error(text)
     try:
-        webhook = current_context().secrets.get(*WEBHOOK_SECRET)
+        webhook = current_context().secrets.get(WEBHOOK.group, WEBHOOK.key)
     except ValueError:
-        _logger.info(
-            "no webhook is configured (Flyte secret %s/%s), so nobody else was told",
-            *WEBHOOK_SECRET,
+        _logger.warning(
+            "nobody else was told: this project has no Flyte secret %s/%s with the address of a"
+            " webhook",
+            WEBHOOK.group,
+            WEBHOOK.key,
         )
         return
     request = urllib.request.Request(
-        webhook, json.dumps({"text": message}).encode(), {"Content-Type": "application/json"}
+        webhook, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30):
-        pass
+    try:
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+    except urllib.error.URLError as error:
+        # The address is a secret, so it stays out of the message.
+        raise FlyteRecoverableException(
+            f"The webhook in the secret {WEBHOOK.group}/{WEBHOOK.key} took no message: {error}."
+        ) from None
+
+
+def _place() -> str:
+    """The execution, and its page in Flyte's console."""
+    execution = current_context().execution_id
+    page = (
+        f"/console/projects/{execution.project}/domains/{execution.domain}"
+        f"/executions/{execution.name}"
+    )
+    name = f"execution {execution.project}/{execution.domain}/{execution.name}"
+    return f"{name}, {_console()}{page}" if _console() else name
+
+
+def _cause(err: FlyteError | None) -> str:
+    """` in STAGE: first line of the error`, as far as Flyte tells it."""
+    return f"{_stage(err.message)}: {_first_line(err.message)}" if err else ""
+
+
+def _stage(message: str) -> str:
+    """` in STAGE`. Flyte hands over the id of the failure handler itself as the failed node, so the
+    stage is looked for in the message: the task's function in the traceback, or the node in the
+    name of a pod that died without one.
+    """
+    function = re.search(r'/tasks/\w+\.py", line \d+, in ([a-z]\w*)', message)
+    execution = re.escape(current_context().execution_id.name)
+    pod = re.search(rf"\b{execution}-(n\d+(?:-\d+-n\d+)*)-\d+\b", message)
+    found = function or pod
+    return f" in {found[1]}" if found else ""
+
+
+def _first_line(message: str) -> str:
+    """What was said, without the traceback around it: flytekit puts it under `Message:`, and
+    Elastic once more below the traceback of the rank that failed first.
+    """
+    text = message.rpartition("Message:")[2]
+    if "traceback :" in text:
+        raised = re.findall(r"^\s*[\w.]+(?:Error|Exception|Preempted|Interrupt): .+$", text, re.M)
+        text = raised[-1] if raised else text
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason was given")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flytekit import Deck, task
 
 from clippo_core.config import EvaluateConfig
+from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.registry import check_complete, evaluation
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
@@ -86,6 +87,15 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
     from clippo_core.run.planning import plan_evaluations as plan
 
     return Plans(**plan(evaluate, checkpoint, root))
+
+
+@task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
+def require_all(results: list[EvalResult]) -> list[EvalResult]:
+    """The results, unless an evaluation failed: then EvaluationError names it and the reason."""
+    failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
+    if failed:
+        raise EvaluationError(f"These evaluations have no numbers: {'; '.join(failed)}.")
+    return results
 
 
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:

@@ -13,7 +13,17 @@ from flytekit import WorkflowFailurePolicy, workflow
 
 from clippo_core.config import EvaluateConfig
 from clippo_core.run.records import EvalResult
-from tasks.evaluate import glue, imagenet, open_checkpoint, plan_evaluations, retrieval, vqa, xm3600
+from tasks.alert import alert_promoted
+from tasks.evaluate import (
+    glue,
+    imagenet,
+    open_checkpoint,
+    plan_evaluations,
+    require_all,
+    retrieval,
+    vqa,
+    xm3600,
+)
 from workflows.pipeline import UNSCHEDULED, evaluate_all
 
 
@@ -74,14 +84,18 @@ def evaluate_checkpoint(
     )
 
 
-@workflow
+@workflow(
+    failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE,
+    on_failure=alert_promoted,
+)
 def evaluate_promoted(
     promoted: str,
     evaluate: EvaluateConfig,
     root: str = "runs",
     kickoff_time: datetime.datetime = UNSCHEDULED,
 ) -> list[EvalResult]:
-    """The promoted model again, on whatever the benchmarks hold now. `promoted`: the pointer
-    `<root>/promoted-<name>.json`.
+    """The promoted model again, on whatever the benchmarks hold now; fails, and tells somebody,
+    where one of them could not be evaluated. `promoted`: the pointer `<root>/promoted-<name>.json`.
     """
-    return evaluate_checkpoint(checkpoint=promoted, evaluate=evaluate, root=root)
+    results = evaluate_checkpoint(checkpoint=promoted, evaluate=evaluate, root=root)
+    return require_all(results=results)

@@ -2,8 +2,8 @@
 
 plan ─▶ validate ─▶ render ─▶ pretrain ─┬▶ imagenet ──┐
                                         ├▶ retrieval ─┤
-                                        ├▶ vqa ───────┼▶ gate ─▶ report
-                                        ├▶ glue ──────┤
+                                        ├▶ vqa ───────┼▶ gate ─┬▶ report
+                                        ├▶ glue ──────┤        └▶ refused
                                         └▶ xm3600 ────┘
 """
 
@@ -15,7 +15,7 @@ from flytekit import WorkflowFailurePolicy, workflow
 
 from clippo_core.config import RunConfig, presets
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
-from tasks.alert import alert
+from tasks.alert import alert, refused
 from tasks.evaluate import glue, imagenet, retrieval, vqa, xm3600
 from tasks.gate import gate
 from tasks.plan import numbers, plan
@@ -67,6 +67,7 @@ def pretrain_and_evaluate(
         xm3600_plan=plans.xm3600,
     )
     verdict = gate(plan=plans.gate, checkpoint=checkpoint, results=results)
+    refused(config=config, kickoff_time=kickoff_time, verdict=verdict)
     return report(
         config=config,
         plan=plans.gate,
@@ -78,9 +79,8 @@ def pretrain_and_evaluate(
     )
 
 
-@workflow(
-    failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE, on_failure=alert
-)
+# No handler of its own: that of the workflow inside would tell the same failure first.
+@workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)
 def demo(
     config: RunConfig = presets.demo(), kickoff_time: datetime.datetime = UNSCHEDULED
 ) -> Reported:

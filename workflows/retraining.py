@@ -15,6 +15,12 @@ OPERATORS = ["clippo-operators@example.org"]
 """Who is told of a failure by Flyte's own e-mail; the webhook of tasks/alert.py is the other
 way."""
 
+_NOTIFICATIONS = [
+    Email(
+        phases=[WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT],
+        recipients_email=OPERATORS,
+    )
+]
 _weekly: RunConfig = presets.weekly()
 
 weekly_retraining = LaunchPlan.get_or_create(
@@ -22,12 +28,7 @@ weekly_retraining = LaunchPlan.get_or_create(
     name="weekly_retraining",
     default_inputs={"config": _weekly},
     schedule=CronSchedule(schedule="0 2 * * 0", kickoff_time_input_arg="kickoff_time"),
-    notifications=[
-        Email(
-            phases=[WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT],
-            recipients_email=OPERATORS,
-        )
-    ],
+    notifications=_NOTIFICATIONS,
 )
 
 nightly_evaluation = LaunchPlan.get_or_create(
@@ -39,4 +40,5 @@ nightly_evaluation = LaunchPlan.get_or_create(
         "root": _weekly.root,
     },
     schedule=CronSchedule(schedule="0 4 * * *", kickoff_time_input_arg="kickoff_time"),
+    notifications=_NOTIFICATIONS,
 )

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.embedder import Clippo
+from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session, evaluate_one, not_set
 from clippo_core.evaluate.scores import Scores
 from clippo_core.run.folder import EXAMPLES, PART, TIMINGS, RunFolder
 from clippo_core.run.records import EvalResult, EvaluatePlan
+from clippo_core.untrusted.json import at, field, load_json
+
+T = TypeVar("T")
 
 
 def evaluate_each(
@@ -64,11 +67,14 @@ def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
     for place, part in parts.items():
         prefix = f"{part.dataset}_" if len(parts) > 1 else ""
         if part.scores:
-            scores.add_parquet(storage.read_bytes(storage.join(place, part.scores)))
-        for example in _read(place, EXAMPLES):
-            asked = f"({part.dataset}) {example['asked']}" if prefix else example["asked"]
-            examples.append({**example, "asked": asked})
-        seconds = _read(place, TIMINGS)
+            uri = storage.join(place, part.scores)
+            scores.add_parquet(storage.read_bytes(uri), uri)
+        for example in _read(place, EXAMPLES, list[dict]):
+            asked = field(example, "asked", str, place, EXAMPLES, error=EvaluationError)
+            hit = field(example, "hit", bool, place, EXAMPLES, error=EvaluationError)
+            asked = f"({part.dataset}) {asked}" if prefix else asked
+            examples.append({**example, "asked": asked, "hit": hit})
+        seconds = _read(place, TIMINGS, dict[str, float])
         timings |= {f"{prefix}{name}": value for name, value in seconds.items()}
     examples.sort(key=lambda example: not example["hit"])
     return results.write_result(folder, whole, scores, examples, timings)
@@ -96,5 +102,8 @@ def _merged(parts: list[EvalResult]) -> EvalResult:
     )
 
 
-def _read(folder: str, file: str) -> Any:
-    return json.loads(storage.read_text(storage.join(folder, file)))
+def _read(folder: str, file: str, kind: type[T]) -> T:
+    """The content of a part's json file. Raises EvaluationError, NotFoundError."""
+    uri = storage.join(folder, file)
+    content = load_json(storage.read_bytes(uri), uri, error=EvaluationError, remedy=results.REMEDY)
+    return at(content, kind, uri, error=EvaluationError)

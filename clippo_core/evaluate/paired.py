@@ -18,9 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.bootstrap import bootstrap_draws
 from clippo_core.evaluate.glue.scores import STATISTICS
+from clippo_core.untrusted.parquet import Kind, open_parquet
 
+_KINDS = dict.fromkeys(("metric", "example", "group"), Kind.TEXT)
+_KINDS |= dict.fromkeys(("score", "target"), Kind.REAL)
 RESAMPLES = 200
 """Bootstrap samples behind the standard error of a statistic; it is then known to 5 %."""
 
@@ -47,18 +51,20 @@ class Difference(NamedTuple):
     """Its standard error, for the choice of examples alone."""
 
 
-def read_columns(table: bytes) -> dict[str, Column]:
-    """Metric -> its rows, of a file that `Scores.to_parquet` wrote."""
-    import pyarrow.parquet
-
-    names = ["metric", "example", "group", "score", "target"]
-    found = pyarrow.parquet.read_table(io.BytesIO(table), columns=names)
-    metrics, *rest = (found[name].to_numpy() for name in names)
+def read_columns(table: bytes, where: str) -> dict[str, Column]:
+    """Metric -> its rows, of a file that `Scores.to_parquet` wrote. Raises EvaluationError, naming
+    `where`, for one that is damaged.
+    """
+    read = open_parquet(io.BytesIO(table), where, _KINDS, error=EvaluationError)
+    groups = [read.read_group(number).columns for number in range(len(read.group_rows))]
+    metrics, *rest = (
+        np.array([value for group in groups for value in group[name]], dtype=kind)
+        for name, kind in zip(_KINDS, (str, str, str, float, float), strict=True)
+    )
     columns = {}
-    for metric in dict.fromkeys(metrics.tolist()):
+    for metric in np.unique(metrics).tolist():
         example, group, score, target = (values[metrics == metric] for values in rest)
-        is_mean = np.isnan(target).all()
-        columns[metric] = Column(example, group, score, None if is_mean else target)
+        columns[metric] = Column(example, group, score, None if np.isnan(target).all() else target)
     return columns
 
 

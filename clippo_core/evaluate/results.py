@@ -31,6 +31,11 @@ from clippo_core.evaluate.scores import Scores
 from clippo_core.run import records
 from clippo_core.run.folder import EXAMPLES, RESULT, SCORES, TIMINGS
 from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan
+from clippo_core.untrusted.json import field, load_json
+from clippo_core.untrusted.names import reason, refusal
+
+REMEDY = "delete it and run the evaluation again"
+"""What to do about a file of a result that is damaged."""
 
 
 def inputs_digest(
@@ -90,37 +95,36 @@ def read_result(folder: str, record: str = RESULT) -> EvalResult | None:
     """The result in `folder`, or None where there is none.
 
     Results of schema 1 are read, too; they have no per-example scores. Raises EvaluationError for a
-    file that cannot be read.
+    file that cannot be read, or that says what `write_result` would not have written.
     """
     uri = storage.join(folder, record)
     if not storage.exists(uri):
         return None
+    content = load_json(storage.read_bytes(uri), uri, error=EvaluationError, remedy=REMEDY)
+    schema = field(content, "schema_version", int, uri, error=EvaluationError)
+    if not 1 <= schema <= RESULT_SCHEMA:
+        fault = f"it has schema {schema}, and this version reads up to {RESULT_SCHEMA}"
+        raise refusal(EvaluationError, uri, fault, f"read it with a newer version, or {REMEDY}")
     try:
-        values = json.loads(storage.read_text(uri))
-        if values["schema_version"] > RESULT_SCHEMA:
-            raise EvaluationError(
-                f"{uri} has schema {values['schema_version']}, and this version reads up to "
-                f"{RESULT_SCHEMA}; read it with a newer version, or run the evaluation again."
-            )
-        if values["schema_version"] == 1:
-            values = _from_schema_1(values)
-        return records.from_dict(EvalResult, values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvaluationError(
-            f"{uri} is no evaluation result ({error}); delete it and run the evaluation again."
-        ) from error
+        found = records.from_dict(EvalResult, _from_schema_1(content) if schema == 1 else content)
+        for name, metric in found.metrics.items():
+            _check(name, metric)
+    except (EvaluationError, ValueError, TypeError, KeyError, AttributeError) as caught:
+        words = f"it is no evaluation result ({reason(caught)})"
+        raise refusal(EvaluationError, uri, words, REMEDY) from None
+    if found.scores not in ("", SCORES):
+        fault = f"its scores are said to be in {found.scores!r}, and not in {SCORES}"
+        raise refusal(EvaluationError, uri, fault, REMEDY)
+    return found
 
 
-def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResult | None:
-    """The result in `folder`, if it can stand for a new one; otherwise None: run the evaluation.
-
-    It was made from the inputs with digest `wanted`, did not fail, and its scores are still whole.
-    """
+def whole_result(folder: str, record: str = RESULT) -> EvalResult | None:
+    """The result in `folder` if it can be read, did not fail, and its scores are still the same."""
     try:
         result = read_result(folder, record)
     except EvaluationError:
         return None
-    if result is None or result.inputs_digest != wanted or result.failure:
+    if result is None or result.failure:
         return None
     if not result.scores:
         return result
@@ -129,6 +133,15 @@ def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResul
     except StorageError:
         return None
     return result if hashlib.sha256(scores).hexdigest() == result.scores_sha256 else None
+
+
+def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResult | None:
+    """The result in `folder`, if it can stand for a new one; otherwise None: run the evaluation.
+
+    It is whole, and was made from the inputs with digest `wanted`.
+    """
+    result = whole_result(folder, record)
+    return result if result is not None and result.inputs_digest == wanted else None
 
 
 def read_results(root: str) -> list[EvalResult]:

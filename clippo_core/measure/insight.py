@@ -105,13 +105,11 @@ def gather_insight(
     tokenizer, or a tower that does not fit into memory, costs only the figures that need it.
     """
     named = sorted((tokenizers or {}).items())
-    shards = [file.sha256 for file in manifest.files]
     wanted = digest(
         [
             _FORMAT,
             checkpoint.weights_sha256,
-            manifest.render_digest,
-            shards,
+            manifest.sha256,
             [(name, _etag(uri)) for name, uri in named],
             seed,
         ]

@@ -184,7 +184,7 @@ def report_page(
             "expectations", report=run.validation, reasons=decks.exclusions(run.validation)
         ),
         "shards_part": fragment("facts", entries=decks.manifest_facts(run.manifest)),
-        "data_part": fragment("data", data=run.manifest),
+        "data_part": fragment("data", data=run.validation),
         "contact_part": (
             fragment("contact", items=run.insight.contact) if run.insight.contact else ""
         ),

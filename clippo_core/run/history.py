@@ -10,9 +10,11 @@ records; where a process died between the two, the next verdict moves it on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import decode
@@ -21,6 +23,7 @@ from clippo_core.run.folder import promotions
 from clippo_core.run.records import Metric, Verdict, dumps
 from clippo_core.untrusted.json import field as field_of
 from clippo_core.untrusted.json import load_json, optional
+from clippo_core.untrusted.limits import LIMITS
 
 HISTORY_SCHEMA = 1
 """Version of a record's JSON."""
@@ -104,28 +107,32 @@ def point(pointer: str, record: Promotion) -> None:
     while True:
         try:
             data, etag = storage.read_with_etag(pointer)
-            if optional(load_json(data, pointer), "promotion", int, -1, pointer) >= record.number:
-                return
-            storage.write_text(pointer, text, if_match=etag)
         except NotFoundError:
-            try:
-                storage.write_text(pointer, text, if_absent=True)
-            except ConflictError:
-                continue
-        except ConflictError:
-            continue
-        return
+            condition: dict[str, Any] = {"if_absent": True}
+        else:
+            with contextlib.suppress(DataError):  # a damaged pointer is written anew
+                if optional(_load(data, pointer), "promotion", int, -1, pointer) >= record.number:
+                    return
+            condition = {"if_match": etag}
+        with contextlib.suppress(ConflictError):
+            storage.write_text(pointer, text, **condition)
+            return
 
 
 def promoted_uri(pointer: str) -> str:
-    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted
-    yet.
+    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet,
+    DataError where the pointer is damaged.
     """
-    return field_of(load_json(storage.read_bytes(pointer), pointer), "uri", str, pointer)
+    return _taken_over(pointer).verdict.model_uri
+
+
+def _load(data: bytes, uri: str) -> Any:
+    remedy = "restore it from a copy, or delete it to promote the next model as the first"
+    return load_json(data, uri, unique_keys=True, remedy=remedy, max_bytes=LIMITS.json_header_bytes)
 
 
 def _read(uri: str) -> Promotion:
-    values = load_json(storage.read_bytes(uri), uri)
+    values = _load(storage.read_bytes(uri), uri)
     if optional(values, "schema_version", int, 1, uri) > HISTORY_SCHEMA:
         raise DataError(f"{uri} was written by a newer version; use that one to go on.")
     try:
@@ -137,8 +144,8 @@ def _read(uri: str) -> Promotion:
 
 
 def _taken_over(pointer: str) -> Promotion:
-    """Record 0 of a pointer that has no records."""
-    values = load_json(storage.read_bytes(pointer), pointer)
+    """A pointer as record 0, for one that has no records. Raises DataError where it is damaged."""
+    values = _load(storage.read_bytes(pointer), pointer)
     metrics = {
         name: Metric(value)
         for name, value in field_of(values, "metrics", dict[str, float], pointer).items()

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from clippo_core import storage
-from clippo_core.errors import ClippoError, ConfigError, ConflictError, StorageError
+from clippo_core.errors import ClippoError, ConfigError, ConflictError, DataError, StorageError
 from clippo_core.evaluate import paired
 from clippo_core.run import history, judgement
 from clippo_core.run.history import Promotion, ScoreFile
@@ -38,11 +38,15 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
     """Compare with the references, record the verdict, and move the pointer if the model may
     replace the promoted one.
 
-    A model that is promoted already stays so, without another record. Raises DataError for a record
-    that cannot be read, StorageError.
+    A model that is promoted already stays so, without another record; where a record or a pointer
+    is damaged, none is made. Raises StorageError only.
     """
     while True:
-        past = history.read(plan.promoted)
+        try:
+            past = history.read(plan.promoted)
+        except DataError as error:
+            words = f"Not promoted: there is nothing to compare with: {error}"
+            return Verdict(False, words, checkpoint.uri, "")
         current = history.promoted(past)
         record = _judged(plan, checkpoint, results, past)
         if (
@@ -239,7 +243,7 @@ def _columns(file: ScoreFile) -> Mapping[str, paired.Column]:
     table = storage.read_bytes(file.uri)
     if hashlib.sha256(table).hexdigest() != file.sha256:
         raise StorageError(f"{file.uri}: its sha256 differs from the one on record.")
-    return paired.read_columns(table)
+    return paired.read_columns(table, file.uri)
 
 
 def _error(metric: Metric) -> float:

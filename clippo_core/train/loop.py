@@ -36,7 +36,12 @@ from clippo_core.engine import (
     init_distributed,
     make_engine,
 )
-from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
+from clippo_core.engine.checkpoint import (
+    Progress,
+    finished_checkpoint,
+    latest_checkpoint,
+    open_checkpoint,
+)
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
 from clippo_core.optim import rsqrt_schedule
@@ -51,6 +56,7 @@ from clippo_core.train.record import MakeWatcher, RunRecord
 from clippo_core.train.saving import Saving
 from clippo_core.train.speed import Meter
 from clippo_core.train.step import StepResult, on_device, train_step, with_varied_text
+from clippo_core.untrusted.json import optional
 
 LOSSES_IN_MEAN = 100
 """CheckpointInfo.loss is the mean over this many last steps."""
@@ -88,6 +94,9 @@ def pretrain(
     """
     ranks = _join(plan)
     agreement = Agreement(ranks, plan.train.timeout_seconds)
+    with agreement.noticing_lost_ranks():
+        if done := agreement.rank0(lambda: _find_finished(plan)):
+            return done  # without the lease: several processes may evaluate one finished run
     with (
         agreement.noticing_lost_ranks(),
         _sigterm() as stop_asked,
@@ -198,6 +207,17 @@ def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], No
             lease.release()
 
 
+def _find_finished(plan: PretrainPlan) -> CheckpointInfo | None:
+    """The last checkpoint of this run, if it is over. Raises CheckpointError where it is another's
+    folder.
+    """
+    found = finished_checkpoint(RunFolder(plan.stage.root).checkpoints)
+    if found is None:
+        return None
+    check_same_recipe(found.uri, found.manifest["recipe"], plan)
+    return found.info
+
+
 def _find_start(plan: PretrainPlan, previous: str) -> str:
     """Address of the checkpoint to go on from: the newest of this run, wherever it is, else
     train.resume_from; empty = begin.
@@ -276,11 +296,9 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
             " it alike, or begin from scratch."
         )
     kept = checkpoint.progress.state or {}
-    return _State(
-        checkpoint.progress.step,
-        kept.get("skipped", []),
-        deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN),
-    )
+    skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
+    losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
+    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
 
 
 def _batches(

@@ -26,7 +26,7 @@ LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
     ["run.history", "run.judgement"], ["rendering"], ["data"],
-    ["models"], ["losses", "optim"], ["engine"], ["released"], ["embedder"],
+    ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"], ["analysis", "report"],
     ["train.__main__"], ["run.planning", "run.promotion"], ["commands", "run.commands"],
     ["__main__"],

@@ -82,7 +82,8 @@ def tasks(package: Package) -> dict[str, Any]:
 def test_every_box_is_there_with_its_image(package: Package) -> None:
     found = tasks(package)
     boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
-    boxes += ["gate.gate", "report.report", "alert.alert"]
+    boxes += ["gate.gate", "report.report"]
+    boxes += [f"alert.{name}" for name in ("alert", "alert_promoted", "refused")]
     boxes += [
         f"evaluate.{name}"
         for name in (
@@ -93,13 +94,14 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
             "xm3600",
             "open_checkpoint",
             "plan_evaluations",
+            "require_all",
         )
     ]
     assert set(found) == {f"tasks.{box}" for box in boxes}
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
         trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
-            ("open_checkpoint", "plan_evaluations")
+            ("open_checkpoint", "plan_evaluations", "require_all")
         )
         assert template.container.image == images["train" if trains else "cpu"], name
         assert {"key": "CLIPPO_CLUSTER", "value": "h100x8x8"} in [
@@ -189,18 +191,35 @@ def test_schedules_hand_over_their_kickoff_time(package: Package) -> None:
     assert nightly.entity_metadata.schedule.cron_schedule.schedule == "0 4 * * *"
     for spec in (weekly, nightly):
         assert spec.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
+        assert spec.entity_metadata.notifications[0].email.recipients_email
     assert weekly.workflow_id.name == "workflows.pipeline.pretrain_and_evaluate"
     assert nightly.workflow_id.name == "workflows.evaluation.evaluate_promoted"
-    assert weekly.entity_metadata.notifications[0].email.recipients_email
 
 
 def test_workflows_fail_whole_nodes_late_and_tell_somebody(package: Package) -> None:
-    for name in ("pretrain_and_evaluate", "demo"):
-        template = package[f"WorkflowSpec:workflows.pipeline.{name}"].template
+    handlers = {
+        "pipeline.pretrain_and_evaluate": "tasks.alert.alert",
+        "evaluation.evaluate_promoted": "tasks.alert.alert_promoted",
+        "pipeline.demo": "",  # the workflow inside tells
+    }
+    for name, handler in handlers.items():
+        template = package[f"WorkflowSpec:workflows.{name}"].template
         policy = workflow_policy(template)
         assert policy == "FAIL_AFTER_EXECUTABLE_NODES_COMPLETE"
-        assert template.failure_node.task_node.reference_id.name == "tasks.alert.alert"
+        assert template.failure_node.task_node.reference_id.name == handler
+    for name in ("pretrain_and_evaluate", "demo"):
+        template = package[f"WorkflowSpec:workflows.pipeline.{name}"].template
         assert set(template.interface.outputs.variables) == {"report", "model"}
+
+
+def test_who_tells_somebody_gets_the_secret_and_the_console(package: Package) -> None:
+    console = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["console"]["endpoint"]
+    for name, template in tasks(package).items():
+        secrets = [(one.group, one.key) for one in template.security_context.secrets]
+        environment = {one.key: one.value for one in template.container.env}
+        tells = name.startswith("tasks.alert.")
+        assert secrets == ([("clippo", "webhook")] if tells else []), name
+        assert environment.get("FLYTE_PLATFORM_CONSOLE_ENDPOINT") == (console if tells else None)
 
 
 def workflow_policy(template: Any) -> str:

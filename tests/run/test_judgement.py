@@ -124,11 +124,11 @@ def test_the_mean_of_glue_is_that_of_its_tasks() -> None:
     truth = np.tile([0.0, 1.0], 100)
     for name in ("rte_accuracy", "cola_matthews", "mrpc_f1"):
         scores.add(f"glue/{name}", range(200), truth.tolist(), targets=truth.tolist())
-    now = read_columns(scores.to_parquet())
+    now = read_columns(scores.to_parquet(), "now")
     wrong = Scores()
     for name in ("rte_accuracy", "cola_matthews", "mrpc_f1"):
         wrong.add(f"glue/{name}", range(200), (1 - truth).tolist(), targets=truth.tolist())
-    found = difference("glue/average", now, read_columns(wrong.to_parquet()))
+    found = difference("glue/average", now, read_columns(wrong.to_parquet(), "before"))
     assert found == pytest.approx(((100 + 200 + 100) / 3, 0.0))
 
 

@@ -202,12 +202,46 @@ def test_a_bucket_holds_records_and_pointer(plan: GatePlan, s3: str) -> None:
 def test_a_damaged_record_is_named(plan: GatePlan) -> None:
     promotion.decide(plan, NEW, [result(40)])
     folder = Path(plan.promoted).with_name("promotions") / "x"
-    (folder / "0002.json").write_text('{"number": 2}')
-    with pytest.raises(DataError, match=r"0002\.json is no record.*by is missing"):
-        promotion.decide(plan, NEW, [result(40)])
-    (folder / "0002.json").write_text('{"schema_version": 99}')
-    with pytest.raises(DataError, match="written by a newer version"):
-        promotion.decide(plan, NEW, [result(40)])
+    for content, fault in (
+        ('{"number": 2}', r"0002\.json is no record.*by is missing"),
+        ('{"schema_version": 99}', "written by a newer version"),
+        ("[" * 100, "nested more than 64 deep"),
+    ):
+        (folder / "0002.json").write_text(content)
+        with pytest.raises(DataError, match=f"(?s){fault}"):
+            history.read(plan.promoted)
+        verdict = promotion.decide(plan, checkpoint("next"), [result(40)])
+        assert not verdict.promoted and "0002.json" in verdict.reason
+    assert sorted(path.name for path in folder.iterdir()) == ["0001.json", "0002.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"{", "it is not valid json at line 1 column 2"),
+        (b"[" * 100_000, "nested more than 64 deep"),
+        (b"[]", "it is a list, and must be an object"),
+        (b'{"uri": 7, "weights_sha256": "", "metrics": {}}', "uri is a whole number"),
+        (b'{"uri": "a", "weights_sha256": ""}', "metrics is missing"),
+        (b'{"uri": "a", "weights_sha256": "", "metrics": {"b": null}}', "metrics.b is null"),
+        (b'{"uri": "a", "uri": "b"}', "the key 'uri' twice"),
+        (b"\xff", "it is not UTF-8"),
+    ],
+)
+def test_a_damaged_pointer_is_named_and_kept(plan: GatePlan, content: bytes, fault: str) -> None:
+    storage.write_bytes(plan.promoted, content)
+    verdict = promotion.decide(plan, NEW, [result(41)])
+    assert not verdict.promoted and fault in verdict.reason and plan.promoted in verdict.reason
+    with pytest.raises(DataError, match="promoted-x.json"):
+        history.promoted_uri(plan.promoted)
+    assert storage.read_bytes(plan.promoted) == content
+
+
+def test_a_damaged_pointer_with_records_behind_it_is_written_anew(plan: GatePlan) -> None:
+    promotion.decide(plan, checkpoint("old"), [result(40)])
+    storage.write_text(plan.promoted, "[")
+    assert promotion.decide(plan, NEW, [result(41)]).promoted
+    assert history.promoted_uri(plan.promoted) == "runs/new"
 
 
 def test_a_named_metric_decides_alone(plan: GatePlan) -> None:
