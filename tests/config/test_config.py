@@ -19,6 +19,7 @@ from clippo_core.config import (
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
+    GateConfig,
     GlueConfig,
     ModelConfig,
     OptimConfig,
@@ -409,6 +410,7 @@ def test_plans_cross_tasks(place: int) -> None:
         EvaluatePlan(stage, run.evaluate, True, {"coco": stage, "flickr30k": stage}),
         EvaluatePlan(stage, presets.benchmarks("d")),
         GatePlan(stage, "demo", "promoted.json", {"glue": "folder"}, "m", True),
+        GatePlan(stage, "demo", "p.json", gate=GateConfig(2, floors=("m",)), benchmarks={"d": "s"}),
     ]
     for plan in plans:
         plain = json.loads(json.dumps(dataclasses.asdict(plan)))
