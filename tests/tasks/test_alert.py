@@ -107,7 +107,7 @@ def test_the_nightly_evaluation_tells_too(webhook: Webhook) -> None:
         evaluate=EvaluateConfig(),
         root="runs",
         kickoff_time=SUNDAY,
-        err=failed("Message:\n\n    EvaluationError: These have no numbers: glue (no such file)."),
+        err=failed("Trace:\n\n    ...\nMessage:\n\n    EvaluationError: no numbers: glue."),
     )
     assert webhook.texts[0].startswith(
         "evaluation of s3://clippo/promoted.json of 2026-11-22 02:00 failed: EvaluationError:"
