@@ -148,11 +148,7 @@ def theirs(
         )
         return np.asarray(picture), renderer.masks([json.loads(sample["json"])["texts"][0]])[0]
 
-    urls = [
-        str(Path(manifest.uri) / entry.name)
-        for entry in manifest.files
-        if entry.name.endswith(".tar")
-    ]
+    urls = [shards.file_uri(manifest, shard.tar) for shard in shards.shard_list(manifest)]
     pipeline = webdataset.WebDataset(
         urls, shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
     )

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -29,6 +29,7 @@ from clippo_core import models, storage
 from clippo_core.config import ModelConfig, RenderConfig, replace
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
+from clippo_core.exported import open_exported, write_exported
 from clippo_core.models import (
     Tower,
     build_tower,
@@ -37,14 +38,21 @@ from clippo_core.models import (
     normalise,
     resize_positions,
 )
+from clippo_core.models.convert import ARRAYS_PER_BLOCK, check_fit
 from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run import records
+from clippo_core.run.folder import RunFolder
+from clippo_core.untrusted.json import field
+from clippo_core.untrusted.names import reason, refusal
 
 Preprocess = Literal["squash", "fewshot"]
-_FORMAT = 1
 _TOKENIZER = "tokenizer.model"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_TOKEN_KINDS = ("one_tower_clip", "two_tower_clip")
+_EMBEDDING = "token_embed.weight"
+C = TypeVar("C")
 
 
 class Clippo:
@@ -67,7 +75,7 @@ class Clippo:
         self.tower = tower.to(self.device).eval()
         self.render = replace(render, image_px=tower.image_px)
         self.renderer = Renderer.from_config(self.render, warn_font=warn_font)
-        reads_tokens = tower.config.kind in ("one_tower_clip", "two_tower_clip")
+        reads_tokens = tower.config.kind in _TOKEN_KINDS
         if text_encoder is None:
             text_encoder = (
                 models.text_encoder(tower.config, self.render) if reads_tokens else self.renderer
@@ -240,10 +248,7 @@ class Clippo:
         """Write the model as one .safetensors file, weights and everything needed to use them;
         `Clippo.load` reads it, without pickle.
         """
-        from safetensors.torch import save
-
         facts = {
-            "format": _FORMAT,
             "model": dataclasses.asdict(self.tower.config),
             "render": dataclasses.asdict(self.render),
             "render_digest": self.render_digest,
@@ -256,7 +261,7 @@ class Clippo:
         if isinstance(self.text_encoder, TokenEncoder):
             content = self.text_encoder.processor.serialized_model_proto()
             tensors[_TOKENIZER] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-        storage.write_bytes(str(path), save(tensors, {"clippo": json.dumps(facts)}))
+        write_exported(str(path), facts, tensors)
 
     def _texts(
         self, tower: Any, width: int, texts: Sequence[str], batch_size: int, progress: bool | None
@@ -357,29 +362,55 @@ def _from_npz(path: Path) -> tuple[Tower, dict[str, Any]]:
 
 
 def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
+    with open_exported(path, source) as exported:
+        kinds: dict[str, type] = {"render_digest": str, "weights_sha256": str, "warn_font": bool}
+        options: dict[str, Any] = {
+            name: field(exported.facts, name, kind, source, error=CheckpointError)
+            for name, kind in kinds.items()
+        }
+        if options["weights_sha256"] and not _SHA256.fullmatch(options["weights_sha256"]):
+            fault = f"its weights_sha256 is {options['weights_sha256']!r}, and no sha256"
+            raise refusal(CheckpointError, source, fault, "export it again")
+        model = _decoded(ModelConfig, exported.facts, "model", source)
+        render = _decoded(RenderConfig, exported.facts, "render", source)
+        shapes = exported.shapes
+        shapes.pop(_TOKENIZER, None)
+        tower = _tower_of(model, render, shapes, source)
+        weights = exported.tensors()
+        if model.kind in _TOKEN_KINDS:
+            if _TOKENIZER not in weights:
+                fault = f"its tokenizer is missing (tensor {_TOKENIZER})"
+                raise refusal(CheckpointError, source, fault, "export it again")
+            content = weights.pop(_TOKENIZER)
+            options["text_encoder"] = _tokenizer(content, model, tower, source)
+        load_weights(tower, weights, source)
+    return tower, {"render": render, **options}
 
+
+def _decoded(cls: type[C], facts: dict[str, Any], name: str, source: str) -> C:
+    values = field(facts, name, dict, source, error=CheckpointError)
     try:
-        with safe_open(str(path), "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("clippo", "null"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} is not a safetensors file, or is cut ({error}); export it again."
-        ) from error
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-        raise CheckpointError(
-            f"{source} was not written by Clippo.save (no `clippo` in its header). A timm ViT"
-            " becomes usable with `python -m clippo_core convert --image-only`."
-        )
-    model = records.from_dict(ModelConfig, facts["model"])
-    render = records.from_dict(RenderConfig, facts["render"])
-    options = {name: facts[name] for name in ("render_digest", "weights_sha256", "warn_font")}
-    if _TOKENIZER in weights:
-        options["text_encoder"] = TokenEncoder(
-            weights.pop(_TOKENIZER).numpy().tobytes(), model.text_tokens
-        )
-    return _tower_of(model, render, weights, source), {"render": render, **options}
+        return records.from_dict(cls, values)
+    except ConfigError as error:
+        raise refusal(CheckpointError, source, str(error), "export it again") from error
+
+
+def _tokenizer(
+    content: torch.Tensor, model: ModelConfig, tower: Tower, source: str
+) -> TokenEncoder:
+    """The tokenizer of an exported token tower, whose pieces the tower's embedding has rows for."""
+    try:
+        encoder = TokenEncoder(content.numpy().tobytes(), model.text_tokens)
+    except ConfigError as error:
+        raise refusal(CheckpointError, source, str(error), "export it again") from error
+    rows = next(
+        (len(value) for name, value in tower.named_parameters() if name.endswith(_EMBEDDING)), 0
+    )
+    if encoder.processor.get_piece_size() > rows:
+        fault = f"its tokenizer has {encoder.processor.get_piece_size():,} pieces"
+        fault += f", and its tower knows {rows:,}"
+        raise refusal(CheckpointError, source, fault, "export it again")
+    return encoder
 
 
 def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
@@ -388,11 +419,14 @@ def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
     try:
         checkpoint = open_checkpoint(source)
     except NotFoundError:
-        inside = storage.join(source, "checkpoints")
+        inside = RunFolder(source).checkpoints
         if not storage.exists(inside):
             raise
         checkpoint = open_checkpoint(inside)  # a run's folder was named
-    tower = _tower_of(checkpoint.model, checkpoint.render, checkpoint.weights(), checkpoint.uri)
+    weights = checkpoint.weights()
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    tower = _tower_of(checkpoint.model, checkpoint.render, shapes, checkpoint.uri)
+    load_weights(tower, weights, checkpoint.uri)
     options = {
         "weights_sha256": checkpoint.info.weights_sha256,
         "render_digest": checkpoint.progress.render_digest,
@@ -401,12 +435,20 @@ def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
 
 
 def _tower_of(
-    model: ModelConfig, render: RenderConfig, weights: dict[str, torch.Tensor], source: str
+    model: ModelConfig, render: RenderConfig, shapes: dict[str, tuple[int, ...]], source: str
 ) -> Tower:
-    embedding = weights.get("token_embed.weight", weights.get("text.token_embed.weight"))
-    vocab_size = len(embedding) if embedding is not None else 0
+    """The tower for weights of these shapes, unfilled; refused before memory is taken for it."""
+    if model.depth * ARRAYS_PER_BLOCK > len(shapes):
+        fault = f"it is said to have {model.depth:,} blocks, and has {len(shapes):,} tensors"
+        raise refusal(CheckpointError, source, fault, "fetch or export it again")
+    embedding = next((shape for name, shape in shapes.items() if name.endswith(_EMBEDDING)), ())
     # Built without drawing initial weights, and without reading those it once started from.
-    tower = build_tower(model, render.image_px, device="meta", vocab_size=vocab_size)
-    tower.to_empty(device="cpu")
-    load_weights(tower, weights, source)
-    return tower
+    try:
+        tower = build_tower(
+            model, render.image_px, device="meta", vocab_size=embedding[0] if embedding else 1
+        )
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        fault = f"its configuration is that of no tower ({reason(error)})"
+        raise refusal(CheckpointError, source, fault, "fetch or export it again") from error
+    check_fit(tower, shapes, source)
+    return tower.to_empty(device="cpu")

@@ -100,8 +100,8 @@ def require_all(results: list[EvalResult]) -> list[EvalResult]:
 
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Run one evaluation, turn any failure into a result, draw the deck."""
-    from clippo_core.evaluate.results import evaluation_folder
     from clippo_core.report.decks import evaluation_deck
+    from clippo_core.run.folder import RunFolder
 
     one = evaluation(name)
     configs = one.configs(plan.evaluate)
@@ -117,5 +117,5 @@ def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> Eval
         result = EvalResult.failed(
             name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo
         )
-    Deck(name, evaluation_deck(result, evaluation_folder(plan, name)))
+    Deck(name, evaluation_deck(result, RunFolder(plan.stage.root).evaluation(name)))
     return result

@@ -1,7 +1,11 @@
-"""The one change that this project makes to flytekit: a dataclass's schema is built once.
+"""What this project does differently from flytekit, so that a start takes seconds less.
 
-flytekit builds the JSON schema of a dataclass anew for every task that mentions it. For this
-project's configs that takes 18 s at each start, in every pod too; remembered, it takes 4 s.
+    remember_schemas()   a dataclass's JSON schema is built once: flytekit builds it anew for every
+                         task that mentions it, 18 s for this project's configs
+    ElasticOfOneSize     flytekit's Elastic without `import torch` at the declaration of a task,
+                         which is half of a start
+
+Both are written for one version of flytekit; with another one, flytekit's own way is taken.
 """
 
 from __future__ import annotations
@@ -10,15 +14,21 @@ import copy
 import functools
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import flytekit
+from flytekit import PythonFunctionTask
 from flytekit.core.type_engine import DataclassTransformer
+from flytekit.extend import TaskPlugins
+from flytekitplugins.kfpytorch import Elastic
+from flytekitplugins.kfpytorch.task import PytorchElasticFunctionTask
 from mashumaro.jsonschema import schema as json_schema
 
 WRITTEN_FOR = "1.16."
-"""Beginning of the versions of flytekit whose `get_literal_type` is known to depend on its type
-alone."""
+"""Beginning of the versions of flytekit and its PyTorch plugin that this file was checked with:
+`get_literal_type` depends on its type alone, and Elastic's task uses torch at its declaration only
+to parse a range of nodes."""
 
 
 def remember_schemas() -> bool:
@@ -55,3 +65,30 @@ def remember_schemas() -> bool:
     # default down. `typed`, because 1, 1.0 and True are equal and written differently.
     vars(json_schema)["_default"] = functools.lru_cache(maxsize=None, typed=True)(default)
     return True
+
+
+class ElasticOfOneSize(Elastic):  # type: ignore[misc]  # the plugin is untyped
+    """Elastic for a fixed number of nodes: an integer, no range."""
+
+
+class ElasticOfOneSizeTask(PytorchElasticFunctionTask):  # type: ignore[misc]
+    """The plugin's task; torch is imported when it runs."""
+
+    def __init__(self, task_config: Elastic, task_function: Callable[..., Any], **kwargs: Any):
+        if not flytekit.__version__.startswith(WRITTEN_FOR) or task_config.increase_shared_mem:
+            super().__init__(task_config, task_function, **kwargs)
+            return
+        is_alone = task_config.nnodes == 1
+        PythonFunctionTask.__init__(
+            self,
+            task_config=task_config,
+            task_type=self._ELASTIC_TASK_TYPE_STANDALONE if is_alone else self._ELASTIC_TASK_TYPE,
+            task_function=task_function,
+            task_type_version=1,
+            **kwargs,
+        )
+        self.min_nodes = self.max_nodes = int(task_config.nnodes)
+        self.rdzv_backend = "c10d"
+
+
+TaskPlugins.register_pythontask_plugin(ElasticOfOneSize, ElasticOfOneSizeTask)

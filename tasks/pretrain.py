@@ -35,11 +35,11 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     from clippo_core.report.decks import training_deck
     from clippo_core.report.watch import Watch
     from clippo_core.run import journal
-    from clippo_core.storage import join
+    from clippo_core.run.folder import RunFolder
     from clippo_core.train.loop import pretrain as train
 
     try:
-        previous = _previous_attempt(join(plan.stage.root, "checkpoints"))
+        previous = _previous_attempt(RunFolder(plan.stage.root).checkpoints)
         checkpoint = train(plan, manifest, previous=previous, watch=Watch)
     except (ConflictError, NotFoundError):
         raise

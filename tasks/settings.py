@@ -16,10 +16,10 @@ from typing import Any
 
 from flytekit import Cache, Resources
 from flytekit.extras import accelerators
-from flytekitplugins.kfpytorch import CleanPodPolicy, Elastic, RunPolicy
+from flytekitplugins.kfpytorch import CleanPodPolicy, RunPolicy
 
 from clippo_core.run.provenance import code_digest
-from tasks.flytekit_shim import remember_schemas
+from tasks.flytekit_shim import ElasticOfOneSize, remember_schemas
 
 TRAIN_IMAGE = "{{.image.train.fqn}}:{{.image.train.version}}"
 """containers/train.Dockerfile: CUDA, DeepSpeed."""
@@ -83,11 +83,11 @@ RENDEZVOUS_SECONDS = 900
 """How long nodes wait for each other: pods of one job can start many minutes apart."""
 
 
-def elastic() -> Elastic:
+def elastic() -> ElasticOfOneSize:
     """Multi-node training. `max_restarts` restarts all workers inside the pods; the run goes on
     from its last checkpoint.
     """
-    return Elastic(
+    return ElasticOfOneSize(
         nnodes=SHAPE.nodes,
         nproc_per_node=SHAPE.processes_per_node,
         start_method="spawn",

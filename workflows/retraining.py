@@ -7,6 +7,7 @@ from __future__ import annotations
 from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase
 
 from clippo_core.config import RunConfig, presets
+from clippo_core.run.folder import BaseFolder
 from workflows.evaluation import evaluate_promoted
 from workflows.pipeline import pretrain_and_evaluate
 
@@ -34,7 +35,7 @@ nightly_evaluation = LaunchPlan.get_or_create(
     evaluate_promoted,
     name="nightly_evaluation",
     default_inputs={
-        "promoted": f"{_weekly.root}/promoted-{_weekly.name}.json",
+        "promoted": BaseFolder(_weekly.root).promoted(_weekly.name),
         "evaluate": _weekly.evaluate,
         "root": _weekly.root,
     },

@@ -93,8 +93,9 @@ class DataConfig(Checked, path="data"):
     """Photos with a longer short side are shrunk to it in the shards; 0 = keep the originals'
     bytes."""
     max_bad_share: Share = 0.05
-    """Validation fails above this share of unusable records, 0..1; below it they are left out and
-    counted."""
+    """Validation fails above this share of unusable records, of unusable texts, or of unreadable
+    tars, 0..1; below it they are left out, counted and named. A tar that is damaged, cut short,
+    empty or compressed is left out whole, and counts as one tar and one record."""
 
     def check_together(self) -> None:
         """There are sources, of the kinds that the share of text pairs asks for."""

@@ -15,23 +15,22 @@ orientation and drops alpha.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import io
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from clippo_core.errors import ImageError
+from clippo_core.untrusted import pictures
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import reason, refusal
 
-MAX_PIXELS = 64_000_000
-"""Pictures with more pixels than this are refused on sight of their header: 192 MB once decoded."""
-MAX_BYTES = 256 * 2**20
-"""Files longer than this are refused unread."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are opened; none of them calls another program. PIL's JPEG reader opens MPO, too;
-asked for by name, MPO is a KeyError."""
+_REMEDY = "restore or remove it"
 
 
 def decode_image(source: bytes | str | Path | Image.Image, name: str = "") -> np.ndarray:
@@ -43,18 +42,24 @@ def decode_image(source: bytes | str | Path | Image.Image, name: str = "") -> np
     picture.
     """
     if isinstance(source, Image.Image):
-        return _pixels(source, name or "the image")
+        with _explained(name or "the image"):
+            source.load()
+            return _pixels(source, name or "the image")
     name = name or (str(source) if isinstance(source, (str, Path)) else "the image")
     data = source if isinstance(source, bytes) else read_image_bytes(source)
-    if not data:
-        raise ImageError(f"{name} is empty (0 bytes); restore or remove it.")
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception as error:  # PIL's readers raise whatever a broken header makes them raise
-        raise ImageError(
-            f"{name} is no readable picture ({_reason(error)}); use {', '.join(FORMATS)}."
-        ) from error
-    return _pixels(picture, name)
+    with decoded_image(data, name) as pixels:
+        return pixels
+
+
+@contextlib.contextmanager
+def decoded_image(data: bytes, name: str) -> Iterator[np.ndarray]:
+    """As `decode_image`, for threads: what all hold at one time stays within
+    LIMITS.decoding_bytes. The context must not decode another picture.
+    """
+    with pictures.decoded(data, name) as picture:
+        with _explained(name):
+            pixels = _pixels(picture, name)
+        yield pixels
 
 
 def read_image_bytes(source: str | Path) -> bytes:
@@ -64,25 +69,24 @@ def read_image_bytes(source: str | Path) -> bytes:
     if str(source).startswith("s3://"):
         from clippo_core import storage
 
-        return storage.read_bytes(str(source))
-    path = Path(source)
+        return storage.read_bytes(str(source), LIMITS.picture_bytes)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageError(
-                f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} allowed for a picture."
-            )
-        return path.read_bytes()
+        with open(source, "rb", opener=_without_waiting) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise refusal(ImageError, str(source), "it is no file", _REMEDY)
+            if facts.st_size > LIMITS.picture_bytes:
+                fault = f"it has {facts.st_size:,} bytes, more than {LIMITS.picture_bytes:,}"
+                raise refusal(ImageError, str(source), fault, "shrink or remove it")
+            return file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(f"{path} cannot be read ({_reason(error)}).") from error
+        fault = f"it cannot be read ({reason(error)})"
+        raise refusal(ImageError, str(source), fault, _REMEDY) from error
 
 
 def image_size(data: bytes, name: str = "the image") -> tuple[int, int]:
     """(width, height) from the header alone; nothing is decoded. Raises ImageError."""
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS).size
-    except Exception as error:  # as in decode_image
-        raise ImageError(f"{name} is no readable picture ({_reason(error)}).") from error
+    return pictures.picture_size(data, name)
 
 
 def squash(image: np.ndarray, image_px: int) -> np.ndarray:
@@ -97,6 +101,10 @@ def squash(image: np.ndarray, image_px: int) -> np.ndarray:
         return image
     left, right, across = _taps(width, image_px)
     top, bottom, down = _taps(height, image_px)
+    if height > 2 * image_px:  # a picture of 8 x 8,000,000 would take 20 GB as it is
+        image = image[np.stack([top, bottom], 1).ravel()]
+        top, bottom = np.arange(0, 2 * image_px, 2), np.arange(1, 2 * image_px, 2)
+        height = 2 * image_px
     rows = np.take(image, left, axis=1).reshape(height, -1).astype(np.float32)
     step = np.take(image, right, axis=1).reshape(height, -1).astype(np.float32)
     step -= rows
@@ -137,28 +145,32 @@ def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return lower, upper, place - floor
 
 
-def _pixels(picture: Image.Image, name: str) -> np.ndarray:
-    """A PIL image, perhaps not yet loaded, as uint8 [h, w, 3]."""
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed; shrink or"
-            " remove it."
-        )
-    if width < 1 or height < 1:
-        raise ImageError(f"{name} has no pixels ({width} x {height}).")
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a path for `open`; a pipe without a writer does not block."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what PIL raises over a picture (OSError, SyntaxError, struct.error, ...) into a
+    sentence.
+    """
     try:
-        picture.load()
-        picture = _upright(picture)
-        return np.ascontiguousarray(_rgb(picture, name))
-    except ImageError:
+        yield
+    except (ImageError, MemoryError):
         raise
-    # truncated or corrupt data: OSError, SyntaxError, struct.error, ... as the format's reader
-    # likes
     except Exception as error:
-        raise ImageError(
-            f"{name} is damaged or cut short ({_reason(error)}); restore or remove it."
-        ) from error
+        fault = f"it is damaged or cut short ({reason(error)})"
+        raise refusal(ImageError, name, fault, _REMEDY) from error
+
+
+def _pixels(picture: Image.Image, name: str) -> np.ndarray:
+    """A loaded PIL image as uint8 [h, w, 3]."""
+    width, height = picture.size
+    if width < 1 or height < 1 or width * height > LIMITS.picture_pixels:
+        fault = f"it has {width} x {height} pixels; 1 to {LIMITS.picture_pixels:,} are allowed"
+        raise refusal(ImageError, name, fault, "shrink or remove it")
+    return np.ascontiguousarray(_rgb(_upright(picture), name))
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -179,22 +191,14 @@ def _rgb(picture: Image.Image, name: str) -> np.ndarray:
     if mode.startswith("I"):
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ImageError(
-                f"{name} has pixel values outside 0..65535; convert it to 8 or 16 bits."
-            )
+            fault = "it has pixel values outside 0..65535"
+            raise refusal(ImageError, name, fault, "convert it to 8 or 16 bits")
         return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if mode == "F":
-        raise ImageError(
-            f"{name} has floating-point pixels, of which no range is known; convert it to 8 bits."
-        )
+        fault = "it has floating-point pixels, of which no range is known"
+        raise refusal(ImageError, name, fault, "convert it to 8 bits")
     if "A" in mode or "a" in mode or "transparency" in picture.info:
         layers = picture.convert("RGBA")
         paper = Image.new("RGBA", layers.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(paper, layers).convert("RGB"))
     return np.asarray(picture.convert("RGB"))
-
-
-def _reason(error: Any) -> str:
-    """One short line of an exception."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:160]

@@ -15,7 +15,6 @@ set that is small as a whole are decoded once and kept.
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +33,8 @@ from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
-from clippo_core.run.records import FileEntry, Manifest
+from clippo_core.run.records import Manifest
+from clippo_core.untrusted import pictures
 
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
@@ -153,33 +153,21 @@ class _Shards:
     """All records of a manifest: one index over them, and their bytes by `read`."""
 
     def __init__(self, manifest: Manifest) -> None:
-        by_name = {entry.name: entry for entry in manifest.files}
+        listed = shards.shard_list(manifest)
         self._paths: list[Path] = []
         self._descriptors: dict[tuple[int, int], int] = {}
         parts = []
-        with concurrent.futures.ThreadPoolExecutor(
-            8
-        ) as pool:  # from a bucket, fetching takes longest
-            local = dict(
-                zip(
-                    by_name,
-                    pool.map(
-                        lambda entry: shards.local_file(manifest, entry, _is_index(entry)),
-                        manifest.files,
-                    ),
-                    strict=True,
-                )
-            )
-        for entry in filter(_is_index, manifest.files):
-            index, about = shard_index.load(local[entry.name])
-            tar = by_name.get(about.get("name", ""))
-            if tar is None or tar.sha256 != about["sha256"]:
-                raise ShardError(
-                    f"{shards.file_uri(manifest, entry)} is the index of another shard; delete both"
-                    " and run `render` again."
-                )
-            self._paths.append(local[tar.name])
-            parts.append(index)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # fetching takes longest
+            indexes = pool.map(lambda s: shards.local_file(manifest, s.index, True), listed)
+            tars = pool.map(lambda s: shards.local_file(manifest, s.tar), listed)
+            for shard, path, tar in zip(listed, indexes, tars, strict=True):
+                index, about = shard_index.load(path)
+                if about.get("sha256") != shard.tar.sha256:
+                    raise ShardError(
+                        f"{path} is the index of another shard; delete it and run `render` again."
+                    )
+                self._paths.append(tar)
+                parts.append(index)
         if not parts:
             raise ShardError(f"{manifest.uri}: its manifest names no shard; run `render` again.")
         self.shard_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
@@ -203,14 +191,9 @@ class _Shards:
 
     def texts(self, record: int) -> list[str]:
         """All sound texts of a record."""
-        kind = self.index.kinds[record]
         data = self.read(record, self.index.second[record])
-        if kind == shard_index.FOREIGN_TXT:
-            return [data.decode().strip()]
-        content = json.loads(data)
-        return (
-            [content["caption"].strip()] if kind == shard_index.FOREIGN_JSON else content["texts"]
-        )
+        kind, key = int(self.index.kinds[record]), self.index.key(record)
+        return shard_index.parse_texts(kind, data, key)[0]
 
 
 class _RankBatches(torch.utils.data.Dataset[Batch]):
@@ -304,17 +287,10 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         return made
 
 
-def _is_index(entry: FileEntry) -> bool:
-    return entry.name.endswith(".index")
-
-
 def _masks(drawing: bytes) -> np.ndarray:
     """Column masks uint16 [px / 16, px] of a stored drawing."""
-    import io
-
-    from PIL import Image
-
-    ink = ~np.asarray(Image.open(io.BytesIO(drawing), formats=("PNG",)))
+    with pictures.decoded(drawing, "a stored drawing", error=ShardError) as picture:
+        ink = ~np.asarray(picture)
     rows = ink.reshape(ink.shape[0] // 16, 16, ink.shape[1])
     weights = (1 << np.arange(16, dtype=np.uint32))[None, :, None]
     return (rows * weights).sum(axis=1).astype(np.uint16)

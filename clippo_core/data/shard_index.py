@@ -24,7 +24,13 @@ import numpy as np
 
 from clippo_core.data.pairs import key_hash
 from clippo_core.data.sources import tars
-from clippo_core.errors import ShardError
+from clippo_core.errors import DataError, ShardError
+from clippo_core.untrusted.json import at, field, load_json, optional
+from clippo_core.untrusted.names import reason, refusal
+from clippo_core.untrusted.numbers import whole_number
+from clippo_core.untrusted.tensors import open_safetensors
+
+_AGAIN = "delete it and run `render` again"
 
 PHOTO, TEXT, FOREIGN_TXT, FOREIGN_JSON = range(4)
 """Kinds of records: ours with a photo; ours with a first text; a foreign photo with txt; with
@@ -77,20 +83,70 @@ class ShardIndex:
         path.write_bytes(save(arrays, metadata={"about": json.dumps(about, sort_keys=True)}))
 
 
-def load(path: Path) -> tuple[ShardIndex, dict[str, Any]]:
-    """(index, about) of an index file. Raises ShardError for anything else."""
-    from safetensors import SafetensorError, safe_open
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "kinds": ("|u1", "n"), "first": ("<i8", "n2"), "second": ("<i8", "n2"),
+    "drawings": ("<i8", "t2"), "keys": ("|u1", "k"), "key_ends": ("<i8", "n"),
+    "key_hashes": ("<u8", "n"), "group_hashes": ("<u8", "n"), "first_hashes": ("<u8", "n"),
+    "text_counts": ("<i8", "n"), "text_hashes": ("<u8", "t"),
+}  # fmt: skip
+"""Type and shape of each array: n records, t texts, k bytes of keys."""
 
+
+def load(path: Path) -> tuple[ShardIndex, dict[str, str]]:
+    """(index, about) of an index file. Raises ShardError for anything else."""
+    where = str(path)
     try:
-        with safe_open(str(path), "numpy") as file:
-            arrays = {
-                field.name: file.get_tensor(field.name) for field in dataclasses.fields(ShardIndex)
-            }
-            return ShardIndex(**arrays), json.loads(file.metadata()["about"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ShardError(
-            f"{path} is no shard index ({error}); delete it and run `render` again."
-        ) from error
+        with open(path, "rb") as file:
+            stored = open_safetensors(file, where, error=ShardError)
+            index = ShardIndex(**{name: stored.read(name) for name in _COLUMNS})
+    except OSError as error:
+        raise refusal(ShardError, where, f"it cannot be read ({reason(error)})", _AGAIN) from error
+    about = load_json(stored.metadata.get("about", ""), where, error=ShardError, remedy=_AGAIN)
+    about = at(about, dict[str, str], where, "about", error=ShardError)
+    n_bytes = whole_number(about.get("bytes", ""), f"{where}, bytes", error=ShardError)
+    if fault := _fault(index, n_bytes) or ("name" not in about and "it names no shard"):
+        raise refusal(ShardError, where, f"it is no shard index ({fault})", _AGAIN)
+    return index, about
+
+
+def _fault(index: ShardIndex, n_bytes: int) -> str:
+    """What contradicts itself in an index over a tar of `n_bytes`; empty = nothing."""
+    sizes = {"n": len(index.kinds), "t": len(index.text_hashes), "k": len(index.keys)}
+    for name, (dtype, shape) in _COLUMNS.items():
+        array = getattr(index, name)
+        if (array.dtype.str, array.shape) != (dtype, (sizes[shape[0]], 2)[: len(shape)]):
+            return f"{name} is {array.dtype.str} of shape {array.shape}"
+    if (index.kinds > FOREIGN_JSON).any():
+        return "a record is of no known kind"
+    for spans in (index.first, index.second, index.drawings):
+        if (spans < 0).any() or (spans > n_bytes - spans[:, ::-1]).any():
+            return "a record lies outside its shard"
+    keys = index.key_ends
+    if (np.diff(keys, prepend=0) < 0).any() or (keys[-1] if len(keys) else 0) != sizes["k"]:
+        return "its keys do not end where they should"
+    counts = index.text_counts
+    if (counts < 1).any() or (counts > sizes["t"]).any() or counts.sum() != sizes["t"]:
+        return "it counts other texts than it has"
+    try:
+        for record in range(len(index)):
+            index.key(record)
+    except UnicodeDecodeError:
+        return "a key is not UTF-8"
+    return ""
+
+
+def parse_texts(kind: int, data: bytes, where: str) -> tuple[list[str], list[str]]:
+    """(texts, languages) of a record of a `kind`, from the member that holds them; languages, with
+    a text pair's first one before, are known of our own shards only. Raises ShardError.
+    """
+    try:
+        if kind in (FOREIGN_TXT, FOREIGN_JSON):
+            return [tars.parse_text(data, "txt" if kind == FOREIGN_TXT else "json", where)], []
+        content = load_json(data, where)
+        texts = field(content, "texts", list[str], where)
+        return texts, optional(content, "languages", list[str], [], where)
+    except DataError as error:
+        raise ShardError(str(error)) from error
 
 
 def index_ours(path: Path) -> ShardIndex:
@@ -98,31 +154,29 @@ def index_ours(path: Path) -> ShardIndex:
     rows = []
     with open(path, "rb") as tar:
         for entry in tars.entries(path):
-            try:
-                about = json.loads(
-                    os.pread(tar.fileno(), entry.members["json"][1], entry.members["json"][0])
+            where = f"{path}, record {entry.key}"
+            members = entry.members
+            first = members.get(entry.picture or "first.txt")
+            if first is None or "json" not in members:
+                fault = "it is not as `render` writes it"
+                raise refusal(ShardError, where, fault, "delete the tar")
+            offset, size = members["json"]
+            data = os.pread(tar.fileno(), size, offset)
+            about = load_json(data, where, error=ShardError)
+            texts = field(about, "texts", list[str], where, error=ShardError)
+            drawings = tuple(members.get(f"text.{n}.png", (0, 0)) for n in range(len(texts)))
+            rows.append(
+                _Row(
+                    PHOTO if entry.picture else TEXT,
+                    first,
+                    members["json"],
+                    field(about, "key", str, where, error=ShardError),
+                    field(about, "group", str, where, error=ShardError),
+                    os.pread(tar.fileno(), first[1], first[0]),
+                    tuple(texts),
+                    drawings,
                 )
-                first = entry.members[entry.picture or "first.txt"]
-                rows.append(
-                    _Row(
-                        PHOTO if entry.picture else TEXT,
-                        first,
-                        entry.members["json"],
-                        about["key"],
-                        about["group"],
-                        os.pread(tar.fileno(), first[1], first[0]),
-                        tuple(about["texts"]),
-                        tuple(
-                            entry.members.get(f"text.{n}.png", (0, 0))
-                            for n in range(len(about["texts"]))
-                        ),
-                    )
-                )
-            except (KeyError, ValueError, TypeError) as error:
-                raise ShardError(
-                    f"{path}: record {entry.key} is not as `render` writes it ({error!r}); delete"
-                    " the tar."
-                ) from error
+            )
     return _index(rows)
 
 
@@ -139,8 +193,10 @@ def index_foreign(path: Path, source: str, excluded: Iterable[str]) -> ShardInde
             times = seen.get(key, 0)
             seen[key] = times + 1
             key += f"@{times}" if times else ""
-            texts, problem = tars.foreign_text(tar.fileno(), entry)
-            if key in left_out or f"{key}#0" in left_out or problem or not entry.picture:
+            if key in left_out or f"{key}#0" in left_out:
+                continue
+            texts, problem = tars.foreign_text(tar.fileno(), entry, key)
+            if problem:
                 continue
             first = entry.members[entry.picture]
             kind, extension = (

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -34,8 +35,20 @@ from clippo_core.data.images import decode_image, image_size
 from clippo_core.data.pairs import PhotoRecord, Record
 from clippo_core.data.sources import annotation_files, tars
 from clippo_core.data.sources import kinds as sources
-from clippo_core.errors import DataError, ShardError, StorageError
-from clippo_core.run.records import FileEntry, Manifest, RenderPlan, ValidationReport, dumps, loads
+from clippo_core.errors import DataError, NotFoundError, ShardError, StorageError
+from clippo_core.run.folder import MANIFEST, RunFolder
+from clippo_core.run.records import (
+    FileEntry,
+    Manifest,
+    ManifestFile,
+    Part,
+    RenderPlan,
+    Shard,
+    ShardList,
+    ValidationReport,
+    dumps,
+    loads,
+)
 
 if TYPE_CHECKING:
     from clippo_core.rendering import Renderer
@@ -43,6 +56,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when the bytes of a shard change for the same records."""
 JPEG_QUALITY = 92
+T = TypeVar("T")
 
 
 def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = True) -> Manifest:
@@ -54,9 +68,8 @@ def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = Tr
     from clippo_core.rendering import Renderer
 
     renderer = Renderer.from_config(plan.render)
-    folder = storage.join(plan.stage.root, "shards")
-    files: list[FileEntry] = []
-    counts = {"photos": 0, "texts": 0}
+    folder = RunFolder(plan.stage.root).shards
+    shards: list[Shard] = []
     with (
         tempfile.TemporaryDirectory() as scratch,
         tqdm(total=report.n_records, desc="shards", unit="rec", disable=not progress) as bar,
@@ -66,36 +79,95 @@ def write_shards(plan: RenderPlan, report: ValidationReport, progress: bool = Tr
                 folder, Path(scratch), renderer if plan.data.store_drawings else None
             )
             photos = int((index.kinds != shard_index.TEXT).sum())
-            counts["photos"] += photos
-            counts["texts"] += len(index) - photos
-            files += [tar, job.index_entry(folder)]
+            shards.append(Shard(tar, job.index_entry(folder), photos))
             bar.update(len(index))
-    if not counts["photos"] + counts["texts"]:
+    if not sum(shard.n_records for shard in shards):
         raise DataError(
             f"no record is left to write under {folder}: validation left out all"
             f" {report.n_records}."
         )
+    lists = [_write_list(folder, shards)]
+    return _write_manifest(folder, folder, lists, shards, renderer.digest, plan, report)
+
+
+def _write_list(store: str, shards: list[Shard]) -> Part:
+    """The list of a partition's shards, named by its content."""
+    text = dumps(ShardList(shards))
+    name = f"list-{digest(text)[:32]}.json"
+    storage.write_text(storage.join(store, name), text)
+    count = sum(shard.n_records for shard in shards)
+    return Part(name, hashlib.sha256(text.encode()).hexdigest(), count)
+
+
+def _write_manifest(
+    folder: str,
+    store: str,
+    lists: list[Part],
+    shards: Iterable[Shard],
+    render_digest: str,
+    plan: RenderPlan,
+    report: ValidationReport,
+) -> Manifest:
+    """manifest.json, from the lists; written last."""
+    shards = list(shards)
     manifest = Manifest(
-        uri=folder,
-        n_pairs=counts["photos"] + counts["texts"],
-        n_photo_pairs=counts["photos"],
-        files=files,
-        render_digest=renderer.digest,
+        uri="",
+        sha256="",
+        store=store,
+        n_pairs=sum(shard.n_records for shard in shards),
+        n_photo_pairs=sum(shard.n_photos for shard in shards),
+        n_shards=len(shards),
+        bytes=sum(shard.tar.bytes + shard.index.bytes for shard in shards),
+        render_digest=render_digest,
         data_digest=plan.stage.data_digest,
         shares_by_source=report.shares_by_source,
-        cut_share_by_language=report.cut_share_by_language,
-        missing_glyph_share_by_language=report.missing_glyph_share_by_language,
-        mean_rows_by_language=report.mean_rows_by_language,
     )
-    storage.write_text(storage.join(folder, "manifest.json"), dumps(manifest))
-    return manifest
+    text = dumps(ManifestFile(manifest, lists))
+    storage.write_text(storage.join(folder, MANIFEST), text)
+    return open_manifest(folder)
 
 
 def open_manifest(uri: str) -> Manifest:
     """The manifest in a folder of shards (or at the manifest's own address). Raises ShardError."""
-    address = uri if uri.endswith(".json") else storage.join(uri, "manifest.json")
+    address = uri if uri.endswith(".json") else storage.join(uri, MANIFEST)
+    file, sha256 = _read(ManifestFile, address)
+    return dataclasses.replace(file.manifest, uri=address.rpartition("/")[0], sha256=sha256)
+
+
+def shard_list(manifest: Manifest) -> list[Shard]:
+    """Every shard of a manifest, in the order of the sources. Raises ShardError where manifest.json
+    or a list is missing, or has another sha256 than was noted of it.
+    """
+    file, sha256 = _read(ManifestFile, storage.join(manifest.uri, MANIFEST))
+    _compare(storage.join(manifest.uri, MANIFEST), sha256, manifest.sha256)
+    shards = []
+    for part in file.lists:
+        address = storage.join(manifest.store, part.name)
+        content, sha256 = _read(ShardList, address)
+        _compare(address, sha256, part.sha256)
+        shards += content.shards
+    return shards
+
+
+def is_whole(uri: str) -> bool:
+    """Whether the manifest in the folder `uri`, its lists and our own shards are all there, by name
+    and size. Foreign tars are not looked for: they are the data, which planning digests.
+    """
     try:
-        manifest = loads(Manifest, storage.read_text(address))
+        manifest = open_manifest(uri)
+        listed = shard_list(manifest)
+        sizes = {file.name: file.bytes for file in storage.list_files(manifest.store)}
+    except (ShardError, NotFoundError):
+        return False
+    files = [file for shard in listed for file in (shard.tar, shard.index)]
+    return all(sizes.get(file.name) == file.bytes for file in files if "/" not in file.name)
+
+
+def _read(cls: type[T], address: str) -> tuple[T, str]:
+    """A manifest or list, and the sha256 of its file. Raises ShardError."""
+    try:
+        text = storage.read_text(address)
+        return loads(cls, text), hashlib.sha256(text.encode()).hexdigest()
     except StorageError as error:
         raise ShardError(
             f"{address}: there is no manifest, so the shards are not whole; run `render` again."
@@ -104,13 +176,20 @@ def open_manifest(uri: str) -> Manifest:
         raise ShardError(
             f"{address} is no manifest ({error}); delete it and run `render` again."
         ) from error
-    return dataclasses.replace(manifest, uri=address.rpartition("/")[0])
+
+
+def _compare(address: str, sha256: str, noted: str) -> None:
+    if sha256 != noted:
+        raise ShardError(
+            f"{address} is not the one that this run wrote (its sha256 is {sha256[:12]}, noted was"
+            f" {noted[:12]}); run `render` again."
+        )
 
 
 def file_uri(manifest: Manifest, entry: FileEntry) -> str:
-    """Address of a file of a manifest: beside it, or wherever a foreign tar lies."""
+    """Address of a file of a manifest: in its store, or wherever a foreign tar lies."""
     is_foreign = "/" in entry.name
-    return entry.name if is_foreign else storage.join(manifest.uri, entry.name)
+    return entry.name if is_foreign else storage.join(manifest.store, entry.name)
 
 
 def local_file(manifest: Manifest, entry: FileEntry, whole: bool = False) -> Path:
@@ -234,6 +313,8 @@ def _jobs(plan: RenderPlan, report: ValidationReport, render_digest: str) -> Ite
             yield _Job(f"{name}-{number:05d}", inputs, records, plan.data.max_short_side_px)
     for name in sorted(foreign):
         for number, uri in enumerate(annotation_files.files(by_name[name].path)):
+            if f"{name}/{annotation_files.stem(uri)}" in report.excluded:
+                continue  # validation could not read it
             inputs = digest([common, name, uri, sorted(report.excluded)])
             yield _Job(f"{name}-{number:05d}", inputs, (), 0, uri, name, tuple(report.excluded))
 

@@ -18,25 +18,29 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig, digest
 from clippo_core.engine.recipe import recipe
-from clippo_core.errors import CheckpointError, NotFoundError
+from clippo_core.errors import CheckpointError, ConfigError, DataError, NotFoundError
+from clippo_core.run.folder import LATEST, MANIFEST
 from clippo_core.run.records import CheckpointInfo, PretrainPlan, from_dict
+from clippo_core.untrusted.json import at, field, load_json
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import refusal
+from clippo_core.untrusted.tensors import open_safetensors
 
-WEIGHTS, OPTIMIZER, MANIFEST, LATEST = (
-    "weights.safetensors",
-    "optimizer.safetensors",
-    "manifest.json",
-    "latest.json",
-)
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 SCHEMA = 1
+_REMEDY = "delete that folder, and the checkpoint before it is used"
+_SHA256 = re.compile("[0-9a-f]{64}")
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +71,7 @@ class Checkpoint:
         self.uri, self.manifest, self._files = uri, manifest, files
 
     def weights(self) -> dict[str, Any]:
-        """Parameter name -> CPU tensor."""
+        """Parameter name -> CPU tensor. Raises CheckpointError."""
         return _load(self._files[WEIGHTS])
 
     def optimizer(self) -> dict[str, Any]:
@@ -77,17 +81,17 @@ class Checkpoint:
     @property
     def model(self) -> ModelConfig:
         """The tower's configuration."""
-        return from_dict(ModelConfig, self.manifest["recipe"]["model"])
+        return _decoded(ModelConfig, self.manifest["recipe"], "model", self.uri)
 
     @property
     def render(self) -> RenderConfig:
         """How text was rendered."""
-        return from_dict(RenderConfig, self.manifest["recipe"]["render"])
+        return _decoded(RenderConfig, self.manifest["recipe"], "render", self.uri)
 
     @property
     def progress(self) -> Progress:
         """How far the run was."""
-        return from_dict(Progress, self.manifest["progress"])
+        return _decoded(Progress, self.manifest, "progress", self.uri)
 
     @property
     def info(self) -> CheckpointInfo:
@@ -190,6 +194,21 @@ def latest_checkpoint(root: str) -> Checkpoint | None:
     return None
 
 
+def finished_checkpoint(root: str) -> Checkpoint | None:
+    """The last checkpoint of a run that `latest.json` says is over; None where it is not, or not
+    whole.
+    """
+    uri = storage.join(root, LATEST)
+    try:
+        latest = load_json(storage.read_bytes(uri), uri, max_bytes=LIMITS.json_header_bytes)
+        if not field(latest, "finished", bool, uri):
+            return None
+        found = _open(storage.join(root, step_name(field(latest, "step", int, uri))))
+    except (NotFoundError, DataError, CheckpointError):
+        return None
+    return found if found.progress.finished else None
+
+
 def step_name(step: int) -> str:
     """Folder of a step's checkpoint."""
     return f"step-{step:08d}"
@@ -253,9 +272,17 @@ def _encode(tensors: dict[str, Any]) -> bytes:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import safetensors.torch
+    with open(path, "rb") as file:
+        return open_safetensors(file, str(path)).tensors()
 
-    return dict(safetensors.torch.load_file(path))
+
+def _decoded(cls: type[T], values: dict[str, Any], name: str, uri: str) -> T:
+    """A part of a manifest. Raises CheckpointError, in one sentence."""
+    try:
+        return from_dict(cls, field(values, name, dict, uri, error=CheckpointError))
+    except ConfigError as error:
+        fault = f"its {name} cannot be read ({str(error).splitlines()[0]})"
+        raise refusal(CheckpointError, uri, fault, "use the version that wrote it") from error
 
 
 def _open(uri: str) -> Checkpoint:
@@ -281,24 +308,31 @@ def _try_open(uri: str) -> Checkpoint | None:
 
 
 def _read_manifest(uri: str) -> dict[str, Any]:
-    text = storage.read_bytes(storage.join(uri, MANIFEST))
-    try:
-        manifest: dict[str, Any] = json.loads(text)
-        right = manifest.pop("sha256") == digest(manifest) and {
-            file["name"] for file in manifest["files"]
-        } == {WEIGHTS, OPTIMIZER}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        right = False
-    if not right:
-        raise CheckpointError(
-            f"{uri} is damaged: its {MANIFEST} is cut or changed. Delete that folder; the"
-            " checkpoint before it is used then."
-        )
-    if manifest["schema"] != SCHEMA:
-        raise CheckpointError(
-            f"{uri} has layout {manifest['schema']}, this code reads {SCHEMA}; use the version that"
-            " wrote it."
-        )
+    """A manifest whose sha256 is right, and with the fields that this module reads."""
+    where = storage.join(uri, MANIFEST)
+    manifest: dict[str, Any] = at(
+        load_json(
+            storage.read_bytes(where), where, error=CheckpointError, remedy=_REMEDY,
+            unique_keys=True, max_bytes=LIMITS.json_header_bytes,
+        ),
+        dict, where, error=CheckpointError,
+    )  # fmt: skip
+    if manifest.pop("sha256", None) != digest(manifest):
+        raise refusal(CheckpointError, where, "it is damaged: its sha256 is another", _REMEDY)
+    schema = field(manifest, "schema", int, where, error=CheckpointError)
+    if schema != SCHEMA:
+        fault = f"it has layout {schema}, and this code reads {SCHEMA}"
+        raise refusal(CheckpointError, where, fault, "use the version that wrote it")
+    files = field(manifest, "files", list[dict], where, error=CheckpointError)
+    names = [field(entry, "name", str, where, "files", error=CheckpointError) for entry in files]
+    sums = [field(entry, "sha256", str, where, "files", error=CheckpointError) for entry in files]
+    if sorted(names) != sorted((WEIGHTS, OPTIMIZER)) or not all(map(_SHA256.fullmatch, sums)):
+        fault = f"it names other files than {WEIGHTS} and {OPTIMIZER} with a sha256 each"
+        raise refusal(CheckpointError, where, fault, _REMEDY)
+    field(manifest, "recipe", dict, where, error=CheckpointError)
+    progress = _decoded(Progress, manifest, "progress", uri)
+    if min(progress.step, progress.pairs_seen, progress.world_size) < 0:
+        raise refusal(CheckpointError, where, "its progress is negative", _REMEDY)
     return manifest
 
 

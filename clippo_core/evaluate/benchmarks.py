@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.embedder import Clippo
+from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session, evaluate_one, not_set
 from clippo_core.evaluate.scores import Scores
+from clippo_core.run.folder import EXAMPLES, PART, TIMINGS, RunFolder
 from clippo_core.run.records import EvalResult, EvaluatePlan
+from clippo_core.untrusted.json import at, field, load_json
+
+T = TypeVar("T")
 
 
 def evaluate_each(
@@ -44,14 +48,12 @@ def evaluate_each(
     parts = {}
     for config in configs:
         only: dict[str, Any] = {name: (config,)}
-        alone = dataclasses.replace(
-            plan,
-            stage=results.benchmark_stage(plan, config.dataset),
-            evaluate=dataclasses.replace(plan.evaluate, **only),
-        )
-        folder = results.benchmark_folder(plan, name, config.dataset)
-        parts[folder] = evaluate_one(name, load, alone, progress, work, folder, results.PART)
-    return _write_whole(results.evaluation_folder(plan, name), parts)
+        stage = plan.benchmarks.get(config.dataset, plan.stage)
+        evaluate = dataclasses.replace(plan.evaluate, **only)
+        alone = dataclasses.replace(plan, stage=stage, evaluate=evaluate)
+        folder = RunFolder(stage.root).benchmark(name, config.dataset)
+        parts[folder] = evaluate_one(name, load, alone, progress, work, folder, PART)
+    return _write_whole(RunFolder(plan.stage.root).evaluation(name), parts)
 
 
 def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
@@ -65,11 +67,14 @@ def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
     for place, part in parts.items():
         prefix = f"{part.dataset}_" if len(parts) > 1 else ""
         if part.scores:
-            scores.add_parquet(storage.read_bytes(storage.join(place, part.scores)))
-        for example in _read(place, results.EXAMPLES):
-            asked = f"({part.dataset}) {example['asked']}" if prefix else example["asked"]
-            examples.append({**example, "asked": asked})
-        seconds = _read(place, results.TIMINGS)
+            uri = storage.join(place, part.scores)
+            scores.add_parquet(storage.read_bytes(uri), uri)
+        for example in _read(place, EXAMPLES, list[dict]):
+            asked = field(example, "asked", str, place, EXAMPLES, error=EvaluationError)
+            hit = field(example, "hit", bool, place, EXAMPLES, error=EvaluationError)
+            asked = f"({part.dataset}) {asked}" if prefix else asked
+            examples.append({**example, "asked": asked, "hit": hit})
+        seconds = _read(place, TIMINGS, dict[str, float])
         timings |= {f"{prefix}{name}": value for name, value in seconds.items()}
     examples.sort(key=lambda example: not example["hit"])
     return results.write_result(folder, whole, scores, examples, timings)
@@ -97,5 +102,8 @@ def _merged(parts: list[EvalResult]) -> EvalResult:
     )
 
 
-def _read(folder: str, file: str) -> Any:
-    return json.loads(storage.read_text(storage.join(folder, file)))
+def _read(folder: str, file: str, kind: type[T]) -> T:
+    """The content of a part's json file. Raises EvaluationError, NotFoundError."""
+    uri = storage.join(folder, file)
+    content = load_json(storage.read_bytes(uri), uri, error=EvaluationError, remedy=results.REMEDY)
+    return at(content, kind, uri, error=EvaluationError)

@@ -31,8 +31,9 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.data.images import decode_image, fewshot_crop, squash
-from clippo_core.errors import EvaluationError, StorageError
+from clippo_core.errors import CheckpointError, EvaluationError, StorageError
 from clippo_core.run.provenance import code_digest
+from clippo_core.untrusted.arrays import read_npy
 
 if TYPE_CHECKING:
     from clippo_core.embedder import Clippo
@@ -98,7 +99,7 @@ class FeatureStore:
         distinct = list(dict.fromkeys(texts))
         place = {text: row for row, text in enumerate(distinct)}
         chunks = [
-            self._cached("texts", part, partial(self._text_features, part))
+            self._cached("texts", part, len(part), partial(self._text_features, part))
             for part in self._chunks(distinct, CHUNK, what)
         ]
         return np.concatenate(chunks)[[place[text] for text in texts]]
@@ -118,6 +119,7 @@ class FeatureStore:
                 self._cached(
                     "classes",
                     [str(len(templates)), *prompts],
+                    len(part),
                     partial(self._class_means, prompts, len(templates)),
                 )
             )
@@ -133,9 +135,8 @@ class FeatureStore:
             data = [pictures.read(i) for i in part]
             found = [hashlib.sha256(bytes_).hexdigest() for bytes_ in data]
             names = [pictures.names[i] for i in part]
-            chunks.append(
-                self._cached(feature, found, partial(self._picture_features, data, names, feature))
-            )
+            compute = partial(self._picture_features, data, names, feature)
+            chunks.append(self._cached(feature, found, len(part), compute))
             digests += found
         return Embedded(np.concatenate(chunks), digests)
 
@@ -153,15 +154,17 @@ class FeatureStore:
                 bar.update(len(items[i : i + size]))
 
     def _cached(
-        self, kind: str, inputs: Sequence[str], compute: Callable[[], np.ndarray]
+        self, kind: str, inputs: Sequence[str], n: int, compute: Callable[[], np.ndarray]
     ) -> np.ndarray:
-        """The rows on disk for these inputs, or `compute()`, put on disk. A file that is damaged is
-        made again.
+        """The `n` rows on disk for these inputs, or `compute()`, put on disk. A file that is
+        damaged is made again.
         """
         uri = storage.join(
             self.folder, f"{kind}-{digest([self._key, kind, list(inputs)])[:40]}.rows"
         )
-        rows = _unpack(uri) if storage.exists(uri) else None
+        config = self.model.tower.config
+        shape = (n, config.width if kind == "probe" else config.embed_dim)
+        rows = _unpack(uri, shape) if storage.exists(uri) else None
         if rows is None:
             rows = compute()
             storage.write_bytes(uri, _pack(rows))
@@ -236,14 +239,13 @@ def _pack(rows: np.ndarray) -> bytes:
     return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
 
 
-def _unpack(uri: str) -> np.ndarray | None:
-    """Rows that `_pack` wrote, or None where they are not whole."""
+def _unpack(uri: str, shape: tuple[int, int]) -> np.ndarray | None:
+    """Rows that `_pack` wrote, or None where they are not whole, finite, or of this shape."""
     try:
         data = storage.read_bytes(uri)
-        return (
-            np.load(io.BytesIO(data[32:]), allow_pickle=False)
-            if hashlib.sha256(data[32:]).digest() == data[:32]
-            else None
-        )
-    except (StorageError, ValueError):
+        rows = read_npy(io.BytesIO(data[32:]), uri)
+    except (StorageError, CheckpointError):
         return None
+    whole = hashlib.sha256(data[32:]).digest() == data[:32]
+    fits = rows.dtype == np.float32 and rows.shape == shape
+    return rows if whole and fits and np.isfinite(rows).all() else None

@@ -25,6 +25,7 @@ from clippo_core.errors import ClippoError, ConfigError, EvaluationError, Preemp
 from clippo_core.evaluate import bootstrap, results
 from clippo_core.evaluate.embed import FeatureStore
 from clippo_core.evaluate.scores import Scores
+from clippo_core.run.folder import RESULT, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import EvalResult, EvaluatePlan, Metric
 
@@ -46,7 +47,7 @@ class Session:
         self.plan = plan
         self.model = model
         self.progress = progress
-        self.folder = results.evaluation_folder(plan, name)
+        self.folder = RunFolder(plan.stage.root).evaluation(name)
         self.store = FeatureStore(
             model,
             storage.join(self.folder, "features"),
@@ -176,7 +177,7 @@ def evaluate(
     """
     if getattr(plan.evaluate, name) is None:
         raise not_set(name)
-    folder = results.evaluation_folder(plan, name)
+    folder = RunFolder(plan.stage.root).evaluation(name)
     return evaluate_one(
         name, partial(Clippo.load, checkpoint, device=device), plan, progress, work, folder
     )
@@ -189,7 +190,7 @@ def evaluate_one(
     progress: bool,
     work: Callable[[Session], None],
     folder: str,
-    record: str = results.RESULT,
+    record: str = RESULT,
 ) -> EvalResult:
     """As `evaluate`, with the model that `load` gives, into `folder`, with `record` written last.
 

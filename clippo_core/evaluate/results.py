@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,35 +27,15 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import digest, identity
 from clippo_core.errors import EvaluationError, StorageError
-from clippo_core.evaluate import scores as score_table
 from clippo_core.evaluate.scores import Scores
 from clippo_core.run import records
-from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan, StagePlan
+from clippo_core.run.folder import EXAMPLES, RESULT, SCORES, TIMINGS
+from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan
+from clippo_core.untrusted.json import field, load_json
+from clippo_core.untrusted.names import reason, refusal
 
-RESULT, EXAMPLES, TIMINGS = "result.json", "examples.json", "timings.json"
-PART = "part.json"
-"""The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
-
-
-def evaluation_folder(plan: EvaluatePlan, name: str) -> str:
-    """Where the evaluation `name` of a run stands: <root>/evaluations/<name>."""
-    return storage.join(plan.stage.root, "evaluations", name)
-
-
-def benchmark_folder(plan: EvaluatePlan, name: str, dataset: str) -> str:
-    """Where one benchmark of the evaluation `name` stands: a folder below its stage's.
-
-    Its stage is plan.benchmarks[dataset], or else the evaluation's own.
-    """
-    folder = evaluation_folder(
-        dataclasses.replace(plan, stage=benchmark_stage(plan, dataset)), name
-    )
-    return storage.join(folder, "benchmark-" + urllib.parse.quote(dataset, safe=""))
-
-
-def benchmark_stage(plan: EvaluatePlan, dataset: str) -> StagePlan:
-    """The stage of one benchmark: its own, or that of the whole evaluation."""
-    return plan.benchmarks.get(dataset, plan.stage)
+REMEDY = "delete it and run the evaluation again"
+"""What to do about a file of a result that is damaged."""
 
 
 def inputs_digest(
@@ -102,7 +81,7 @@ def write_result(
     table = scores.to_parquet() if scores else None
     if table is not None:
         sha256 = hashlib.sha256(table).hexdigest()
-        result = dataclasses.replace(result, scores=score_table.FILE, scores_sha256=sha256)
+        result = dataclasses.replace(result, scores=SCORES, scores_sha256=sha256)
     if is_first_rank():
         if table is not None:
             storage.write_bytes(storage.join(folder, result.scores), table)
@@ -116,37 +95,36 @@ def read_result(folder: str, record: str = RESULT) -> EvalResult | None:
     """The result in `folder`, or None where there is none.
 
     Results of schema 1 are read, too; they have no per-example scores. Raises EvaluationError for a
-    file that cannot be read.
+    file that cannot be read, or that says what `write_result` would not have written.
     """
     uri = storage.join(folder, record)
     if not storage.exists(uri):
         return None
+    content = load_json(storage.read_bytes(uri), uri, error=EvaluationError, remedy=REMEDY)
+    schema = field(content, "schema_version", int, uri, error=EvaluationError)
+    if not 1 <= schema <= RESULT_SCHEMA:
+        fault = f"it has schema {schema}, and this version reads up to {RESULT_SCHEMA}"
+        raise refusal(EvaluationError, uri, fault, f"read it with a newer version, or {REMEDY}")
     try:
-        values = json.loads(storage.read_text(uri))
-        if values["schema_version"] > RESULT_SCHEMA:
-            raise EvaluationError(
-                f"{uri} has schema {values['schema_version']}, and this version reads up to "
-                f"{RESULT_SCHEMA}; read it with a newer version, or run the evaluation again."
-            )
-        if values["schema_version"] == 1:
-            values = _from_schema_1(values)
-        return records.from_dict(EvalResult, values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvaluationError(
-            f"{uri} is no evaluation result ({error}); delete it and run the evaluation again."
-        ) from error
+        found = records.from_dict(EvalResult, _from_schema_1(content) if schema == 1 else content)
+        for name, metric in found.metrics.items():
+            _check(name, metric)
+    except (EvaluationError, ValueError, TypeError, KeyError, AttributeError) as caught:
+        words = f"it is no evaluation result ({reason(caught)})"
+        raise refusal(EvaluationError, uri, words, REMEDY) from None
+    if found.scores not in ("", SCORES):
+        fault = f"its scores are said to be in {found.scores!r}, and not in {SCORES}"
+        raise refusal(EvaluationError, uri, fault, REMEDY)
+    return found
 
 
-def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResult | None:
-    """The result in `folder`, if it can stand for a new one; otherwise None: run the evaluation.
-
-    It was made from the inputs with digest `wanted`, did not fail, and its scores are still whole.
-    """
+def whole_result(folder: str, record: str = RESULT) -> EvalResult | None:
+    """The result in `folder` if it can be read, did not fail, and its scores are still the same."""
     try:
         result = read_result(folder, record)
     except EvaluationError:
         return None
-    if result is None or result.inputs_digest != wanted or result.failure:
+    if result is None or result.failure:
         return None
     if not result.scores:
         return result
@@ -155,6 +133,15 @@ def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResul
     except StorageError:
         return None
     return result if hashlib.sha256(scores).hexdigest() == result.scores_sha256 else None
+
+
+def finished_result(folder: str, wanted: str, record: str = RESULT) -> EvalResult | None:
+    """The result in `folder`, if it can stand for a new one; otherwise None: run the evaluation.
+
+    It is whole, and was made from the inputs with digest `wanted`.
+    """
+    result = whole_result(folder, record)
+    return result if result is not None and result.inputs_digest == wanted else None
 
 
 def read_results(root: str) -> list[EvalResult]:

@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clippo_core.errors import EvaluationError
+from clippo_core.untrusted.parquet import Kind, open_parquet
 
-FILE = "predictions.parquet"
-"""Name of the file, beside result.json."""
 _TYPES = {
     "metric": "string",
     "example": "string",
@@ -28,6 +27,7 @@ _TYPES = {
     "score": "float64",
     "target": "float64",
 }
+_KINDS = {name: Kind.TEXT if kind == "string" else Kind.REAL for name, kind in _TYPES.items()}
 
 
 class Scores:
@@ -70,12 +70,16 @@ class Scores:
             raise EvaluationError(f"columns of the scores of {metric} differ in length: {lengths}.")
         self._append(rows, n)
 
-    def add_parquet(self, table: bytes) -> None:
-        """Append the rows of a file that `to_parquet` wrote."""
-        import pyarrow.parquet
+    def add_parquet(self, table: bytes, where: str) -> None:
+        """Append the rows of a file that `to_parquet` wrote.
 
-        found = pyarrow.parquet.read_table(io.BytesIO(table))
-        self._append(found.to_pydict(), found.num_rows)
+        Raises EvaluationError, naming `where`, for one that is damaged or has other columns.
+        """
+        found = open_parquet(
+            io.BytesIO(table), where, _KINDS, others=Kind.PLAIN, error=EvaluationError
+        )
+        for number, n in enumerate(found.group_rows):
+            self._append(found.read_group(number).columns, n)
 
     def to_parquet(self) -> bytes:
         """The table as a parquet file, a function of the rows alone."""

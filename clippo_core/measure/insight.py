@@ -28,6 +28,7 @@ from clippo_core.errors import ClippoError, EvaluationError, NotFoundError
 from clippo_core.measure.contact import ContactItem, contact_item, safe_picture
 from clippo_core.measure.lengths import Lengths, measure_language
 from clippo_core.measure.shard_pairs import ShardPair, read_pairs
+from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import CheckpointInfo, Manifest
 
 if TYPE_CHECKING:
@@ -104,18 +105,16 @@ def gather_insight(
     tokenizer, or a tower that does not fit into memory, costs only the figures that need it.
     """
     named = sorted((tokenizers or {}).items())
-    shards = [file.sha256 for file in manifest.files]
     wanted = digest(
         [
             _FORMAT,
             checkpoint.weights_sha256,
-            manifest.render_digest,
-            shards,
+            manifest.sha256,
             [(name, _etag(uri)) for name, uri in named],
             seed,
         ]
     )
-    note = storage.join(root, "analysis.json")
+    note = RunFolder(root).insight
     kept = _read_insight(note, wanted)
     if kept is not None:
         return kept

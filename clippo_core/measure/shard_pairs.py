@@ -9,7 +9,6 @@ It is for looking at data (gap, lengths, contact sheet); `data/loader.py` makes 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,17 +53,16 @@ def read_pairs(
     from clippo_core.data import shard_index, shards
 
     random = np.random.default_rng(seed)
-    tars = {file.name: file for file in manifest.files}
-    indexes = [file for file in manifest.files if file.name.endswith(".index")]
+    listed = shards.shard_list(manifest)
     found: list[ShardPair] = []
     opened = 0
-    for position in random.permutation(len(indexes))[:MOST_INDEXES]:
-        index, about = shard_index.load(shards.local_file(manifest, indexes[position]))
+    for position in random.permutation(len(listed))[:MOST_INDEXES]:
+        index, _ = shard_index.load(shards.local_file(manifest, listed[position].index))
         places = np.flatnonzero((index.kinds != shard_index.TEXT) == photos)
         if len(places) and opened < MOST_SHARDS and len(found) < n:
             opened += 1
-            share = n if len(indexes) == 1 else -(-n // min(MOST_SHARDS, len(indexes)))
-            with open(shards.local_file(manifest, tars[about["name"]]), "rb") as tar:
+            share = n if len(listed) == 1 else -(-n // min(MOST_SHARDS, len(listed)))
+            with open(shards.local_file(manifest, listed[position].tar), "rb") as tar:
                 found += [
                     _read_pair(tar.fileno(), index, place)
                     for place in random.permutation(places)[:share]
@@ -79,20 +77,13 @@ def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
         os.pread(descriptor, int(size), int(offset))
         for offset, size in (index.first[place], index.second[place])
     )
-    kind = index.kinds[place]
-    if kind == shard_index.FOREIGN_TXT:
-        about = {"texts": [second.decode()]}
-    else:
-        about = json.loads(second)
-        if kind == shard_index.FOREIGN_JSON:
-            about = {"texts": [about["caption"]]}
-    texts = [str(text) for text in about["texts"]]
-    known = [str(language) for language in about.get("languages", [])]
+    kind, key = int(index.kinds[place]), index.key(place)
+    texts, known = shard_index.parse_texts(kind, second, key)
     languages = known[-len(texts) :] or [""] * len(texts)
     if kind != shard_index.TEXT:
-        return ShardPair(index.key(place), first, "", texts, languages)
+        return ShardPair(key, first, "", texts, languages)
     return ShardPair(
-        index.key(place),
+        key,
         None,
         first.decode(),
         texts,

@@ -1,32 +1,38 @@
-"""Arrays of an .npz that somebody else made: read one by one, never unpickled, each checked before
-it is used.
+"""The weights of an .npz that somebody else made, by their key: float32, finite, of the shape that
+the tower needs.
 
 bfloat16, which numpy does not know, was saved as 2-byte void; its bits are the upper half of a
 float32's. Keys are compared after `modern_key`, which maps the names of older ViT files to today's.
+How the file is decoded, and that it is never unpickled, is `untrusted/arrays.py`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from clippo_core.errors import CheckpointError, NotFoundError
+from clippo_core.errors import CheckpointError
+from clippo_core.storage import local
+from clippo_core.untrusted import arrays
+from clippo_core.untrusted.names import printable, refusal
+
+UNPACKED_RATIO, UNPACKED_SLACK_BYTES = 20, 2**28
+"""Arrays may be so many times as large as their file, or have so many bytes if that is more:
+weights do not pack to less than four fifths, and an optimizer's zeros stand beside weights."""
 
 
 class NpzArrays:
     """float32 arrays of an open .npz by key, without the prefix `params/`. Use `open_npz`."""
 
-    def __init__(self, path: str, file: np.lib.npyio.NpzFile) -> None:
+    def __init__(self, path: str, file: arrays.Npz) -> None:
         self.path = path
         self._file = file
-        params = [key for key in file.files if key.startswith("params/")]
-        self._names = {modern_key(key): key for key in params or file.files}
+        params = [name for name in file.facts if name.startswith("params/")]
+        self._names = {modern_key(name): name for name in params or file.facts}
 
     @property
     def known(self) -> set[str]:
@@ -35,64 +41,66 @@ class NpzArrays:
 
     def name(self, key: str) -> str:
         """The key as the file spells it, or as a CLIPPO file would."""
-        return self._names.get(key, f"params/{key}")
+        return printable(self._names.get(key, f"params/{key}"))
 
-    def get(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """One array as float32. Raises CheckpointError where it is missing, damaged, pickled, of
-        another shape, or not finite.
+    def shape(self, key: str, n_dimensions: int) -> tuple[int, ...]:
+        """The shape of an array, without reading it. Raises CheckpointError where it is missing or
+        has another number of dimensions.
         """
-        name = self.name(key)
         if key not in self._names:
+            fault = f"array {self.name(key)} is missing"
+            remedy = "give a whole CLIPPO or ViT checkpoint of big_vision"
+            raise refusal(CheckpointError, self.path, fault, remedy)
+        shape = self._file.facts[self._names[key]].shape
+        if len(shape) != n_dimensions:
             raise CheckpointError(
-                f"{self.path}: array {name} is missing; this is no CLIPPO or ViT checkpoint of"
-                " big_vision, or it is cut."
+                f"{self.path}: {self.name(key)} has shape {shape}; expected {n_dimensions}"
+                " dimensions."
             )
-        try:
-            array = self._file[name]
-        except ValueError as error:  # numpy's words for an object array
-            raise CheckpointError(
-                f"{self.path}: {name} is pickled or malformed ({error}); it is not opened."
-            ) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CheckpointError(
-                f"{self.path}: {name} is damaged ({error}); fetch the file again."
-            ) from error
-        if shape is not None and array.shape != shape:
-            raise CheckpointError(f"{self.path}: {name} has shape {array.shape}; expected {shape}.")
-        return self._as_float32(name, array)
+        return shape
 
-    def _as_float32(self, name: str, array: np.ndarray) -> np.ndarray:
-        if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+    def get(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One array as float32. Raises CheckpointError where it is missing, damaged, of another
+        shape, or not finite.
+        """
+        found = self.shape(key, len(shape))
+        name = self.name(key)
+        if found != shape:
+            raise CheckpointError(f"{self.path}: {name} has shape {found}; expected {shape}.")
+        dtype = np.dtype(self._file.facts[self._names[key]].dtype)
+        if dtype.kind not in "fV":
+            raise CheckpointError(
+                f"{self.path}: {name} has type {dtype}; expected floats, or bfloat16 as 2-byte"
+                " void."
+            )
+        array = self._file.read(self._names[key])
+        if dtype.kind == "V":
             array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        elif array.dtype.kind != "f":
-            raise CheckpointError(
-                f"{self.path}: {name} has type {array.dtype}; expected floats, or bfloat16 as"
-                " 2-byte void."
-            )
-        array = array.astype(np.float32, copy=False)
-        if not np.isfinite(array).all():
-            raise CheckpointError(
-                f"{self.path}: {name} has {int((~np.isfinite(array)).sum())} values that are not"
-                " finite."
-            )
-        return array
+        return finite(array.astype(np.float32, copy=False), name, self.path)
 
 
 @contextlib.contextmanager
 def open_npz(path: str | Path) -> Iterator[NpzArrays]:
-    """Open an .npz for reading. Raises NotFoundError, or CheckpointError where it is no .npz."""
-    if not Path(path).is_file():
-        raise NotFoundError(f"{path}: no such file.")
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not an .npz file, or is cut ({error}); fetch it again."
-        ) from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise CheckpointError(f"{path} is one array (.npy), not an .npz with named arrays.")
-    with file:
-        yield NpzArrays(str(path), file)
+    """Open an .npz for reading. Raises NotFoundError, or CheckpointError where it is no .npz or
+    unpacks to much more than its size.
+    """
+    with local.explained(path, "read"), open(path, "rb") as file:
+        size = file.seek(0, 2)
+        with arrays.open_npz(file, str(path)) as found:
+            n_bytes = sum(facts.n_bytes for facts in found.facts.values())
+            if n_bytes > max(UNPACKED_RATIO * size, UNPACKED_SLACK_BYTES):
+                fault = f"its arrays claim {n_bytes:,} bytes, packed into {size:,}"
+                remedy = "write it unpacked (numpy.savez) if you trust it"
+                raise refusal(CheckpointError, str(path), fault, remedy)
+            yield NpzArrays(str(path), found)
+
+
+def finite(array: np.ndarray, name: str, path: str) -> np.ndarray:
+    """`array`, a weight; raises CheckpointError where a value of it is not finite."""
+    n_bad = int((~np.isfinite(array)).sum())
+    if n_bad:
+        raise CheckpointError(f"{path}: {name} has {n_bad} values that are not finite.")
+    return array
 
 
 _OLD_NAMES = {

@@ -11,17 +11,23 @@ Trimming, wrapping and overlaying are in `layout.py` and `shaped/`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import lzma
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clippo_core.errors import RenderError
+from clippo_core.untrusted.names import refusal
+from clippo_core.untrusted.numbers import whole_number
+from clippo_core.untrusted.text import read_lines
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SHIPPED_FONT = ASSETS / "unifont-15.0.01.xz"
@@ -31,6 +37,7 @@ CELL_PX = 16
 NO_MARK = 127
 """Value of `Glyphs.mark_offset` for a glyph that is no combining mark."""
 
+_BITS = re.compile(r"[0-9A-Fa-f]{32}|[0-9A-Fa-f]{64}")
 _ASSET_MAGIC = b"clippo-font 1\n"
 
 
@@ -92,29 +99,23 @@ def read_hex(path: str | Path) -> Glyphs:
     """Glyphs of a Unifont .hex file (`CODEPOINT:BITS`, 32 or 64 hex digits, rows from the top,
     leftmost pixel first).
     """
+    where = f"font {path}"
     halves: dict[int, str] = {}
-    for number, line in enumerate(_read(Path(path)).decode("ascii", "replace").splitlines(), 1):
-        code, _, bits = line.strip().partition(":")
-        if not code:
-            continue
-        try:
-            code_point = int(code, 16)
-            halves[code_point] = {
-                32: "".join(bits[i : i + 2] + "00" for i in range(0, 32, 2)),
-                64: bits,
-            }[len(bits)]
-            int(bits, 16)
-        except (ValueError, KeyError):
-            raise RenderError(
-                f"font {path}, line {number}: not `CODEPOINT:` and 32 or 64 hex digits; is it a"
-                " Unifont .hex file?"
-            ) from None
-        if code_point >= N_CODE_POINTS:
-            raise RenderError(f"font {path}, line {number}: {code} is beyond U+10FFFF.")
-        if len(bits) == 32:
-            halves[code_point] += "h"
+    with _opened(Path(path)) as file:
+        for line in read_lines(file, where, error=RenderError):
+            place = f"{where}, line {line.number}"
+            code, _, bits = line.text.strip().partition(":")
+            if not (line.problem or code or bits):
+                continue
+            if line.problem or not _BITS.fullmatch(bits):
+                fault = line.problem or "it is not `CODEPOINT:` and 32 or 64 hex digits"
+                raise refusal(RenderError, place, fault, "give a Unifont .hex file")
+            last = N_CODE_POINTS - 1
+            code_point = whole_number(code, place, base=16, maximum=last, error=RenderError)
+            half = "".join(bits[i : i + 2] + "00" for i in range(0, 32, 2)) + "h"
+            halves[code_point] = half if len(bits) == 32 else bits
     if not halves:
-        raise RenderError(f"font {path} holds no glyph; give a Unifont .hex file.")
+        raise RenderError(f"{where} holds no glyph; give a Unifont .hex file.")
     code_points = np.array(sorted(halves), np.uint32)
     texts = [halves[int(code_point)] for code_point in code_points]
     rows = np.frombuffer(bytes.fromhex("".join(text[:64] for text in texts)), ">u2").reshape(-1, 16)
@@ -125,7 +126,8 @@ def read_hex(path: str | Path) -> Glyphs:
 def read_asset(path: Path = SHIPPED_FONT) -> Glyphs:
     """Glyphs of the packed asset; its layout stands in `pack_asset`."""
     try:
-        payload = lzma.decompress(_read(path))
+        with _opened(path) as file:
+            payload = lzma.decompress(file.read())
     except lzma.LZMAError:
         payload = b""
     if not payload.startswith(_ASSET_MAGIC):
@@ -210,7 +212,7 @@ def _load(stamps: tuple[tuple[str, int], ...]) -> Font:
     )
     n = 1
     for path in paths:
-        glyphs = read_asset(path) if path.suffix == ".xz" else _with_mark_offsets(read_hex(path))
+        glyphs = read_asset(path) if path == SHIPPED_FONT else _with_mark_offsets(read_hex(path))
         new = slots[glyphs.code_points] == 0
         slots[glyphs.code_points[new]] = np.arange(n, n + int(new.sum()))
         cells.append(glyphs.cells[new])
@@ -218,7 +220,7 @@ def _load(stamps: tuple[tuple[str, int], ...]) -> Font:
         mark_offset.append(glyphs.mark_offset[new])
         n += int(new.sum())
     slots[0xD800:0xE000] = slots[0xFFFD]
-    sha256 = tuple(hashlib.sha256(_read(path)).hexdigest() for path in paths)
+    sha256 = tuple(_sha256(path) for path in paths)
     arrays = (slots, np.concatenate(cells), np.concatenate(cell_px), np.concatenate(mark_offset))
     for array in arrays:
         array.flags.writeable = False
@@ -240,9 +242,17 @@ def _with_mark_offsets(glyphs: Glyphs) -> Glyphs:
     )
 
 
-def _read(path: Path) -> bytes:
+def _sha256(path: Path) -> str:
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A font's file, open. Raises RenderError."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         raise RenderError(
             f"font {path}: {error.strerror}; give paths of Unifont .hex files, or none for the"

@@ -10,12 +10,11 @@ task makes the `Deck`.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
-from clippo_core.errors import NotFoundError
+from clippo_core.errors import DataError, NotFoundError
 from clippo_core.measure.contact import ContactItem, safe_picture
 from clippo_core.report import digits
 from clippo_core.report.differences import paper_run, recipe_differences
@@ -23,7 +22,9 @@ from clippo_core.report.figures import recall_by_language
 from clippo_core.report.live import training_charts
 from clippo_core.report.pages import deck, fragment
 from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
+from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
+from clippo_core.untrusted.json import load_json
 
 CONTACT_ITEMS = 12
 """Pairs on a contact sheet."""
@@ -73,7 +74,7 @@ def render_deck(
     ]
     if samples:
         parts.append(fragment("contact", items=samples))
-    return deck(*parts, fragment("data", data=manifest))
+    return deck(*parts)
 
 
 def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
@@ -182,8 +183,8 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("pairs", digits.count(manifest.n_pairs)),
         ("with a photo", digits.count(manifest.n_photo_pairs)),
         ("text and text", digits.count(manifest.n_pairs - manifest.n_photo_pairs)),
-        ("shards", digits.count(sum(not file.name.endswith(".index") for file in manifest.files))),
-        ("size", digits.size(sum(file.bytes for file in manifest.files))),
+        ("shards", digits.count(manifest.n_shards)),
+        ("size", digits.size(manifest.bytes)),
     ]
 
 
@@ -201,41 +202,44 @@ def read_examples(folder: str) -> list[dict[str, Any]]:
     """Hits and misses of an evaluation's folder, cleaned; empty where there are none or the file
     cannot be read.
     """
-    if not folder:
-        return []
-    try:
-        return clean_examples(json.loads(storage.read_text(storage.join(folder, "examples.json"))))
-    except (NotFoundError, ValueError):
-        return []
+    return clean_examples(_read(folder, EXAMPLES)) if folder else []
 
 
 def read_timings(folder: str) -> dict[str, float]:
     """Seconds by part of an evaluation's folder; empty where there are none or the file cannot be
     read.
     """
+    found = _read(folder, TIMINGS)
+    return {
+        name.removesuffix("_seconds"): float(seconds)
+        for name, seconds in (found.items() if isinstance(found, dict) else ())
+        if name.endswith("_seconds") and type(seconds) in (int, float) and abs(seconds) < 2**63
+    }
+
+
+def _read(folder: str, file: str) -> Any:
+    """What a json file of an evaluation's folder holds; None where it cannot be read."""
+    uri = storage.join(folder, file)
     try:
-        found = json.loads(storage.read_text(storage.join(folder, "timings.json")))
-        return {
-            str(name).removesuffix("_seconds"): float(seconds)
-            for name, seconds in found.items()
-            if str(name).endswith("_seconds") and isinstance(seconds, (int, float))
-        }
-    except (NotFoundError, ValueError, AttributeError):
-        return {}
+        return load_json(storage.read_bytes(uri), uri)
+    except (NotFoundError, DataError):
+        return None
 
 
 def clean_examples(examples: Any) -> list[dict[str, Any]]:
     """Only well-formed examples, and only pictures that are data URIs: the file may come from
     elsewhere.
     """
-    if not isinstance(examples, list):
-        return []
     return [
         {
             "hit": bool(example.get("hit")),
-            "pictures": [uri for uri in map(safe_picture, example.get("pictures") or []) if uri],
+            "pictures": [uri for uri in map(safe_picture, _listed(example.get("pictures"))) if uri],
             **{name: str(example.get(name) or "") for name in ("asked", "predicted", "truth")},
         }
-        for example in examples
+        for example in _listed(examples)
         if isinstance(example, dict)
     ]
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

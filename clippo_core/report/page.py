@@ -36,6 +36,7 @@ from clippo_core.report.pages import fragment
 from clippo_core.report.pictures import patch_figure
 from clippo_core.report.rows import PublishedLookup, Row, nearest, summary_table
 from clippo_core.report.style import PAGE_CSS
+from clippo_core.run.folder import BaseFolder, RunFolder
 from clippo_core.run.records import CheckpointInfo, EvalResult, Manifest, ValidationReport, Verdict
 
 PACKAGES = (
@@ -109,9 +110,9 @@ def write_report(
     from clippo_core.measure.insight import gather_insight
     from clippo_core.published import published
 
-    folders = {
-        result.name: storage.join(root, "evaluations", result.name) for result in results
-    } | dict(evaluation_folders or {})
+    folders = {result.name: RunFolder(root).evaluation(result.name) for result in results} | dict(
+        evaluation_folders or {}
+    )
     run = RunRecord(
         root=root,
         config=config,
@@ -137,10 +138,10 @@ def write_report(
         ),
     )
     html = report_page(run, published)
-    path = storage.join(root, "report.html")
+    path = RunFolder(root).report
     storage.write_text(path, html)
     summary = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {path}\n"
-    storage.write_text(storage.join(config.root, f"{config.name}-summary.txt"), summary)
+    storage.write_text(BaseFolder(config.root).summary(config.name), summary)
     return Report(path, html)
 
 
@@ -183,7 +184,7 @@ def report_page(
             "expectations", report=run.validation, reasons=decks.exclusions(run.validation)
         ),
         "shards_part": fragment("facts", entries=decks.manifest_facts(run.manifest)),
-        "data_part": fragment("data", data=run.manifest),
+        "data_part": fragment("data", data=run.validation),
         "contact_part": (
             fragment("contact", items=run.insight.contact) if run.insight.contact else ""
         ),

@@ -17,6 +17,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.errors import StorageError
 from clippo_core.report.live import training_page
+from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import PretrainPlan
 
 PAGE_SECONDS = 10.0
@@ -29,7 +30,7 @@ class Watch:
 
     def __init__(self, plan: PretrainPlan, start: int):
         root, self._total_steps = plan.stage.root, plan.train.steps
-        self._page = storage.join(root, "training.html")
+        self._page = RunFolder(root).training_page
         self._title = root.rstrip("/").rpartition("/")[2] or root
         self._drawn = time.monotonic()
         self._drawing: threading.Thread | None = None

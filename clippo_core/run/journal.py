@@ -21,8 +21,10 @@ import threading
 from typing import Any, TextIO
 
 from clippo_core import storage
-from clippo_core.errors import NotFoundError, StorageError
+from clippo_core.errors import DataError, NotFoundError, StorageError
 from clippo_core.storage import local
+from clippo_core.untrusted.json import at, field, load_json, optional
+from clippo_core.untrusted.limits import LIMITS
 
 LINES_BETWEEN_WRITES = 20
 """On a bucket: at most this many lines, or a hundredth of the whole journal, wait to be written."""
@@ -108,14 +110,20 @@ class Journal:
 
 
 def read(uri: str) -> list[dict[str, Any]]:
-    """The lines of the journal at `uri`, oldest first; a half-written last line is left out. Raises
-    NotFoundError where there is none.
+    """The lines of the journal at `uri`, oldest first, each with a step; a half-written last line
+    is left out, as is one that nobody can read. Raises NotFoundError where there is none.
     """
     lines = storage.read_bytes(uri).split(b"\n")
     found = []
     for line in lines[:-1]:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+        with contextlib.suppress(DataError):
+            content = load_json(line, uri, max_bytes=LIMITS.json_header_bytes)
+            field(content, "step", int, uri)
+            optional(content, "skipped", int, 0, uri)
+            for value in content.values():
+                if type(value) is int:
+                    at(value, int, uri)  # one that a float can hold, too
+            found.append(content)
     return found
 
 

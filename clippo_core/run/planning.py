@@ -28,9 +28,11 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.data import shards
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
-from clippo_core.evaluate.results import PART, benchmark_folder, evaluation_folder
+from clippo_core.evaluate.results import whole_result
+from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -41,6 +43,7 @@ from clippo_core.run.records import (
     StagePlan,
     ValidatePlan,
 )
+from clippo_core.untrusted.json import field, load_json
 
 VALIDATE, RENDER, PRETRAIN = (
     "clippo_core.data.validate.expectations",
@@ -93,7 +96,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         stages[name] = digested(
             one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo
         )
-    root = storage.join(config.root, f"{config.name}-{digest(stages)[:12]}")
+    root = BaseFolder(config.root).run(config.name, digest(stages)).root
 
     def stage(name: str, content: str) -> StagePlan:
         folder, generation = _place(config.root, root, name, stages[name])
@@ -119,8 +122,11 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         gate=GatePlan(
             StagePlan(root, config.seed, pairs),
             name=config.name,
-            promoted=storage.join(config.root, f"promoted-{config.name}.json"),
-            evaluations={name: evaluation_folder(plan, name) for name, plan in evaluations.items()},
+            promoted=BaseFolder(config.root).promoted(config.name),
+            evaluations={
+                name: RunFolder(plan.stage.root).evaluation(name)
+                for name, plan in evaluations.items()
+            },
             promote_metric=config.promote_metric,
             is_demo=config.is_demo,
         ),
@@ -131,7 +137,7 @@ def plan_evaluations(
     evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str
 ) -> dict[str, EvaluatePlan]:
     """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
-    folder = storage.join(root, f"evaluation-{checkpoint.weights_sha256[:12]}")
+    folder = BaseFolder(root).evaluation_of(checkpoint.weights_sha256)
     listed = functools.cache(_listed)
     plans = {}
     for name, one in EVALUATIONS.items():
@@ -168,8 +174,7 @@ def _parts(
         part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
 
         def is_whole(at: str, dataset: str = config.dataset) -> bool:
-            plan = EvaluatePlan(StagePlan(at, seed, ""), only)
-            return _no_failure(storage.join(benchmark_folder(plan, name, dataset), PART))
+            return whole_result(RunFolder(at).benchmark(name, dataset), PART) is not None
 
         stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
         folder, generation = _place(base, root, stage, part, is_whole)
@@ -245,34 +250,38 @@ def content_digest(inputs: list[Input], listed: Listed = _listed) -> str:
 
 
 def is_complete(stage: str, root: str) -> bool:
-    """Whether the bytes that `stage` leaves under `root` are all there, by name and size."""
+    """Whether the bytes that `stage` leaves under `root` are all there, by name and size; those of
+    an evaluation's scores by sha256.
+    """
+    folder = RunFolder(root)
     try:
         if stage == "validate":
             return True  # its result is a value: there are no bytes to lose
         if stage == "render":
-            return _files_present(storage.join(root, "shards"), "manifest.json")
+            return shards.is_whole(folder.shards)
         if stage == "pretrain":
-            latest = json.loads(storage.read_text(storage.join(root, "checkpoints", "latest.json")))
-            return bool(latest.get("finished")) and _files_present(
-                storage.join(root, "checkpoints", latest["name"]), "manifest.json"
+            uri = storage.join(folder.checkpoints, LATEST)
+            latest = _read_json(uri)
+            return field(latest, "finished", bool, uri) and _files_present(
+                storage.join(folder.checkpoints, field(latest, "name", str, uri))
             )
-        return _no_failure(storage.join(root, "evaluations", stage, "result.json"))
-    except (NotFoundError, KeyError, ValueError):
+        return whole_result(folder.evaluation(stage)) is not None
+    except (NotFoundError, DataError):
         return False
 
 
-def _no_failure(result: str) -> bool:
-    """Whether there is an evaluation's result at this address, and it has numbers."""
-    try:
-        return not json.loads(storage.read_text(result))["failure"]
-    except (NotFoundError, KeyError, ValueError):
-        return False
-
-
-def _files_present(folder: str, manifest: str) -> bool:
-    listed = json.loads(storage.read_text(storage.join(folder, manifest)))["files"]
+def _files_present(folder: str) -> bool:
+    uri = storage.join(folder, MANIFEST)
+    listed = field(_read_json(uri), "files", list[dict], uri)
     sizes = {file.name: file.bytes for file in storage.list_files(folder)}
-    return all(sizes.get(file["name"]) == file["bytes"] for file in listed)
+    return all(
+        sizes.get(field(file, "name", str, uri)) == field(file, "bytes", int, uri)
+        for file in listed
+    )
+
+
+def _read_json(uri: str) -> Any:
+    return load_json(storage.read_bytes(uri), uri, unique_keys=True)
 
 
 def _place(
@@ -287,13 +296,15 @@ def _place(
 
     is_whole: whether the stage is complete under a folder; None = `is_complete`.
     """
-    note = storage.join(base, "stages", f"{stage}-{stage_digest[:32]}.json")
+    note = BaseFolder(base).stage_note(stage, stage_digest)
     is_whole = is_whole or functools.partial(is_complete, stage)
     try:
-        placed = json.loads(storage.read_text(note))
-        if is_whole(placed["root"]):
-            return placed["root"], placed["generation"]
-    except NotFoundError:
+        placed = _read_json(note)
+        folder = field(placed, "root", str, note)
+        known = field(placed, "generation", str, note)
+        if folder.startswith(base.rstrip("/") + "/") and is_whole(folder):
+            return folder, known
+    except (NotFoundError, DataError):
         pass
     generation = uuid.uuid4().hex[:12]
     storage.write_text(note, json.dumps({"root": root, "generation": generation}) + "\n")

@@ -15,15 +15,21 @@ import json
 from typing import Any
 
 from clippo_core import storage
-from clippo_core.errors import ConflictError, NotFoundError
+from clippo_core.errors import ConflictError, DataError, NotFoundError
 from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Metric, Verdict
+from clippo_core.untrusted.json import field, load_json
+from clippo_core.untrusted.limits import LIMITS
 
 
 def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
     """Compare with the promoted model, and move the pointer if the new one may replace it. Raises
     StorageError only.
     """
-    before, etag = _read_pointer(plan.promoted)
+    fault = ""
+    try:
+        before, etag = _read_pointer(plan.promoted)
+    except DataError as error:
+        before, etag, fault = {}, "", str(error)
     previous = before.get("uri", "")
     now = main_metrics(results)
     compared = {
@@ -41,6 +47,8 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
             compared=compared,
         )
 
+    if fault:
+        return verdict(False, f"Not promoted: there is nothing to compare with: {fault}")
     failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
     if failed:
         return verdict(False, f"Not promoted: {'; '.join(failed)}.")
@@ -97,10 +105,10 @@ def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
 
 
 def promoted_uri(pointer: str) -> str:
-    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted
-    yet.
+    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet,
+    DataError where the pointer is damaged.
     """
-    uri: str = json.loads(storage.read_text(pointer))["uri"]
+    uri: str = _checked_pointer(storage.read_bytes(pointer), pointer)["uri"]
     return uri
 
 
@@ -136,8 +144,20 @@ def _read_pointer(uri: str) -> tuple[dict[str, Any], str]:
         data, etag = storage.read_with_etag(uri)
     except NotFoundError:
         return {}, ""
-    content: dict[str, Any] = json.loads(data)
-    return content, etag
+    return _checked_pointer(data, uri), etag
+
+
+def _checked_pointer(data: bytes, uri: str) -> dict[str, Any]:
+    """What `_write_pointer` wrote. Raises DataError for anything else."""
+    remedy = "delete it to promote the next model as the first"
+    content = load_json(
+        data, uri, unique_keys=True, remedy=remedy, max_bytes=LIMITS.json_header_bytes
+    )
+    return {
+        "uri": field(content, "uri", str, uri),
+        "weights_sha256": field(content, "weights_sha256", str, uri),
+        "metrics": field(content, "metrics", dict[str, float], uri),
+    }
 
 
 def _write_pointer(uri: str, checkpoint: CheckpointInfo, now: dict[str, Metric], etag: str) -> None:

@@ -160,22 +160,73 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One shard of a manifest: a tar, and the index that says where everything lies in it."""
+
+    tar: FileEntry
+    index: FileEntry
+    n_photos: int
+    """Records with a photo; the others are text/text."""
+
+    @property
+    def n_records(self) -> int:
+        """All of its records."""
+        return self.tar.n_records
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one step made of one partition of the sources. A run has up to a thousand of them, so
+    it holds an address, a digest and a count, and nothing else.
+    """
+
+    name: str
+    """Of its file, below the folder `prepared` of the plan."""
+    sha256: str
+    """Of its file."""
+    count: int
+    """Records in it."""
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """Prepared shards."""
+    """Prepared shards in a few numbers; the shards themselves are listed in files.
+
+    <uri>/manifest.json ─▶ one list per partition ─▶ its shards (`data.shards.shard_list`)
+    """
 
     uri: str
-    """Folder or prefix of the shards and their manifest.json."""
+    """Folder or prefix of manifest.json."""
+    sha256: str
+    """Of manifest.json."""
+    store: str
+    """Folder or prefix below which the names of lists and of our own shards lead."""
     n_pairs: int
     """Records, each of which gives one pair per epoch."""
     n_photo_pairs: int
     """Those with a photo; the others are text/text."""
-    files: list[FileEntry]
+    n_shards: int
+    bytes: int
+    """Of all tars and indexes."""
     render_digest: str
     data_digest: str
     shares_by_source: dict[str, float]
-    cut_share_by_language: dict[str, float]
-    missing_glyph_share_by_language: dict[str, float]
-    mean_rows_by_language: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """The content of manifest.json."""
+
+    manifest: Manifest
+    lists: list[Part]
+    """One per partition: a file with a ShardList."""
+
+
+@dataclass(frozen=True)
+class ShardList:
+    """The content of one list of a manifest."""
+
+    shards: list[Shard]
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,26 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from clippo_core.errors import NotFoundError, StorageError
 from clippo_core.storage import bucket, local
 from clippo_core.storage.bucket import Objects
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import hidden_in, refusal
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 """How long connecting, and a silence within a reply, may last before a request to a bucket is made
 again."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class DamagedError(StorageError):
@@ -45,7 +50,7 @@ class FileStat:
     """One file of a listing."""
 
     name: str
-    """Relative to the folder that was listed, with `/`."""
+    """Relative to the folder that was listed, with `/`; bytes that are no UTF-8 are escaped."""
     bytes: int
     uri: str
     _etag: str = field(default="", repr=False)
@@ -55,27 +60,26 @@ class FileStat:
         """Changes when the content changes: S3's ETag, or the sha256 of a local file, which is
         computed when asked for.
         """
-        return self._etag or sha256_file(local_path(self.uri))
+        return self._etag or sha256_file(self.uri)
 
 
 def is_local(uri: str) -> bool:
     """Whether `uri` is a path (or file://); otherwise it is an s3:// address. Raises StorageError
-    for any other scheme.
+    for an address that cannot be used, without a password in it.
     """
-    scheme, separator, _ = uri.partition("://")
-    if separator and scheme not in ("s3", "file"):
-        raise StorageError(
-            f"{uri}: addresses of the kind {scheme}:// are not supported; use a folder or"
-            " s3://bucket/prefix."
-        )
-    return not separator or scheme == "file"
+    fault = _fault(uri)
+    if fault:
+        shown = uri if uri.startswith(("s3://", "file://")) else uri.partition("?")[0]
+        remedy = "use a folder or s3://bucket/prefix"
+        raise refusal(StorageError, bucket.without_password(shown) or "an address", fault, remedy)
+    return not uri.startswith("s3://")
 
 
 def local_path(uri: str) -> Path:
     """The path of a local address. Raises StorageError for s3://."""
     if not is_local(uri):
         raise StorageError(f"{uri}: this needs a local file; fetch it first.")
-    return Path(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri)
+    return Path(unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri)
 
 
 def join(root: str, *parts: str) -> str:
@@ -101,9 +105,11 @@ def exists(uri: str) -> bool:
     )
 
 
-def read_bytes(uri: str) -> bytes:
-    """The content of a file. Raises NotFoundError, StorageError."""
-    return read_with_etag(uri)[0]
+def read_bytes(uri: str, max_bytes: int = 0) -> bytes:
+    """The content of a file, in a bucket of at most `max_bytes` (0 = any size). Raises
+    NotFoundError, StorageError.
+    """
+    return read_with_etag(uri)[0] if is_local(uri) else _bucket().get(uri, max_bytes)[0]
 
 
 def read_text(uri: str) -> str:
@@ -241,6 +247,28 @@ def delete(uri: str) -> None:
         _bucket().delete(found.uri)
 
 
+def _fault(uri: str) -> str:
+    """Why an address cannot be used, as part of a sentence; empty for one that can."""
+    hidden = hidden_in(unquote(uri) if uri.startswith("file://") else uri)
+    if hidden or not uri:
+        return f"it holds {hidden}" if hidden else "it is empty"
+    scheme = _SCHEME.match(uri)
+    if not scheme:
+        return ""
+    if scheme[0] not in ("s3://", "file://"):
+        return f"addresses of the kind {scheme[0]} are not supported"
+    if scheme[0] == "file://":
+        return "" if uri.startswith("file:///") else "files of another machine are not supported"
+    name, _, key = uri.removeprefix("s3://").partition("/")
+    if not name:
+        return "it names no bucket"
+    if not _BUCKET.fullmatch(name) or ".." in name:
+        return "its bucket has a name that no bucket can have"
+    if {".", ".."} & set(key.split("/")):
+        return "its key has a part '.' or '..'"
+    return "its key has more than 1,024 bytes" if len(key.encode()) > LIMITS.name_bytes else ""
+
+
 def sha256_file(path: str | Path) -> str:
     """sha256 (hex) of a local file. Raises NotFoundError, StorageError."""
     with local.explained(path, "read"), open(path, "rb") as file:
@@ -257,7 +285,11 @@ def _list_local(root: Path) -> list[FileStat]:
         if not local.is_temporary(name)
     ]
     return [
-        FileStat(path.relative_to(root).as_posix(), path.stat().st_size, str(path))
+        FileStat(
+            os.fsencode(path.relative_to(root)).decode(errors="backslashreplace"),
+            path.stat().st_size,
+            str(path),
+        )
         for path in files
     ]
 

@@ -21,6 +21,7 @@ import functools
 import hashlib
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from clippo_core.errors import ConflictError, NotFoundError, StorageError
+from clippo_core.untrusted.names import reason
 
 PART_BYTES = 64 << 20
 """Objects larger than this travel in parts of this size (S3 wants at least 5 MiB)."""
@@ -89,9 +91,11 @@ class Objects:
         """Size, ETag and metadata of an object."""
         return self._tried(uri, lambda _: self._call("head_object", uri))
 
-    def get(self, uri: str) -> tuple[bytes, str]:
-        """Content and ETag of an object, as it was stored."""
-        return self._tried(uri, lambda _: self._get(uri))
+    def get(self, uri: str, max_bytes: int = 0) -> tuple[bytes, str]:
+        """Content and ETag of an object, as it was stored; larger than `max_bytes`, it is refused
+        unread (0 = any size).
+        """
+        return self._tried(uri, lambda _: self._get(uri, max_bytes))
 
     def download(self, uri: str, path: Path, head: dict[str, Any]) -> None:
         """The object of `head` into the new file `path`, in parts side by side, compared with what
@@ -146,7 +150,7 @@ class Objects:
             except Exception as error:
                 # The reply to an earlier attempt may have been lost: what stands there now may be
                 # ours.
-                if number > 1 and _status(error) == 412 and (found := self._get(uri))[0] == data:
+                if number > 1 and _status(error) == 412 and (found := self._get(uri, 0))[0] == data:
                     return found[1]
                 raise
             if not _arrived(reply, data):
@@ -227,8 +231,14 @@ class Objects:
         """Remove an object; one that does not exist is fine."""
         self._tried(uri, lambda _: self._call("delete_object", uri))
 
-    def _get(self, uri: str) -> tuple[bytes, str]:
+    def _get(self, uri: str, max_bytes: int) -> tuple[bytes, str]:
         reply = self._call("get_object", uri)
+        if max_bytes and reply["ContentLength"] > max_bytes:
+            reply["Body"].close()
+            raise StorageError(
+                f"{uri} has {reply['ContentLength']:,} bytes, more than {max_bytes:,}; shrink or"
+                " remove it."
+            )
         data = reply["Body"].read()
         _check(
             uri,
@@ -297,8 +307,8 @@ class Objects:
                     f"{uri}: somebody else wrote it first (HTTP 412); read it again."
                 ) from error
             raise StorageError(
-                f"{uri}: the bucket could not be reached or refused ({error}); check network,"
-                " endpoint and keys."
+                f"{uri}: the bucket could not be reached or refused"
+                f" ({without_password(reason(error, 300))}); check network, endpoint and keys."
             ) from error
 
 
@@ -334,9 +344,12 @@ def _check(uri: str, reply: dict[str, Any], size: int, digest: Callable[[str], s
 
 def _bucket_key(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise StorageError(f"{uri}: it names no bucket; write s3://bucket/prefix.")
     return bucket, key
+
+
+def without_password(text: str) -> str:
+    """A text in which no address names a user or a password."""
+    return re.sub(r"(?<=//)\S*@", "…@", text)
 
 
 def _status(error: Exception) -> int:

@@ -27,8 +27,13 @@ import time
 from typing import Any, Literal
 
 from clippo_core import storage
-from clippo_core.errors import ConflictError, NotFoundError, StorageError
+from clippo_core.errors import ConflictError, DataError, NotFoundError, StorageError
+from clippo_core.run.folder import RunFolder
+from clippo_core.untrusted.json import load_json
+from clippo_core.untrusted.names import printable
 
+MAX_BYTES = 65_536
+"""Longest `owner.json` that is looked into; ours has 200 bytes."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +43,7 @@ class Lease:
     """
 
     def __init__(self, root: str, seconds: float):
-        self._uri, self._root, self._seconds = storage.join(root, "owner.json"), root, seconds
+        self._uri, self._root, self._seconds = RunFolder(root).owner, root, seconds
         pid = os.getpid()
         self._mine = {
             "id": secrets.token_hex(8),
@@ -126,24 +131,27 @@ class Lease:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
+    """What an owner wrote; empty for anything else, whose owner is watched."""
     try:
-        owner = json.loads(data)
-    except ValueError:
-        owner = {}
+        owner = load_json(data, "the lease", max_bytes=MAX_BYTES)
+    except DataError:
+        return {}
     return owner if isinstance(owner, dict) else {}
 
 
 def _name(owner: dict[str, Any]) -> str:
-    return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown machine')}"
+    pid, host = owner.get("pid", "?"), owner.get("host", "an unknown machine")
+    return printable(f"process {pid} on {host}")
 
 
 def _state(owner: dict[str, Any]) -> Literal["alive", "dead", "unknown"]:
     """Whether the owner's process lives, as far as this machine can see."""
     here = _process(os.getpid()).rpartition(" ")[0]
     place, _, _ = str(owner.get("process", "")).rpartition(" ")
-    if not here or place != here:
+    pid = owner.get("pid")
+    if not here or place != here or type(pid) is not int:
         return "unknown"
-    return "alive" if _process(int(owner["pid"])) == owner["process"] else "dead"
+    return "alive" if _process(pid) == owner["process"] else "dead"
 
 
 def _process(pid: int) -> str:

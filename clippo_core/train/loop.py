@@ -1,12 +1,10 @@
 """Pretraining: resume? -> for every step: batch, step, journal; once in a while save -> done.
 Unkillable, and the same bit for bit.
 
-    <run>/checkpoints/   step-…/ and latest.json        <run>/journal.jsonl   one line per step
-    <run>/training.html  the page to watch              <run>/owner.json      whose run it is
-
 A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from
-train.resume_from, else it begins. Data order is a function of (seed, step), so the losses after a
-`kill -9` are those of an uninterrupted run. SIGTERM commits a checkpoint and raises Preempted.
+train.resume_from, else it begins; `run/folder.py` says what stands where. Data order is a function
+of (seed, step), so the losses after a `kill -9` are those of an uninterrupted run. SIGTERM commits
+a checkpoint and raises Preempted.
 There are no callbacks: what happens stands here, in order. Launching processes is not its business.
 """
 
@@ -26,7 +24,7 @@ from typing import Any
 
 import torch
 
-from clippo_core import models, storage
+from clippo_core import models
 from clippo_core.config import ModelConfig
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import (
@@ -38,20 +36,27 @@ from clippo_core.engine import (
     init_distributed,
     make_engine,
 )
-from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
+from clippo_core.engine.checkpoint import (
+    Progress,
+    finished_checkpoint,
+    latest_checkpoint,
+    open_checkpoint,
+)
 from clippo_core.engine.recipe import check_same_recipe
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import AugmentedRenderer
+from clippo_core.run.folder import RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
-from clippo_core.train.record import MakeWatcher, RunRecord, journal_uri
+from clippo_core.train.record import MakeWatcher, RunRecord
 from clippo_core.train.saving import Saving
 from clippo_core.train.speed import Meter
 from clippo_core.train.step import StepResult, on_device, train_step, with_varied_text
+from clippo_core.untrusted.json import optional
 
 LOSSES_IN_MEAN = 100
 """CheckpointInfo.loss is the mean over this many last steps."""
@@ -89,6 +94,9 @@ def pretrain(
     """
     ranks = _join(plan)
     agreement = Agreement(ranks, plan.train.timeout_seconds)
+    with agreement.noticing_lost_ranks():
+        if done := agreement.rank0(lambda: _find_finished(plan)):
+            return done  # without the lease: several processes may evaluate one finished run
     with (
         agreement.noticing_lost_ranks(),
         _sigterm() as stop_asked,
@@ -199,13 +207,24 @@ def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], No
             lease.release()
 
 
+def _find_finished(plan: PretrainPlan) -> CheckpointInfo | None:
+    """The last checkpoint of this run, if it is over. Raises CheckpointError where it is another's
+    folder.
+    """
+    found = finished_checkpoint(RunFolder(plan.stage.root).checkpoints)
+    if found is None:
+        return None
+    check_same_recipe(found.uri, found.manifest["recipe"], plan)
+    return found.info
+
+
 def _find_start(plan: PretrainPlan, previous: str) -> str:
     """Address of the checkpoint to go on from: the newest of this run, wherever it is, else
     train.resume_from; empty = begin.
     """
     found = []
     for root in dict.fromkeys(
-        [storage.join(plan.stage.root, "checkpoints"), *([previous] if previous else [])]
+        [RunFolder(plan.stage.root).checkpoints, *([previous] if previous else [])]
     ):
         checkpoint = latest_checkpoint(root)
         if checkpoint:
@@ -277,11 +296,9 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
             " it alike, or begin from scratch."
         )
     kept = checkpoint.progress.state or {}
-    return _State(
-        checkpoint.progress.step,
-        kept.get("skipped", []),
-        deque(kept.get("losses", []), maxlen=LOSSES_IN_MEAN),
-    )
+    skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
+    losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
+    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
 
 
 def _batches(
@@ -350,8 +367,8 @@ def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> 
         f"loss or gradient was not finite in {len(state.skipped)} steps"
         f" ({', '.join(map(str, state.skipped))}), more than train.max_skipped_steps allows. The"
         f" last of them had the pairs {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}; all"
-        f" stand in {journal_uri(plan)} as skipped_keys. Look at these pairs, or lower optim.lr. No"
-        " weight was changed by these steps."
+        f" stand in {RunFolder(plan.stage.root).journal} as skipped_keys. Look at these pairs, or"
+        " lower optim.lr. No weight was changed by these steps."
     )
 
 
@@ -365,7 +382,7 @@ def _progress(
         world_size=world_size,
         code_digest=code_digest(__name__),
         render_digest=text_encoder.digest,
-        journal=journal_uri(plan),
+        journal=RunFolder(plan.stage.root).journal,
         finished=finished,
         state={"skipped": list(state.skipped), "losses": list(state.losses)},
     )

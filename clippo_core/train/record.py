@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from clippo_core import storage
+from clippo_core.run.folder import RunFolder
 from clippo_core.run.journal import Journal
 from clippo_core.run.records import PretrainPlan
 
@@ -33,7 +33,7 @@ class RunRecord:
     """Journal and watcher of the run of `plan`, which goes on after step `start`."""
 
     def __init__(self, plan: PretrainPlan, start: int, watch: MakeWatcher | None):
-        self._journal = Journal(journal_uri(plan), keep_through=start)
+        self._journal = Journal(RunFolder(plan.stage.root).journal, keep_through=start)
         self._watcher = watch(plan, start) if watch else None
 
     def step(self, line: dict[str, Any]) -> None:
@@ -51,8 +51,3 @@ class RunRecord:
         if self._watcher:
             self._watcher.close(self._journal.shown)
         self._journal.close()
-
-
-def journal_uri(plan: PretrainPlan) -> str:
-    """Address of the journal of the run of `plan`."""
-    return storage.join(plan.stage.root, "journal.jsonl")

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clippo_core import storage
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import AsyncSaver, Progress, save_checkpoint
 from clippo_core.errors import Preempted, TrainingError
+from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import CheckpointInfo, PretrainPlan
 from clippo_core.train.agreement import Agreement, Signal
 
@@ -39,7 +39,7 @@ class Saving:
     ):
         self._plan, self._agreement, self._engine = plan, agreement, engine
         self._stop_asked, self._describe, self._before_commit = stop_asked, describe, before_commit
-        self._root = storage.join(plan.stage.root, "checkpoints")
+        self._root = RunFolder(plan.stage.root).checkpoints
         self._saver = AsyncSaver()
         self._due = False
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin
 
 from clippo_core.errors import ClippoError, DataError
 from clippo_core.untrusted.limits import LIMITS, Limits
-from clippo_core.untrusted.names import printable, refusal
+from clippo_core.untrusted.names import is_unicode, printable, refusal
 
 T = TypeVar("T")
 _REMEDY = "fetch or write it again"
@@ -40,20 +40,25 @@ def load_json(
     error: type[ClippoError] = DataError,
     remedy: str = _REMEDY,
     unique_keys: bool = False,
+    lone_surrogates: bool = False,
     max_bytes: int = 0,
     limits: Limits = LIMITS,
 ) -> Any:
     """The value of a json text. A byte order mark in front is dropped.
 
     unique_keys: refuse an object with the same key twice (Python takes the last); it costs time,
-    and is for manifests and headers. max_bytes: bound on the size; 0 = limits.json_bytes.
-    Raises `error` for what is no UTF-8, no json, too long, too deep, or holds a lone surrogate, a
-    number that is not finite, or a whole number of thousands of digits.
+    and is for manifests and headers. lone_surrogates: let escaped halves of characters through, for
+    files of many records, of which only the one that holds it is bad; `at` refuses such a text.
+    max_bytes: bound on the size; 0 = limits.json_bytes. Raises `error` for what is no UTF-8, no
+    json, too long, too deep, or holds a lone surrogate, a number that is not finite, or a whole
+    number of thousands of digits.
     """
     try:
         raw = data.encode() if isinstance(data, str) else data
         raw = raw.removeprefix(_BOM)
         fault = _fault_before_parsing(raw, max_bytes or limits.json_bytes, limits)
+        if not fault and not lone_surrogates and _has_lone_surrogate(raw):
+            fault = "its json holds a lone surrogate (half a character, \\ud800 to \\udfff)"
         if fault:
             raise refusal(error, where, fault, remedy)
         return json.loads(
@@ -118,6 +123,8 @@ def at(
         return cast(T, float(cast(float, value)))
     if type(value) is not kind:
         _refuse_kind(value, kind, where, path, error)
+    if kind is str and not is_unicode(cast(str, value)):
+        raise refusal(error, where, f"{path or 'it'} holds a lone surrogate", "correct it")
     if kind is int and not -(2**63) <= cast(int, value) < 2**63:
         raise refusal(error, where, f"{path or 'it'} is a number beyond 64 bits", "correct it")
     return value
@@ -137,7 +144,10 @@ def field(
         _refuse_kind(value, dict, where, path, error)
     if name not in value:
         raise refusal(error, where, f"{_dotted(path, name)} is missing", "add it")
-    return at(value[name], kind, where, _dotted(path, name), error=error)
+    found = value[name]
+    if type(found) is kind and kind is not int and kind is not float:
+        return found  # what files of millions of values hold, without a sentence being made ready
+    return at(found, kind, where, _dotted(path, name), error=error)
 
 
 def optional(
@@ -167,12 +177,15 @@ def _fault_before_parsing(raw: bytes, max_bytes: int, limits: Limits) -> str:
         return f"its json holds more than {limits.json_values:,} values"
     if opened > limits.json_depth and _depth(raw) > limits.json_depth:
         return f"its json is nested more than {limits.json_depth} deep"
-    if _SURROGATE.search(raw):
-        # What is put in their place keeps the halves of two pairs from meeting.
-        left = _SURROGATE_PAIR.sub(b"-", raw.replace(b"\\\\", b"--"))
-        if _SURROGATE.search(left):
-            return "its json holds a lone surrogate (half a character, \\ud800 to \\udfff)"
     return ""
+
+
+def _has_lone_surrogate(raw: bytes) -> bool:
+    """Whether a json text holds an escape of half a character."""
+    if not _SURROGATE.search(raw):
+        return False
+    # What is put in their place keeps the halves of two pairs from meeting.
+    return bool(_SURROGATE.search(_SURROGATE_PAIR.sub(b"-", raw.replace(b"\\\\", b"--"))))
 
 
 def _depth(raw: bytes) -> int:

@@ -53,7 +53,7 @@ class Limits:
     """Dimensions of an array: numpy's limit for 20 years."""
     array_bytes: int = 16 * GIB
     """All arrays of one file. The largest tower's weights and optimizer state have 4 GB."""
-    array_count: int = 100_000
+    array_count: int = 10_000
     """Arrays in one file: a checkpoint of the largest tower has below 2,000."""
     zip_directory_bytes: int = 32 * MIB
     """The directory of an .npz; it holds about 100 bytes for each array."""

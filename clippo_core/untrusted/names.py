@@ -31,7 +31,7 @@ def read_name(raw: str | bytes, limits: Limits = LIMITS) -> tuple[str, str]:
 
 def name_problem(name: str, limits: Limits = LIMITS) -> str:
     """Why a name cannot be used, as a part of a sentence; empty for one that can."""
-    hidden = _hidden(name)
+    hidden = hidden_in(name)
     if hidden:
         return f"its name holds {hidden}"
     n_bytes = len(name.encode())
@@ -47,6 +47,17 @@ def name_problem(name: str, limits: Limits = LIMITS) -> str:
     if parts[-1] in ("", "."):
         return "its name is empty or that of a folder"
     return ""
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: json allows half a surrogate pair, which is no
+    character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(raw: str | bytes, characters: int = 200) -> str:
@@ -74,7 +85,7 @@ def reason(fault: BaseException, characters: int = 160) -> str:
     return printable(re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the file", words), characters)
 
 
-def _hidden(name: str) -> str:
+def hidden_in(name: str) -> str:
     """What a name holds that cannot be shown; empty = nothing."""
     if name.isascii() and name.isprintable():
         return ""

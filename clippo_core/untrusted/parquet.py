@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Kind(enum.Enum):
     BYTES = "bytes, or structs with a field `bytes`"
     WHOLE = "whole numbers"
     REAL = "numbers"
+    PLAIN = "texts, numbers, truth values or nothing"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Group:
     """The wanted columns of one row group."""
 
     columns: dict[str, list[Any]]
-    """str, bytes, int or float by row; None where there is a problem."""
+    """str, bytes, int, float or bool by row; None where there is a problem."""
     problems: dict[int, str]
     """Row in the group -> why it cannot be used."""
 
@@ -57,6 +58,7 @@ class Table:
         file: IO[bytes],
         where: str,
         wanted: Mapping[str, Kind],
+        others: Kind | None,
         error: type[ClippoError],
         limits: Limits,
     ) -> None:
@@ -64,9 +66,12 @@ class Table:
         self._error, self._wanted, self._limits = error, dict(wanted), limits
         with self._words("its footer is damaged"):
             self._file = self._open(file, [])
+            if others:
+                self._wanted |= {
+                    name: others for name in self._file.schema_arrow.names if name not in wanted
+                }
             self._leaves = {name: self._leaf(name) for name in self._wanted}
-            strings = (Kind.TEXT, Kind.BYTES)
-            shared = [self._leaves[name] for name in self._wanted if self._wanted[name] in strings]
+            shared = [leaf for name, leaf in self._leaves.items() if self._holds_strings(name)]
             self._file = self._open(file, shared) if shared else self._file
             about = self._file.metadata
             rows = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
@@ -77,14 +82,17 @@ class Table:
         if not sum(rows):
             raise self._refuse("it holds no rows", "give a file with some")
 
-    def read_group(self, number: int) -> Group:
-        """The wanted columns of a row group. Raises `error` where it is damaged or too large."""
+    def read_group(self, number: int, names: Collection[str] | None = None) -> Group:
+        """The wanted columns (of them only `names`) of a row group. Raises `error` where it is
+        damaged or too large.
+        """
         n_rows, problems = self.group_rows[number], dict[int, str]()
         if n_rows > self._limits.parquet_group_rows:
             fault = f"row group {number} has {n_rows:,} rows"
             raise self._refuse(fault, "write it with smaller row groups")
         columns, taken = {}, 0
-        for name, kind in self._wanted.items():
+        for name in self._wanted if names is None else names:
+            kind = self._wanted[name]
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
                 for batch in self._file.iter_batches(
@@ -141,6 +149,11 @@ class Table:
             raise self._refuse(fault, "give the published file")
         return leaf
 
+    def _holds_strings(self, name: str) -> bool:
+        if self._wanted[name] is Kind.PLAIN:
+            return _is_of(self._file.schema_arrow.field(name).type, Kind.TEXT)
+        return self._wanted[name] in (Kind.TEXT, Kind.BYTES)
+
     @contextlib.contextmanager
     def _words(self, fault: str) -> Iterator[None]:
         """Turn what pyarrow raises into a sentence."""
@@ -160,11 +173,13 @@ def open_parquet(
     where: str,
     wanted: Mapping[str, Kind],
     *,
+    others: Kind | None = None,
     error: type[ClippoError] = DataError,
     limits: Limits = LIMITS,
 ) -> Table:
     """The wanted columns of an open parquet file; no row is read yet. `file` must stay open.
 
+    others: kind of all columns that `wanted` does not name; None = they are not read.
     Raises `error` for what is no parquet file or damaged, has no rows, lacks a column, or has one
     of another kind.
     """
@@ -177,7 +192,7 @@ def open_parquet(
     footer = int.from_bytes(tail[:4], "little")
     if footer > min(size - 12, limits.parquet_footer_bytes):
         raise refusal(error, where, f"its footer claims {footer:,} bytes", _REMEDY)
-    return Table(file, where, wanted, error, limits)
+    return Table(file, where, wanted, others, error, limits)
 
 
 def _is_of(found: pa.DataType, kind: Kind) -> bool:
@@ -192,6 +207,9 @@ def _is_of(found: pa.DataType, kind: Kind) -> bool:
         return types.is_binary(found) or types.is_large_binary(found)
     if kind is Kind.WHOLE:
         return types.is_integer(found)
+    if kind is Kind.PLAIN and not types.is_floating(found):
+        is_other = types.is_boolean(found) or types.is_null(found)
+        return is_other or types.is_integer(found) or _is_of(found, Kind.TEXT)
     return types.is_integer(found) or types.is_floating(found)
 
 
@@ -205,6 +223,6 @@ def _values(column: pa.Array, kind: Kind) -> list[Any]:
         found = column.dictionary.to_pylist()
         return [None if place is None else found[place] for place in column.indices.to_pylist()]
     values = column.to_pylist()
-    if kind is Kind.REAL:
+    if kind is Kind.REAL or pa.types.is_floating(column.type):
         return [None if value is None else float(value) for value in values]
     return values

@@ -3,6 +3,7 @@
     tensors = open_safetensors(file, path)
     tensors.facts["pos_embed"].shape        tensors.metadata["clippo"]
     tensors.read("pos_embed")               a numpy array; bfloat16 comes as its bits, uint16
+    tensors.tensor("pos_embed")             a torch tensor, bfloat16 too
 
 Tensors lie one after the other without gaps, each of as many bytes as its shape and type say, to
 the file's end. Whether the tensors are those of a tower is for the reader to see.
@@ -21,6 +22,7 @@ from clippo_core.untrusted.names import printable, refusal
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 _REMEDY = "fetch or write it again"
 DTYPES = {
@@ -72,6 +74,17 @@ class Safetensors:
             view[done : done + len(piece)] = piece
             done += len(piece)
         return values.reshape(facts.shape)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor for torch, on the CPU; otherwise as `read`."""
+        import torch
+
+        found = torch.from_numpy(self.read(name))
+        return found.view(torch.bfloat16) if self.facts[name].dtype == "BF16" else found
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of them, by name."""
+        return {name: self.tensor(name) for name in self.facts}
 
 
 def open_safetensors(

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import tarfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from PIL import Image
 
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data import pairs
-from clippo_core.data.images import MAX_PIXELS, decode_image, fewshot_crop, squash
+from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.data.sources import annotation_files, tars
 from clippo_core.data.sources import kinds as sources
 from clippo_core.data.sources.splitter import split_sentences
 from clippo_core.errors import ConfigError, DataError, EvaluationError, ImageError, ShardError
 from clippo_core.evaluate import gallery
+from clippo_core.untrusted.limits import LIMITS
 
 # ---------------------------------------------------------------- pictures
 
@@ -211,7 +211,7 @@ def test_a_huge_picture_costs_no_memory() -> None:
     import tracemalloc
 
     tracemalloc.start()
-    with pytest.raises(ImageError, match=f"{MAX_PIXELS:,}"):
+    with pytest.raises(ImageError, match=f"{LIMITS.picture_pixels:,}"):
         decode_image(huge_png(9000, 9000))
     with pytest.raises(ImageError):
         decode_image(huge_png(60_000, 60_000))
@@ -545,15 +545,12 @@ def test_unaligned_and_damaged_text_files(tmp_path: Path) -> None:
         list(sources.read_source(SourceConfig("c4", str(tmp_path / "b.json.gz"))))
 
 
-def test_lines_are_those_of_a_whole_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = b"a\r\n\nb\x85c\xe2\x80\xa8d\n" + b"x" * (2**22 + 5) + b"\nlast"
+def test_lines_are_those_of_a_whole_read(tmp_path: Path) -> None:
+    content = b"a\r\n\nb\xc2\x85c\xe2\x80\xa8d\n" + b"x" * (2**22 + 5) + b"\nlast"
     (tmp_path / "f").write_bytes(content)
-    assert [line for _, line in annotation_files.lines(str(tmp_path / "f"))] == [
-        line.removesuffix(b"\r") for line in content.split(b"\n")
+    assert [line.text for line in annotation_files.lines(str(tmp_path / "f"))] == [
+        line.removesuffix(b"\r").decode() for line in content.split(b"\n")
     ]
-    monkeypatch.setattr(annotation_files, "MAX_LINE_BYTES", 100)
-    with pytest.raises(DataError, match="longer than"):
-        list(annotation_files.lines(str(tmp_path / "f")))
 
 
 def test_names_of_sources_and_ids_of_records(tmp_path: Path) -> None:
@@ -612,7 +609,7 @@ def test_foreign_tars_as_img2dataset_writes_them(tmp_path: Path) -> None:
         ("00000/000000002", ("from json",), False),
         ("00000/000000003", (), True),
         ("00000/000000004", (), True),
-        ("00000/../../../../tmp/x", ("climbing",), False),
+        ("00000/../../../../tmp/x", (), True),
         ("00000/000000005", (), True),
     ]
     assert all(tars.picture_bytes(record.image) == jpeg for record in records if not record.problem)
@@ -664,8 +661,8 @@ def test_damaged_tars(tmp_path: Path) -> None:
 
 
 def test_links_and_devices_in_tars_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "links.tar"
-    with tarfile.open(path, "w") as tar:
+    path = write_tar(tmp_path / "links.tar", [("0.jpg", b"x"), ("0.txt", b"y")])
+    with tarfile.open(path, "a") as tar:
         for name, kind in (
             ("1.jpg", tarfile.SYMTYPE),
             ("1.txt", tarfile.LNKTYPE),
@@ -675,8 +672,7 @@ def test_links_and_devices_in_tars_are_passed_over(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-    assert tars.entries(path) == []
-    assert (
-        Counter(bool(r.problem) for r in sources.read_source(SourceConfig("webdataset", str(path))))
-        == Counter()
-    )
+    assert [entry.key for entry in tars.entries(path)] == ["0"]
+    assert [r.key for r in sources.read_source(SourceConfig("webdataset", str(path)))] == [
+        "links/0"
+    ]

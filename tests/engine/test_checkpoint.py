@@ -4,6 +4,8 @@ never mixed, never silent.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,11 @@ from faults import LOCAL_IO, FaultProxy, crash_at
 from tiny import tiny_plan
 
 from clippo_core import storage
+from clippo_core.config import digest
 from clippo_core.engine.checkpoint import (
     AsyncSaver,
     Progress,
+    finished_checkpoint,
     latest_checkpoint,
     open_checkpoint,
     save_checkpoint,
@@ -173,6 +178,97 @@ def test_damage_is_found_and_passed_over(tmp_path: Path, name: str, damage: str)
         open_checkpoint(f"{root}/step-00000002")
     save(root, 2)
     assert assert_whole(root) == 2
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value within a json value, but the value itself."""
+    keys = list(value) if isinstance(value, dict) else []
+    for key in range(len(value)) if isinstance(value, list) else keys:
+        yield (*path, key)
+        yield from places(value[key], (*path, key))
+
+
+GONE = object()
+ODD = [GONE, None, True, 7, -1, 1e300, 10**30, "", "../x", "é" * 300, [], [[1]], {}, {"a": 1}]
+
+
+def with_odd_value(manifest: dict[str, Any], path: tuple[Any, ...], odd: Any) -> dict[str, Any]:
+    """The manifest with one value replaced or dropped, and a sha256 that fits."""
+    changed: Any = copy.deepcopy(manifest)
+    holder = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    if odd is GONE:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = odd
+    changed.pop("sha256", None)
+    return {**changed, "sha256": digest(changed)} if path != ("sha256",) else changed
+
+
+def test_manifests_with_a_right_sha256_and_wrong_fields(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    path = tmp_path / "step-00000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    plan, refused, fine = tiny_plan("runs"), 0, 0
+    for number, place in enumerate(places(manifest)):
+        for odd in (*ODD[:2], ODD[2 + number % (len(ODD) - 2)]):
+            path.write_text(json.dumps(with_odd_value(manifest, place, odd)))
+            try:
+                found = open_checkpoint(str(path.parent))
+                assert found.info.step >= 0 and found.model and found.render
+                assert set(found.weights()) == {"a", "b"}
+                check_same_recipe(found.uri, found.manifest["recipe"], plan)
+                fine += 1
+            except CheckpointError as error:
+                assert str(path.parent) in str(error) and len(str(error)) < 2000, str(error)
+                refused += 1
+    assert refused > 150 and fine > 5, (refused, fine)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[" * 100_000, "nested more than 64 deep; delete that folder"),
+        ("[]", "it is a list, and must be an object"),
+        ('{"schema": 1, "schema": 1}', "the key 'schema' twice"),
+        ("{}", "its sha256 is another; delete that folder, and the checkpoint before it is used"),
+    ],
+)
+def test_manifests_that_are_none(tmp_path: Path, text: str, sentence: str) -> None:
+    save(str(tmp_path), 1)
+    (tmp_path / "step-00000001" / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError, match=f"manifest.json: .*{sentence}"):
+        open_checkpoint(str(tmp_path / "step-00000001"))
+
+
+def test_tensors_with_a_right_sha256_that_are_none(tmp_path: Path) -> None:
+    save(str(tmp_path), 1)
+    folder = tmp_path / "step-00000001"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for content in (b"", b"\xff" * 100, (10**6).to_bytes(8, "little") + b"{}" * 20):
+        (folder / "weights.safetensors").write_bytes(content)
+        sums = {"name": "weights.safetensors", "bytes": len(content)}
+        sums["sha256"] = hashlib.sha256(content).hexdigest()
+        place = [file["name"] for file in manifest["files"]].index("weights.safetensors")
+        changed = with_odd_value(manifest, ("files", place), sums)
+        (folder / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match="weights.safetensors: it is no safetensors file"):
+            open_checkpoint(str(folder)).weights()
+
+
+def test_a_run_is_over_when_latest_says_so(root: str) -> None:
+    assert finished_checkpoint(root) is None
+    save(root, 1)
+    assert finished_checkpoint(root) is None
+    progress = Progress(step=2, pairs_seen=16, loss=0.5, world_size=1, finished=True)
+    weights = {"a": np.zeros(3, np.float32)}
+    info = save_checkpoint(root, weights, {}, tiny_plan("runs"), progress)
+    found = finished_checkpoint(root)
+    assert found is not None and found.info == info
+    for text in ("{", "[]", '{"finished": "yes"}', '{"finished": true}', "[" * 100_000):
+        storage.write_text(f"{root}/latest.json", text)
+        assert finished_checkpoint(root) is None
 
 
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ damaged.
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,30 @@ def test_a_damaged_file_is_made_again(model, tmp_path):
         again = store(model, tmp_path)
         assert np.array_equal(again.texts(texts), wanted) and again.computed == 5
         assert Path(stat.uri).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.zeros((4, 32), np.float32),
+        np.zeros((5, 31), np.float32),
+        np.zeros((5, 32), np.float64),
+        np.zeros(160, np.float32),
+        np.full((5, 32), np.nan, np.float32),
+    ],
+    ids=str,
+)
+def test_rows_of_another_shape_under_a_right_digest_are_made_again(model, tmp_path, rows):
+    texts, target = phrases(5), io.BytesIO()
+    expected = store(model, tmp_path).texts(texts)
+    assert expected.shape == (5, 32)
+    np.save(target, rows)
+    (path,) = tmp_path.glob("texts-*.rows")
+    data = target.getvalue()
+    path.write_bytes(hashlib.sha256(data).digest() + data)
+    again = store(model, tmp_path)
+    np.testing.assert_array_equal(again.texts(texts), expected)
+    assert again.computed == 5
 
 
 def test_equal_texts_and_equal_names_get_equal_rows(model, tmp_path):

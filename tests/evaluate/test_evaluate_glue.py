@@ -5,6 +5,7 @@ and degenerate tasks.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -410,7 +411,7 @@ def test_short_rows_are_counted_and_many_are_refused(tmp_path):
     rows = read_split(str(tmp_path), TASKS["QQP"], "dev")
     assert len(rows) == 30 and rows.n_skipped == 1
     path.write_text(path.read_text() + "32\t1\t2\tcut\n33\tcut\n")
-    with pytest.raises(DataError, match="3 of 33 lines"):
+    with pytest.raises(DataError, match="3 of 33 rows have too few cells"):
         read_split(str(tmp_path), TASKS["QQP"], "dev")
 
 
@@ -434,11 +435,11 @@ def test_wrong_files_are_refused_with_a_reason(tmp_path, content, words):
 
 
 def test_scores_out_of_range_other_bytes_and_no_file(tmp_path):
-    for score in ("nan", "6", "x"):
+    for score in ("nan", "6", "x", "1_0", "٣", "1e400", ""):
         write_task(tmp_path, "STS-B", 3)
         path = tmp_path / "STS-B/dev.tsv"
         path.write_text(path.read_text().rstrip("\n").rpartition("\t")[0] + f"\t{score}\n")
-        with pytest.raises(DataError, match="between 0 and 5"):
+        with pytest.raises(DataError, match="no finite number from 0 to 5"):
             read_split(str(tmp_path), TASKS["STS-B"], "dev")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="UTF-8"):
@@ -476,9 +477,42 @@ def test_parquet_as_hugging_face_lays_it_out(tmp_path):
     )
     with pytest.raises(DataError, match="label '-1'"):
         read_split(str(tmp_path), TASKS["SST-2"], "dev")
+    (tmp_path / "sst2/validation.parquet").unlink()
+    (tmp_path / "sst2/validation.parquet").mkdir()
+    (tmp_path / "sst2/validation.parquet/x.parquet").write_bytes(b"")
+    with pytest.raises(NotFoundError):
+        read_split(str(tmp_path), TASKS["SST-2"], "dev")
+    shutil.rmtree(tmp_path / "sst2/validation.parquet")
     (tmp_path / "sst2/validation.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="no parquet file"):
         read_split(str(tmp_path), TASKS["SST-2"], "dev")
+
+
+def test_null_cells_are_counted_and_other_types_refused(tmp_path):
+    (tmp_path / "rte").mkdir()
+
+    def read(**changes):
+        columns = {
+            "sentence1": [f"a{i}" for i in range(300)],
+            "sentence2": [f"b{i}" for i in range(300)],
+            "label": [i % 2 for i in range(300)],
+        }
+        table = pyarrow.table(columns | changes)
+        pyarrow.parquet.write_table(table, tmp_path / "rte/validation.parquet", row_group_size=7)
+        return read_split(str(tmp_path), TASKS["RTE"], "dev")
+
+    whole = read()
+    rows = read(sentence2=[None, *whole.second[1:]])
+    assert (rows.n_skipped, rows.first, rows.second) == (1, whole.first[1:], whole.second[1:])
+    assert rows.labels.tolist() == whole.labels.tolist()[1:]
+    assert read(label=[*whole.labels.tolist()[:-1], None]).n_skipped == 1
+    with pytest.raises(DataError, match="2 of 300 rows have too few cells"):
+        read(sentence1=[*whole.first[:-2], None, None])
+    for odd in ([b"a"] * 300, [1] * 300, [["a"]] * 300):
+        with pytest.raises(DataError, match="its column sentence1 holds .*, and must hold texts"):
+            read(sentence1=odd)
+    with pytest.raises(DataError, match="its column label holds string"):
+        read(label=["entailment"] * 300)
 
 
 def test_real_slices(slices):

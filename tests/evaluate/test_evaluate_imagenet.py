@@ -86,8 +86,9 @@ def test_own_templates_and_bad_ones(tmp_path):
     for content, word in [
         (["no place"], "exactly one"),
         (["{} {}"], "exactly one"),
-        ([], "no list"),
-        ({"a": 1}, "no list"),
+        ([], "empty list"),
+        ({"a": 1}, "is an object, and must be a list"),
+        (["{}", None], r"template\[1\] is null, and must be a text"),
     ]:
         path.write_text(json.dumps(content))
         with pytest.raises(EvaluationError, match=word):
@@ -336,24 +337,14 @@ def test_parquet_and_tars_give_the_numbers_of_the_folder(tmp_path, checkpoint):
             add(tar, f"{i:04d}.png", path.read_bytes())
             add(tar, f"{i:04d}.cls", str(i).encode())
             add(tar, f"{i:04d}.json", b"{}")
-            add(
-                folder_tar,
-                (
-                    f"val/{path.parent.name}/../../{path.name}"
-                    if i == 0
-                    else f"val/{path.parent.name}/{path.name}"
-                ),
-                path.read_bytes(),
-            )
+            add(folder_tar, f"val/{path.parent.name}/{path.name}", path.read_bytes())
     assert [
         open_labelled(str(tmp_path / kind)).by_number for kind in ("val", "parquet", "tars")
     ] == [False, True, True]
-    for number, kind in enumerate(("parquet", "tars", "tars/00.tar", "parquet/*.parquet"), start=1):
+    kinds = ("parquet", "tars", "tars/00.tar", "parquet/*.parquet", "folder_tars")
+    for number, kind in enumerate(kinds, start=1):
         changed = ImagenetConfig(**{**vars(config), "images": str(tmp_path / kind)})
         assert run(checkpoint, tmp_path / str(number), changed).metrics == reference.metrics, kind
-    assert len(open_labelled(str(tmp_path / "folder_tars"))) == 8, (
-        "a name that climbs is a name, never a path"
-    )
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -365,7 +356,9 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def test_bad_sets_are_refused(tmp_path):
     for name, content, word in [
         ("x.parquet", b"PAR1 no", "no parquet file"),
-        ("x.tar", b"no tar", "no readable tar"),
+        ("x.tar", b"no tar", "x.tar: it is cut short at offset 0"),
+        ("x.tar", b"", "x.tar: it is empty"),
+        ("x.tar", b"\x1f\x8b" + bytes(600), "compressed with gzip"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=word):
@@ -380,12 +373,119 @@ def test_bad_sets_are_refused(tmp_path):
         add(tar, "a.cls", b"3")
     with pytest.raises(DataError, match="b.png.*has no .cls"):
         open_labelled(str(tmp_path / "z.tar"))
+    (tmp_path / "folder.tar").mkdir()
+    with pytest.raises(DataError, match="Is a directory"):
+        open_labelled(str(tmp_path / "folder.tar"))
     with pytest.raises(DataError, match="check `images`"):
         open_labelled(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/readme.txt").write_text("x")
     with pytest.raises(DataError, match="no pictures in class folders"):
         open_labelled(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("a.png", b""), ("a.json", b"[]")], "a.json: it is a list, and must be an object"),
+        ([("a.png", b""), ("a.json", b'{"label": 1e400}')], "1e400, which is beyond every number"),
+        ([("a.png", b""), ("a.json", b'{"label": "3"}')], "label is a text, '3', and must be a"),
+        ([("a.png", b""), ("a.json", b"[" * 9999)], "a.json: its json is nested more than 64"),
+        ([("a.png", b""), ("a.json", b'{"label": 99999999999999999999}')], "beyond 64 bits"),
+        ([("a.png", b""), ("a.cls", b"1_0")], "a.cls: '1_0' is no whole number"),
+        ([("a.png", b""), ("a.cls", "\u0663".encode())], "no whole number"),
+        ([("a.png", b""), ("a.cls", b"\xff")], "no whole number"),
+        ([("a.png", b""), ("a.cls", b"1" * 2**21)], "more than 1,048,576 bytes"),
+        ([("d/../../a.png", b"")], "leads out of its folder"),
+        ([("d/a.png", b"1"), ("d/a.png", b"2")], "occurs twice"),
+    ],
+)
+def test_labels_and_names_in_tars_that_cannot_be_used(tmp_path, members, words):
+    with tarfile.open(tmp_path / "z.tar", "w") as tar:
+        for name, data in members:
+            add(tar, name, data)
+    with pytest.raises(DataError, match=words):
+        open_labelled(str(tmp_path / "z.tar"))
+
+
+def test_a_cls_wins_over_a_json_and_equal_names_in_two_tars_stay_apart(tmp_path):
+    for folder, label in (("a", b"1\n"), ("b", b"2")):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "z.tar", "w") as tar:
+            add(tar, "x.json", b'{"label": 7}')
+            add(tar, "x.png", folder.encode())
+            add(tar, "x.cls", label)
+    found = open_labelled(str(tmp_path))
+    assert list(found.names) == ["a/z.tar/x.png", "b/z.tar/x.png"]
+    assert list(found.classes) == ["1", "2"]
+    assert [found.pictures.read(i) for i in (0, 1)] == [b"a", b"b"]
+
+
+def test_parquet_without_rows_or_pictures_or_with_a_damaged_page_is_refused(tmp_path):
+    def refused(words: str, **columns: list) -> None:
+        table = pyarrow.table(columns)
+        pyarrow.parquet.write_table(table, tmp_path / "x.parquet", write_page_checksum=True)
+        with pytest.raises(DataError, match=words):
+            found = open_labelled(str(tmp_path / "x.parquet"))
+            [found.pictures.read(i) for i in range(len(found))]
+
+    refused("it holds no rows", image=pyarrow.array([], "binary"), label=pyarrow.array([], "int64"))
+    refused(
+        "row 1 of row group 0 cannot be used: its label is missing",
+        image=[b"", b""],
+        label=[1, None],
+    )
+    refused("its image is missing", image=[{"bytes": b"x", "path": "a"}, None], label=[1, 2])
+    refused("its image is missing", image=[{"bytes": None}, {"bytes": b"x"}], label=[1, 2])
+    refused("column label holds double", image=[b"x"], label=[1.5])
+    refused("column image holds string", image=["x"], label=[1])
+    refused("column image is missing", label=[1])
+    table = pyarrow.table({"image": [bytes(range(256)) * 40], "label": [1]})
+    pyarrow.parquet.write_table(
+        table, tmp_path / "y.parquet", write_page_checksum=True, compression="none",
+        use_dictionary=False,
+    )  # fmt: skip
+    data = bytearray((tmp_path / "y.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "y.parquet").write_bytes(data)
+    found = open_labelled(str(tmp_path / "y.parquet"))
+    with pytest.raises(DataError, match="y.parquet: column image of row group 0 is damaged"):
+        found.pictures.read(0)
+
+
+def test_labels_beyond_every_class_are_refused(tmp_path):
+    table = pyarrow.table({"image": [b"x"], "label": pyarrow.array([2**64 - 1], "uint64")})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    (tmp_path / "names.json").write_text(json.dumps(["a", "b"]))
+    with pytest.raises(EvaluationError, match="labels lie in 18446744073709551615"):
+        load_class_names(str(tmp_path / "names.json"), 2).index(
+            open_labelled(str(tmp_path / "x.parquet"))
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[[0], [1]]", "1 pictures have the file name of another one"),
+        ('{"x.png": [0]}', "1 pictures have the file name of another one"),
+        ('{"a/x.png": [1], "b/x.png": [2, 0]}', ""),
+        ('{"a/x.png": [1]}', "1 pictures have the file name of another one"),
+        ('{"a/x.png": [1], "b/x.png": [1e400]}', "beyond every number|a number, inf"),
+        ('{"a/x.png": [1], "b/x.png": [0.5]}', r"b/x.png\[0\] is a number, 0.5, and must be"),
+        ('{"a/x.png": [1], "b/x.png": [-1]}', "has the label -1"),
+        ('{"a/x.png": [1], "b/x.png": 1}', "must be a list"),
+        ("[[0]]", "labels for 1 pictures, but there are 2"),
+        ("3", "must be an object"),
+    ],
+)
+def test_labels_of_files_with_equal_names_are_refused_or_assigned_rightly(tmp_path, content, words):
+    (tmp_path / "real.json").write_text(content)
+    names = ["a/x.png", "b/x.png"]
+    if words:
+        with pytest.raises((DataError, EvaluationError), match=words):
+            imagenet._multi_labels(str(tmp_path / "real.json"), names)
+    else:
+        assert imagenet._multi_labels(str(tmp_path / "real.json"), names) == [[1], [0, 2]]
 
 
 def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
@@ -400,7 +500,10 @@ def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
     assert "lists 11 classes, but the benchmark has 12" in failure(phrases(11))
     assert "12 class folders, but there are 13 class names" in failure(phrases(13), n_classes=13)
     assert "nothing is left of class name '...'" in failure([*phrases(11), "..."])
-    assert "no list of class names" in failure([1, 2])
+    assert "class[0] is a whole number, and must be a text" in failure([1, 2])
+    twins = {str(i): ["00" if i < 2 else f"{i:02d}", n] for i, n in enumerate(phrases(12))}
+    assert "class folder '00' belongs to two classes" in failure(twins)
+    assert "class 3 has 3 entries" in failure(twins | {"3": ["03", "a", "b"]})
     assert "class folder '11' (and 0 more) is none of the 12" in failure(
         {f"{i:02d}" if i < 11 else "zz": n for i, n in enumerate(phrases(12))}
     )

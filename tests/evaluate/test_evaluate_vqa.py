@@ -515,17 +515,42 @@ def changed(data, tmp_path, kind, change):
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
-        ("questions", lambda c: c.pop("questions"), "it has no list 'questions'"),
-        ("questions", lambda c: c["questions"][3].pop("question"), "question is None"),
-        ("questions", lambda c: c["questions"][3].update(image_id="12"), "image_id is '12'"),
+        ("questions", lambda c: c.pop("questions"), "questions is missing"),
+        (
+            "questions",
+            lambda c: c["questions"][3].pop("question"),
+            r"questions\[3\].question is missing",
+        ),
+        (
+            "questions",
+            lambda c: c["questions"][3].update(image_id="12"),
+            r"questions\[3\].image_id is a text, '12', and must be a whole number",
+        ),
         ("questions", lambda c: c["questions"].append(c["questions"][0]), "occur twice"),
         ("annotations", lambda c: c["annotations"].pop(), "1 questions have no annotation"),
-        ("annotations", lambda c: c["annotations"][0].update(answers=[]), "no list of answers"),
+        (
+            "annotations",
+            lambda c: c["annotations"][0].update(answers=[]),
+            r"annotations\[0\].answers is empty",
+        ),
         ("annotations", lambda c: c["annotations"][0].update(image_id=7), "not of one set"),
         (
             "annotations",
+            lambda c: c["annotations"][0].update(answer_type="overall"),
+            "answer_type is 'overall'; it must be one of yes/no",
+        ),
+        (
+            "annotations",
+            lambda c: c["annotations"][0]["answers"][1].update(answer=["no"]),
+            "answer is a list",
+        ),
+        ("questions", lambda c: c["questions"][0].update(image_id=2**70), "beyond 64 bits"),
+        ("questions", lambda c: c.update(questions={}), "questions is an object"),
+        ("questions", lambda c: c.update(questions=[1]), r"questions\[0\] is a whole number"),
+        (
+            "annotations",
             lambda c: c["annotations"][0].update(answer_type=None),
-            "answer_type is None",
+            r"annotations\[0\].answer_type is null",
         ),
     ],
 )
@@ -548,6 +573,20 @@ def test_missing_file_pictures_and_config(data, tmp_path, checkpoint):
     plan = EvaluatePlan(StagePlan(str(tmp_path), seed=0, data_digest=""), EvaluateConfig())
     with pytest.raises(ConfigError, match=r"evaluate\.vqa is not set"):
         vqa.run(checkpoint, plan)
+
+
+def test_two_pictures_of_one_number_are_refused(tmp_path):
+    for name in ("a/COCO_train_0042.jpg", "b/42.png", "b/7.png", "b/c7.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match="two pictures have the number 42, and one of them is b/42"):
+        find_pictures(str(tmp_path), [42])
+    (tmp_path / "b/42.png").unlink()
+    assert find_pictures(str(tmp_path), [42]) == {42: f"{tmp_path}/a/COCO_train_0042.jpg"}
+    (tmp_path / ("1" + "0" * 17 + "42.jpg")).write_bytes(b"")
+    (tmp_path / ("9" * 30 + "5.jpg")).write_bytes(b"")
+    with pytest.raises(DataError, match="not there"):
+        find_pictures(str(tmp_path), [5])
 
 
 def test_a_cut_picture_is_named(data, tmp_path):

@@ -143,6 +143,61 @@ def test_a_result_of_schema_1_is_read_without_scores(tmp_path):
         results.read_result(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[" * 100_000, "nested more than 64 deep"),
+        ("[]", "it is a list, and must be an object"),
+        ("{}", "schema_version is missing"),
+        ('{"schema_version": true}', "schema_version is true or false"),
+        ('{"schema_version": 0}', "it has schema 0"),
+        ('{"schema_version": 2, "n_examples": 1e400}', "beyond every number"),
+        ('{"schema_version": 1, "metrics": 3}', "it is no evaluation result"),
+        ('{"schema_version": 1, "metrics": {"a": 1}, "confidence": {"a": [1]}}', "no evaluation"),
+        ('{"schema_version": 2, "name": "glue"}', "it is no evaluation result"),
+        (b"\xff", "it is not UTF-8"),
+    ],
+)
+def test_a_result_from_outside_is_refused_in_one_sentence(tmp_path, content, words):
+    path = tmp_path / "result.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(EvaluationError, match=words) as caught:
+        results.read_result(str(tmp_path))
+    assert str(caught.value).startswith(str(path)) and str(caught.value).isprintable()
+    assert results.finished_result(str(tmp_path), "d1") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scores": "../../etc/passwd"}, "its scores are said to be in"),
+        ({"scores": "s3://bucket/x"}, "its scores are said to be in"),
+        ({"metrics": {"a/b": {"value": 1.0, "low": 0.5}}}, "one end of an interval"),
+        ({"metrics": {"a/b": {}}}, "either a value or the reason"),
+        ({"metrics": {"a/b": {"value": "1"}}}, "no evaluation result"),
+    ],
+)
+def test_a_result_says_only_what_is_written_here(tmp_path, changes, words):
+    results.write_result(str(tmp_path), result(), some_scores())
+    written = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps(written | changes))
+    with pytest.raises(EvaluationError, match=words):
+        results.read_result(str(tmp_path))
+
+
+def test_scores_come_back_as_they_were_and_damaged_ones_are_refused():
+    scores = Scores()
+    scores.add("a/b", [1, 2], [0.5, None], targets=[1.0, 2.0], text=["x", None], n=[3, None])
+    scores.add("a/c", ["é"], [1], hit=[True], empty=[None])
+    table = scores.to_parquet()
+    again = Scores()
+    again.add_parquet(table, "s3://b/x")
+    assert again.columns == scores.columns and again.to_parquet() == table
+    for damaged in (table[:-9], b"", table[:300] + b"\0" * 50 + table[350:]):
+        with pytest.raises(EvaluationError, match="s3://b/x: "):
+            Scores().add_parquet(damaged, "s3://b/x")
+
+
 def test_result_is_the_last_file_written(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(storage, "write_text", lambda uri, data, **_: written.append(uri))

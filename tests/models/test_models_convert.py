@@ -128,7 +128,22 @@ WRONG = {
             "params__img__Transformer__encoderblock_0__"
             "MultiHeadDotProductAttention_0__query__kernel": lambda a: a.reshape(32, 32)
         },
-        r"query/kernel has shape \(32, 32\); expected \(32, heads, 32 / heads\)",
+        r"query/kernel has shape \(32, 32\); expected 3 dimensions",
+    ),
+    "head sizes": (
+        {
+            "params__img__Transformer__encoderblock_0__"
+            "MultiHeadDotProductAttention_0__query__kernel": lambda a: a[:, :, 1:]
+        },
+        r"query/kernel has shape \(32, 2, 15\); expected \(32, heads, 32 / heads\)",
+    ),
+    "block numbers": (
+        {
+            "params__img__Transformer__encoderblock_99999999__LayerNorm_0__bias": np.zeros(
+                32, np.float32
+            )
+        },
+        "it has 3 blocks of 33 arrays, and none is number 2; give a whole ViT",
     ),
     "positions": (
         {"params__img__pos_embedding": lambda a: a[:, :8]},
@@ -145,7 +160,7 @@ WRONG = {
     ),
     "pickled": (
         {"params__img__head__bias": np.array([{"a": 1}], dtype=object)},
-        "params/img/head/bias is pickled",
+        "array params/img/head/bias: its header is damaged, or that of a pickled",
     ),
 }
 
@@ -167,10 +182,10 @@ def test_files_that_are_no_checkpoint(released, tmp_path):
         "half.npz": released.read_bytes()[:20_000],
     }.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"{name} is not an .npz file"):
+        with pytest.raises(CheckpointError, match=f"{name}: it is no .npz file, or is cut short"):
             models.load_big_vision(tmp_path / name)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(CheckpointError, match="one array"):
+    with pytest.raises(CheckpointError, match="it is no .npz file"):
         models.load_big_vision(tmp_path / "one.npy")
 
 
@@ -305,5 +320,5 @@ def test_initial_weights_that_are_no_vit(tmp_path):
         models.build_tower(ModelConfig(**SMALL, initial_weights=str(path)), 48)
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(io.BytesIO(b"\x10\0\0\0\0\0\0\0{").getvalue())
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
+    with pytest.raises(CheckpointError, match="it is no safetensors file, or is cut short"):
         models.build_tower(ModelConfig(**SMALL, initial_weights=str(torn)), 48)

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
+from clippo_core.data.shards import shard_list
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.measure.contact import contact_item
 from clippo_core.measure.insight import Insight, contact_items, gather_insight
@@ -38,7 +39,6 @@ from clippo_core.run.records import (
     CheckpointInfo,
     EvalResult,
     Expectation,
-    FileEntry,
     Manifest,
     Metric,
     RenderPlan,
@@ -171,17 +171,17 @@ def made_run() -> RunRecord:
         {"en": 0.0},
         "d" * 64,
     )
-    files = [FileEntry("00000.tar", 1_000_000, "e" * 64, 1000)]
     manifest = Manifest(
         "runs/x/shards",
-        1197,
-        1000,
-        files,
-        "f" * 64,
-        "d" * 64,
-        {"numbers": 0.75, HOSTILE: 0.25},
-        cuts,
-        {"en": 0.0},
+        "e" * 64,
+        "runs/x/shards",
+        n_pairs=1197,
+        n_photo_pairs=1000,
+        n_shards=1,
+        bytes=1_000_000,
+        render_digest="f" * 64,
+        data_digest="d" * 64,
+        shares_by_source={"numbers": 0.75, HOSTILE: 0.25},
     )
     checkpoint = CheckpointInfo(
         "runs/x/checkpoints/step-00000500",
@@ -395,7 +395,14 @@ def test_examples_from_a_file_lose_everything_that_is_no_picture(tmp_path):
         "predicted": "",
         "truth": "",
     }
-    (tmp_path / "examples.json").write_text("[{]")
+    for damaged in ("[{]", "[" * 100_000, '{"hit": true}', '["\\ud800"]'):
+        (tmp_path / "examples.json").write_text(damaged)
+        assert decks.read_examples(str(tmp_path)) == []
+    (tmp_path / "examples.json").write_text('[{"hit": 1, "pictures": 5}]')
+    assert decks.read_examples(str(tmp_path)) == [
+        {"hit": True, "pictures": [], "asked": "", "predicted": "", "truth": ""}
+    ]
+    (tmp_path / "examples.json").write_bytes(b"\xff")
     assert (
         decks.read_examples(str(tmp_path))
         == []
@@ -568,6 +575,7 @@ def test_many_metrics_that_were_not_run_for_one_reason_are_one_line():
 
 def test_only_seconds_are_shown_as_time(tmp_path):
     timings = {"images_seconds": 61.0, "rows_embedded": 977.0, "broken_seconds": "x"}
+    timings |= {"long_seconds": 10**400, "true_seconds": True}
     (tmp_path / "timings.json").write_text(json.dumps(timings))
     assert decks.read_timings(str(tmp_path)) == {"images": 61.0}
 
@@ -577,7 +585,7 @@ def test_shares_that_are_all_zero_take_one_line():
     html = str(
         fragment(
             "data",
-            data=dataclasses.replace(run.manifest, cut_share_by_language={"en": 0.0, "de": 0.0}),
+            data=dataclasses.replace(run.validation, cut_share_by_language={"en": 0.0, "de": 0.0}),
         )
     )
     assert "by language:" in html and "none (2 looked at)" in html and html.count("<table>") == 1
@@ -585,11 +593,7 @@ def test_shares_that_are_all_zero_take_one_line():
 
 def test_a_shard_is_counted_once(finished):
     facts = dict(decks.manifest_facts(finished.manifest))
-    assert (
-        facts["shards"]
-        == str(sum(file.name.endswith(".tar") for file in finished.manifest.files))
-        == "5"
-    )
+    assert facts["shards"] == str(len(shard_list(finished.manifest))) == "5"
 
 
 def test_what_the_report_measured_itself_stands_with_n_and_something_to_compare_with(page):

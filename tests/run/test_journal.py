@@ -62,6 +62,17 @@ def test_torn_line_is_dropped(tmp_path: Path) -> None:
     assert journal.read(uri) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
 
+def test_lines_that_nobody_wrote_are_left_out(tmp_path: Path) -> None:
+    uri = str(tmp_path / "journal.jsonl")
+    odd = [b"[1]", b"null", b'{"loss": 1.0}', b'{"step": "2"}', b'{"step": 2, "skipped": "no"}']
+    odd += [b'{"step": 1, "note": "\\ud800"}', b'{"step": 2, "note": "\xff"}', b'{"step": true}']
+    odd += [b'{"step": 2, "loss": ' + b"9" * 400 + b"}", b'{"step": 2, "a": ' + b"[" * 100_000]
+    Path(uri).write_bytes(b"\n".join([b'{"step": 1}', *odd, b'{"step": 2}', b""]))
+    assert journal.read(uri) == [{"step": 1}, {"step": 2}]
+    journal.Journal(uri, keep_through=1).close()
+    assert journal.read(uri) == [{"step": 1}]
+
+
 def test_local_lines_are_there_at_once(tmp_path: Path) -> None:
     book = journal.Journal(str(tmp_path / "journal.jsonl"))
     book.append(step=1, loss=2.0)

@@ -27,9 +27,19 @@ from clippo_core.config import (
     presets,
     replace,
 )
+from clippo_core.data import shards
 from clippo_core.errors import ConfigError, DataError
+from clippo_core.evaluate import results
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
-from clippo_core.run.planning import RunPlan, benchmark_digest, fill_kickoff, make_plan
+from clippo_core.evaluate.scores import Scores
+from clippo_core.run.planning import (
+    RunPlan,
+    benchmark_digest,
+    fill_kickoff,
+    is_complete,
+    make_plan,
+)
+from clippo_core.run.records import EvalResult, ValidationReport
 
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 
@@ -46,13 +56,28 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def finish_render(plan: RunPlan) -> None:
-    """Leave what rendering leaves."""
-    shards = Path(plan.render.stage.root, "shards")
-    shards.mkdir(parents=True)
-    (shards / "00000.tar").write_bytes(b"x" * 10)
-    (shards / "manifest.json").write_text(
-        json.dumps({"files": [{"name": "00000.tar", "bytes": 10}]})
-    )
+    """Render without validating."""
+    report = ValidationReport(1, [], {}, {}, {}, {}, "")
+    shards.write_shards(plan.render, report, progress=False)
+
+
+def test_notes_and_manifests_that_nobody_wrote(config: RunConfig) -> None:
+    plan = make_plan(config, SUNDAY)
+    finish_render(plan)
+    assert make_plan(config, SUNDAY).render == plan.render
+    (note,) = Path(config.root, "stages").glob("render-*.json")
+    manifest = Path(plan.render.stage.root, "shards", "manifest.json")
+    odd = ["{", "[]", "null", "[" * 100_000, '{"files": 7, "root": 7}', '{"files": [7]}', "\0"]
+    odd += ['{"files": [{"name": 7}]}', '{"files": [{"name": "00000.tar"}], "root": "/etc"}']
+    odd += ['{"root": "/etc", "generation": "x", "files": [{"bytes": 10}]}']
+    for path in (manifest, note):
+        whole = path.read_text()
+        for text in odd:
+            path.write_text(text)
+            found = make_plan(config, SUNDAY).render.stage
+            assert found.root == plan.root and found.generation not in ("x", ""), text
+            assert found.generation != plan.render.stage.generation, text
+        path.write_text(whole)
 
 
 def test_same_config_same_plan_once_complete(config: RunConfig) -> None:
@@ -79,7 +104,7 @@ def test_lost_bytes_run_again(config: RunConfig) -> None:
     plan = make_plan(config, SUNDAY)
     finish_render(plan)
     assert make_plan(config, SUNDAY).render == plan.render
-    (Path(plan.render.stage.root) / "shards" / "00000.tar").unlink()
+    next(Path(plan.render.stage.root, "shards").glob("*.tar")).unlink()
     assert make_plan(config, SUNDAY).render.stage.generation != plan.render.stage.generation
 
 
@@ -316,10 +341,33 @@ def test_one_more_benchmark_leaves_the_finished_one_where_it_is(config: RunConfi
     coco, flickr = presets.benchmarks("/nowhere").retrieval
     before = make_plan(replace(config, evaluate__retrieval=(coco,)), SUNDAY)
     coco_before = before.evaluations["retrieval"].benchmarks["coco"]
-    part = Path(coco_before.root, "evaluations", "retrieval", "benchmark-coco", "part.json")
-    part.parent.mkdir(parents=True)
-    part.write_text('{"failure": ""}')
+    part = Path(coco_before.root, "evaluations", "retrieval", "benchmark-coco")
+    results.write_result(str(part), EvalResult("retrieval", "coco", "", "", 1), record="part.json")
     after = make_plan(replace(config, evaluate__retrieval=(coco, flickr)), SUNDAY)
     assert after.evaluations["retrieval"].stage.root != before.evaluations["retrieval"].stage.root
     assert after.evaluations["retrieval"].benchmarks["coco"] == coco_before
     assert after.evaluations["retrieval"].benchmarks["flickr30k"].root == after.root
+
+
+def test_an_evaluation_whose_scores_are_lost_or_changed_is_not_complete(tmp_path: Path) -> None:
+    folder, scores = tmp_path / "evaluations" / "glue", Scores()
+    assert not is_complete("glue", str(tmp_path))
+    scores.add("glue/cola_matthews", [1, 2], [0.0, 1.0])
+    result = EvalResult("glue", "glue", "dev", "", 2)
+    results.write_result(str(folder), result, scores)
+    assert is_complete("glue", str(tmp_path))
+    table = folder / "predictions.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-1] + b"\0")
+    assert not is_complete("glue", str(tmp_path))
+    table.unlink()
+    assert not is_complete("glue", str(tmp_path))
+    table.write_bytes(whole)
+    assert is_complete("glue", str(tmp_path))
+    for changes in ({"failure": "no data"}, {"scores": "../glue/predictions.parquet"}):
+        written = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**written, **changes}))
+        assert not is_complete("glue", str(tmp_path)), changes
+        (folder / "result.json").write_text(json.dumps(written))
+    (folder / "result.json").write_text("[" * 100_000)
+    assert not is_complete("glue", str(tmp_path))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clippo_core import storage
+from clippo_core.errors import DataError
 from clippo_core.run import promotion
 from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Metric, StagePlan
 
@@ -93,7 +94,9 @@ def test_two_runs_that_finish_together(plan: GatePlan, monkeypatch: pytest.Monke
 
     def read_then_lose(uri: str) -> tuple[bytes, str]:
         content = read(uri)
-        storage.write_text(uri, json.dumps({"uri": "runs/rival", "metrics": {}}))
+        storage.write_text(
+            uri, json.dumps({"uri": "runs/rival", "weights_sha256": "", "metrics": {}})
+        )
         return content
 
     monkeypatch.setattr(storage, "read_with_etag", read_then_lose)
@@ -101,6 +104,28 @@ def test_two_runs_that_finish_together(plan: GatePlan, monkeypatch: pytest.Monke
     assert not verdict.promoted and "another run moved" in verdict.reason
     monkeypatch.undo()
     assert promotion.promoted_uri(plan.promoted) == "runs/rival"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"{", "it is not valid json at line 1 column 2"),
+        (b"[" * 100_000, "nested more than 64 deep"),
+        (b"[]", "it is a list, and must be an object"),
+        (b'{"uri": 7, "weights_sha256": "", "metrics": {}}', "uri is a whole number"),
+        (b'{"uri": "a", "weights_sha256": ""}', "metrics is missing"),
+        (b'{"uri": "a", "weights_sha256": "", "metrics": {"b": null}}', "metrics.b is null"),
+        (b'{"uri": "a", "uri": "b"}', "the key 'uri' twice"),
+        (b"\xff", "it is not UTF-8"),
+    ],
+)
+def test_a_damaged_pointer_is_named_and_kept(plan: GatePlan, content: bytes, fault: str) -> None:
+    storage.write_bytes(plan.promoted, content)
+    verdict = promotion.decide(plan, CHECKPOINT, [result(41)])
+    assert not verdict.promoted and fault in verdict.reason and plan.promoted in verdict.reason
+    with pytest.raises(DataError, match="promoted-x.json"):
+        promotion.promoted_uri(plan.promoted)
+    assert storage.read_bytes(plan.promoted) == content
 
 
 def test_a_named_metric_decides_alone(plan: GatePlan) -> None:

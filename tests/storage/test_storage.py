@@ -149,6 +149,83 @@ def test_names_cannot_climb() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("uri", "fault"),
+    [
+        ("", "an address: it is empty"),
+        ("s3://", "it names no bucket"),
+        ("s3:///key", "it names no bucket"),
+        ("s3://bu cket/key", "no bucket can have"),
+        ("s3://bu..cket/key", "no bucket can have"),
+        ("s3://-bucket/key", "no bucket can have"),
+        ("s3://bucket/a/../b", "its key has a part '.' or '..'"),
+        ("s3://bucket/..", "its key has a part '.' or '..'"),
+        ("s3://bucket/./b", "its key has a part '.' or '..'"),
+        ("s3://bucket/a\nb", "it holds a control character"),
+        ("s3://bucket/a\x7fb", "it holds a control character"),
+        ("s3://bucket/\ud800", "it holds a lone surrogate"),
+        ("s3://bucket/" + "é" * 600, "its key has more than 1,024 bytes"),
+        ("s3:/bucket/key", "addresses of the kind s3:/ are not supported"),
+        ("S3://bucket/key", "addresses of the kind S3:// are not supported"),
+        ("http://bucket/key", "addresses of the kind http:// are not supported"),
+        ("javascript:/x", "addresses of the kind javascript:/ are not supported"),
+        ("file://host/x", "files of another machine are not supported"),
+        ("file:///a%00b", "it holds a control character"),
+        ("file://[x", "files of another machine are not supported"),
+        ("folder/a\0b", "it holds a control character"),
+        ("folder/a\x1b[31m", "it holds a control character"),
+        ("folder/\udcff", "it holds a lone surrogate"),
+    ],
+)
+def test_addresses_that_cannot_be_used(uri: str, fault: str, tmp_path: Path) -> None:
+    verbs = [storage.read_bytes, storage.fetch, storage.list_files, storage.exists, storage.etag]
+    verbs += [storage.delete, lambda uri: storage.write_bytes(uri, b"x")]
+    for verb in verbs:
+        with pytest.raises(StorageError) as error:
+            verb(uri)
+        words = str(error.value)
+        assert fault in words and words.isprintable() and words.endswith("s3://bucket/prefix."), (
+            verb
+        )
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://AKIA123:SECRET@host/x?X-Amz-Signature=SECRET",
+        "s3://AKIA123:SECRET@bucket/key",
+        "s3://AKIA123:SEC/RET@bucket",
+        "ftp://AKIA123:SECRET@host",
+        "file://AKIA123:SECRET@host/x",
+    ],
+)
+def test_no_password_stands_in_an_error(uri: str) -> None:
+    with pytest.raises(StorageError) as error:
+        storage.read_bytes(uri)
+    assert "SECRET" not in str(error.value) and "SEC/" not in str(error.value)
+
+
+def test_no_password_of_an_endpoint_stands_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:SECRET@127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+    monkeypatch.setattr(bucket_module, "ATTEMPTS", 2)
+    with pytest.raises(StorageError, match="could not be reached") as error:
+        storage.read_bytes("s3://bucket/key")
+    assert "SECRET" not in str(error.value) and "127.0.0.1" in str(error.value)
+
+
+def test_local_names_that_are_no_utf8_are_listed_and_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in (b"\xff.jpg", "é.jpg".encode()):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"folder", name))).write_bytes(b"x")
+    found = storage.list_files(str(tmp_path / "folder"))
+    assert [stat.name for stat in found] == ["\\xff.jpg", "é.jpg"]
+    assert found[0].etag == hashlib.sha256(b"x").hexdigest()
+    with pytest.raises(StorageError, match="it holds a lone surrogate"):
+        storage.read_bytes(found[0].uri)
+
+
 def test_crash_at_every_call_leaves_old_or_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,24 @@ def test_unreadable_owner_file_is_taken_over_after_watching(tmp_path: Path) -> N
     assert time.monotonic() - started > 0.5
 
 
+@pytest.mark.parametrize(
+    "owner",
+    [
+        b"[" * 100_000,
+        b"\xff",
+        b"[]",
+        b'{"process": 7, "pid": 7}',
+        b'{"process": "HERE -", "pid": "x", "host": "\\u001b[31m"}',
+        b'{"process": "HERE -", "pid": null}',
+        b'{"a": "' + b"x" * 100_000 + b'"}',
+    ],
+)
+def test_owner_files_that_nobody_wrote_are_watched(tmp_path: Path, owner: bytes) -> None:
+    here = lease_module._process(os.getpid()).rpartition(" ")[0]
+    (tmp_path / "owner.json").write_bytes(owner.replace(b"HERE", here.encode()))
+    Lease(str(tmp_path), seconds=0.2).release()
+
+
 def compete(root: str, start: float, results: multiprocessing.Queue[str]) -> None:
     """One of several processes that want the run at the same moment."""
     time.sleep(max(0.0, start - time.time()))

@@ -226,6 +226,31 @@ def test_finished_run_is_not_trained_again(
     assert train(uninterrupted[0], shards) == uninterrupted[1]
 
 
+def test_a_finished_run_needs_no_lease(
+    uninterrupted: Reference, shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes may evaluate one finished run at the same time."""
+    plan, info = uninterrupted
+    other = Lease(plan.stage.root, seconds=30)
+    monkeypatch.setattr(loop, "train_step", None)
+    assert train(plan, shards) == info
+    with pytest.raises(CheckpointError, match="optim.lr is 0.001 there, 0.002 here"):
+        train(moved(plan, plan.stage.root, optim__lr=2e-3), shards)
+    other.release()
+
+
+def test_state_of_another_type_is_refused(plan: PretrainPlan, shards: Manifest) -> None:
+    train(plan, shards)
+    path = Path(open_checkpoint(storage.join(plan.stage.root, "checkpoints")).uri, "manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["progress"] |= {"state": {"skipped": "none"}, "finished": False}
+    del manifest["sha256"]
+    manifest["sha256"] = config.digest(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="state.skipped is a text, 'none', and must be"):
+        train(plan, shards)
+
+
 def test_crash_goes_on_from_the_last_checkpoint(
     plan: PretrainPlan, shards: Manifest, uninterrupted: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ from PIL import Image
 from clippo_core import storage
 from clippo_core.data.numbers import tasks as number_tasks
 from clippo_core.data.numbers.tasks import NUMBERS, UNSEEN, name
+from clippo_core.run.folder import MANIFEST
 
 VERSION = 1
 """Raised whenever the written bytes change."""
@@ -182,7 +183,7 @@ class Writer:
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest: from now on the world is whole."""
         storage.write_text(
-            storage.join(self._root, "manifest.json"),
+            storage.join(self._root, MANIFEST),
             json.dumps({**about, "files": self._files}, indent=0) + "\n",
         )
 
@@ -199,7 +200,7 @@ def captions(number: int) -> list[tuple[str, str]]:
 
 def _is_there(root: str, seed: int) -> bool:
     try:
-        found = json.loads(storage.read_text(storage.join(root, "manifest.json")))
+        found = json.loads(storage.read_text(storage.join(root, MANIFEST)))
         if (found["version"], found["seed"]) != (VERSION, seed):
             return False
         return all(

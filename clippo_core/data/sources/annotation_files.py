@@ -1,23 +1,21 @@
-"""Annotation files, local or on s3://, plain or gzip, one or matched by a `*`: opened, read,
-parsed, with errors that name file and line.
+"""Annotation files, local or on s3://, plain or gzip, one or matched by a `*`: opened and read,
+with errors that name file and line.
 
-It knows JSON, lines and gzip, but no benchmark (`photo_sources`, `text_sources` do).
+It knows where files lie, and no benchmark (`photos`, `texts` do); `untrusted` decodes.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
+import contextlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import IO, Any
 
 from clippo_core import storage
 from clippo_core.errors import DataError, NotFoundError, StorageError
-
-MAX_LINE_BYTES = 2**26
-"""A longer line is refused: the file is not what it is taken for."""
+from clippo_core.untrusted import json, names, text
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.text import Line
 
 
 def files(uri: str) -> list[str]:
@@ -35,42 +33,34 @@ def files(uri: str) -> list[str]:
 
 
 def load_json(uri: str) -> Any:
-    """A whole JSON file. Raises DataError."""
-    try:
-        return json.loads(b"".join(_chunks(uri)))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{uri} is not valid JSON ({error}); it is damaged or cut short."
-        ) from error
+    """A whole JSON file. Half characters in its texts are let through: only their record is bad.
+    Raises DataError.
+    """
+    with _opened(uri) as file:
+        data = text.read_whole(file, uri, packed=uri.endswith(".gz"), max_bytes=LIMITS.json_bytes)
+    return json.load_json(data, uri, lone_surrogates=True)
 
 
-def lines(uri: str) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its end) of a file; only \\n and \\r\\n end a line. Raises
+def lines(uri: str) -> Iterator[Line]:
+    """The lines of a file, each with a problem, naming the file, where it cannot be used. Raises
     DataError.
     """
-    number, rest = 0, b""
-    for chunk in _chunks(uri):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            number += 1
-            yield number, line.removesuffix(b"\r")
-        if len(rest) > MAX_LINE_BYTES:
-            raise DataError(
-                f"{uri}: line {number + 1} is longer than {MAX_LINE_BYTES:,} bytes; this is no file"
-                " of lines."
-            )
-    if rest:
-        yield number + 1, rest.removesuffix(b"\r")
+    with _opened(uri) as file:
+        for line in text.read_lines(file, uri, packed=uri.endswith(".gz")):
+            if line.problem:
+                problem = names.refusal(DataError, uri, line.problem, "correct or remove it")
+                line = Line(line.number, "", str(problem))
+            yield line
 
 
 def relative(folder: str, *parts: str) -> str:
-    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError if
-    they lead out of the folder.
+    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError for a
+    name that cannot be used, or leads out of the folder.
     """
-    name = PurePosixPath(*parts)
-    if name.is_absolute() or ".." in name.parts or "\0" in str(name) or not name.name:
-        raise DataError(f"picture name {str(name)[:200]!r} leads out of its folder.")
-    return storage.join(folder, str(name))
+    name = str(PurePosixPath(*parts))
+    if problem := names.name_problem(name):
+        raise names.refusal(DataError, f"picture {name}", problem, "give it another name")
+    return storage.join(folder, name)
 
 
 def stem(name: str) -> str:
@@ -78,16 +68,16 @@ def stem(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).stem
 
 
-def _chunks(uri: str) -> Iterator[bytes]:
-    """The content of a file in pieces, unzipped."""
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[IO[bytes]]:
+    """A file of any address, open. Raises DataError, also for what fails while it is read."""
     try:
-        path: Path = storage.fetch(uri)
-        with gzip.open(path, "rb") if str(uri).endswith(".gz") else open(path, "rb") as file:
-            while chunk := file.read(2**22):
-                yield chunk
+        with open(storage.fetch(uri), "rb") as file:
+            yield file
     except NotFoundError as error:
-        raise DataError(
-            f"{uri}: there is no such file; check its address in the config."
+        raise names.refusal(
+            DataError, uri, "there is no such file", "check its address in the config"
         ) from error
-    except (OSError, EOFError, zlib.error, StorageError) as error:
-        raise DataError(f"{uri} cannot be read ({error}); it is damaged or cut short.") from error
+    except (OSError, StorageError) as error:
+        fault = f"it cannot be read ({names.reason(error)})"
+        raise names.refusal(DataError, uri, fault, "check it, or fetch it again") from error

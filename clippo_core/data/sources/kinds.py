@@ -105,7 +105,7 @@ def _read(source: SourceConfig) -> Iterator[Record]:
                 for uri in uris
             )
         case "webdataset":
-            return _chain(tars.foreign_records(uri, language) for uri in uris)
+            return _chain(tars.source_records(uri, language) for uri in uris)
         case "sentences":
             return _chain(text_sources.sentence_records(uri, language) for uri in uris)
         case "c4":

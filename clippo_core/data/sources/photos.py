@@ -15,7 +15,6 @@ the pictures.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from clippo_core import storage
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.errors import DataError
+from clippo_core.untrusted.json import at, field, load_json, optional
 
 _EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
 
@@ -30,52 +30,51 @@ _EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
 def karpathy_records(
     annotations: str, images: str, split: str = "", language: str = "en"
 ) -> Iterator[PhotoRecord]:
-    """Records of a Karpathy json in its order; `restval` counts as `train`."""
-    entries = _part(files.load_json(annotations), "images", annotations, "Karpathy")
-    for number, entry in enumerate(entries):
+    """Records of a Karpathy json in its order; `restval` counts as `train`. Raises DataError."""
+    for number, entry in enumerate(
+        field(files.load_json(annotations), "images", list, annotations)
+    ):
+        where = f"image {number} of {annotations}"
         try:
-            name, sentences = entry["filename"], entry["sentences"]
-            found = "train" if entry.get("split") == "restval" else str(entry.get("split", ""))
+            found = optional(entry, "split", str, "", where)
+            found = "train" if found == "restval" else found
             if split and found != split:
                 continue
-            texts = tuple(sentence["raw"] for sentence in sentences)
-            languages = tuple(str(sentence.get("language", language)) for sentence in sentences)
-            image = files.relative(images, str(entry.get("filepath", "")), name)
-        except (KeyError, TypeError, AttributeError, DataError) as error:
-            yield _unusable(
-                f"entry-{number}",
-                f"image {number} of {annotations} is not in Karpathy's schema ({error!r})",
+            name = field(entry, "filename", str, where)
+            sentences = field(entry, "sentences", list[dict], where)
+            yield PhotoRecord(
+                files.stem(name),
+                files.relative(images, optional(entry, "filepath", str, "", where), name),
+                tuple(field(one, "raw", object, where, "sentences") for one in sentences),
+                tuple(optional(one, "language", str, language, where) for one in sentences),
+                "" if entry.get("group") is None else _label(entry, "group", where),
+                found,
             )
-            continue
-        yield PhotoRecord(
-            files.stem(name), image, texts, languages, str(entry.get("group", "")), found
-        )
+        except DataError as error:
+            yield _unusable(f"entry-{number}", error)
 
 
 def coco_records(annotations: str, images: str, language: str = "en") -> Iterator[PhotoRecord]:
     """Records of COCO's captions json in the order of its images; photos without a caption are left
-    out.
+    out. Raises DataError.
     """
     content = files.load_json(annotations)
-    captions: dict[Any, list[str]] = {}
-    for number, entry in enumerate(_part(content, "annotations", annotations, "COCO")):
+    captions: dict[str, list[Any]] = {}
+    for number, entry in enumerate(field(content, "annotations", list, annotations)):
+        where = f"annotation {number} of {annotations}"
         try:
-            captions.setdefault(entry["image_id"], []).append(entry["caption"])
-        except (KeyError, TypeError) as error:
-            yield _unusable(
-                f"annotation-{number}",
-                f"annotation {number} of {annotations} is not in COCO's schema ({error!r})",
-            )
-    for number, entry in enumerate(_part(content, "images", annotations, "COCO")):
+            caption = field(entry, "caption", object, where)
+            captions.setdefault(_label(entry, "image_id", where), []).append(caption)
+        except DataError as error:
+            yield _unusable(f"annotation-{number}", error)
+    for number, entry in enumerate(field(content, "images", list, annotations)):
+        where = f"image {number} of {annotations}"
         try:
-            texts = tuple(captions.get(entry["id"], ()))
-            name = entry["file_name"]
+            texts = tuple(captions.get(_label(entry, "id", where), ()))
+            name = field(entry, "file_name", str, where)
             image = files.relative(images, name)
-        except (KeyError, TypeError, DataError) as error:
-            yield _unusable(
-                f"image-{number}",
-                f"image {number} of {annotations} is not in COCO's schema ({error!r})",
-            )
+        except DataError as error:
+            yield _unusable(f"image-{number}", error)
             continue
         if texts:
             yield PhotoRecord(files.stem(name), image, texts, (language,) * len(texts))
@@ -85,52 +84,46 @@ def xm3600_records(
     captions: str, images: str, languages: Iterable[str] = (), split: str = ""
 ) -> Iterator[PhotoRecord]:
     """Records of XM3600's captions.jsonl, captions ordered by language code; a photo is
-    `<image/key>.jpg` (or .png ...) in `images`.
+    `<image/key>.jpg` (or .png ...) in `images`. Raises DataError.
     """
     wanted = tuple(languages)
     present = _names(images)
-    for number, line in files.lines(captions):
-        if not line.strip():
+    for line in files.lines(captions):
+        if not line.problem and not line.text.strip():
             continue
+        where = f"line {line.number} of {captions}"
         try:
-            entry = json.loads(line)
-            key = str(entry["image/key"])
-            found = str(entry.get("split", ""))
+            if line.problem:
+                raise DataError(line.problem)
+            entry = at(load_json(line.text, where, lone_surrogates=True), dict, where)
+            found = optional(entry, "split", str, "", where)
             if split and found != split:
                 continue
-            codes = [
-                code
-                for code in sorted(entry)
-                if isinstance(entry[code], dict) and (not wanted or code in wanted)
+            key = field(entry, "image/key", str, where)
+            codes = [code for code in sorted(entry) if isinstance(entry[code], dict)]
+            pairs = [
+                (text, at(code, str, where, "a language"))
+                for code in codes
+                if not wanted or code in wanted
+                for text in field(entry[code], "caption", list, where, code)
             ]
-            pairs = [(text, code) for code in codes for text in entry[code]["caption"]]
-            name = next(
-                (key + extension for extension in _EXTENSIONS if key + extension in present),
-                key + ".jpg",
+            name = next((key + end for end in _EXTENSIONS if key + end in present), key + ".jpg")
+            yield PhotoRecord(
+                key,
+                files.relative(images, name),
+                tuple(text for text, _ in pairs),
+                tuple(code for _, code in pairs),
+                "" if entry.get("group") is None else _label(entry, "group", where),
+                found,
             )
-            image = files.relative(images, name)
-        except (KeyError, TypeError, ValueError, DataError) as error:
-            yield _unusable(
-                f"line-{number}",
-                f"line {number} of {captions} is not in XM3600's schema ({error!r})",
-            )
-            continue
-        yield PhotoRecord(
-            key,
-            image,
-            tuple(t for t, _ in pairs),
-            tuple(c for _, c in pairs),
-            str(entry.get("group", "")),
-            found,
-        )
+        except DataError as error:
+            yield _unusable(f"line-{line.number}", error)
 
 
-def _part(content: Any, name: str, uri: str, schema: str) -> list[Any]:
-    """The list `name` of a json file. Raises DataError."""
-    part = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(part, list):
-        raise DataError(f"{uri} has no list `{name}`; it is not in the {schema} schema.")
-    return part
+def _label(entry: Any, name: str, where: str) -> str:
+    """A field that holds a text or a whole number, as text."""
+    value = field(entry, name, object, where)
+    return str(at(value, int if type(value) is int else str, where, name))
 
 
 def _names(folder: str) -> set[str]:
@@ -143,5 +136,5 @@ def _names(folder: str) -> set[str]:
         return set()
 
 
-def _unusable(key: str, problem: str) -> PhotoRecord:
-    return PhotoRecord(key, "", (), (), problem=problem[:500])
+def _unusable(key: str, problem: DataError) -> PhotoRecord:
+    return PhotoRecord(key, "", (), (), problem=str(problem))

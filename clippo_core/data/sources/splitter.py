@@ -19,9 +19,8 @@ sep sept oct nov dec
 """
 _ABBREVIATIONS = frozenset(_SHORT_FORMS.split())
 _END = re.compile(
-    r"""(?P<stop>[.!?…]+)["'”’»)\]]*\s+(?=["'“‘«(\[]*[^\W_a-zß-öø-ÿ])|(?<=[。！？])(?=[^。！？”’」』）\s])"""
+    r"""(?<![.!?…])(?P<stop>[.!?…]+)["'”’»)\]]*\s+(?=["'“‘«(\[]*[^\W_a-zß-öø-ÿ])|(?<=[。！？])(?=[^。！？”’」』）\s])"""
 )
-_LAST_WORD = re.compile(r"(\S+)$")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -30,7 +29,8 @@ def split_sentences(text: str) -> list[str]:
     for line in text.splitlines():
         start = 0
         for match in _END.finditer(line):
-            if match["stop"] == "." and _is_abbreviation(line[start : match.start()]):
+            end = match.start()  # looking back further would cost a line of "Mr. Mr. ..." hours
+            if match["stop"] == "." and _is_abbreviation(line[max(start, end - 1000) : end]):
                 continue
             sentences.append(line[start : match.end()].strip())
             start = match.end()
@@ -40,10 +40,9 @@ def split_sentences(text: str) -> list[str]:
 
 def _is_abbreviation(before: str) -> bool:
     """Whether the stop after `before` belongs to its last word."""
-    word = _LAST_WORD.search(before)
-    if not word:
+    if not before or before[-1].isspace():
         return False
-    bare = word[1].lstrip("\"'“‘«([")
+    bare = before.rsplit(None, 1)[-1].lstrip("\"'“‘«([")
     return bare.lower() in _ABBREVIATIONS or (
         len(bare) == 1 and bare.isalpha() and bare.isupper() and bare != "I"
     )

@@ -6,13 +6,13 @@ record is one `pread`.
 
 A record's key is its members' name up to the first dot of the last part, and its members stand one
 after the other (webdataset's own rule). Only regular files count: links and devices are passed
-over, nothing is ever unpacked, and no key becomes a path.
+over, nothing is ever unpacked, and no key becomes a path. A tar that is damaged or cut short is
+refused whole: what could be read before the cut would depend on how far a download had come.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,13 @@ from clippo_core import storage
 from clippo_core.data.images import read_image_bytes
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
-from clippo_core.errors import ImageError, ShardError
+from clippo_core.errors import DataError, ImageError, ShardError
+from clippo_core.untrusted import json
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import reason, refusal
+from clippo_core.untrusted.numbers import whole_number
+from clippo_core.untrusted.tar import Member, tar_members
+from clippo_core.untrusted.text import read_text
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Members that are taken for a record's photo, in this order."""
@@ -34,6 +40,8 @@ class Entry:
     key: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Extension (after the key's dot, lower case) -> (offset, size) in the tar, in bytes."""
+    problem: str = ""
+    """Why its members cannot be used: their name, or how they are stored."""
 
     @property
     def picture(self) -> str:
@@ -41,104 +49,105 @@ class Entry:
         return next((extension for extension in PICTURES if extension in self.members), "")
 
 
-@dataclass(frozen=True)
-class Member:
-    """One regular file in a tar."""
-
-    name: str
-    offset: int
-    """Where its content begins in the tar, in bytes."""
-    size: int
-    """In bytes."""
-
-
-def members(path: str | Path) -> list[Member]:
+def members(path: str | Path, where: str = "") -> list[Member]:
     """The regular files in a local, uncompressed tar, in its order.
 
-    Raises ShardError for one that is cut short or no tar.
+    where: its address for errors, if not `path`. Raises ShardError for one that is cut short,
+    damaged, compressed, empty or no tar.
     """
-    size = Path(path).stat().st_size
-    found: list[Member] = []
-    try:
-        with tarfile.open(path, "r:") as tar:
-            end = 0
-            for member in tar:
-                end = member.offset_data + member.size
-                if member.isreg() and end <= size:
-                    found.append(Member(member.name, member.offset_data, member.size))
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise ShardError(f"{path} is no readable tar ({error}); make or fetch it again.") from error
-    if end > size or size - end < tarfile.BLOCKSIZE:
-        raise ShardError(
-            f"{path} is cut short: it ends within or right after its last member; make or fetch it"
-            " again."
+    with open(path, "rb") as tar:
+        size = os.fstat(tar.fileno()).st_size
+        return list(
+            tar_members(lambda start, n: os.pread(tar.fileno(), n, start), size, where or str(path))
         )
-    return found
 
 
-def entries(path: str | Path) -> list[Entry]:
+def entries(path: str | Path, where: str = "") -> list[Entry]:
     """All records of a local, uncompressed tar, in its order. Raises ShardError as `members`."""
     found: list[Entry] = []
-    for member in members(path):
+    for member in members(path, where):
         folder, slash, name = member.name.rpartition("/")
         stem, dot, extension = name.partition(".")
-        if not dot or not stem:
+        if not member.problem and not (dot and stem):
             continue
-        key = folder + slash + stem
-        if not found or found[-1].key != key or extension.lower() in found[-1].members:
+        key, extension = folder + slash + (stem or name), extension.lower()
+        is_same = bool(found) and found[-1].key == key
+        if member.problem:  # its record's other members come with the same one
+            if not (is_same and found[-1].problem):
+                found.append(Entry(key, problem=member.problem))
+            continue
+        if not is_same or found[-1].problem or extension in found[-1].members:
             found.append(Entry(key))
-        found[-1].members[extension.lower()] = (member.offset, member.size)
+        found[-1].members[extension] = (member.offset, member.size)
     return found
+
+
+def source_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
+    """As `foreign_records`; a tar that cannot be read is one record with a problem, whose key is
+    the tar's stem.
+    """
+    try:
+        yield from foreign_records(uri, language)
+    except ShardError as error:
+        yield PhotoRecord(files.stem(uri), "", (), (), problem=str(error))
 
 
 def foreign_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
     """Records of a tar as img2dataset writes it: a picture with `txt`, or with `json` that has a
-    `caption`.
+    `caption`. Raises ShardError, before the first record.
 
     Their `image` is `<uri>#<offset>+<size>`, which `picture_bytes` reads.
     """
     path = storage.fetch(uri)
+    found = entries(path, uri)
     with open(path, "rb") as tar:
-        for place, entry in enumerate(entries(path)):
-            key = f"{files.stem(uri)}/{entry.key}"
-            if not entry.picture:
-                yield PhotoRecord(
-                    key,
-                    "",
-                    (),
-                    (),
-                    problem=f"record {place} of {uri} has no picture ({', '.join(PICTURES)})",
-                )
-                continue
-            offset, size = entry.members[entry.picture]
-            tar.seek(0)
-            texts, problem = foreign_text(tar.fileno(), entry)
+        for place, entry in enumerate(found):
+            texts, problem = foreign_text(tar.fileno(), entry, f"record {place} of {uri}")
+            offset, size = entry.members.get(entry.picture, (0, 0))
             yield PhotoRecord(
-                key,
-                f"{uri}#{offset}+{size}",
+                f"{files.stem(uri)}/{entry.key}",
+                "" if problem else f"{uri}#{offset}+{size}",
                 texts,
                 (language,) * len(texts),
-                problem=problem and f"record {place} of {uri}: {problem}",
+                problem=problem,
             )
 
 
-def foreign_text(descriptor: int, entry: Entry) -> tuple[tuple[str, ...], str]:
-    """(texts, problem) of a foreign record: the `caption` of its json, else its txt."""
-    import os
+def foreign_text(descriptor: int, entry: Entry, where: str) -> tuple[tuple[str, ...], str]:
+    """(texts, problem) of a foreign record: its txt, else the `caption` of its json.
 
-    for extension in ("txt", "json"):
-        if extension not in entry.members:
-            continue
+    descriptor: of its open tar. The problem is a sentence about the record at `where`, also for one
+    without a picture.
+    """
+    try:
+        if entry.problem:
+            fault = f"its member {entry.key}: {entry.problem}"
+            raise refusal(DataError, where, fault, "rename it, or make the tar again")
+        if not entry.picture:
+            fault = f"it has no picture ({', '.join(PICTURES)})"
+            raise refusal(DataError, where, fault, "add one, or remove the record")
+        size = entry.members[entry.picture][1]
+        if size > LIMITS.picture_bytes:
+            fault = f"its picture has {size:,} bytes, more than {LIMITS.picture_bytes:,}"
+            raise refusal(DataError, where, fault, "shrink or remove it")
+        extension = next((name for name in ("txt", "json") if name in entry.members), "")
+        if not extension:
+            raise refusal(DataError, where, "it has neither txt nor json", "add one of them")
         offset, size = entry.members[extension]
-        try:
-            data = os.pread(descriptor, size, offset)
-            if extension == "txt":
-                return (data.decode().strip(),), ""
-            caption = json.loads(data)["caption"]
-            return (caption.strip() if isinstance(caption, str) else caption,), ""
-        except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-            return (), f"its {extension} cannot be read ({error!r})"[:300]
-    return (), "it has neither txt nor json"
+        if size > LIMITS.json_header_bytes:
+            fault = f"its {extension} has {size:,} bytes, more than {LIMITS.json_header_bytes:,}"
+            raise refusal(DataError, where, fault, "shorten it")
+        return (parse_text(os.pread(descriptor, size, offset), extension, where),), ""
+    except DataError as error:
+        return (), str(error)
+
+
+def parse_text(data: bytes, extension: str, where: str) -> str:
+    """The caption in a foreign record's `txt` or `json`. Raises DataError."""
+    where = f"{where}, {extension}"
+    if extension == "txt":
+        return read_text([data], where).strip()
+    return json.field(json.load_json(data, where), "caption", str, where).strip()
 
 
 def picture_bytes(image: str) -> bytes:
@@ -148,10 +157,12 @@ def picture_bytes(image: str) -> bytes:
     uri, mark, span = image.rpartition("#")
     if not mark or not uri.endswith(".tar"):
         return read_image_bytes(image)
-    offset, _, size = span.partition("+")
+    start, _, length = span.partition("+")
+    offset = whole_number(start, image, error=ImageError)
+    size = whole_number(length, image, maximum=LIMITS.picture_bytes, error=ImageError)
     try:
         with open(storage.fetch(uri), "rb") as tar:
-            tar.seek(int(offset))
-            return tar.read(int(size))
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{image} cannot be read ({error}).") from error
+            return os.pread(tar.fileno(), size, offset)
+    except OSError as error:
+        fault = f"it cannot be read ({reason(error)})"
+        raise refusal(ImageError, image, fault, "fetch it again") from error

@@ -16,24 +16,23 @@ sentences stands in `splitter`.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 
 from clippo_core.data.pairs import TextRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources.splitter import split_sentences
 from clippo_core.errors import DataError
+from clippo_core.untrusted.json import field, load_json
 
 
 def sentence_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
     """Pairs of consecutive lines of a file of sentences."""
     waiting: str | None = None
-    for number, line in files.lines(uri):
-        key = f"{files.stem(uri)}-{number}"
-        text, problem = _decoded(line, uri, number)
-        if problem:
-            yield TextRecord(key, "", (), (language,), problem=problem)
-        text = text.strip()
+    for line in files.lines(uri):
+        key = f"{files.stem(uri)}-{line.number}"
+        if line.problem:
+            yield TextRecord(key, "", (), (language,), problem=line.problem)
+        text = line.text.strip()
         if waiting is not None and text:
             yield TextRecord(key, waiting, (text,), (language, language))
             waiting = None
@@ -43,16 +42,17 @@ def sentence_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
 
 def c4_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
     """Pairs of consecutive sentences of each document."""
-    for number, line in files.lines(uri):
-        key = f"{files.stem(files.stem(uri))}-{number}"
-        if not line.strip():
+    for line in files.lines(uri):
+        key = f"{files.stem(files.stem(uri))}-{line.number}"
+        if not line.problem and not line.text.strip():
             continue
+        where = f"line {line.number} of {uri}"
         try:
-            text = json.loads(line)["text"]
-            sentences = split_sentences(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problem = f"line {number} of {uri} is no JSON object with a `text` ({error!r})"
-            yield TextRecord(key, "", (), (language,), problem=problem[:500])
+            if line.problem:
+                raise DataError(line.problem)
+            sentences = split_sentences(field(load_json(line.text, where), "text", str, where))
+        except DataError as error:
+            yield TextRecord(key, "", (), (language,), problem=str(error))
             continue
         for place in range(0, len(sentences) - 1, 2):
             yield TextRecord(
@@ -72,28 +72,26 @@ def moses_records(
                 f"{first_uri} and {second_uri} are not aligned: {longer} has more lines; use files"
                 " of equal length."
             )
-        (number, one), (_, two) = first, second
-        (one_text, one_problem), (two_text, two_problem) = (
-            _decoded(one, first_uri, number),
-            _decoded(two, second_uri, number),
-        )
-        key = f"{files.stem(first_uri)}-{number}"
         yield TextRecord(
-            key, one_text.strip(), (two_text.strip(),), codes, problem=one_problem or two_problem
+            f"{files.stem(first_uri)}-{first.number}",
+            first.text.strip(),
+            (second.text.strip(),),
+            codes,
+            problem=first.problem or second.problem,
         )
 
 
 def tsv_records(uri: str, languages: tuple[str, ...] = ()) -> Iterator[TextRecord]:
     """Pairs of a tab-separated file of 2, 4 or 5 columns without a header; quotes are text."""
     codes = languages if len(languages) == 2 else (languages or ("en",)) * 2
-    for number, line in files.lines(uri):
-        if not line.strip():
+    for line in files.lines(uri):
+        if not line.problem and not line.text.strip():
             continue
-        key = f"{files.stem(uri)}-{number}"
-        text, problem = _decoded(line, uri, number)
-        cells = [cell.strip() for cell in text.split("\t")]
+        key = f"{files.stem(uri)}-{line.number}"
+        cells = [cell.strip() for cell in line.text.split("\t")]
+        problem = line.problem
         if not problem and len(cells) not in (2, 4, 5):
-            problem = f"line {number} of {uri} has {len(cells)} columns; it needs 2, 4 or 5"
+            problem = f"line {line.number} of {uri} has {len(cells)} columns; it needs 2, 4 or 5."
         if problem:
             yield TextRecord(key, "", (), codes[:1], problem=problem)
         elif len(cells) == 2:
@@ -102,11 +100,3 @@ def tsv_records(uri: str, languages: tuple[str, ...] = ()) -> Iterator[TextRecor
             yield TextRecord(
                 key, cells[2], (cells[3],), (cells[0], cells[1]), group="".join(cells[4:])
             )
-
-
-def _decoded(line: bytes, uri: str, number: int) -> tuple[str, str]:
-    """(text, problem) of a line: one of them is empty unless both are."""
-    try:
-        return line.decode(), ""
-    except UnicodeDecodeError as error:
-        return "", f"line {number} of {uri} is not UTF-8 ({error.reason} at byte {error.start})"

@@ -30,6 +30,8 @@ MIN_SIDE_PX = 8
 """A photo with a shorter side is none."""
 MAX_TEXT_CHARACTERS = 10_000
 """A longer text is a file gone astray: a page holds some hundreds of characters."""
+MAX_SHOWN = 500
+"""Characters of a value or problem that the report shows."""
 LANGUAGE = r"^[a-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*$"
 """What a language code looks like."""
 
@@ -52,6 +54,13 @@ class _Rule:
 
 _TRUE, _FALSE = (("value_set", (True,)),), (("value_set", (False,)),)
 RULES = (
+    _Rule(
+        "tars",
+        "problem",
+        "ExpectColumnValuesToBeNull",
+        "every tar can be read to its end",
+        "problem",
+    ),
     _Rule(
         "records",
         "problem",
@@ -184,16 +193,16 @@ def validate(plan: ValidatePlan, progress: bool = True) -> ValidationReport:
     for rule, broken in zip(RULES, _judge(frames, RULES), strict=True):
         frame = frames[rule.table]
         rows = frame.iloc[broken]
-        named = list(zip(rows["id"], rows[rule.shown], strict=True))
+        named = list(zip(rows["id"], rows[rule.shown], strict=True)) if broken else []
         allowed = plan.data.max_bad_share if rule.excludes and rule.counts_as_bad else 1.0
-        worst = [f"{key}: {str(value)[:200]}" for key, value in named[:3]]
+        worst = [f"{key}: {str(value)[:MAX_SHOWN]}" for key, value in named[:3]]
         expectations.append(
             Expectation(_sentence(rule, evaluated), len(frame), len(rows), allowed, worst)
         )
         if rule.excludes:
             for key, value in named:
                 record = key.removesuffix("#first")  # a pair without its first text is none
-                excluded.setdefault(record, f"broke '{rule.sentence}': {str(value)[:200]}")
+                excluded.setdefault(record, f"broke '{rule.sentence}': {str(value)[:MAX_SHOWN]}")
                 if rule.counts_as_bad:
                     bad.add(record)
     _stop_if_too_many(table, bad, excluded, plan.data.max_bad_share)
@@ -208,6 +217,7 @@ def _frames(table: facts.Facts) -> dict[str, pandas.DataFrame]:
         "records": records,
         "photos": records[records["is_photo"]].reset_index(drop=True),
         "texts": texts,
+        "tars": pandas.DataFrame(table.tars),
     }
 
 
@@ -255,10 +265,11 @@ def _sentence(rule: _Rule, evaluated: Evaluated) -> str:
 def _stop_if_too_many(
     table: facts.Facts, bad: set[str], excluded: dict[str, str], max_bad_share: float
 ) -> None:
-    """Raise DataError where the share of unusable records, or of unusable texts, is above what is
-    tolerated.
+    """Raise DataError where the share of unusable records, of unusable texts, or of unreadable
+    tars, is above what is tolerated.
     """
-    for what, rows in (("records", table.records), ("texts", table.texts)):
+    tables = {"records": table.records, "texts": table.texts, "tars": table.tars}
+    for what, rows in tables.items():
         names = [row["id"] for row in rows if row["id"] in bad]
         if len(names) > max_bad_share * len(rows):
             shown = "; ".join(f"{name} {excluded[name]}" for name in names[:5])

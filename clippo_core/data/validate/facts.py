@@ -5,6 +5,7 @@ measures; `expectations` judges.
               n_texts, evaluated_in
     texts     id (`<record>#<n>`, or `#first`), language, is_text, is_blank, characters,
               is_repeated, is_cut, has_missing_glyph
+    tars      id (`<source>/<stem>`), problem
     census    rows used, share of texts cut off, share with a missing glyph, by language
 
 Every photo is read and decoded once, by as many threads as there are cores.
@@ -21,13 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clippo_core.config import DataConfig, RenderConfig
-from clippo_core.data.images import decode_image
+from clippo_core.data.images import decoded_image
 from clippo_core.data.pairs import PhotoRecord, Record
 from clippo_core.data.sources import annotation_files, tars
 from clippo_core.data.sources import kinds as sources
 from clippo_core.data.validate.evaluated import Evaluated
 from clippo_core.errors import ClippoError
 from clippo_core.rendering.census import Census, LanguageCensus, by_language, concatenate
+from clippo_core.untrusted.names import is_unicode
 
 Row = dict[str, Any]
 CHUNK = 512
@@ -36,10 +38,11 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class Facts:
-    """Both tables, row by row, and the census of all texts."""
+    """The tables, row by row, and the census of all texts."""
 
     records: list[Row] = field(default_factory=list)
     texts: list[Row] = field(default_factory=list)
+    tars: list[Row] = field(default_factory=list)
     census: list[LanguageCensus] = field(default_factory=list)
 
 
@@ -73,7 +76,20 @@ def collect(
             facts.texts.extend(texts)
             bar.update(len(chunk))
     languages = [row["language"] for row in facts.texts if row["is_text"]]
-    return Facts(facts.records, facts.texts, by_language(concatenate(parts), languages))
+    census = by_language(concatenate(parts), languages)
+    return Facts(facts.records, facts.texts, _tar_rows(data, facts.records), census)
+
+
+def _tar_rows(data: DataConfig, records: list[Row]) -> list[Row]:
+    """A row for each tar of the sources; one that cannot be read is a record of the tar's name."""
+    problems = {row["id"]: row["problem"] for row in records if row["problem"]}
+    ids = [
+        f"{name}/{annotation_files.stem(uri)}"
+        for name, source in zip(sources.source_names(data), data.sources, strict=True)
+        if source.kind == "webdataset"
+        for uri in annotation_files.files(source.path)
+    ]
+    return [{"id": key, "problem": problems.get(key)} for key in ids]
 
 
 def _record_row(row: tuple[str, str, Record], evaluated: Evaluated) -> Row:
@@ -96,7 +112,8 @@ def _record_row(row: tuple[str, str, Record], evaluated: Evaluated) -> Row:
             facts["sha256"] = hashlib.sha256(data).hexdigest()
             name = record.image.rpartition("/")[2] if ".tar#" not in record.image else record.key
             facts["evaluated_in"] = evaluated.where(facts["sha256"], annotation_files.stem(name))
-            facts["short_side_px"] = min(decode_image(data, record.image).shape[:2])
+            with decoded_image(data, record.image) as pixels:
+                facts["short_side_px"] = min(pixels.shape[:2])
         except ClippoError as error:
             facts["photo_problem"] = str(error)
     return facts
@@ -115,7 +132,7 @@ def _text_rows(key: str, record: Record) -> Iterable[Row]:
     ]
     seen: set[Any] = set()
     for name, text, language in firsts + partners:
-        is_text = isinstance(text, str) and _is_unicode(text)
+        is_text = isinstance(text, str) and is_unicode(text)
         yield {
             "id": name,
             "record": key,
@@ -129,17 +146,6 @@ def _text_rows(key: str, record: Record) -> Iterable[Row]:
         }
         if is_text:
             seen.add(text)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8: JSON allows half a surrogate pair, which is no
-    character.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _add_census(rows: list[Row], renderer: Any) -> Census:

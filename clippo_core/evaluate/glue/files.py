@@ -9,22 +9,30 @@ TSVs are split at tabs and line feeds alone: quotes are ordinary characters, and
 U+0085. A byte order mark is dropped; columns are found by name, and by position where the header is
 missing (CoLA never has one; MNLI has 12 columns in train and 16 in dev). More rows of a split may
 lie in `<split>_lite.tsv`, which cut-down copies of the benchmark use; they are appended. Rows with
-too few columns (QQP has some) are left out and counted. WNLI is not read: the paper leaves it out.
-Nothing is trained or scored here.
+too few columns (QQP has some) or an empty cell of a parquet file (null) are left out and counted.
+WNLI is not read: the paper leaves it out. Nothing is trained or scored here.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 
 from clippo_core import storage
 from clippo_core.errors import DataError, NotFoundError
+from clippo_core.untrusted.names import printable, refusal
+from clippo_core.untrusted.numbers import real_number
+from clippo_core.untrusted.parquet import Kind, open_parquet
+from clippo_core.untrusted.text import read_lines
 
 MAX_SHORT_SHARE = 0.005
-"""Rows with too few columns that are left out at most, as a share; above it the file is refused."""
+"""Rows with too few cells that are left out at most, as a share; above it the file is refused."""
+_Row = tuple[str | float, ...]
+"""One or two sentences and the label, as a text or a number."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class Rows:
     labels: np.ndarray
     """int64 class ids, or float64 scores, [n]."""
     n_skipped: int
-    """Rows with too few columns, left out."""
+    """Rows with too few cells, left out."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -160,17 +168,12 @@ def read_split(root: str, task: GlueTask, split: str) -> Rows:
     labels: list[float] = []
     n_skipped = 0
     for uri in tables:
-        content = storage.read_bytes(uri)
-        rows, skipped = (
-            _parquet_rows(uri, content, task)
-            if uri.endswith(".parquet")
-            else _tsv_rows(uri, content, task)
-        )
+        rows, skipped = (_parquet_rows if uri.endswith(".parquet") else _tsv_rows)(uri, task)
         n_skipped += skipped
         for number, row in enumerate(rows):
-            first.append(row[0])
+            first.append(str(row[0]))
             if task.is_pair:
-                second.append(row[1])
+                second.append(str(row[1]))
             labels.append(_label(uri, task, number, row[-1]))
     if not first:
         raise DataError(
@@ -212,76 +215,86 @@ def _is_shard(name: str, stem: str) -> bool:
     )
 
 
-def _tsv_rows(uri: str, content: bytes, task: GlueTask) -> tuple[list[tuple[str, ...]], int]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{uri}: it is not UTF-8 text ({error}); take the official file."
-        ) from error
-    lines = [line.removesuffix("\r").split("\t") for line in text.split("\n") if line.strip()]
-    if not lines:
-        return [], 0
-    header = [name.strip() for name in lines[0]]
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[IO[bytes]]:
+    path = storage.fetch(uri)
+    if not path.is_file():
+        raise refusal(DataError, uri, "it is no file", "give the benchmark's own layout")
+    with open(path, "rb") as file:
+        yield file
+
+
+def _tsv_rows(uri: str, task: GlueTask) -> tuple[list[_Row], int]:
+    """(rows, rows left out). Raises DataError."""
+    rows: list[_Row] = []
+    places: tuple[int, ...] = ()
+    n_lines = 0
+    with _opened(uri) as file:
+        for line in read_lines(file, uri):
+            if line.problem:
+                raise refusal(DataError, uri, line.problem, "take the official file, UTF-8 text")
+            if not line.text.strip():
+                continue
+            cells = line.text.split("\t")
+            if not places:
+                places, is_header = _places(uri, task, [name.strip() for name in cells])
+                if is_header:
+                    continue
+            n_lines += 1
+            if len(cells) > max(places):
+                rows.append(tuple(cells[place] for place in places))
+    return rows, _short(uri, n_lines, len(rows))
+
+
+def _places(uri: str, task: GlueTask, header: list[str]) -> tuple[tuple[int, ...], bool]:
+    """(where sentences and label stand, whether the file's first line is a header)."""
     if all(column in header for column in task.columns):
-        places = tuple(header.index(column) for column in task.columns)
-        lines = lines[1:]
-    elif len(header) in task.positions:
-        places = task.positions[len(header)]
-    else:
-        raise DataError(
-            f"{uri}: {task.name} needs the columns {', '.join(task.columns)}, but the first line"
-            f" has {len(header)}: {' | '.join(name[:20] for name in header[:12])}. Take the"
-            " official TSV."
-        )
-    rows = [tuple(line[place] for place in places) for line in lines if len(line) > max(places)]
-    n_short = len(lines) - len(rows)
-    if n_short > max(1, MAX_SHORT_SHARE * len(lines)):
-        raise DataError(
-            f"{uri}: {n_short} of {len(lines)} lines have fewer than {max(places) + 1} columns; the"
-            " file is cut or no TSV."
-        )
-    return rows, n_short
+        return tuple(header.index(column) for column in task.columns), True
+    if len(header) in task.positions:
+        return task.positions[len(header)], False
+    fault = (
+        f"{task.name} needs the columns {', '.join(task.columns)}, but the first line has"
+        f" {len(header)}: {' | '.join(name[:20] for name in header[:12])}"
+    )
+    raise refusal(DataError, uri, fault, "take the official TSV")
 
 
-def _parquet_rows(uri: str, content: bytes, task: GlueTask) -> tuple[list[tuple[str, ...]], int]:
-    import pyarrow
-    import pyarrow.parquet
-
+def _parquet_rows(uri: str, task: GlueTask) -> tuple[list[_Row], int]:
+    """(rows, rows left out). Raises DataError."""
     columns = _PARQUET_COLUMNS.get(task.name, task.columns)
-    try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{uri}: it is no parquet file ({error}); fetch it again.") from error
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise DataError(
-            f"{uri}: {task.name} needs the columns {', '.join(columns)}, but there are"
-            f" {', '.join(table.column_names)}."
-        )
-    values = [table[column].to_pylist() for column in columns]
-    return list(zip(*values, strict=True)), 0
+    kinds = dict.fromkeys(columns, Kind.TEXT)
+    kinds[columns[-1]] = Kind.WHOLE if task.labels else Kind.REAL
+    rows: list[_Row] = []
+    with _opened(uri) as file:
+        table = open_parquet(file, uri, kinds)
+        for number in range(len(table.group_rows)):
+            group = table.read_group(number)
+            cells = zip(*(group.columns[column] for column in columns), strict=True)
+            rows += [row for place, row in enumerate(cells) if place not in group.problems]
+    return rows, _short(uri, sum(table.group_rows), len(rows))
 
 
-def _label(uri: str, task: GlueTask, number: int, value: object) -> float:
+def _short(uri: str, n_lines: int, n_rows: int) -> int:
+    """Number of rows left out. Raises DataError where they are too many."""
+    n_short = n_lines - n_rows
+    if n_short > max(1, MAX_SHORT_SHARE * n_lines):
+        fault = f"{n_short} of {n_lines} rows have too few cells"
+        raise refusal(DataError, uri, fault, "it is cut, or another file; fetch it again")
+    return n_short
+
+
+def _label(uri: str, task: GlueTask, number: int, value: str | float) -> float:
     """A class id (from its name or id), or a score. Raises DataError for anything else, as test
     sets' -1.
     """
-    text = str(value).strip()
     if not task.labels:
-        try:
-            score = float(text)
-        except ValueError:
-            score = float("nan")
-        if 0 <= score <= 5:
-            return score
-        raise DataError(
-            f"{uri}: row {number} has the score {text!r}; {task.name}'s scores lie between 0 and 5."
-        )
+        text = value.strip() if isinstance(value, str) else repr(value)
+        return real_number(text, f"{uri}, score of row {number}", minimum=0, maximum=5)
+    text = str(value).strip()
     if text in task.labels:
         return task.labels.index(text)
     if isinstance(value, int) and 0 <= value < len(task.labels):
         return value
-    raise DataError(
-        f"{uri}: row {number} has the label {text!r}; {task.name} has {', '.join(task.labels)}."
-    )
+    fault = f"row {number} has the label {printable(text, 40)!r}"
+    remedy = f"{task.name} has {', '.join(task.labels)}"
+    raise refusal(DataError, uri, fault, remedy)

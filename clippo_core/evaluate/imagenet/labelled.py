@@ -11,11 +11,13 @@ them (`data/images.py`).
 
 from __future__ import annotations
 
-import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
+from typing import IO
 
 import numpy as np
 
@@ -24,17 +26,19 @@ from clippo_core.config.evaluate import CLASS_MAPPINGS
 from clippo_core.data.images import read_image_bytes
 from clippo_core.data.sources import tars
 from clippo_core.data.sources.annotation_files import load_json
-from clippo_core.errors import (
-    DataError,
-    EvaluationError,
-    ImageError,
-    NotFoundError,
-    ShardError,
-    StorageError,
-)
+from clippo_core.errors import DataError, EvaluationError, NotFoundError
 from clippo_core.evaluate.embed import Pictures
 from clippo_core.evaluate.imagenet.prompts import canonical_name
+from clippo_core.untrusted import json as untrusted_json
+from clippo_core.untrusted.json import at, field, optional
+from clippo_core.untrusted.names import printable, refusal
+from clippo_core.untrusted.numbers import whole_number
+from clippo_core.untrusted.parquet import Group, Kind, open_parquet
+from clippo_core.untrusted.tar import Member, tar_members
+from clippo_core.untrusted.text import read_text, read_whole
 
+_LABEL_BYTES = 2**20
+"""The longest .cls or .json in a tar."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -71,13 +75,13 @@ class ClassNames:
         can't be matched.
         """
         if labelled.by_number:
-            numbers = np.array([int(c) for c in labelled.classes], np.int64)
-            if numbers.min() < 0 or numbers.max() >= len(self.names):
+            numbers = [int(label) for label in labelled.classes]
+            if min(numbers) < 0 or max(numbers) >= len(self.names):
                 raise EvaluationError(
-                    f"labels lie in {numbers.min()}..{numbers.max()}, but there are"
+                    f"labels lie in {min(numbers)}..{max(numbers)}, but there are"
                     f" {len(self.names)} class names: the wrong list."
                 )
-            return numbers
+            return np.array(numbers, np.int64)
         found = sorted(set(labelled.classes))
         folders = self.folders or (tuple(found) if len(found) == len(self.names) else ())
         if not folders:
@@ -87,10 +91,17 @@ class ClassNames:
                 " the names, which says which folder is which class."
             )
         number = {folder: i for i, folder in enumerate(folders)}
+        if len(number) < len(folders):
+            twice = Counter(folders).most_common(1)[0][0]
+            raise EvaluationError(
+                f"class folder {printable(twice, 60)!r} belongs to two classes in the class list;"
+                " correct it."
+            )
         unknown = [folder for folder in found if folder not in number]
         if unknown:
+            first = printable(unknown[0], 60)
             raise EvaluationError(
-                f"class folder {unknown[0]!r} (and {len(unknown) - 1} more) is none of the"
+                f"class folder {first!r} (and {len(unknown) - 1} more) is none of the"
                 f" {len(folders)} known classes."
             )
         return np.array([number[c] for c in labelled.classes], np.int64)
@@ -104,15 +115,10 @@ def load_class_names(uri: str, n_classes: int) -> ClassNames:
     `n_classes`.
     """
     content = load_json(uri)
-    folders: tuple[str, ...] = ()
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        raw = content
+    if isinstance(content, list):
+        raw = at(content, list[str], uri, "class", error=EvaluationError)
         folders = _folders_beside(uri, len(raw))
-    elif (
-        isinstance(content, dict)
-        and content
-        and all(isinstance(value, str) for value in content.values())
-    ):
+    elif isinstance(content, dict) and all(isinstance(name, str) for name in content.values()):
         folders = tuple(sorted(content))
         raw = [content[folder] for folder in folders]
     else:
@@ -125,10 +131,8 @@ def load_class_names(uri: str, n_classes: int) -> ClassNames:
     names = tuple(canonical_name(name) for name in raw)
     empty = [raw[i] for i, name in enumerate(names) if not name]
     if empty:
-        raise EvaluationError(
-            f"{uri}: nothing is left of class name {empty[0]!r} without punctuation; name the class"
-            " in words."
-        )
+        fault = f"nothing is left of class name {printable(empty[0], 60)!r} without punctuation"
+        raise refusal(EvaluationError, uri, fault, "name the class in words")
     return ClassNames(names, folders)
 
 
@@ -142,13 +146,11 @@ def open_labelled(uri: str) -> LabelledPictures:
         )
     except NotFoundError as error:
         raise DataError(f"{uri}: there are no pictures; check `images`.") from error
-    files = [stat.uri for stat in stats] or [uri]
-    parquet = [file for file in files if file.endswith(".parquet")]
-    tar_files = [file for file in files if file.endswith(".tar")]
-    if parquet:
-        return _from_parquet(parquet)
-    if tar_files:
-        return _from_tars(tar_files)
+    files = {stat.name: stat.uri for stat in stats} or {PurePosixPath(uri).name: uri}
+    for kind, read in ((".parquet", _from_parquet), (".tar", _from_tars)):
+        chosen = {name: address for name, address in files.items() if address.endswith(kind)}
+        if chosen:
+            return read(chosen)
     found = sorted(
         (stat.name, stat.uri)
         for stat in stats
@@ -166,124 +168,128 @@ def open_labelled(uri: str) -> LabelledPictures:
     )
 
 
-def _from_parquet(files: list[str]) -> LabelledPictures:
-    import pyarrow.parquet
+def _opened(uri: str) -> IO[bytes]:
+    """An open file. Raises NotFoundError, StorageError, DataError."""
+    try:
+        return open(storage.fetch(uri), "rb")
+    except OSError as fault:  # a folder of that name, no permission
+        words = f"it cannot be read ({fault.strerror})"
+        raise refusal(DataError, uri, words, "check `images`") from None
 
+
+def _from_parquet(files: dict[str, str]) -> LabelledPictures:
+    """files: name -> address."""
     groups: list[tuple[str, int]] = []
     place: list[tuple[int, int]] = []
     names: list[str] = []
     classes: list[str] = []
-    for file in files:
-        try:
-            reader = pyarrow.parquet.ParquetFile(storage.fetch(file))
-            for group in range(reader.num_row_groups):
-                labels = reader.read_row_group(group, columns=["label"]).column("label").to_pylist()
+    for name, uri in files.items():
+        with _opened(uri) as file:
+            table = open_parquet(file, uri, {"label": Kind.WHOLE, "image": Kind.BYTES})
+            for number in range(len(table.group_rows)):
+                group = table.read_group(number, ["label"])
+                _refuse_gaps(group, uri, number)
+                labels = group.columns["label"]
                 place += [(len(groups), row) for row in range(len(labels))]
-                names += [
-                    f"{PurePosixPath(file).name}/{group}/{row:05d}" for row in range(len(labels))
-                ]
-                classes += [str(int(label)) for label in labels]
-                groups.append((file, group))
-        except (
-            OSError,
-            KeyError,
-            TypeError,
-            ValueError,
-            pyarrow.ArrowException,
-            StorageError,
-        ) as error:
-            raise DataError(
-                f"{file} is no parquet file with columns `image` and `label` ({error})."
-            ) from error
+                names += [f"{name}/{number}/{row:05d}" for row in range(len(labels))]
+                classes += [str(label) for label in labels]
+                groups.append((uri, number))
 
     @lru_cache(maxsize=1)
-    def images(number: int) -> list[bytes]:
-        file, group = groups[number]
-        column = (
-            pyarrow.parquet.ParquetFile(storage.fetch(file))
-            .read_row_group(group, columns=["image"])
-            .column("image")
-        )
-        return [
-            value["bytes"] if isinstance(value, dict) else value for value in column.to_pylist()
-        ]
+    def images(which: int) -> list[bytes]:
+        uri, number = groups[which]
+        with _opened(uri) as file:
+            group = open_parquet(file, uri, {"image": Kind.BYTES}).read_group(number)
+        _refuse_gaps(group, uri, number)
+        return group.columns["image"]
 
-    def read(i: int) -> bytes:
-        return images(place[i][0])[place[i][1]] or b""
-
-    return LabelledPictures(Pictures(names, read), classes, by_number=True)
+    return LabelledPictures(
+        Pictures(names, lambda i: images(place[i][0])[place[i][1]]), classes, by_number=True
+    )
 
 
-def _from_tars(files: list[str]) -> LabelledPictures:
+def _refuse_gaps(group: Group, uri: str, number: int) -> None:
+    """A benchmark with a gap is another benchmark."""
+    for row, problem in group.problems.items():
+        fault = f"row {row} of row group {number} cannot be used: {problem}"
+        raise refusal(DataError, uri, fault, "give the whole benchmark")
+
+
+def _from_tars(files: dict[str, str]) -> LabelledPictures:
+    """files: name -> address."""
     pictures: dict[str, str] = {}
-    numbers: dict[str, int] = {}
-    for file in files:
-        try:
-            path = storage.fetch(file)
-            for member in tars.members(path):
-                name = f"{PurePosixPath(file).name}/{member.name}"
-                address = f"{file}#{member.offset}+{member.size}"
+    labels: dict[str, int] = {}
+    for tar_name, uri in files.items():
+        with _opened(uri) as file:
+            found = _members(file, uri)
+            for name, member in found.items():
+                stem, _, kind = name.rpartition(".")
                 if name.lower().endswith(_PICTURES):
-                    pictures[name] = address
-                elif name.endswith((".cls", ".json")) and member.size < 2**20:
-                    stem = name.rpartition(".")[0]
-                    text = tars.picture_bytes(address).decode()
-                    numbers[stem] = _number(text, name, numbers.get(stem))
-        except (ImageError, ShardError, OSError, ValueError, StorageError) as error:
-            raise DataError(f"{file} is no readable tar of pictures ({error}).") from error
+                    pictures[f"{tar_name}/{name}"] = f"{uri}#{member.offset}+{member.size}"
+                elif kind == "cls" or kind == "json" and f"{stem}.cls" not in found:
+                    labels[f"{tar_name}/{stem}"] = _label(file, member, f"{uri}#{name}", kind)
     names = sorted(pictures)
     if not names:
         raise DataError(
-            f"{', '.join(files[:3])}: the tars hold no pictures; tars within tars must be unpacked"
-            " first."
+            f"{', '.join(list(files.values())[:3])}: the tars hold no pictures; tars within tars"
+            " must be unpacked first."
         )
-    by_number = any(number >= 0 for number in numbers.values())
+    by_number = any(number >= 0 for number in labels.values())
     stems = [name.rpartition(".")[0] for name in names]
     unlabelled = [
         name
         for name, stem in zip(names, stems, strict=True)
-        if by_number and numbers.get(stem, -1) < 0
+        if by_number and labels.get(stem, -1) < 0
     ]
     if unlabelled:
         raise DataError(
-            f"{unlabelled[0]} (and {len(unlabelled) - 1} more) has no .cls beside it; every picture"
-            " needs its class."
+            f"{printable(unlabelled[0])} (and {len(unlabelled) - 1} more) has no .cls beside it;"
+            " every picture needs its class."
         )
     classes = [
-        str(numbers[stem]) if by_number else PurePosixPath(stem).parent.name for stem in stems
+        str(labels[stem]) if by_number else PurePosixPath(stem).parent.name for stem in stems
     ]
     return LabelledPictures(
         Pictures(names, lambda i: tars.picture_bytes(pictures[names[i]])), classes, by_number
     )
 
 
-def _number(text: str, name: str, known: int | None) -> int:
-    """The class in a .cls (a number), or in a .json (`label`); -1 for a .json without one. A .cls
-    wins.
-    """
-    if name.endswith(".cls"):
-        return int(text)
-    label = json.loads(text).get("label", -1)
-    return (
-        known if known is not None and known >= 0 else int(label) if isinstance(label, int) else -1
+def _members(file: IO[bytes], uri: str) -> dict[str, Member]:
+    """The members of a tar by name. Raises ShardError, DataError for one that cannot be used."""
+    found: dict[str, Member] = {}
+    size = file.seek(0, 2)
+    for member in tar_members(lambda offset, n: os.pread(file.fileno(), n, offset), size, uri):
+        problem = member.problem or ("it occurs twice" if member.name in found else "")
+        if problem:
+            fault = f"member {member.name!r} cannot be used: {problem}"
+            raise refusal(DataError, uri, fault, "make the tar again")
+        found[member.name] = member
+    return found
+
+
+def _label(file: IO[bytes], member: Member, where: str, kind: str) -> int:
+    """The class in a .cls (a number), or in a .json (`label`); -1 for a .json without one."""
+    file.seek(member.offset)
+    data = read_whole(
+        [file.read(min(member.size, _LABEL_BYTES + 1))], where, max_bytes=_LABEL_BYTES
     )
+    if kind == "cls":
+        return whole_number(data.decode(errors="replace").strip(), where)
+    return optional(untrusted_json.load_json(data, where), "label", int, -1, where)
 
 
 def _class_index(content: object, uri: str) -> tuple[tuple[str, ...], list[str]]:
     """(folders, names) of {"0": [folder, name], "1": ...}."""
-    try:
-        rows = [content[str(i)] for i in range(len(content))]  # type: ignore[arg-type,index]  # else refused below
-        folders, names = [str(row[0]) for row in rows], [row[1] for row in rows]
-        if all(isinstance(row, list) and len(row) == 2 for row in rows) and all(
-            isinstance(name, str) for name in names
-        ):
-            return tuple(folders), names
-    except (TypeError, KeyError, IndexError):
-        pass
-    raise EvaluationError(
-        f'{uri} is no list of class names; give a JSON list, {{"0": [folder, name], ...}} or'
-        " {folder: name}."
-    )
+    rows = at(content, dict[str, list], uri, error=EvaluationError)
+    pairs = [
+        field(rows, str(number), list[str], uri, error=EvaluationError)
+        for number in range(len(rows))
+    ]
+    odd = next((number for number, pair in enumerate(pairs) if len(pair) != 2), None)
+    if odd is not None:
+        fault = f"class {odd} has {len(pairs[odd])} entries"
+        raise refusal(EvaluationError, uri, fault, "give it a folder and a name")
+    return tuple(folder for folder, _ in pairs), [name for _, name in pairs]
 
 
 def _folders_beside(uri: str, n: int) -> tuple[str, ...]:
@@ -298,11 +304,8 @@ def _folders_beside(uri: str, n: int) -> tuple[str, ...]:
         if name.endswith(".json"):
             folders = _class_index(load_json(beside), beside)[0]
         else:
-            folders = tuple(
-                line.split(maxsplit=1)[0]
-                for line in storage.read_text(beside).splitlines()
-                if line.strip()
-            )
+            lines = read_text([storage.read_bytes(beside)], beside).split("\n")
+            folders = tuple(line.split(maxsplit=1)[0] for line in lines if line.strip())
         if len(folders) == n:
             return folders
     return ()

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.errors import ConfigError, EvaluationError
+from clippo_core.untrusted.json import at
+from clippo_core.untrusted.names import printable, refusal
 
 _CLIP = """
 a bad photo of a {}. | a photo of many {}. | a sculpture of a {}. | a photo of the hard to see {}. |
@@ -77,22 +79,14 @@ def load_templates(name: str) -> tuple[str, ...]:
                 f"templates {name!r} are unknown; use {', '.join(TEMPLATES)} or the path of a .json"
                 " list."
             )
-        loaded = load_json(name)
-        if (
-            not isinstance(loaded, list)
-            or not loaded
-            or not all(isinstance(item, str) for item in loaded)
-        ):
-            raise EvaluationError(
-                f"{name} is no list of templates; it must be a JSON list of strings with {{}} for"
-                " the class name."
-            )
+        loaded = at(load_json(name), list[str], name, "template", error=EvaluationError)
+        if not loaded:
+            raise refusal(EvaluationError, name, "it is an empty list", "list some templates")
         templates = [item.replace("{c}", "{}") for item in loaded]
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
-        raise EvaluationError(
-            f"{name}: template {wrong[0]!r} needs exactly one {{}} for the class name."
-        )
+        fault = f"template {printable(wrong[0], 60)!r} needs exactly one {{}} for the class name"
+        raise refusal(EvaluationError, name, fault, "correct it")
     return tuple(canonical(template, keep="{}") for template in templates)
 
 

@@ -28,6 +28,8 @@ from clippo_core.evaluate.imagenet.labelled import ClassNames, load_class_names,
 from clippo_core.evaluate.imagenet.prompts import load_templates
 from clippo_core.evaluate.ranking import Ranking
 from clippo_core.run.records import EvalResult, EvaluatePlan
+from clippo_core.untrusted.json import at, field
+from clippo_core.untrusted.names import refusal
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
@@ -152,19 +154,28 @@ def _any_correct(
 
 def _multi_labels(uri: str, names: Sequence[str]) -> list[list[int]]:
     """Labels of each picture from a JSON list in the order of the pictures' file names (ReaL's), or
-    {file name: labels}.
+    {file name: labels}, or {name within the set: labels}.
     """
     content = load_json(uri)
     files = [name.rpartition("/")[2] for name in names]
+    twice = len(files) - len(set(files))
     if isinstance(content, list):
         if len(content) != len(files):
             raise EvaluationError(
                 f"{uri} has labels for {len(content)} pictures, but there are {len(files)}."
             )
-        content = dict(zip(sorted(files), content, strict=True))
-    try:
-        return [sorted({int(label) for label in content[file]}) for file in files]  # type: ignore[index]  # else refused below
-    except (KeyError, TypeError, ValueError) as error:
-        raise EvaluationError(
-            f"{uri} has no list of labels for one of the pictures ({error!r})."
-        ) from error
+        content = dict(zip(sorted(files), content, strict=True)) if not twice else {}
+    by_name = at(content, dict[str, list], uri, error=EvaluationError)
+    keys = names if by_name and all(name in by_name for name in names) else files
+    if keys is files and twice:
+        fault = f"{twice} pictures have the file name of another one, and could not be told apart"
+        remedy = f"give {{name: labels}} with names such as {names[0]}"
+        raise refusal(EvaluationError, uri, fault, remedy)
+    found = []
+    for key in keys:
+        labels = field(by_name, key, list[int], uri, error=EvaluationError)
+        if min(labels, default=0) < 0:
+            fault = f"{key} has the label {min(labels)}"
+            raise refusal(EvaluationError, uri, fault, "labels are class numbers from 0")
+        found.append(sorted(set(labels)))
+    return found

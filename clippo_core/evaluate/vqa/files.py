@@ -15,9 +15,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,9 +24,13 @@ from clippo_core import storage
 from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.errors import DataError, EvaluationError
 from clippo_core.evaluate.vqa.text import normalise
+from clippo_core.untrusted.json import field
+from clippo_core.untrusted.names import printable, refusal
 
 SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
 """Soft target of an answer that 0, 1, 2, 3, or more of the ten people gave."""
+ANSWER_TYPES = ("yes/no", "number", "other")
+"""The benchmark's own; each is a metric."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Annotation:
     multiple_choice_answer: str
     """The most frequent."""
     answer_type: str
-    """yes/no, number or other."""
+    """One of ANSWER_TYPES."""
     question_type: str
     """The first words, by the benchmark's list."""
 
@@ -61,11 +64,11 @@ def read_questions(uri: str) -> list[Question]:
     """
     found = [
         Question(
-            _whole(uri, item, "question_id"),
-            _whole(uri, item, "image_id"),
-            _text(uri, item, "question"),
+            field(item, "question_id", int, uri, path),
+            field(item, "image_id", int, uri, path),
+            field(item, "question", str, uri, path),
         )
-        for item in _items(uri, "questions")
+        for path, item in _items(uri, "questions")
     ]
     _refuse_twins(uri, [question.question_id for question in found])
     return found
@@ -74,25 +77,22 @@ def read_questions(uri: str) -> list[Question]:
 def read_annotations(uri: str) -> dict[int, Annotation]:
     """question_id -> annotation, in the file's order. Raises DataError, NotFoundError."""
     found = []
-    for item in _items(uri, "annotations"):
-        answers = item.get("answers")
-        if (
-            not isinstance(answers, list)
-            or not answers
-            or not all(isinstance(a, dict) for a in answers)
-        ):
-            raise DataError(
-                f"{uri}: question {item.get('question_id')} has no list of answers; take an"
-                " annotations file with them."
-            )
+    for path, item in _items(uri, "annotations"):
+        answers = field(item, "answers", list[dict], uri, path)
+        if not answers:
+            raise refusal(DataError, uri, f"{path}.answers is empty", "take a file with answers")
+        kind = field(item, "answer_type", str, uri, path)
+        if kind not in ANSWER_TYPES:
+            fault = f"{path}.answer_type is {printable(kind, 40)!r}"
+            raise refusal(DataError, uri, fault, f"it must be one of {', '.join(ANSWER_TYPES)}")
         found.append(
             Annotation(
-                _whole(uri, item, "question_id"),
-                _whole(uri, item, "image_id"),
-                tuple(_text(uri, answer, "answer") for answer in answers),
-                _text(uri, item, "multiple_choice_answer"),
-                _text(uri, item, "answer_type"),
-                _text(uri, item, "question_type"),
+                field(item, "question_id", int, uri, path),
+                field(item, "image_id", int, uri, path),
+                tuple(field(answer, "answer", str, uri, path) for answer in answers),
+                field(item, "multiple_choice_answer", str, uri, path),
+                kind,
+                field(item, "question_type", str, uri, path),
             )
         )
     _refuse_twins(uri, [annotation.question_id for annotation in found])
@@ -171,19 +171,23 @@ def find_pictures(folder: str, wanted: Iterable[int]) -> dict[int, str]:
     """image_id -> address, by the number that ends a file's name
     (`COCO_train2014_000000000042.jpg`, `42.png`). Raises DataError.
     """
-    ending = re.compile(r"(\d+)\.(?:jpe?g|png|webp)$", re.IGNORECASE)
-    found = {}
+    ending = re.compile(r"(?<![0-9])([0-9]{1,19})\.(?:jpe?g|png|webp)$", re.IGNORECASE)
+    wanted = set(wanted)
+    found: dict[int, str] = {}
     for stat in storage.list_files(folder):
         match = ending.search(stat.name)
-        if match:
-            found[int(match[1])] = storage.join(folder, stat.name)
-    missing = sorted(set(wanted) - found.keys())
+        if match and int(match[1]) in wanted:
+            address = storage.join(folder, stat.name)
+            if found.setdefault(int(match[1]), address) != address:
+                fault = f"two pictures have the number {match[1]}, and one of them is {stat.name}"
+                raise refusal(DataError, folder, fault, "leave the right one there")
+    missing = sorted(wanted - found.keys())
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} of the questions' pictures are not there, e.g."
             f" {missing[:3]}; complete the folder."
         )
-    return {image_id: found[image_id] for image_id in sorted(set(wanted))}
+    return {image_id: found[image_id] for image_id in sorted(wanted)}
 
 
 def server_results(question_ids: Sequence[int], answers: Sequence[str]) -> str:
@@ -195,32 +199,12 @@ def server_results(question_ids: Sequence[int], answers: Sequence[str]) -> str:
     return json.dumps(rows, ensure_ascii=False) + "\n"
 
 
-def _items(uri: str, key: str) -> list[dict[str, Any]]:
-    content = load_json(uri)
-    items = content.get(key) if isinstance(content, dict) else None
-    if (
-        not isinstance(items, list)
-        or not items
-        or not all(isinstance(item, dict) for item in items)
-    ):
-        raise DataError(f"{uri}: it has no list {key!r}; give the official {key} file of VQAv2.")
-    return items
-
-
-def _whole(uri: str, item: dict[str, Any], key: str) -> int:
-    value = item.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(
-            f"{uri}: {key} is {value!r} in {str(item)[:80]}; it must be a whole number."
-        )
-    return value
-
-
-def _text(uri: str, item: dict[str, Any], key: str) -> str:
-    value = item.get(key)
-    if not isinstance(value, str):
-        raise DataError(f"{uri}: {key} is {value!r} in {str(item)[:80]}; it must be a text.")
-    return value
+def _items(uri: str, key: str) -> Iterator[tuple[str, dict]]:
+    """(place in the file, object) of each object of the list `key`."""
+    items = field(load_json(uri), key, list[dict], uri)
+    if not items:
+        raise refusal(DataError, uri, f"{key} is empty", f"give the official {key} file of VQAv2")
+    return ((f"{key}[{number}]", item) for number, item in enumerate(items))
 
 
 def _refuse_twins(uri: str, ids: Sequence[int]) -> None:

@@ -1,0 +1,115 @@
+"""Where everything of a run stands: the only place that says so.
+
+    <base>/stages/<stage>-<digest>.json     where a stage was completed, for later runs
+           promoted-<name>.json             the pointer to the promoted model
+           <name>-summary.txt               the terminal's summary of the newest report
+           evaluation-<weights>/            evaluations of a finished checkpoint alone
+           <name>-<digest>/                 the run's folder:
+               shards/                      tars, their indexes, manifest.json written last
+               checkpoints/                 step-…/ with manifest.json each, and latest.json
+               journal.jsonl                one line per training step
+               owner.json                   the process that trains here
+               training.html, report.html   pages; analysis.json: what the report measured
+               evaluations/<evaluation>/    result.json written last, predictions.parquet,
+                                            examples.json, timings.json
+                   benchmark-<dataset>/     the same of one benchmark, part.json for result.json
+
+Only addresses are made here; nothing is read or written.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from dataclasses import dataclass
+
+from clippo_core.storage import join
+
+MANIFEST = "manifest.json"
+"""A folder's list of files with sizes and sha256, written last: without it the rest is no whole."""
+LATEST = "latest.json"
+"""Names the newest checkpoint."""
+RESULT, SCORES, EXAMPLES, TIMINGS = (
+    "result.json",
+    "predictions.parquet",
+    "examples.json",
+    "timings.json",
+)
+PART = "part.json"
+"""The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Addresses in a run's folder (local or s3://). Nothing is read or made."""
+
+    root: str
+
+    @property
+    def shards(self) -> str:
+        """Folder of the prepared shards."""
+        return join(self.root, "shards")
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of the checkpoints."""
+        return join(self.root, "checkpoints")
+
+    @property
+    def journal(self) -> str:
+        """The journal, one JSON line per step."""
+        return join(self.root, "journal.jsonl")
+
+    @property
+    def owner(self) -> str:
+        """The lease of the process that trains here."""
+        return join(self.root, "owner.json")
+
+    @property
+    def training_page(self) -> str:
+        """The page that shows training while it runs."""
+        return join(self.root, "training.html")
+
+    @property
+    def report(self) -> str:
+        """The report's page."""
+        return join(self.root, "report.html")
+
+    @property
+    def insight(self) -> str:
+        """What the report measured on model and data, kept for a second report."""
+        return join(self.root, "analysis.json")
+
+    def evaluation(self, name: str) -> str:
+        """Folder of the evaluation `name`."""
+        return join(self.root, "evaluations", name)
+
+    def benchmark(self, name: str, dataset: str) -> str:
+        """Folder of one benchmark of the evaluation `name`; any name of a dataset is allowed."""
+        return join(self.evaluation(name), f"benchmark-{urllib.parse.quote(dataset, safe='')}")
+
+
+@dataclass(frozen=True)
+class BaseFolder:
+    """Addresses beside the runs' folders: `RunConfig.root`."""
+
+    root: str
+
+    def run(self, name: str, digest: str) -> RunFolder:
+        """Folder of the run `name` whose stages have this digest."""
+        return RunFolder(join(self.root, f"{name}-{digest[:12]}"))
+
+    def stage_note(self, stage: str, digest: str) -> str:
+        """Note of the folder in which a stage with this digest was completed last."""
+        return join(self.root, "stages", f"{stage}-{digest[:32]}.json")
+
+    def evaluation_of(self, weights_sha256: str) -> str:
+        """Folder of the evaluations of a finished checkpoint that has these weights."""
+        return join(self.root, f"evaluation-{weights_sha256[:12]}")
+
+    def promoted(self, name: str) -> str:
+        """Pointer to the promoted model of the runs called `name`."""
+        return join(self.root, f"promoted-{name}.json")
+
+    def summary(self, name: str) -> str:
+        """The terminal's summary of the newest report of the runs called `name`."""
+        return join(self.root, f"{name}-summary.txt")
