@@ -283,7 +283,7 @@ def test_make_help_tells_every_target() -> None:
 def test_version_is_said_alike() -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
-    assert {image.rpartition(":")[2] for image in images.values()} == {version}
+    assert not any(":" in image for image in images.values())  # the Makefile adds the commit
     parts = re.findall(r"^## (\S+)", (PROJECT / "CHANGELOG.md").read_text(), re.M)
     assert parts[:2] == ["Unreleased", version]
 
