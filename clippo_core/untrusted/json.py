@@ -67,6 +67,8 @@ def load_json(
             parse_float=_finite,
             object_pairs_hook=_unique if unique_keys else None,
         )
+    except ClippoError:  # which may be a ValueError
+        raise
     except UnicodeEncodeError:
         raise refusal(error, where, "the text holds a lone surrogate", remedy) from None
     except UnicodeDecodeError as fault:

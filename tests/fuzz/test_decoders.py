@@ -14,6 +14,8 @@ from pathlib import Path
 
 import data_files  # noqa: F401
 import data_readers  # noqa: F401
+import evaluation_checks  # noqa: F401  # it registers its checks
+import evaluation_files  # noqa: F401
 import pytest
 from checks import CHECKS, Refused, outcome
 from strategies import STRATEGIES

@@ -61,11 +61,26 @@ def _check_range(uri: str, last: str, n_found: int) -> None:
         raise names.refusal(DataError, uri, fault, "correct the range, or use `*`")
 
 
+@contextlib.contextmanager
+def opened(uri: str) -> Iterator[IO[bytes]]:
+    """A file of any address, open. Raises DataError, also for what fails while it is read."""
+    try:
+        with open(storage.fetch(uri), "rb") as file:
+            yield file
+    except NotFoundError as error:
+        raise names.refusal(
+            DataError, uri, "there is no such file", "check its address in the config"
+        ) from error
+    except (OSError, StorageError) as error:
+        fault = f"it cannot be read ({names.reason(error)})"
+        raise names.refusal(DataError, uri, fault, "check it, or fetch it again") from error
+
+
 def load_json(uri: str) -> Any:
     """A whole JSON file. Half characters in its texts are let through: only their record is bad.
     Raises DataError.
     """
-    with _opened(uri) as file:
+    with opened(uri) as file:
         data = text.read_whole(file, uri, packed=uri.endswith(".gz"), max_bytes=LIMITS.json_bytes)
     return json.load_json(data, uri, lone_surrogates=True)
 
@@ -74,7 +89,7 @@ def lines(uri: str) -> Iterator[Line]:
     """The lines of a file, each with a problem, naming the file, where it cannot be used. Raises
     DataError.
     """
-    with _opened(uri) as file:
+    with opened(uri) as file:
         for line in text.read_lines(file, uri, packed=uri.endswith(".gz")):
             if line.problem:
                 problem = names.refusal(DataError, uri, line.problem, "correct or remove it")
@@ -95,18 +110,3 @@ def relative(folder: str, *parts: str, where: str) -> str:
 def stem(name: str) -> str:
     """File name without folder and last extension."""
     return PurePosixPath(name.replace("\\", "/")).stem
-
-
-@contextlib.contextmanager
-def _opened(uri: str) -> Iterator[IO[bytes]]:
-    """A file of any address, open. Raises DataError, also for what fails while it is read."""
-    try:
-        with open(storage.fetch(uri), "rb") as file:
-            yield file
-    except NotFoundError as error:
-        raise names.refusal(
-            DataError, uri, "there is no such file", "check its address in the config"
-        ) from error
-    except (OSError, StorageError) as error:
-        fault = f"it cannot be read ({names.reason(error)})"
-        raise names.refusal(DataError, uri, fault, "check it, or fetch it again") from error
