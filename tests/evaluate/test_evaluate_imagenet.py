@@ -510,7 +510,7 @@ def test_wrong_class_lists_become_results_that_say_why(tmp_path, checkpoint):
     )
     assert "holds 12 images, but drawn has 11" in failure(phrases(12), expect_images=11)
     (tmp_path / "names.json").write_text("{")
-    assert "it is not valid json" in run(checkpoint, tmp_path / "run", config).failure
+    assert "is not valid json" in run(checkpoint, tmp_path / "run", config).failure
     (tmp_path / "names.json").unlink()
     assert "names.json" in run(checkpoint, tmp_path / "run", config).failure
 

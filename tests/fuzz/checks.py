@@ -44,7 +44,7 @@ class Refused:
 
 def outcome(decode: Callable[[], Any], where: str = WHERE) -> Any:
     """The value of `decode`, the same in two calls; or Refused, with a printable sentence that
-    starts with the address `where`.
+    begins with `where`.
     """
     found = [_once(decode, where), _once(decode, where)]
     assert same(*found), f"two calls differ: {found!r}"[:2000]

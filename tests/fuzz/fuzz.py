@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import evaluation_files  # noqa: F401  # it registers its strategies
+import data_files  # noqa: F401  # it registers its strategies
+import evaluation_files  # noqa: F401
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import STRATEGIES
 
@@ -84,7 +85,8 @@ def each_example(name: str, examples: int, first_seed: int, use: Callable[[bytes
 
 def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, object]:
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
-    import evaluation_checks  # noqa: F401  # it registers its checks
+    import data_readers  # noqa: F401  # it registers its checks
+    import evaluation_checks  # noqa: F401
     from checks import CHECKS
 
     count = {"read": 0, "refused": 0}
@@ -106,6 +108,7 @@ def run_guided(name: str, seconds: float) -> None:
 
     included = ["clippo_core.untrusted", "clippo_core.evaluate", "zipfile", "zlib"]
     with atheris.instrument_imports(include=included):
+        import data_readers  # noqa: F401
         import evaluation_checks  # noqa: F401
         from checks import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))

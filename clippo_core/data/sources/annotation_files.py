@@ -68,13 +68,13 @@ def lines(uri: str) -> Iterator[Line]:
             yield line
 
 
-def relative(folder: str, *parts: str) -> str:
-    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError for a
-    name that cannot be used, or leads out of the folder.
+def relative(folder: str, *parts: str, where: str) -> str:
+    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError, about
+    the record at `where`, for a name that cannot be used or leads out of the folder.
     """
     name = str(PurePosixPath(*parts))
-    if problem := names.name_problem(name):
-        raise names.refusal(DataError, f"picture {name}", problem, "give it another name")
+    if problem := names.name_problem(parts[-1]) or names.name_problem(name):
+        raise names.refusal(DataError, where, f"picture {name}: {problem}", "rename it")
     return storage.join(folder, name)
 
 
