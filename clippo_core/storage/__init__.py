@@ -109,10 +109,17 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str, max_bytes: int = 0) -> bytes:
-    """The content of a file, in a bucket of at most `max_bytes` (0 = any size). Raises
-    NotFoundError, StorageError.
+    """The content of a file of at most `max_bytes` (0 = any size). Raises NotFoundError,
+    StorageError.
     """
-    return read_with_etag(uri)[0] if is_local(uri) else _bucket().get(uri, max_bytes)[0]
+    if not is_local(uri):
+        return _bucket().get(uri, max_bytes)[0]
+    with local.explained(uri, "read"), open(local_path(uri), "rb") as file:
+        data = file.read(max_bytes + 1 if max_bytes else -1)
+    if max_bytes and len(data) > max_bytes:
+        fault = f"it has more than {max_bytes:,} bytes"
+        raise refusal(StorageError, uri, fault, "shrink or remove it")
+    return data
 
 
 def read_text(uri: str) -> str:
