@@ -41,19 +41,21 @@ class Refused:
         return isinstance(other, Refused) and self.words == other.words
 
 
-def outcome(decode: Callable[[], Any]) -> Any:
-    """The value of `decode`, the same in two calls; or Refused, with a printable sentence."""
-    found = [_once(decode), _once(decode)]
+def outcome(decode: Callable[[], Any], where: str = WHERE) -> Any:
+    """The value of `decode`, the same in two calls; or Refused, with a printable sentence that
+    begins with `where`.
+    """
+    found = [_once(decode, where), _once(decode, where)]
     assert same(*found), f"two calls differ: {found!r}"[:2000]
     return found[0]
 
 
-def _once(decode: Callable[[], Any]) -> Any:
+def _once(decode: Callable[[], Any], where: str) -> Any:
     try:
         return decode()
     except ClippoError as error:
         words = str(error)
-        assert words.startswith(WHERE), words
+        assert words.startswith(where), words
         assert words.isprintable() and len(words.encode()) < 1500 and words.endswith("."), words
         assert not re.search(r"0x[0-9a-f]{6,}>", words), words
         return Refused(words)

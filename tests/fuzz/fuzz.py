@@ -23,8 +23,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import model_files  # noqa: F401  its strategies register themselves
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import STRATEGIES
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 CASES = Path(__file__).parent / "cases"
 MORE_BYTES = 2**30
@@ -83,6 +86,7 @@ def each_example(name: str, examples: int, first_seed: int, use: Callable[[bytes
 
 def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, object]:
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
+    import model_readers  # noqa: F401  its checks register themselves
     from checks import CHECKS
 
     count = {"read": 0, "refused": 0}
@@ -103,6 +107,7 @@ def run_guided(name: str, seconds: float) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["clippo_core.untrusted", "zipfile", "zlib"]):
+        import model_readers  # noqa: F401
         from checks import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     each_example(
@@ -154,6 +159,8 @@ def main() -> None:
         if chosen.seconds and chosen.seed is None
         else chosen.seed or 0
     )
+    import model_readers  # noqa: F401  what torch takes is no example's memory
+
     limit_resources(60 + int(len(names) * (chosen.seconds + chosen.examples) * 2))
     for name in names:
         print(json.dumps({"format": name, "seed": first_seed}), file=sys.stderr, flush=True)

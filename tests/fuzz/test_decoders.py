@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import model_files  # noqa: F401
+import model_readers  # noqa: F401
 import pytest
 from checks import CHECKS, Refused, outcome
 from strategies import STRATEGIES
