@@ -147,7 +147,8 @@ def field(
     if name not in value:
         raise refusal(error, where, f"{_dotted(path, name)} is missing", "add it")
     found = value[name]
-    if type(found) is kind and kind is not int and kind is not float:
+    is_plain = found.isascii() if type(found) is str else type(found) not in (int, float)
+    if type(found) is kind and is_plain:
         return found  # what files of millions of values hold, without a sentence being made ready
     return at(found, kind, where, _dotted(path, name), error=error)
 

@@ -19,6 +19,7 @@ from clippo_core.config import (
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
+    GateConfig,
     GlueConfig,
     ModelConfig,
     OptimConfig,
@@ -149,7 +150,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: TrainConfig(timeout_seconds=0), "train.timeout_seconds is 0.0; it must be positive."),
     (lambda: TrainConfig(zero_stage=4), "train.zero_stage is 4; use 0, 1, 2 or 3."),
-    (lambda: TrainConfig(zero_stage=True), "train.zero_stage is True; use 0, 1, 2 or 3."),
+    (lambda: TrainConfig(zero_stage=True), "train.zero_stage is True; it must be a whole number."),
     (lambda: TrainConfig(augment={"noise": 3}), "train.augment.noise is 3.0; use 0 to 2, "),
     (
         lambda: TrainConfig(augment=OptimConfig()),
@@ -409,6 +410,7 @@ def test_plans_cross_tasks(place: int) -> None:
         EvaluatePlan(stage, run.evaluate, True, {"coco": stage, "flickr30k": stage}),
         EvaluatePlan(stage, presets.benchmarks("d")),
         GatePlan(stage, "demo", "promoted.json", {"glue": "folder"}, "m", True),
+        GatePlan(stage, "demo", "p.json", gate=GateConfig(2, floors=("m",)), benchmarks={"d": "s"}),
     ]
     for plan in plans:
         plain = json.loads(json.dumps(dataclasses.asdict(plan)))

@@ -7,6 +7,7 @@ must be accepted.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -65,6 +66,8 @@ def same(one: Any, other: Any) -> bool:
     """Whether two values are equal, NaNs too."""
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    if dataclasses.is_dataclass(one) and type(one) is type(other):
+        return same(vars(one), vars(other))
     if isinstance(one, dict) and isinstance(other, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):

@@ -46,7 +46,7 @@ def with_lies(draw: DrawFn, value: Any, n: int = 1) -> Any:
             if draw(st.integers(0, 3)) == 0:
                 del holder[key]
             else:
-                holder[key] = draw(ODD)
+                holder[key] = copy.deepcopy(draw(ODD))  # which a later lie may change
             break
     return found
 
@@ -228,6 +228,18 @@ def pointer_file(draw: DrawFn) -> bytes:
     """The pointer to a promoted model."""
     whole = {"uri": "runs/a", "weights_sha256": "0" * 64, "step": 3, "metrics": {"a/b": 4.5}}
     return as_json(draw, with_lies(draw, whole, 2))
+
+
+@fuzzed("promotion")
+def promotion_file(draw: DrawFn) -> bytes:
+    """The record of a verdict."""
+    from clippo_core.run.history import Promotion, ScoreFile
+    from clippo_core.run.records import Metric, Verdict
+
+    verdict = Verdict(True, "Promoted: the first of its name.", "runs/a", "")
+    metrics, scores = {"a/b": Metric(4.5, 4.0, 5.0)}, {"a": ScoreFile("runs/a/x", "0" * 64)}
+    whole = Promotion(1, "a run", "2026-01-01", verdict, "0" * 64, 3, "d", metrics, scores)
+    return as_json(draw, with_lies(draw, dataclasses.asdict(whole), 2))
 
 
 @fuzzed("run_config")

@@ -7,17 +7,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from checks import Refused, check, outcome
-from model_files import checkpoint, scratch
+from guard import alone, read
+from model_files import checkpoint
 
 from clippo_core import models, storage
 from clippo_core.config import EvaluateConfig, RunConfig, digest, to_json
@@ -25,52 +23,12 @@ from clippo_core.config.check import Checked
 from clippo_core.embedder import Clippo
 from clippo_core.errors import ClippoError, ConfigError, ConflictError, StorageError
 from clippo_core.report.live import by_step, number_of
-from clippo_core.run import journal, promotion
-from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, StagePlan
+from clippo_core.run import history, journal
+from clippo_core.run.records import dumps, loads
 from clippo_core.train.lease import Lease
 
 warnings.simplefilter("ignore")  # of older exports and other fonts, said once each
 torch.set_num_threads(1)
-_OPENED: list[str] | None = None
-"""Paths that are opened while a reader runs; None = nobody listens."""
-_LIBRARIES = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/", "/sys/")
-
-
-def _listen(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _OPENED is not None and isinstance(arguments[0], (str, bytes)):
-        mode, path = str(arguments[1] or ""), os.fsdecode(arguments[0])
-        if not path.startswith(_LIBRARIES) or set(mode) & set("wax+"):
-            _OPENED.append(path)
-
-
-sys.addaudithook(_listen)
-
-
-@contextlib.contextmanager
-def alone(files: dict[str, bytes], *, may_write: bool = False) -> Iterator[Path]:
-    """A folder with these files; nothing may be written there, nor opened elsewhere."""
-    global _OPENED
-    folder = scratch() / "alone"
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    _OPENED = []
-    try:
-        yield folder
-    finally:
-        opened, _OPENED = _OPENED, None
-        left = {path.name: path.read_bytes() for path in folder.iterdir()}
-        for path in folder.iterdir():
-            path.unlink()
-    assert may_write or left == files, f"files were written: {sorted(left)}"
-    outside = [path for path in opened if not path.startswith(str(folder))]
-    assert not outside, f"files were opened outside: {outside}"
-
-
-def read(name: str, data: bytes, reader: Callable[[str], Any]) -> Any:
-    """What a reader makes of a file, twice the same."""
-    with alone({name: data}) as folder:
-        return outcome(lambda: reader(str(folder / name)), str(folder / name))
 
 
 def weights_of(tower: Any) -> dict[str, np.ndarray]:
@@ -148,19 +106,25 @@ def check_manifest(data: bytes) -> bool:
 
 @check("pointer")
 def check_pointer(data: bytes) -> bool:
-    found = read("p.json", data, promotion.promoted_uri)
-    info = CheckpointInfo("runs/new", 10, 100, 1.0, "sha-new", "c", "k", 1)
-    failed = [EvalResult.failed("retrieval", "coco", "no disk")]
-
-    def decide(path: str) -> Any:
-        return promotion.decide(GatePlan(StagePlan("r", 0, "d"), "x", path), info, failed)
-
-    verdict = read("p.json", data, decide)
-    assert not verdict.promoted and verdict.reason.isprintable()
+    found = read("promoted-x.json", data, history.promoted_uri)
+    with alone({"promoted-x.json": data}, may_write=True) as folder:  # it becomes record 0
+        path = str(folder / "promoted-x.json")
+        past = outcome(lambda: history.read(path), path)
     if isinstance(found, Refused):
-        assert found.words in verdict.reason
+        assert past == found
         return False
-    assert found == json.loads(data.decode("utf-8-sig"))["uri"] == verdict.previous_uri
+    assert found == json.loads(data.decode("utf-8-sig"))["uri"] == past[0].verdict.model_uri
+    return True
+
+
+@check("promotion")
+def check_promotion(data: bytes) -> bool:
+    with alone({"promotions/x/0001.json": data}) as folder:
+        path = folder / "promotions" / "x" / "0001.json"
+        found = outcome(lambda: history.read(str(folder / "promoted-x.json")), str(path))
+    if isinstance(found, Refused):
+        return False
+    assert loads(history.Promotion, dumps(found[0])) == found[0]
     return True
 
 

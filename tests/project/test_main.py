@@ -390,7 +390,7 @@ def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
         ),
         (
             ("embed", "model.npz", "--images", "texts.txt", "--out", "x.npz"),
-            "texts.txt is no readable picture",
+            "texts.txt: it is no readable picture",
         ),
         (("classify", "model.npz", "0.png"), "at least one class name"),
         (("analyse", "lengths", "--texts", "en", "--tokenizer", "a=b"), "expected NAME=FILE"),
