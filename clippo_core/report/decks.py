@@ -170,7 +170,7 @@ def run_facts(config: RunConfig) -> list[tuple[str, str]]:
         ("tower", f"{model.kind}, width {model.width}, depth {model.depth}"),
         ("image", f"{config.render.image_px} × {config.render.image_px} px"),
         ("steps", digits.count(train.steps)),
-        ("pairs a batch", digits.count(train.batch_pairs)),
+        ("pairs per batch", digits.count(train.batch_pairs)),
         ("sentence pairs", f"{100 * config.data.text_pair_share:.0f} %"),
         ("optimizer", f"{config.optim.name}, lr {digits.value(config.optim.lr, 2)}"),
         ("seed", str(config.seed)),

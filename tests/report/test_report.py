@@ -482,8 +482,8 @@ def test_what_a_reader_must_know_stands_first(page):
         "2 training steps were skipped",
         "This is the demo",
         (
-            "Only part of the benchmark, so not comparable with published numbers: retrieval on"
-            " flickr30k, test."
+            "Only part of the benchmark was used, so these are not comparable with published"
+            " numbers: retrieval on flickr30k, test."
         ),
     ):
         assert caution in head, caution
