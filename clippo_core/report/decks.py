@@ -65,7 +65,7 @@ def render_deck(
     both there is no contact sheet.
     """
     if samples is None and render is not None:
-        from clippo_core.measure.insight import contact_items
+        from clippo_core.measure.contact import contact_items
 
         samples = contact_items(manifest, render, CONTACT_ITEMS)
     parts = [

@@ -13,7 +13,7 @@ from typing import Any
 from clippo_core.config import RunConfig
 from clippo_core.measure.insight import Insight
 from clippo_core.report import decks, digits
-from clippo_core.report.live import by_step, number_of
+from clippo_core.report.curves import by_step, number_of
 from clippo_core.report.rows import Row
 from clippo_core.run.records import CheckpointInfo, EvalResult, Manifest, ValidationReport, Verdict
 
