@@ -1,5 +1,5 @@
 """`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset |
-released`: the model from a shell.
+released | promotions | promote | rollback`: the model from a shell.
 
 Each command is a few lines over `Clippo`, `Renderer`, `measure/` or `report/`; what is wrong is
 said in a sentence, with exit code 2. Training and evaluation are Flyte workflows
@@ -9,12 +9,14 @@ said in a sentence, with exit code 2. Training and evaluation are Flyte workflow
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from clippo_core import commands
 from clippo_core.errors import ClippoError
+from clippo_core.run import commands as run_commands
 from clippo_core.usage import EXAMPLES, MODEL
 
 
@@ -28,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # `| head` has seen enough
         return 0
+    except OSError as error:  # of a file that was asked for, most of all
+        name = error.filename or "a file"
+        print(f"error: {name}: {error.strerror or error}; check the path.", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:
+        print(f"error: it cannot be written as {error.encoding}: {error.reason}.", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -41,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(
         names, "released", commands.released, "the authors' six checkpoints, with their results"
     )
+    run_commands.add(functools.partial(_command, names))
     return parser
 
 
@@ -240,11 +250,11 @@ def _compare(kinds: Any) -> None:
 
 
 def _command(names: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-    shape = argparse.RawDescriptionHelpFormatter
+    shape, examples = argparse.RawDescriptionHelpFormatter, EXAMPLES | run_commands.EXAMPLES
     command: argparse.ArgumentParser = names.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + ".\n\n" + EXAMPLES.get(name, ""),
+        description=summary[0].upper() + summary[1:] + ".\n\n" + examples.get(name, ""),
         formatter_class=shape,
     )
     command.set_defaults(run=run)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from clippo_core.config import (
     DataConfig,
+    GateConfig,
     ModelConfig,
     RunConfig,
     SourceConfig,
@@ -187,4 +188,6 @@ def _paper(model: ModelConfig, c4_share: float, data: str, root: str, name: str)
         model=model,
         train=TrainConfig(steps=PAPER_STEPS[c4_share], compile=True, loader_workers=8),
         evaluate=benchmarks(data),
+        # A tower that saw no photo beats chance in language alone.
+        gate=GateConfig(floors=("glue/average",) if c4_share == 1 else ()),
     )

@@ -109,8 +109,8 @@ def write_report(
 def report_page(
     run: RunRecord, published: PublishedLookup | None = None, *, written_at: float | None = None
 ) -> str:
-    """The whole page. `published` gives the paper's values of a metric; `written_at` is seconds
-    since 1970 (None: now).
+    """The whole page, a function of the run's records and of `written_at`, the time that it shows,
+    in seconds since 1970 (None: now). `published` gives the paper's values of a metric.
     """
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
     marks = {mark for result in run.results for mark in decks.badges_of(result)} - {"failed"}
