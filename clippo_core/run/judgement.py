@@ -61,7 +61,9 @@ def below_floor(chosen: Iterable[str], now: Mapping[str, Metric], unknown: set[s
             continue
         metric = now[name]
         low = metric.value if metric.low is None else metric.low
-        if name in unknown and metric.chance is not None and low <= metric.chance:
+        if low is None or metric.chance is None or name not in unknown:
+            continue
+        if low <= metric.chance:
             found.append(
                 f"{name} is {metric.value:.2f}, by the lower end of its interval {low:.2f}, which"
                 f" is not above chance ({metric.chance:.2f})"
