@@ -89,6 +89,12 @@ class DataConfig(Checked, path="data"):
     """Records in one tar."""
     store_drawings: Input[bool] = False
     """Write KEY.text.N.png into the shards; otherwise the loader renders live (the same bits)."""
+    window_records: Count = 2**20
+    """Records that the order of batches mixes at a time (`data/order.py`); a node keeps the photos
+    of at most two such windows on disk."""
+    block_records: Count = 128
+    """Neighbours that stay together in a window, where there is more than one: less mix better,
+    and more are read at once."""
     max_short_side_px: Whole = 256
     """Photos with a longer short side are shrunk to it in the shards; 0 = keep the originals'
     bytes."""

@@ -28,9 +28,9 @@ import torch
 from clippo_core.config import DataConfig
 from clippo_core.data import shard_index, shards
 from clippo_core.data.images import decode_image, squash
-from clippo_core.data.order import Draw, Order, Pool
+from clippo_core.data.order import Draw, Marks, Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
-from clippo_core.errors import ConfigError, ShardError
+from clippo_core.errors import ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
 from clippo_core.run.records import Manifest
@@ -122,31 +122,22 @@ class BatchPlan:
         is_text = index.kinds == shard_index.TEXT
         self.members = (np.flatnonzero(~is_text), np.flatnonzero(is_text))
         """Records of the photos' pool, and of the text pairs'."""
-        groups = _groups(index)
-        starts = np.r_[0, np.cumsum(index.text_counts)]
-        pools = [_pool(index, members, groups, starts) for members in self.members]
-        self.order = Order(pools[0], pools[1], self.n_photos, self.n_texts, seed)
+        pools = [_pool(index, members) for members in self.members]
+        self.order = Order(
+            pools[0],
+            pools[1],
+            self.n_photos,
+            self.n_texts,
+            seed,
+            window_records=data.window_records,
+            block_records=data.block_records,
+        )
 
     def draw(self, step: int) -> Draw:
         """The global batch of a step; `records` count through all shards."""
         draw = self.order.draw(step)
         photos, texts = draw.records[: self.n_photos], draw.records[self.n_photos :]
         return Draw(np.r_[self.members[0][photos], self.members[1][texts]], draw.texts, draw.epochs)
-
-    def rank_slices(self, rank: int, world_size: int) -> tuple[slice, slice]:
-        """Places of a rank's photos and text pairs in the global batch; every rank has as many
-        pairs. Raises ConfigError.
-        """
-        total = self.n_photos + self.n_texts
-        if total % world_size:
-            raise ConfigError(
-                f"a batch of {total} pairs does not divide by {world_size} ranks; change"
-                " train.batch_pairs."
-            )
-        pairs = total // world_size
-        first, last = self.n_photos * rank // world_size, self.n_photos * (rank + 1) // world_size
-        start = self.n_photos + pairs * rank - first
-        return slice(first, last), slice(start, start + pairs - (last - first))
 
 
 class _Shards:
@@ -210,7 +201,7 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
     ) -> None:
         self._plan, self._image_px = plan, image_px
         self._text_encoder, self._varied = text_encoder, varied
-        self._photo_slice, self._text_slice = plan.rank_slices(rank, world_size)
+        self._photo_slice, self._text_slice = plan.order.rank_slices(rank, world_size)
         self._keeps = len(plan.members[0]) * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
         self._texts: dict[int, list[str]] = {}
@@ -300,46 +291,20 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _pool(
-    index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray, starts: np.ndarray
-) -> Pool:
+def _pool(index: shard_index.ShardIndex, members: np.ndarray) -> Pool:
     """The records `members` as the order sees them."""
-    counts = index.text_counts[members]
-    places = (
-        np.arange(counts.sum())
-        + np.repeat(starts[members] - np.r_[0, np.cumsum(counts)[:-1]], counts)
-        if len(members)
-        else members
-    )
-    return Pool(
-        groups=groups[members],
-        key_hashes=index.key_hashes[members],
-        text_starts=np.r_[0, np.cumsum(counts)],
-        text_hashes=index.text_hashes[places],
-        first_hashes=index.first_hashes[members],
-    )
+    starts = np.cumsum(index.text_counts) - index.text_counts
 
+    def marks(records: np.ndarray) -> Marks:
+        rows = members[records]
+        counts = index.text_counts[rows]
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Marks(
+            index.key_hashes[rows],
+            index.group_hashes[rows],
+            index.first_hashes[rows],
+            counts,
+            index.text_hashes[np.repeat(starts[rows], counts) + nth],
+        )
 
-def _groups(index: shard_index.ShardIndex) -> np.ndarray:
-    """int64 [n], from 1: one number for the records of a group, and for ungrouped ones with the
-    same photo, first text or only text.
-
-    Whatever else may not meet (a caption among several, a photo in two groups) the order sees in
-    the hashes of what it draws.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(index)
-    starts = np.r_[0, np.cumsum(index.text_counts)][:-1]
-    alone = index.group_hashes == 0
-    grouped, single = np.flatnonzero(~alone), np.flatnonzero(alone & (index.text_counts == 1))
-    marks = np.concatenate(
-        [index.group_hashes[grouped], index.first_hashes[alone], index.text_hashes[starts[single]]]
-    )
-    records = np.concatenate([grouped, np.flatnonzero(alone), single])
-    names, mark = np.unique(marks, return_inverse=True)
-    graph = coo_array(
-        (np.ones(len(records), bool), (records, n + mark)), shape=(n + len(names),) * 2
-    )
-    return connected_components(graph, directed=False)[1][:n].astype(np.int64) + 1
+    return Pool(len(members), marks, lambda record: index.key(int(members[record])))

@@ -57,10 +57,11 @@ def read_columns(table: bytes, where: str) -> dict[str, Column]:
     """
     read = open_parquet(io.BytesIO(table), where, _KINDS, error=EvaluationError)
     groups = [read.read_group(number).columns for number in range(len(read.group_rows))]
-    metrics, *rest = [
+    arrays: list[np.ndarray] = [
         np.array([value for group in groups for value in group[name]], dtype=kind)
         for name, kind in zip(_KINDS, (str, str, str, float, float), strict=True)
     ]
+    metrics, *rest = arrays
     columns = {}
     for metric in np.unique(metrics).tolist():
         example, group, score, target = (values[metrics == metric] for values in rest)

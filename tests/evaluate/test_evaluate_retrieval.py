@@ -486,7 +486,7 @@ def test_wrong_splits_and_broken_files_become_results_that_say_why(tmp_path, che
     content = json.loads(Path(setting.annotations).read_text())
     content["images"].append(content["images"][0])
     Path(setting.annotations).write_text(json.dumps(content))
-    assert "0000 is listed twice" in failure(expect_images=11)
+    assert "0000 is listed 2 times" in failure(expect_images=11)
     content["images"][-1] = {"filename": "0009.png", "split": "test", "sentences": []}
     content["images"].pop(9)
     Path(setting.annotations).write_text(json.dumps(content))
