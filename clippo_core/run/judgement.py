@@ -80,6 +80,18 @@ def is_better(config: GateConfig, one: Comparison, n_metrics: int) -> bool:
     return one.now - one.before > z * _spread(config, one.error)
 
 
+def drifted(error: float, compared: Mapping[str, Comparison]) -> list[str]:
+    """A sentence for each metric of one model that differs from an earlier evaluation of it by more
+    than the examples explain; error: chance of any where nothing changed.
+    """
+    z = _z(error / 2 / max(1, len(compared)))
+    return [
+        f"{name} was {one.before:.2f} and is {one.now:.2f}, beyond its noise of {z * one.error:.2f}"
+        for name, one in sorted(compared.items())
+        if abs(one.now - one.before) > z * one.error
+    ]
+
+
 def _z(error: float) -> float:
     return NormalDist().inv_cdf(1 - error)
 
