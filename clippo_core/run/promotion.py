@@ -255,8 +255,8 @@ def _compare(
             if paired_now and math.isclose(paired_now.value, change, abs_tol=1e-6):
                 return dataclasses.replace(found, error=paired_now.error)
             why = "the two scored other examples"
-        except (ClippoError, OSError) as error:
-            why = str(error)
+        except (ClippoError, OSError) as fault:
+            why = str(fault)
     error = math.hypot(_error(now), _error(before if before.bounds else now))
     return dataclasses.replace(found, error=error, unpaired=why)
 
