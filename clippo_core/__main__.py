@@ -250,11 +250,11 @@ def _compare(kinds: Any) -> None:
 
 
 def _command(names: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-    shape, examples = argparse.RawDescriptionHelpFormatter, EXAMPLES | run_commands.EXAMPLES
+    shape = argparse.RawDescriptionHelpFormatter
     command: argparse.ArgumentParser = names.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + ".\n\n" + examples.get(name, ""),
+        description=summary[0].upper() + summary[1:] + ".\n\n" + EXAMPLES.get(name, ""),
         formatter_class=shape,
     )
     command.set_defaults(run=run)

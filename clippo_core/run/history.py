@@ -52,6 +52,10 @@ class Promotion:
     step: int
     data_digest: str = ""
     """Of the pairs that it was trained on."""
+    recipe: str = ""
+    start: str = ""
+    order_seed: int = 0
+    """As in its GatePlan: what was trained, from which weights, in which order."""
     metrics: dict[str, Metric] = field(default_factory=dict)
     """Its main metrics."""
     scores: dict[str, ScoreFile] = field(default_factory=dict)
