@@ -21,6 +21,7 @@ import torch
 from tiny import tiny_plan, write_tiny_shards
 
 from clippo_core import config, models, storage
+from clippo_core.data import order
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
@@ -394,6 +395,28 @@ def test_three_sources_of_a_resume(
         train(
             moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards
         )
+
+
+def test_a_checkpoint_of_the_old_order_starts_another_run(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Version 0.1.0 dealt batches otherwise, and noted no order: the run cannot go on from it, but
+    another one starts from its weights.
+    """
+    plan = moved(plan, tmp_path / "old")
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(plan, shards)
+    folder = Path(plan.stage.root) / "checkpoints"
+    notes = folder / "step-00000003" / "manifest.json"
+    manifest = json.loads(notes.read_text())
+    assert manifest["recipe"].pop("order") == order.VERSION
+    notes.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="another order of batches.*train.resume_from"):
+        train(plan, shards)
+    warm = train(moved(plan, tmp_path / "new", train__resume_from=str(folder)), shards)
+    assert warm.step == plan.train.steps
 
 
 def test_a_token_tower_records_its_tokenizer(
