@@ -97,7 +97,7 @@ def batches(
     ShardError where a shard is missing or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
-    batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied)
+    batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied, steps)
     if workers == 0:
         return (batch_of[step] for step in range(start_step, steps))
     return iter(
@@ -171,8 +171,9 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         rank: int,
         world_size: int,
         varied: AugmentedRenderer | None,
+        steps: int,
     ) -> None:
-        self._plan, self._image_px = plan, image_px
+        self._plan, self._image_px, self._steps = plan, image_px, steps
         self._text_encoder, self._varied = text_encoder, varied
         self._slices = plan.order.rank_slices(rank, world_size)
         self._keeps = plan.records.sizes[0] * 3 * image_px**2 <= KEEP_BYTES
@@ -241,14 +242,19 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         """
         records, steps = self._plan.records, self._plan.order.window_steps
         assert records.ranges
-        wanted = [number] if nth < steps // 4 or records.fits_window else [number, number + 1]
+        wanted = [0] if records.fits_window else [number]
+        is_last = (number + 1) * steps >= self._steps
+        if nth >= steps // 4 and not is_last and not records.fits_window:
+            records.ranges.forget(number)
+            wanted.append(number + 1)
         for one in wanted:
-            if one not in self._fetching and not (self._fetching and records.fits_window):
+            if one not in self._fetching:
                 self._fetching.add(one)
-                records.ranges.forget(min(wanted))
-                threading.Thread(
-                    target=lambda one=one: records.fetch(self._window(one).rows, one), daemon=True
-                ).start()
+                fetch = partial(self._fetch, number if records.fits_window else one)
+                threading.Thread(target=fetch, daemon=True).start()
+
+    def _fetch(self, number: int) -> None:
+        self._plan.records.fetch(self._window(number).rows, number)
 
     def _encoders(self, step: int, places: np.ndarray, n_photos: int) -> tuple[Encode, Encode]:
         """What draws the first texts, and the second ones, of this rank's places of a step."""

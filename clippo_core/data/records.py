@@ -14,6 +14,7 @@ import concurrent.futures
 import functools
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -26,8 +27,10 @@ from clippo_core.data.shard_index import ShardIndex
 from clippo_core.errors import ShardError
 from clippo_core.run.records import Manifest
 
-GAP_BYTES = 64 * 2**10
+GAP_BYTES = 8 * 2**10
 """Ranges of a tar that lie closer than this are read as one."""
+ATTEMPTS = 3
+"""How often a record is read whose bytes have not its hashes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,7 @@ class Records:
         """Photos, and text pairs."""
         self.fits_window = sum(self.sizes) <= window_records
         self._indexes: dict[int, ShardIndex] = {}
+        self._index_files: dict[int, Path] = {}
         self._descriptors: dict[tuple[int, int], int] = {}
         self.ranges: Blocks | None = None
 
@@ -156,17 +160,17 @@ class Records:
         self.ranges.fetch_ahead(0 if self.fits_window else window, remote)
 
     def read(self, rows: Rows, row: int, window: int, at_once: bool) -> bytes:
-        """The bytes of `rows.spans[row]`, with a first member of the right hash. `at_once`: where
-        the window's range is not there yet, the record's own bytes are read. Raises ShardError.
+        """The bytes of `rows.spans[row]`, whose photo (or first text) and texts have the hashes of
+        the index. `at_once`: where the window's range is not there yet, the record's own bytes are
+        read. Raises ShardError.
         """
         start, stop = (int(x) for x in rows.spans[row])
-        offset, size = (int(x) for x in rows.index.first[row])
         uri = self._uri(int(rows.shards[row]))
         window = 0 if self.fits_window else window
-        for is_second_try in (False, True):
+        for attempt in range(ATTEMPTS):
             if self.ranges is None or storage.is_local(uri):
                 data = self._local(int(rows.shards[row]), start, stop)
-            elif is_second_try or (
+            elif attempt or (
                 at_once and not self.ranges.path(window, self.block(rows, row)).exists()
             ):
                 data = self.ranges.read(Block(uri, start, stop))
@@ -174,14 +178,29 @@ class Records:
                 block = self.block(rows, row)
                 with open(self.ranges.fetch(window, block), "rb") as file:
                     data = os.pread(file.fileno(), stop - start, start - block.start)
-            first = data[offset - start : offset - start + size]
-            if key_hash(first) == rows.index.first_hashes[row]:
+            if self._is_right(rows, row, data):
                 return data
         raise ShardError(
             f"{uri}: record {rows.index.key(row)} is not what it was when the shard was indexed"
             " (cut short, damaged or replaced); delete the shard and run `render` again, or run the"
             " whole pipeline on the new data."
         )
+
+    def _is_right(self, rows: Rows, row: int, data: bytes) -> bool:
+        """Whether a record's bytes have its hashes."""
+        index, origin = rows.index, rows.spans[row, 0]
+        first, second = (
+            data[offset - origin : offset - origin + size]
+            for offset, size in (index.first[row], index.second[row])
+        )
+        if key_hash(first) != index.first_hashes[row]:
+            return False
+        try:
+            texts, _ = shard_index.parse_texts(int(index.kinds[row]), second, index.key(row))
+        except ShardError:
+            return False
+        noted = index.text_hashes[rows.text_starts[row] :][: len(texts)]
+        return [key_hash(text) for text in texts] == noted.tolist()
 
     def _uri(self, shard: int) -> str:
         return shards.file_uri(self._manifest, self._shards[shard].tar)
@@ -210,7 +229,9 @@ class Records:
         if number in self._indexes:
             return self._indexes[number]
         shard = self._shards[number]
-        index, about = shard_index.load(shards.local_file(self._manifest, shard.index, True))
+        if number not in self._index_files:
+            self._index_files[number] = shards.local_file(self._manifest, shard.index, True)
+        index, about = shard_index.load(self._index_files[number])
         if about.get("sha256") != shard.tar.sha256:
             raise ShardError(
                 f"{shards.file_uri(self._manifest, shard.index)} is the index of another shard;"

@@ -405,17 +405,15 @@ def test_a_checkpoint_of_the_old_order_starts_another_run(
     """
     plan = moved(plan, tmp_path / "old")
     with monkeypatch.context() as patch:
+        patch.setattr(order, "VERSION", 1)
         at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted):
             train(plan, shards)
-    folder = Path(plan.stage.root) / "checkpoints"
-    notes = folder / "step-00000003" / "manifest.json"
-    manifest = json.loads(notes.read_text())
-    assert manifest["recipe"].pop("order") == order.VERSION
-    notes.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="another order of batches.*train.resume_from"):
         train(plan, shards)
-    warm = train(moved(plan, tmp_path / "new", train__resume_from=str(folder)), shards)
+    warm = train(
+        moved(plan, tmp_path / "new", train__resume_from=f"{plan.stage.root}/checkpoints"), shards
+    )
     assert warm.step == plan.train.steps
 
 
