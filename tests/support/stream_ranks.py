@@ -7,7 +7,9 @@ Prints {"keys": all in order, "bytes": of tars, "disk": the most that lay in the
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -57,11 +59,10 @@ def main(rank: int, ranks: int, port: int, manifest: str, data: str, steps: int)
 def used(folder: Path) -> int:
     """Bytes of all files under a folder that others write to and delete from."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(at, name)).st_size
     return total
 
 
