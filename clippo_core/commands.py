@@ -9,14 +9,20 @@ sentence.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from clippo_core.errors import ConfigError, NotFoundError
+from clippo_core.errors import ConfigError, DataError
+from clippo_core.storage import local
+from clippo_core.untrusted.json import at, load_json
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import refusal
+from clippo_core.untrusted.text import read_lines
 
 
 def embed(chosen: argparse.Namespace) -> None:
@@ -222,8 +228,9 @@ def preset(chosen: argparse.Namespace) -> None:
     settings |= {
         name: value for name, value in (("data", chosen.data), ("root", chosen.root)) if value
     }
+    kinds = get_type_hints(function)
     own = {
-        name: settings.pop(name)
+        name: _typed(settings.pop(name), kinds[name], f"preset {chosen.name}", name)
         for name in list(settings)
         if name in inspect.signature(function).parameters
     }
@@ -245,7 +252,11 @@ def tokenizer(chosen: argparse.Namespace) -> None:
         )
     texts: Iterable[str] = (line for path in chosen.file for line in _lines(path))
     if chosen.config:
-        texts = models.corpus(RunConfig.from_json(storage.read_text(chosen.config)).data)
+        try:
+            config = RunConfig.from_json(storage.read_text(chosen.config))
+        except ConfigError as error:
+            raise ConfigError(f"{chosen.config}: {error}") from error
+        texts = models.corpus(config.data)
     models.train_tokenizer(texts, chosen.out, chosen.size)
     print(f"{chosen.out}: {models.load_tokenizer(chosen.out).get_piece_size():,} pieces")
 
@@ -253,9 +264,15 @@ def tokenizer(chosen: argparse.Namespace) -> None:
 def _value(text: str) -> Any:
     """A setting's value: JSON where it is some, else the words themselves."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return load_json(text, "--set", max_bytes=LIMITS.json_header_bytes)
+    except DataError:
         return text
+
+
+def _typed(value: Any, kind: type, where: str, name: str) -> Any:
+    """An argument of a preset as its hint wants it; a folder may well be called 2024."""
+    value = str(value) if kind is str and isinstance(value, (int, float)) else value
+    return at(value, kind, where, name, error=ConfigError)
 
 
 def _load(chosen: argparse.Namespace) -> Any:
@@ -268,17 +285,14 @@ def _lines(path: str) -> list[str]:
     """Lines of a file, or of standard input: ended by newlines alone, because a text may hold any
     other separator of Unicode.
     """
-    if path == "-":
-        return [line.rstrip("\r\n") for line in sys.stdin]
-    try:
-        with open(path, encoding="utf-8", newline="\n") as lines:
-            return [line.rstrip("\r\n") for line in lines]
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: no such file.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first."
-        ) from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(local.explained(path, "read"))
+        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+        lines = list(read_lines(file, path))
+    bad = next((line for line in lines if line.problem), None)
+    if bad:
+        raise refusal(ConfigError, path, bad.problem, "convert it to UTF-8 text first")
+    return [line.text for line in lines]
 
 
 def _tagged(path: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:

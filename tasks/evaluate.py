@@ -76,7 +76,7 @@ def open_checkpoint(checkpoint: str) -> CheckpointInfo:
     points to.
     """
     from clippo_core.engine.checkpoint import open_checkpoint as read
-    from clippo_core.run.promotion import promoted_uri
+    from clippo_core.run.history import promoted_uri
 
     return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
 

@@ -101,7 +101,8 @@ def load(path: Path) -> tuple[ShardIndex, dict[str, str]]:
             index = ShardIndex(**{name: stored.read(name) for name in _COLUMNS})
     except OSError as error:
         raise refusal(ShardError, where, f"it cannot be read ({reason(error)})", _AGAIN) from error
-    about = load_json(stored.metadata.get("about", ""), where, error=ShardError, remedy=_AGAIN)
+    note = field(stored.metadata, "about", str, where, error=ShardError)
+    about = load_json(note, where, error=ShardError, remedy=_AGAIN)
     about = at(about, dict[str, str], where, "about", error=ShardError)
     n_bytes = whole_number(about.get("bytes", ""), f"{where}, bytes", error=ShardError)
     if fault := _fault(index, n_bytes) or ("name" not in about and "it names no shard"):

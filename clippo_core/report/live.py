@@ -14,6 +14,7 @@ from __future__ import annotations
 import html
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,7 +200,7 @@ def _facts(steps: list[dict[str, Any]], total: int) -> str:
 
 
 def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
-    """One figure: axes with three to five round ticks, one polyline a field, the latest value in
+    """One figure: axes with three to five round ticks, one polyline per field, the latest value in
     words.
     """
     x = np.array([step["step"] for step in steps], float)
@@ -237,20 +238,7 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
             ' stroke-dasharray="4 3"/>'
         )
     for position, curve in enumerate(curves):
-        if chart.has_range and len(curve):
-            edge = np.vstack([curve[:, [0, 2]], curve[::-1][:, [0, 3]]])
-            parts.append(
-                f'<polygon points="{place(edge)}" fill="{series(position)}" fill-opacity=".35"/>'
-            )
-        dashes = ' stroke-dasharray="5 3"' if position and len(curve) > 1 else ""
-        line = place(
-            curve[:, :2] if len(curve) > 1 else np.repeat(curve[:, :2], 2, axis=0)
-        )  # one step alone shows as a dot
-        width = 1.8 if len(curve) > 1 else 5
-        parts.append(
-            f'<polyline points="{line}" fill="none" stroke="{series(position)}"'
-            f' stroke-width="{width}" stroke-linecap="round"{dashes}/>'
-        )
+        parts += _curve(curve, series(position), place, chart.has_range, is_dashed=position > 0)
     latest = [digits.value(number_of(steps[-1], name)) for name in chart.fields]
     spoken = ", ".join(
         f"{label} {text}".strip()
@@ -261,6 +249,27 @@ def _draw(chart: _Chart, steps: list[dict[str, Any]]) -> str:
         f' viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{chart.title} over steps:'
         f' {spoken}">{"".join(parts)}</svg></figure>'
     )
+
+
+def _curve(
+    curve: np.ndarray,
+    colour: str,
+    place: Callable[[np.ndarray], str],
+    has_range: bool,
+    is_dashed: bool,
+) -> list[str]:
+    """A polyline of `buckets`, over the polygon of their range; one step alone shows as a dot."""
+    found, is_line = [], len(curve) > 1
+    if has_range and len(curve):
+        edge = place(np.vstack([curve[:, [0, 2]], curve[::-1][:, [0, 3]]]))
+        found.append(f'<polygon points="{edge}" fill="{colour}" fill-opacity=".35"/>')
+    line = place(curve[:, :2] if is_line else np.repeat(curve[:, :2], 2, axis=0))
+    dashes = ' stroke-dasharray="5 3"' if is_dashed and is_line else ""
+    found.append(
+        f'<polyline points="{line}" fill="none" stroke="{colour}"'
+        f' stroke-width="{1.8 if is_line else 5}" stroke-linecap="round"{dashes}/>'
+    )
+    return found
 
 
 def _chance(steps: list[dict[str, Any]]) -> float | None:

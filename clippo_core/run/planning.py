@@ -129,6 +129,8 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
             },
             promote_metric=config.promote_metric,
             is_demo=config.is_demo,
+            gate=config.gate,
+            benchmarks=_benchmarks(config.evaluate, listed),
         ),
     )
 
@@ -203,6 +205,18 @@ def benchmark_digest(evaluate: EvaluateConfig, name: str, listed: Listed = _list
         return content_digest(EVALUATIONS[name].inputs(evaluate), listed)
     except DataError as error:
         return f"missing: {error}"
+
+
+def _benchmarks(evaluate: EvaluateConfig, listed: Listed) -> dict[str, str]:
+    """Dataset -> digest of its config and of what it reads, for every benchmark of a run."""
+    found = {}
+    for name, one in EVALUATIONS.items():
+        for config in one.configs(evaluate):
+            alone = (config,) if isinstance(getattr(evaluate, name), tuple) else config
+            only: dict[str, Any] = {name: alone}
+            content = benchmark_digest(EvaluateConfig(**only), name, listed)
+            found[config.dataset] = digest([identity(config), content])
+    return found
 
 
 def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:

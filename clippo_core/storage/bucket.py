@@ -245,7 +245,7 @@ class Objects:
         """Remove an object; one that does not exist is fine."""
         self._tried(uri, lambda _: self._call("delete_object", uri))
 
-    def _get(self, uri: str, max_bytes: int) -> tuple[bytes, str]:
+    def _get(self, uri: str, max_bytes: int = 0) -> tuple[bytes, str]:
         reply = self._call("get_object", uri)
         if max_bytes and reply["ContentLength"] > max_bytes:
             reply["Body"].close()

@@ -10,6 +10,7 @@ There are no callbacks: what happens stands here, in order. Launching processes 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -109,9 +110,7 @@ def pretrain(
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
         text_encoder = models.text_encoder(plan.model, plan.render)
-
-        def describe(finished: bool) -> Progress:
-            return _progress(plan, state, ranks.world_size, text_encoder, finished)
+        describe = functools.partial(_progress, plan, state, ranks.world_size, text_encoder)
 
         def before_commit() -> None:
             if record:
@@ -121,14 +120,7 @@ def pretrain(
         saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
         feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
         feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
-        meter = Meter(
-            plan.model,
-            plan.render.image_px,
-            plan.train.precision,
-            plan.train.batch_pairs,
-            ranks.world_size,
-            ranks.device,
-        )
+        meter = Meter(plan, ranks)
         try:
             while state.step < plan.train.steps:
                 with meter.waiting():

@@ -1,4 +1,4 @@
-"""Fuzz the decoders, within limits on memory and time; the first failure ends it and is kept.
+"""Fuzz decoders and readers within limits on memory and time; the first failure is kept.
 
     python tests/fuzz/fuzz.py                   50 examples of every format, always the same ones
     python tests/fuzz/fuzz.py tar npz --examples 500
@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import data_files  # noqa: F401  # it registers its strategies
+import evaluation_files  # noqa: F401
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import STRATEGIES
 
@@ -83,6 +85,8 @@ def each_example(name: str, examples: int, first_seed: int, use: Callable[[bytes
 
 def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, object]:
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
+    import data_readers  # noqa: F401  # it registers its checks
+    import evaluation_checks  # noqa: F401
     from checks import CHECKS
 
     count = {"read": 0, "refused": 0}
@@ -102,7 +106,10 @@ def run_guided(name: str, seconds: float) -> None:
     """Bytes that atheris finds by coverage, from files that the strategies draw. Never returns."""
     import atheris
 
-    with atheris.instrument_imports(include=["clippo_core.untrusted", "zipfile", "zlib"]):
+    included = ["clippo_core.untrusted", "clippo_core.evaluate", "zipfile", "zlib"]
+    with atheris.instrument_imports(include=included):
+        import data_readers  # noqa: F401
+        import evaluation_checks  # noqa: F401
         from checks import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     each_example(

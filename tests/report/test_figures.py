@@ -157,6 +157,13 @@ def test_languages_stand_sorted_with_mean_chance_and_n():
     assert recall_by_language(EvalResult("glue", "glue", "dev", "p", 3, metrics)) is None
 
 
+def test_one_language_without_chance_or_interval_is_drawn() -> None:
+    metrics = {"set/en/i2t_recall@1": Metric(40.0, n=100)}
+    figure = recall_by_language(EvalResult("xm3600", "set", "test", "p", 100, metrics))
+    assert figure is not None and figure.caption == "n = 100 queries per language."
+    assert "best en 40.0, worst en 40.0, 1 languages" in figure.svg
+
+
 @pytest.mark.parametrize(
     ("values", "top"),
     [([0.0, 0.0], 100.0), ([0.0, 2.0], 2 * 1.08), ([0.0, 0.5], 1.08), ([99.0, 40.0], 100.0)],

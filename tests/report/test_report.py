@@ -37,6 +37,7 @@ from clippo_core.report.pages import TEMPLATES, fragment, shorten
 from clippo_core.report.rows import rows_of
 from clippo_core.run.records import (
     CheckpointInfo,
+    Comparison,
     EvalResult,
     Expectation,
     Manifest,
@@ -205,7 +206,7 @@ def made_run() -> RunRecord:
         f"Not promoted: vqa ({HOSTILE}).",
         checkpoint.uri,
         "",
-        {"digits/zero_shot_top1": [93.0, 94.1667]},
+        {"digits/zero_shot_top1": Comparison(93.0, 94.1667, 1.2, 3, HOSTILE)},
     )
     examples = {"imagenet": made_examples()}
     return RunRecord(

@@ -187,6 +187,7 @@ ANOTHER = {
     "name": "another",
     "root": None,  # other folders by intent
     "promote_metric": "glue/mean",
+    "gate.floors": ("glue/average",),
 }
 """Field -> another value that works, where `another` finds none; None = not tried here."""
 
@@ -249,6 +250,10 @@ def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
     changed = variants(whole, runtime=True)
     assert set(changed) == {
         "evaluate.batch_size",
+        "gate.error",
+        "gate.floors",
+        "gate.margin",
+        "gate.seed_noise",
         "name",
         "promote_metric",
         "tokenizers",

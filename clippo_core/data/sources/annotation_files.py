@@ -32,44 +32,8 @@ def files(uri: str) -> list[str]:
         raise DataError(f"{uri}: there is no such file; check `path` of the source.") from error
 
 
-def load_json(uri: str) -> Any:
-    """A whole JSON file. Half characters in its texts are let through: only their record is bad.
-    Raises DataError.
-    """
-    with _opened(uri) as file:
-        data = text.read_whole(file, uri, packed=uri.endswith(".gz"), max_bytes=LIMITS.json_bytes)
-    return json.load_json(data, uri, lone_surrogates=True)
-
-
-def lines(uri: str) -> Iterator[Line]:
-    """The lines of a file, each with a problem, naming the file, where it cannot be used. Raises
-    DataError.
-    """
-    with _opened(uri) as file:
-        for line in text.read_lines(file, uri, packed=uri.endswith(".gz")):
-            if line.problem:
-                problem = names.refusal(DataError, uri, line.problem, "correct or remove it")
-                line = Line(line.number, "", str(problem))
-            yield line
-
-
-def relative(folder: str, *parts: str) -> str:
-    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError for a
-    name that cannot be used, or leads out of the folder.
-    """
-    name = str(PurePosixPath(*parts))
-    if problem := names.name_problem(name):
-        raise names.refusal(DataError, f"picture {name}", problem, "give it another name")
-    return storage.join(folder, name)
-
-
-def stem(name: str) -> str:
-    """File name without folder and last extension."""
-    return PurePosixPath(name.replace("\\", "/")).stem
-
-
 @contextlib.contextmanager
-def _opened(uri: str) -> Iterator[IO[bytes]]:
+def opened(uri: str) -> Iterator[IO[bytes]]:
     """A file of any address, open. Raises DataError, also for what fails while it is read."""
     try:
         with open(storage.fetch(uri), "rb") as file:
@@ -81,3 +45,39 @@ def _opened(uri: str) -> Iterator[IO[bytes]]:
     except (OSError, StorageError) as error:
         fault = f"it cannot be read ({names.reason(error)})"
         raise names.refusal(DataError, uri, fault, "check it, or fetch it again") from error
+
+
+def load_json(uri: str) -> Any:
+    """A whole JSON file. Half characters in its texts are let through: only their record is bad.
+    Raises DataError.
+    """
+    with opened(uri) as file:
+        data = text.read_whole(file, uri, packed=uri.endswith(".gz"), max_bytes=LIMITS.json_bytes)
+    return json.load_json(data, uri, lone_surrogates=True)
+
+
+def lines(uri: str) -> Iterator[Line]:
+    """The lines of a file, each with a problem, naming the file, where it cannot be used. Raises
+    DataError.
+    """
+    with opened(uri) as file:
+        for line in text.read_lines(file, uri, packed=uri.endswith(".gz")):
+            if line.problem:
+                problem = names.refusal(DataError, uri, line.problem, "correct or remove it")
+                line = Line(line.number, "", str(problem))
+            yield line
+
+
+def relative(folder: str, *parts: str, where: str) -> str:
+    """`folder`/`parts`, where the parts come from a file that others wrote. Raises DataError, about
+    the record at `where`, for a name that cannot be used or leads out of the folder.
+    """
+    name = str(PurePosixPath(*parts))
+    if problem := names.name_problem(parts[-1]) or names.name_problem(name):
+        raise names.refusal(DataError, where, f"picture {name}: {problem}", "rename it")
+    return storage.join(folder, name)
+
+
+def stem(name: str) -> str:
+    """File name without folder and last extension."""
+    return PurePosixPath(name.replace("\\", "/")).stem

@@ -20,6 +20,7 @@ from clippo_core.data.sources import photos as photo_sources
 from clippo_core.data.sources import tars
 from clippo_core.data.sources import texts as text_sources
 from clippo_core.errors import ConfigError, DataError
+from clippo_core.untrusted.names import printable, refusal
 
 __all__ = [
     "PhotoRecord",
@@ -52,7 +53,7 @@ def read_records(data: DataConfig, skip: Container[str] = ()) -> Iterator[tuple[
         for record in read_source(source):
             if len(record.key) > MAX_KEY_CHARACTERS:
                 record = dataclasses.replace(
-                    record, problem=record.problem or _long_key(record.key)
+                    record, problem=record.problem or _long_key(source.path, record.key)
                 )
             times = seen.get(record.key, 0)
             seen[record.key] = times + 1
@@ -79,11 +80,9 @@ def source_names(data: DataConfig) -> list[str]:
     return names
 
 
-def _long_key(key: str) -> str:
-    return (
-        f"its key has {len(key):,} characters, more than {MAX_KEY_CHARACTERS}; shorten it, or check"
-        " that it is the key and no text"
-    )
+def _long_key(path: str, key: str) -> str:
+    fault = f"key {printable(key, 40)} has {len(key):,} characters, more than {MAX_KEY_CHARACTERS}"
+    return str(refusal(DataError, path, fault, "shorten it, or check that it is the key"))
 
 
 def _read(source: SourceConfig) -> Iterator[Record]:

@@ -42,10 +42,13 @@ def karpathy_records(
                 continue
             name = field(entry, "filename", str, where)
             sentences = field(entry, "sentences", list[dict], where)
+            texts: list[Any] = [field(one, "raw", object, where, "sentences") for one in sentences]
             yield PhotoRecord(
                 files.stem(name),
-                files.relative(images, optional(entry, "filepath", str, "", where), name),
-                tuple(field(one, "raw", object, where, "sentences") for one in sentences),
+                files.relative(
+                    images, optional(entry, "filepath", str, "", where), name, where=where
+                ),
+                tuple(texts),
                 tuple(optional(one, "language", str, language, where) for one in sentences),
                 "" if entry.get("group") is None else _label(entry, "group", where),
                 found,
@@ -72,7 +75,7 @@ def coco_records(annotations: str, images: str, language: str = "en") -> Iterato
         try:
             texts = tuple(captions.get(_label(entry, "id", where), ()))
             name = field(entry, "file_name", str, where)
-            image = files.relative(images, name)
+            image = files.relative(images, name, where=where)
         except DataError as error:
             yield _unusable(f"image-{number}", error)
             continue
@@ -110,7 +113,7 @@ def xm3600_records(
             name = next((key + end for end in _EXTENSIONS if key + end in present), key + ".jpg")
             yield PhotoRecord(
                 key,
-                files.relative(images, name),
+                files.relative(images, name, where=where),
                 tuple(text for text, _ in pairs),
                 tuple(code for _, code in pairs),
                 "" if entry.get("group") is None else _label(entry, "group", where),

@@ -23,6 +23,7 @@ from clippo_core.evaluate.gallery import add_scores, examples, record_pictures, 
 from clippo_core.evaluate.harness import Session
 from clippo_core.evaluate.ranking import Ranking, chance_recall, retrieval_ranks
 from clippo_core.run.records import EvalResult, EvaluatePlan
+from clippo_core.untrusted.names import printable, refusal
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
@@ -115,7 +116,7 @@ def _records(config: RetrievalConfig) -> list[PhotoRecord]:
                 if isinstance(image, dict)
             }
         )
-        raise EvaluationError(
-            f"{config.annotations} has no split {config.split!r}; it has {', '.join(known)}."
-        )
+        fault = f"it has no split {config.split!r}"
+        remedy = f"it has {', '.join(printable(split, 40) for split in known[:12]) or 'none'}"
+        raise refusal(EvaluationError, config.annotations, fault, remedy)
     return usable(found, where, config.limit)
