@@ -16,6 +16,8 @@ import data_files  # noqa: F401
 import data_readers  # noqa: F401
 import evaluation_checks  # noqa: F401  # it registers its checks
 import evaluation_files  # noqa: F401
+import model_files  # noqa: F401
+import model_readers  # noqa: F401
 import pytest
 from checks import CHECKS, Refused, outcome
 from strategies import STRATEGIES
