@@ -115,11 +115,11 @@ def read_bytes(uri: str, max_bytes: int = 0) -> bytes:
     if not is_local(uri):
         return _bucket().get(uri, max_bytes)[0]
     with local.explained(uri, "read"), open(local_path(uri), "rb") as file:
-        data = file.read(max_bytes + 1 if max_bytes else -1)
-    if max_bytes and len(data) > max_bytes:
-        fault = f"it has more than {max_bytes:,} bytes"
-        raise refusal(StorageError, uri, fault, "shrink or remove it")
-    return data
+        size = os.fstat(file.fileno()).st_size
+        if max_bytes and size > max_bytes:
+            fault = f"it has {size:,} bytes, more than {max_bytes:,}"
+            raise refusal(StorageError, uri, fault, "shrink or remove it")
+        return file.read()
 
 
 def read_text(uri: str) -> str:

@@ -74,7 +74,7 @@ def printable(raw: str | bytes, characters: int = 200) -> str:
 
 def refusal(error: type[ClippoError], where: str, fault: str, remedy: str) -> ClippoError:
     """The exception that refuses a file: one sentence of its address, the fault and the remedy."""
-    return error(f"{printable(where)}: {printable(fault, 500)}; {remedy}.")
+    return error(f"{printable(where)}: {printable(fault, 500)}; {printable(remedy, 500)}.")
 
 
 def reason(fault: BaseException, characters: int = 160) -> str:

@@ -64,6 +64,7 @@ class Table:
     ) -> None:
         self.where = where
         self._error, self._wanted, self._limits = error, dict(wanted), limits
+        self._asked = ", ".join(wanted)
         with self._words("its footer is damaged"):
             self._file = self._open(file, [])
             if others:
@@ -135,7 +136,7 @@ class Table:
             shown = ", ".join(printable(each, 40) for each in names[:12])
             word = "occurs twice" if name in names else "is missing"
             fault = f"column {name} {word}; its columns are {shown}"
-            raise self._refuse(fault, f"give one with {', '.join(self._wanted)}")
+            raise self._refuse(fault, f"give one with {self._asked}")
         import pyarrow as pa
 
         found = self._file.schema_arrow.field(name).type

@@ -144,3 +144,13 @@ def test_deep_schemas_are_refused() -> None:
     file = written({"sentence": ["a"], "label": [1], "deep": pa.nulls(1, kind)}, store_schema=False)
     with pytest.raises(DataError, match="its footer is damaged .*too deeply nested"):
         groups(file, GLUE)
+
+
+def test_other_columns_are_read_by_their_own_kind() -> None:
+    columns = {"metric": ["a", None], "n": [1, None], "hit": [True, False], "no": [None, None]}
+    (found,) = groups(written(columns), {"metric": Kind.TEXT}, others=Kind.PLAIN)
+    assert found.columns == columns and found.problems[1] == "its metric is missing (null)"
+    with pytest.raises(DataError, match="column x holds list"):
+        groups(written({"metric": ["a"], "x": [[1]]}), {"metric": Kind.TEXT}, others=Kind.PLAIN)
+    with pytest.raises(DataError, match=r"its columns are g\\x00; give one with metric\.$"):
+        groups(written({"g\0": ["a"]}), {"metric": Kind.TEXT}, others=Kind.PLAIN)
