@@ -4,16 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROJECT ?= clippo
 DOMAIN ?= production
-VERSION ?= $(shell git rev-parse --short HEAD)
-TRAIN_IMAGE ?= $(shell sed -n 's/^  train: //p' flyte.yaml)
-CPU_IMAGE ?= $(shell sed -n 's/^  cpu: //p' flyte.yaml)
-PYFLYTE := $(BIN)/pyflyte -c flyte.yaml
+# The client's configuration, and the images' names.
+FLYTE ?= flyte.yaml
+# One code, one image, one version: images are tagged with the commit, and what is registered is named after the commit and the shape.
+COMMIT := $(shell git rev-parse --short=12 HEAD)
+VERSION ?= $(COMMIT)-$(or $(CLIPPO_CLUSTER),laptop)
+TRAIN_IMAGE = $(shell sed -n 's/^  train: //p' $(FLYTE)):$(COMMIT)
+CPU_IMAGE = $(shell sed -n 's/^  cpu: //p' $(FLYTE)):$(COMMIT)
+IMAGES = --image "train=$(TRAIN_IMAGE)" --image "cpu=$(CPU_IMAGE)"
+PYFLYTE := $(BIN)/pyflyte -c $(FLYTE)
+CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PROJECT) --domain $(DOMAIN)
 # One process per core, but no more than eight: each of them imports torch. The tests of a file stay in
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register activate \
-	deactivate clean
+.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register run \
+	activate deactivate clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks
 
@@ -57,17 +63,28 @@ bench: setup ## every benchmark that runs on this machine within minutes
 
 package: setup ## the protobufs that a cluster would get, without a cluster
 	@mkdir -p build
-	$(PYFLYTE) --pkgs workflows package --force --image "train=$(TRAIN_IMAGE)" --image "cpu=$(CPU_IMAGE)" --output build/workflows.tgz
+	$(PYFLYTE) --pkgs workflows package --force $(IMAGES) --output build/workflows.tgz
 
-images: ## build and push both images, by the names in flyte.yaml
+committed:
+	@test -z "$$(git status --porcelain -- clippo_core tasks workflows requirements.lock containers)" || { \
+		echo "Commit first: images and versions are named after the commit, and these files differ from it:"; \
+		git status --porcelain -- clippo_core tasks workflows requirements.lock containers; exit 1; }
+
+images: committed ## build and push both images, tagged with the commit
 	docker build -f containers/train.Dockerfile -t "$(TRAIN_IMAGE)" . && docker push "$(TRAIN_IMAGE)"
 	docker build -f containers/cpu.Dockerfile -t "$(CPU_IMAGE)" . && docker push "$(CPU_IMAGE)"
 
-register: setup ## register workflows and launch plans, inactive
-	$(PYFLYTE) register workflows --project $(PROJECT) --domain $(DOMAIN) --copy none --version "$(VERSION)"
+register: setup committed ## register workflows and launch plans, inactive
+	$(PYFLYTE) register workflows --project $(PROJECT) --domain $(DOMAIN) --copy none $(IMAGES) --version "$(VERSION)"
 
-activate deactivate: setup ## switch one launch plan: make activate PLAN=weekly_retraining
-	$(PYFLYTE) launchplan --project $(PROJECT) --domain $(DOMAIN) --$@ "$(PLAN)" "$(VERSION)"
+run: setup ## launch the registered version: make run CONFIG=run.json
+	$(PYFLYTE) run --project $(PROJECT) --domain $(DOMAIN) remote-launchplan "pretrain_and_evaluate:$(VERSION)" --config "$(CONFIG)"
+
+activate: setup ## switch one launch plan on: make activate PLAN=weekly_retraining
+	$(PYFLYTE) launchplan --project $(PROJECT) --domain $(DOMAIN) --activate "$(PLAN)" "$(VERSION)"
+
+deactivate: setup ## switch one launch plan off, whichever version is active
+	$(CLUSTER) deactivate "$(PLAN)"
 
 clean: ## remove results of local runs and Flyte's local cache of them
 	rm -rf runs build

@@ -1,9 +1,9 @@
 """`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset |
 released | promotions | promote | rollback`: the model from a shell.
 
-Each command is a few lines over `Clippo`, `Renderer` or `analysis/`; what is wrong is said in a
-sentence, with exit code 2. Training and evaluation are Flyte workflows (`pyflyte run workflows …`),
-not commands here.
+Each command is a few lines over `Clippo`, `Renderer`, `measure/` or `report/`; what is wrong is
+said in a sentence, with exit code 2. Training and evaluation are Flyte workflows
+(`pyflyte run workflows …`), not commands here.
 """
 
 from __future__ import annotations

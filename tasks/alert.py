@@ -137,10 +137,11 @@ def _stage(message: str) -> str:
 
 
 def _first_line(message: str) -> str:
-    """What was said, without the traceback around it: flytekit puts it under `Message:`, and
-    Elastic once more below the traceback of the rank that failed first.
+    """What was said, without what stands around it: Flyte's count of the attempts, the traceback
+    (flytekit puts the message below it), and with Elastic the one of the rank that failed first.
     """
-    text = message.rpartition("Message:")[2]
+    text = re.sub(r"^\[\d+/\d+\] currentAttempt done\. Last Error: \w+::", "", message)
+    text = text.rpartition("\nMessage:\n")[2]
     if "traceback :" in text:
         raised = re.findall(r"^\s*[\w.]+(?:Error|Exception|Preempted|Interrupt): .+$", text, re.M)
         text = raised[-1] if raised else text

@@ -3,9 +3,10 @@ versions. The only such place.
 
     CLIPPO_CLUSTER=h200x8 make register        one of the SHAPES below; `laptop` when unset
 
-Flyte bakes a task's shape into it when its module is imported, so the shape's name is the one thing
-that this project reads from the environment at import; every task carries it on into its pod. It
-holds no setting of the method: those are `clippo_core/config/`.
+Flyte bakes a task's shape into it when its module is imported, so the shape's name is read from the
+environment at import; every task carries it on into its pod. With it goes the digest of the program
+that the task was registered from: a pod whose image holds another one stops here, in words. This
+file holds no setting of the method: those are `clippo_core/config/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flytekit import Cache, Resources
 from flytekit.extras import accelerators
 from flytekitplugins.kfpytorch import CleanPodPolicy, RunPolicy
 
-from clippo_core.run.provenance import code_digest
+from clippo_core.run.provenance import code_digest, program_digest
 from tasks.flytekit_shim import ElasticOfOneSize, remember_schemas
 
 TRAIN_IMAGE = "{{.image.train.fqn}}:{{.image.train.version}}"
@@ -76,6 +77,14 @@ if SHAPE_NAME not in SHAPES:
         " tasks/settings.py."
     )
 SHAPE = SHAPES[SHAPE_NAME]
+
+PROGRAM = program_digest()[:16]
+if os.environ.get("CLIPPO_PROGRAM", PROGRAM) != PROGRAM:
+    raise ValueError(
+        f"This pod's image holds the program {PROGRAM}, but its task was registered from"
+        f" {os.environ['CLIPPO_PROGRAM']}: run `make images register` from one commit, and launch"
+        " that version."
+    )
 
 remember_schemas()
 
@@ -173,7 +182,12 @@ def cached(*modules: str) -> Cache:
 
 
 def _environment() -> dict[str, str]:
-    return {"CLIPPO_CLUSTER": SHAPE_NAME, "GX_ANALYTICS_ENABLED": "false", "PYTHONUNBUFFERED": "1"}
+    return {
+        "CLIPPO_CLUSTER": SHAPE_NAME,
+        "CLIPPO_PROGRAM": PROGRAM,
+        "GX_ANALYTICS_ENABLED": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _gpu_resources() -> Resources:

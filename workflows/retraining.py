@@ -1,5 +1,5 @@
-"""Launch plans: retraining every week, evaluation of the promoted model every night. Registered
-inactive; `make activate` starts them.
+"""Launch plans: one run by hand (`make run`), retraining every week, evaluation of the promoted
+model every night. Registered inactive; `make activate` starts the schedules.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPol
 from clippo_core.config import RunConfig, presets
 from clippo_core.run.folder import BaseFolder
 from workflows.evaluation import evaluate_promoted
-from workflows.pipeline import pretrain_and_evaluate
+from workflows.pipeline import UNSCHEDULED, pretrain_and_evaluate
 
 OPERATORS = ["clippo-operators@example.org"]
 """Who is told of a failure by Flyte's own e-mail; the webhook of tasks/alert.py is the other
@@ -25,6 +25,13 @@ _NOTIFICATIONS = [
 # A run that takes longer than its period goes on, and the next one is left out.
 _ONE_AT_A_TIME = ConcurrencyPolicy(1, ConcurrencyLimitBehavior.SKIP)
 _weekly: RunConfig = presets.weekly()
+
+# Without a kickoff time to give: flytekit's command line refuses its own rendering of the default.
+by_hand = LaunchPlan.get_or_create(
+    pretrain_and_evaluate,
+    name="pretrain_and_evaluate",
+    fixed_inputs={"kickoff_time": UNSCHEDULED},
+)
 
 weekly_retraining = LaunchPlan.get_or_create(
     pretrain_and_evaluate,

@@ -50,6 +50,8 @@ Positive = Annotated[float, Check(lambda x: x > 0, "it must be positive")]
 NotNegative = Annotated[float, Check(lambda x: x >= 0, "it must not be negative")]
 Share = Annotated[float, Check(lambda x: 0 <= x <= 1, "it is a share, 0 to 1")]
 Name = Annotated[str, Check(bool, "it must not be empty")]
+# A Literal of numbers would be a schema that flytekit cannot read back from a registered version.
+ZeroStage = Annotated[int, Check(lambda n: 0 <= n <= 3, "use 0, 1, 2 or 3")]
 PagePx = Annotated[
     int, Check(lambda n: n >= 32 and n % 16 == 0, "it must be a multiple of 16 and at least 32")
 ]

@@ -16,6 +16,7 @@ from clippo_core.config.hints import (
     Runtime,
     Share,
     Whole,
+    ZeroStage,
 )
 from clippo_core.config.model import ModelConfig
 
@@ -128,7 +129,7 @@ class TrainConfig(Checked, path="train"):
     """Optimizer steps."""
     batch_pairs: Count = 10_240
     """Pairs in the global batch, over all ranks; the loss contrasts all of them."""
-    zero_stage: Runtime[Literal[0, 1, 2, 3]] = 1
+    zero_stage: Runtime[ZeroStage] = 1
     """DeepSpeed ZeRO stage; 0 is the plain engine (torch), without DeepSpeed."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Autocast type of the tower; weights, loss and optimizer stay float32."""

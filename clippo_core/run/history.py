@@ -24,6 +24,7 @@ from clippo_core.run.records import Metric, Verdict, dumps
 from clippo_core.untrusted.json import field as field_of
 from clippo_core.untrusted.json import load_json, optional
 from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import reason, refusal
 
 HISTORY_SCHEMA = 1
 """Version of a record's JSON."""
@@ -142,9 +143,8 @@ def _read(uri: str) -> Promotion:
     try:
         return decode(Promotion, values, lenient=True)
     except (ConfigError, TypeError) as error:
-        raise DataError(
-            f"{uri} is no record of a promotion ({error}); restore it from a copy."
-        ) from error
+        fault = f"it is no record of a promotion ({reason(error, 300)})"
+        raise refusal(DataError, uri, fault, "restore it from a copy") from error
 
 
 def _taken_over(pointer: str) -> Promotion:

@@ -117,6 +117,22 @@ def code_digest(*modules: str, project: Path = PROJECT) -> str:
 
 
 @functools.cache
+def program_digest(project: Path = PROJECT) -> str:
+    """sha256 over every file that an image holds of this project: whether two places hold the same
+    program, to the last comment. What computes a result alike is `code_digest`'s question.
+    """
+    files = [project / LOCK]
+    for package in PACKAGES:
+        files += [path for path in (project / package).rglob("*") if path.is_file()]
+    total = hashlib.sha256()
+    for path in sorted(files):
+        if "__pycache__" not in path.parts:
+            name = path.relative_to(project).as_posix()
+            total.update(f"{name} {_sha256(path.read_bytes())}\n".encode())
+    return total.hexdigest()
+
+
+@functools.cache
 def _tree(path: Path) -> ast.Module:
     """A file's syntax tree without docstrings, those under fields included."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

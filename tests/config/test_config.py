@@ -150,7 +150,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     ),
     (lambda: TrainConfig(timeout_seconds=0), "train.timeout_seconds is 0.0; it must be positive."),
     (lambda: TrainConfig(zero_stage=4), "train.zero_stage is 4; use 0, 1, 2 or 3."),
-    (lambda: TrainConfig(zero_stage=True), "train.zero_stage is True; use 0, 1, 2 or 3."),
+    (lambda: TrainConfig(zero_stage=True), "train.zero_stage is True; it must be a whole number."),
     (lambda: TrainConfig(augment={"noise": 3}), "train.augment.noise is 3.0; use 0 to 2, "),
     (
         lambda: TrainConfig(augment=OptimConfig()),
@@ -241,7 +241,7 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
         "data.sources[1].pth: there is no such field; did you mean `path`?",
         (
             "data.sources[1].kind is 'tvs'; use 'karpathy', 'coco', 'xm3600', 'webdataset',"
-            " 'sentences', 'c4', 'moses' or 'tsv'."
+            " 'csv', 'folder', 'hf', 'sentences', 'c4', 'moses' or 'tsv'."
         ),
         "data.sources[1].path is missing; it must be given.",
     ]

@@ -29,7 +29,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     out = tmp_path_factory.mktemp("package") / "workflows.tgz"
     environment = os.environ | {"CLIPPO_CLUSTER": "h100x8x8", "HOME": str(out.parent)}
     images = [
-        f"--image={name}={image}"
+        f"--image={name}={image}:commit"
         for name, image in yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"].items()
     ]
     command = [
@@ -105,7 +105,8 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
         trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
             ("open_checkpoint", "open_promoted", "plan_evaluations", "require_all")
         )
-        assert template.container.image == images["train" if trains else "cpu"], name
+        image = images["train" if trains else "cpu"]
+        assert template.container.image == f"{image}:commit", name
         assert {"key": "CLIPPO_CLUSTER", "value": "h100x8x8"} in [
             {"key": e.key, "value": e.value} for e in template.container.env
         ]

@@ -80,14 +80,15 @@ def test_a_failure_arrives_with_run_kickoff_stage_reason_and_link(webhook: Webho
 
 
 def test_a_rank_and_a_pod_that_died_are_named(webhook: Webhook) -> None:
-    alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(IN_A_RANK))
-    pod = "[1/1] currentAttempt done. Last Error: USER::[local-n4-0-n2-0] terminated with exit code"
-    alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(f"{pod} (137). OOMKilled"))
-    rank, pods = (text.splitlines()[0] for text in webhook.texts)
+    again = "[6/6] currentAttempt done. Last Error: USER::"
+    alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(f"{again}{IN_A_RANK}"))
+    pod = "[local-n4-0-n2-0] terminated with exit code (137). Reason [OOMKilled]. Message: "
+    alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(f"{again}\r\n{pod}\n."))
+    rank, died = (text.splitlines()[0] for text in webhook.texts)
     assert rank.endswith(
         "failed in pretrain: clippo_core.errors.TrainingError: The loss is not finite at step 7."
     )
-    assert f"failed in n4-0-n2: {pod}" in pods
+    assert died.endswith(f"failed in n4-0-n2: {pod.strip()}")
 
 
 def test_without_a_schedule_or_an_error_it_still_tells(webhook: Webhook) -> None:
@@ -107,7 +108,7 @@ def test_the_nightly_evaluation_tells_too(webhook: Webhook) -> None:
         evaluate=EvaluateConfig(),
         root="runs",
         kickoff_time=SUNDAY,
-        err=failed("Message:\n\n    EvaluationError: These have no numbers: glue (no such file)."),
+        err=failed("Trace:\n\n    ...\nMessage:\n\n    EvaluationError: no numbers: glue."),
     )
     assert webhook.texts[0].startswith(
         "evaluation of s3://clippo/promoted.json of 2026-11-22 02:00 failed: EvaluationError:"

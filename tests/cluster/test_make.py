@@ -1,0 +1,179 @@
+"""The Makefile's own targets against the doubles: register, activate, run, deactivate."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster, build_image
+from conftest import PROJECT
+from double_rules import STOCK_LIMITS
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.models.literals import Literal
+
+from clippo_core.config import RunConfig, presets
+
+pytestmark = pytest.mark.slow
+VENV = Path(sys.executable).parent.parent
+PLANS = {"pretrain_and_evaluate", "weekly_retraining", "nightly_evaluation"}
+
+
+class Checkout:
+    """A clone of the project as it is now, with everything committed, and its own make."""
+
+    def __init__(self, folder: Path, configuration: Path) -> None:
+        self.folder, self.configuration = build_image(folder / "checkout"), configuration
+        for name in ("containers", "tools"):
+            shutil.copytree(PROJECT / name, self.folder / name)
+        for name in ("Makefile", "requirements-dev.lock", "pyproject.toml"):
+            shutil.copy(PROJECT / name, self.folder / name)
+        (self.folder / ".gitignore").write_text("__pycache__/\n*.pyc\n")
+        self.git("init", "--quiet")
+        self.commit()
+
+    def git(self, *words: str) -> str:
+        who = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
+        command = ["git", *who, *words]
+        return subprocess.run(
+            command, cwd=self.folder, check=True, capture_output=True, text=True, timeout=60
+        ).stdout.strip()
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "As it is now")
+
+    def version(self, shape: str = "laptop") -> str:
+        return f"{self.git('rev-parse', '--short=12', 'HEAD')}-{shape}"
+
+    def make(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`make`, without installing anything: the environment of the tests is there."""
+        command = ["make", f"VENV={VENV}", f"--old-file={VENV}/.installed"]
+        command += [f"FLYTE={self.configuration}", *words]
+        home = self.folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS")}
+        place = {"HOME": str(home), "PYTHONPATH": str(self.folder)}
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=kept | place | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """An empty cluster; what is launched on it does not run."""
+    with Cluster(s3_server, tmp_path_factory.mktemp("no-image")) as cluster:
+        cluster.admin.propeller = None
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def checkout(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    folder = tmp_path_factory.mktemp("project")
+    return Checkout(folder, cluster.configuration(folder))
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def worked(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, said(done)
+
+
+def plans(cluster: Cluster, version: str) -> set[str]:
+    """Launch plans of a version that have a name of their own."""
+    return {name for _, _, name, known in cluster.admin.plans if known == version} & PLANS
+
+
+def test_register_again_and_for_another_shape(cluster: Cluster, checkout: Checkout) -> None:
+    worked(checkout.make("register"))
+    version = checkout.version()
+    assert plans(cluster, version) == PLANS
+    commit = version.removesuffix("-laptop")
+    for (_, _, name, _), spec in cluster.admin.tasks.items():
+        assert spec.template.container.image.endswith(f":{commit}"), name
+    before = len(cluster.admin.tasks)
+    worked(checkout.make("register"))
+    assert len(cluster.admin.tasks) == before
+    worked(checkout.make("register", CLIPPO_CLUSTER="h200x8"))
+    assert plans(cluster, checkout.version("h200x8")) == PLANS
+    assert len(cluster.admin.tasks) == 2 * before
+    assert not cluster.admin.active
+
+
+def test_deactivate_finds_the_version_that_is_active(cluster: Cluster, checkout: Checkout) -> None:
+    name = ("clippo", "production", "weekly_retraining")
+    worked(checkout.make("register"))
+    worked(checkout.make("activate", "PLAN=weekly_retraining"))
+    first = checkout.version()
+    assert cluster.admin.active[name] == first
+    (checkout.folder / "Makefile").open("a").write("# changed\n")
+    checkout.commit()
+    worked(checkout.make("register"))
+    assert checkout.version() != first and cluster.admin.active[name] == first
+    done = checkout.make("deactivate", "PLAN=weekly_retraining")
+    worked(done)
+    assert first in done.stdout and not cluster.admin.active
+    again = checkout.make("deactivate", "PLAN=weekly_retraining")
+    worked(again)
+    assert "is not active in clippo/production" in again.stdout
+
+
+def test_run_launches_what_was_registered(
+    cluster: Cluster, checkout: Checkout, tmp_path: Path
+) -> None:
+    worked(checkout.make("register"))
+    config = tmp_path / "run.json"
+    wanted = presets.demo(cluster.store.uri("runs"))
+    config.write_text(json.dumps(asdict(wanted)))
+    worked(checkout.make("run", f"CONFIG={config}"))
+    (execution,) = cluster.admin.executions.values()
+    assert execution.plan.version == checkout.version()
+    assert execution.inputs.literals["kickoff_time"].scalar.primitive.datetime.seconds == 0
+    literal = Literal.from_flyte_idl(execution.inputs.literals["config"])
+    context = FlyteContextManager.current_context()
+    assert TypeEngine.to_python_value(context, literal, RunConfig) == wanted
+
+
+def test_what_is_not_committed_is_not_registered(cluster: Cluster, checkout: Checkout) -> None:
+    before = len(cluster.admin.tasks)
+    changed = checkout.folder / "tasks" / "gate.py"
+    text = changed.read_text()
+    changed.write_text(text + "\n# edited\n")
+    try:
+        for target in ("register", "images"):
+            done = checkout.make(target)
+            assert done.returncode != 0 and "Commit first" in done.stdout
+            assert "tasks/gate.py" in done.stdout
+    finally:
+        changed.write_text(text)
+    assert len(cluster.admin.tasks) == before
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"limits": STOCK_LIMITS}, "greater than current limit set in the platform configuration"),
+        ({"projects": ("flytesnacks",)}, "project [clippo] and domain [production]"),
+    ],
+)
+def test_what_a_fresh_cluster_lacks_is_said(
+    s3_server: str, checkout: Checkout, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with Cluster(s3_server, tmp_path, **options) as fresh:
+        done = checkout.make("register", f"FLYTE={fresh.configuration(tmp_path)}")
+    assert done.returncode != 0 and words in said(done)
