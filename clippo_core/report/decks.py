@@ -66,7 +66,7 @@ def render_deck(
     both there is no contact sheet.
     """
     if samples is None and render is not None:
-        from clippo_core.measure.insight import contact_items
+        from clippo_core.measure.contact import contact_items
 
         samples = contact_items(manifest, render, CONTACT_ITEMS)
     parts = [
@@ -171,7 +171,7 @@ def run_facts(config: RunConfig) -> list[tuple[str, str]]:
         ("tower", f"{model.kind}, width {model.width}, depth {model.depth}"),
         ("image", f"{config.render.image_px} × {config.render.image_px} px"),
         ("steps", digits.count(train.steps)),
-        ("pairs a batch", digits.count(train.batch_pairs)),
+        ("pairs per batch", digits.count(train.batch_pairs)),
         ("sentence pairs", f"{100 * config.data.text_pair_share:.0f} %"),
         ("optimizer", f"{config.optim.name}, lr {digits.value(config.optim.lr, 2)}"),
         ("seed", str(config.seed)),
