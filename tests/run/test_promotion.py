@@ -203,7 +203,7 @@ def test_a_damaged_record_is_named(plan: GatePlan) -> None:
     promotion.decide(plan, NEW, [result(40)])
     folder = Path(plan.promoted).with_name("promotions") / "x"
     for content, fault in (
-        ('{"number": 2}', r"0002\.json is no record.*by is missing"),
+        ('{"number": 2}', r"0002\.json: it is no record.*by is missing"),
         ('{"schema_version": 99}', "written by a newer version"),
         ("[" * 100, "nested more than 64 deep"),
     ):
