@@ -84,9 +84,9 @@ def window_steps(sizes: tuple[int, int], places: tuple[int, int], window_records
     pools = [(size, n) for size, n in zip(sizes, places, strict=True) if n]
     most = max(MIN_WINDOW_STEPS, window_records // sum(places))
     cycle = math.lcm(*(size // math.gcd(size, n) for size, n in pools))
-    if cycle <= most // 8:
-        return cycle * -(-MIN_WINDOW_STEPS // cycle)
     epochs = WINDOW_EPOCHS * max(size // n for size, n in pools)
+    if cycle <= min(most // 8, 2 * epochs):
+        return cycle * -(-MIN_WINDOW_STEPS // cycle)
     return min(most, max(MIN_WINDOW_STEPS, epochs))
 
 
@@ -149,6 +149,8 @@ class Order:
         epochs = [pool.size // n for pool, n in zip(self.pools, self.places, strict=True) if n]
         self.run_steps = min(self.window_steps, max(MIN_WINDOW_STEPS, min(epochs)))
         self.block_records = block_records
+        self.identity = [VERSION, seed, self.places, window_records, block_records]
+        """What the batches of a set follow from."""
         self.window = functools.lru_cache(maxsize=2)(self._window)
 
     def draw(self, step: int) -> Draw:

@@ -109,10 +109,17 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str, max_bytes: int = 0) -> bytes:
-    """The content of a file, in a bucket of at most `max_bytes` (0 = any size). Raises
-    NotFoundError, StorageError.
+    """The content of a file of at most `max_bytes` (0 = any size). Raises NotFoundError,
+    StorageError.
     """
-    return read_with_etag(uri)[0] if is_local(uri) else _bucket().get(uri, max_bytes)[0]
+    if not is_local(uri):
+        return _bucket().get(uri, max_bytes)[0]
+    with local.explained(uri, "read"), open(local_path(uri), "rb") as file:
+        data = file.read(max_bytes + 1 if max_bytes else -1)
+    if max_bytes and len(data) > max_bytes:
+        fault = f"it has more than {max_bytes:,} bytes"
+        raise refusal(StorageError, uri, fault, "shrink or remove it")
+    return data
 
 
 def read_text(uri: str) -> str:
@@ -186,11 +193,8 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
             path.stat()
     else:
         head = _bucket().head(uri)
-        folder = Path(
-            cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo"
-        )
         path = (
-            folder
+            Path(cache_dir or cache_folder())
             / hashlib.sha256(f"{uri} {head['ETag']}".encode()).hexdigest()[:16]
             / uri.rpartition("/")[2]
         )
@@ -208,6 +212,18 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
             f"{uri}: its sha256 is not {sha256[:12]}…, it was cut, damaged or replaced."
         )
     return path
+
+
+def cache_folder() -> Path:
+    """Where copies of objects lie on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo"
+
+
+def read_range(uri: str, start: int, size: int, if_match: str = "") -> tuple[bytes, str]:
+    """`size` bytes of an object from `start` on, and its ETag. Raises ConflictError where it has
+    not the ETag asked for, StorageError also where it is shorter.
+    """
+    return _bucket().get_range(uri, start, size, if_match)
 
 
 def list_files(uri: str) -> list[FileStat]:

@@ -184,7 +184,7 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
     folder = Path(data.sources[0].images)
     plan = loader.BatchPlan(manifest, data, 16, 5)
     for batch in read(mixed, 6):
-        draw = plan.draw(batch.step)
+        draw = plan.order.draw(batch.step)
         for place, key in enumerate(batch.keys):
             number = int(key.rpartition("-")[2]) - (1 if key.startswith("sentences") else 0)
             if place < 12:
@@ -205,7 +205,7 @@ def test_captions_take_turns(mixed: tuple[Manifest, DataConfig]) -> None:
     plan = loader.BatchPlan(manifest, data, 16, 5)
     said: dict[int, list[tuple[int, int]]] = {}
     for step in range(16 * 12):
-        draw = plan.draw(step)
+        draw = plan.order.draw(step)
         for place in range(12):
             said.setdefault(int(draw.records[place]), []).append(
                 (int(draw.epochs[place]), int(draw.texts[place]))
@@ -326,7 +326,8 @@ def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
     made(tmp_path / "run", data)
     write_photos(tmp_path, 8, captions=2)
     manifest = made(tmp_path / "run", data)
-    assert loader.BatchPlan(manifest, data, 4, 0).shards.index.text_counts.tolist() == [2] * 8
+    rows = loader.BatchPlan(manifest, data, 4, 0).records.rows((np.arange(8), np.arange(0)))
+    assert rows.index.text_counts.tolist() == [2] * 8
 
 
 def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
@@ -345,8 +346,16 @@ def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
     )
     excluded |= dict.fromkeys([f"photos/photo-0005#{n}" for n in range(3)], "bad")
     manifest = made(tmp_path / "run", data, excluded)
-    source = loader.BatchPlan(manifest, data, 4, 0).shards
-    texts = {source.index.key(record): source.texts(record) for record in range(len(source.index))}
+    records = loader.BatchPlan(manifest, data, 4, 0).records
+    assert records.sizes == (4, 2)
+    rows = records.rows((np.arange(4), np.arange(2)))
+
+    def member(row: int, span: np.ndarray) -> bytes:
+        start, size = (int(x) for x in span)
+        data = records.read(rows, row, 0, at_once=False)
+        return data[start - int(rows.spans[row, 0]) :][:size]
+
+    texts = {rows.index.key(row): loader._texts(rows, row, member) for row in range(6)}
     assert texts == {
         "photos/photo-0000": [f"caption {c} of 0" for c in range(3)],
         "photos/photo-0002": ["caption 1 of 2"],
@@ -545,8 +554,9 @@ def test_shards_in_a_bucket(
     assert torch.equal(read((opened, data), 1)[0].photos, read(mixed, 1)[0].photos)
     [damaged] = [s.tar for s in listed(remote) if s.tar.name == "photos-00001.tar"]
     storage.write_bytes(storage.join(remote.uri, damaged.name), b"x" * damaged.bytes)
-    with pytest.raises(ShardError, match=damaged.name):
-        read((opened, data), 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another node's"))
+    with pytest.raises(ShardError, match=f"{damaged.name}: record photos/photo-00.. is not what"):
+        read((opened, data), 4)
 
 
 def test_a_source_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
