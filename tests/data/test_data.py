@@ -476,7 +476,7 @@ def test_bad_entries_become_problems_and_are_refused_by_evaluations(tmp_path: Pa
     with pytest.raises(DataError, match="image 1 of"):
         gallery.usable(records, "here")
     number = karpathy_file(tmp_path, [{**good, "sentences": [{"raw": 5}]}])
-    with pytest.raises(DataError, match="no text"):
+    with pytest.raises(DataError, match="must be a text"):
         gallery.usable(
             list(sources.read_source(SourceConfig("karpathy", number, images="photos"))), "here"
         )

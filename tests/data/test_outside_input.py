@@ -88,15 +88,15 @@ def web_data(folder: Path, bad: dict[str, bytes], max_bad_share: float) -> DataC
 
 
 def trained_on(data: DataConfig, report: ValidationReport, folder: Path) -> list[str]:
-    """The ids of an epoch's records."""
+    """The ids of the records in the batches of four epochs."""
     plan = RenderPlan(StagePlan(str(folder), 0, "d"), data, RENDER)
     manifest = shards.write_shards(plan, report, progress=False)
     encode = Renderer.from_config(RENDER)
     found = loader.batches(
         manifest, data, image_px=32, batch_pairs=9, seed=0, text_encoder=encode,
-        steps=manifest.n_pairs // 9,
+        steps=4 * manifest.n_pairs // 9,
     )  # fmt: skip
-    return sorted(key for batch in found for key in batch.keys)
+    return sorted({key for batch in found for key in batch.keys})
 
 
 GOOD = [f"web/{n:05d}/{3 * n + k:04d}" for n in range(30) for k in range(3)]

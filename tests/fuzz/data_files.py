@@ -198,3 +198,15 @@ def photo_file(draw: DrawFn) -> bytes:
     target = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(target, "PNG", compress_level=1)
     return target.getvalue()
+
+
+@fuzzed("csv")
+def csv_file(draw: DrawFn) -> bytes:
+    """A table with quotes, line ends in cells, short rows and odd headers."""
+    cell = st.sampled_from(["a dog", '"q ""x"""', '"two\nlines"', "", "é", '"', " x ", "\0", "b'c"])
+    names = st.sampled_from(["0.jpg", "1.png"]) | _NAMES
+    header = "filepath,title" if draw(_SCRAP) else draw(st.sampled_from(["", "title", '"filepath']))
+    rows = draw(st.lists(st.tuples(names, cell, st.sampled_from(["", ",x", ",,"])), max_size=5))
+    lines = [f"{name},{text}{more}" if draw(_SCRAP) else name for name, text, more in rows]
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    return end.join([header, *lines]).encode(errors="surrogatepass")

@@ -7,8 +7,10 @@ format is simple, it is compared with a plain reading of the same bytes.
 from __future__ import annotations
 
 import atexit
+import csv
 import io
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -147,6 +149,30 @@ def check_text(data: bytes) -> bool:
         assert [(record.first, record.texts[0]) for record in _sound(rows)] == expected
         assert [record.first for record in _sound(aligned)] == [line.strip() for line in plain]
     return bool(_sound(rows) or _sound(lines))
+
+
+@check("csv")
+def check_csv(data: bytes) -> bool:
+    found = records_of("csv", written("pairs.csv", data), separator=",")
+    if isinstance(found, Refused):
+        return False
+    if data.isascii() and b"\0" not in data:
+        lines = re.sub("\r?\n", "\n", data.decode()).splitlines(keepends=True)
+        rows = [row for row in csv.reader(lines) if row]
+        names = [name.strip() for name in rows[0]]
+        places = names.index("filepath"), names.index("title")
+        expected = {
+            (f"pairs-{n}", tuple(row[place].strip() for place in places))
+            for n, row in enumerate(rows[1:], 1)
+            if len(row) > max(places)
+        }
+        for record in _sound(found):
+            name = record.image.removeprefix(f"{PHOTOS}/")
+            assert any(
+                key == record.key and text == record.texts[0] and Path(row).name == Path(name).name
+                for key, (row, text) in expected
+            ), record
+    return bool(_sound(found))
 
 
 @check("templates")

@@ -24,7 +24,7 @@ from clippo_core.errors import ClippoError, DataError
 from clippo_core.untrusted import parquet
 from clippo_core.untrusted.json import at
 from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import reason, refusal
+from clippo_core.untrusted.names import printable, reason, refusal
 from clippo_core.untrusted.text import read_text
 
 _QUOTES = 'close the quotes, and write " within them as ""'
@@ -155,7 +155,10 @@ def _hf_record(key: str, image: Any, text: Any, language: str, where: str) -> Ph
             raise refusal(DataError, where, fault, "store the pictures in the parquet files")
         texts = text if isinstance(text, list) else [text]
         texts = [at(one, str, where, "text").strip() for one in texts]
-        return PhotoRecord(key, where, tuple(texts), (language,) * len(texts), content=content)
+        # The name under which it was stored shows whether the photo is one of those evaluated.
+        stored = (image.get("path") if isinstance(image, dict) else "") or key
+        address = f"{where}/{printable(str(stored)).rpartition('/')[2]}"
+        return PhotoRecord(key, address, tuple(texts), (language,) * len(texts), content=content)
     except DataError as error:
         return PhotoRecord(key, "", (), (), problem=str(error))
 
