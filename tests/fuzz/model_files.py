@@ -134,7 +134,8 @@ def npz_weights(draw: DrawFn) -> bytes:
         elif change == 3:
             array = array[..., None] if draw(st.booleans()) else array.T
         elif change == 4:
-            array = array * draw(st.sampled_from([np.nan, np.inf, 1e30, 0]))
+            factor = draw(st.sampled_from([np.nan, np.inf, 1e30, 0]))
+            array = array.astype(np.float32) * factor if array.dtype.kind == "f" else array
         elif change == 5:
             kind = np.dtype(draw(st.sampled_from(_DTYPES)))
             array = np.zeros(array.shape, kind)
