@@ -106,8 +106,10 @@ def text_file(draw: DrawFn) -> bytes:
 
 @fuzzed("templates")
 def templates_file(draw: DrawFn) -> bytes:
-    template = st.sampled_from(["a {}.", "{c}", "{} {}", "none", "{0.__class__}", "{"])
-    return _json(draw, _value(draw, st.lists(template, max_size=4)))
+    good = st.sampled_from(["a {}.", "{}", "é {}"])
+    odd = st.sampled_from(["a {}.", "{c}", "{} {}", "none", "{0.__class__}", "{"])
+    some = st.lists(good, min_size=1, max_size=4) | st.lists(odd, max_size=4)
+    return _json(draw, _value(draw, some))
 
 
 @fuzzed("web-tar")
