@@ -24,12 +24,13 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, digest
-from clippo_core.errors import ClippoError, EvaluationError, NotFoundError
+from clippo_core.errors import ClippoError, DataError, EvaluationError, NotFoundError
 from clippo_core.measure.contact import ContactItem, contact_item, safe_picture
 from clippo_core.measure.lengths import Lengths, measure_language
 from clippo_core.measure.shard_pairs import ShardPair, read_pairs
 from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import CheckpointInfo, Manifest
+from clippo_core.untrusted.json import load_json
 
 if TYPE_CHECKING:
     from clippo_core.embedder import Clippo
@@ -313,7 +314,7 @@ def _read_insight(uri: str, wanted: str) -> Insight | None:
     file that is not one.
     """
     try:
-        values = json.loads(storage.read_text(uri))
+        values = load_json(storage.read_bytes(uri), uri)
         if values.pop("inputs_digest") != wanted:
             return None
         contact = [ContactItem(**item) for item in values.pop("contact")]
@@ -324,7 +325,7 @@ def _read_insight(uri: str, wanted: str) -> Insight | None:
             if isinstance(value, list)
         }
         insight = Insight(**{**values, **arrays, "contact": contact, "lengths": lengths})
-    except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (NotFoundError, DataError, ValueError, KeyError, TypeError, AttributeError):
         return None
     safe = all(
         safe_picture(item.drawing) and (not item.photo or safe_picture(item.photo))

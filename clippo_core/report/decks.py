@@ -25,6 +25,7 @@ from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
 from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 from clippo_core.untrusted.json import load_json
+from clippo_core.untrusted.limits import LIMITS
 
 CONTACT_ITEMS = 12
 """Pairs on a contact sheet."""
@@ -221,7 +222,7 @@ def _read(folder: str, file: str) -> Any:
     """What a json file of an evaluation's folder holds; None where it cannot be read."""
     uri = storage.join(folder, file)
     try:
-        return load_json(storage.read_bytes(uri), uri)
+        return load_json(storage.read_bytes(uri, LIMITS.json_bytes), uri)
     except (NotFoundError, DataError):
         return None
 

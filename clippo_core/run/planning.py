@@ -70,7 +70,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     naming a file or folder that is missing: pairs, fonts, tokenizer, weights to start from. What
     `train.resume_from` names is not read: a committed checkpoint never changes.
     """
-    config = fill_kickoff(config, kickoff_time)
+    config = _pinned(fill_kickoff(config, kickoff_time))
     data, render, model = config.data, config.render, config.model
     listed = functools.cache(_listed)  # stages read the same folders
     start_files = [Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri]
@@ -238,11 +238,25 @@ def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
     return config
 
 
+def _pinned(config: RunConfig) -> RunConfig:
+    """`config` with the commit of each source on a hub, so that all stages read the same."""
+    from clippo_core.data.sources.tables import pinned
+
+    sources = tuple(
+        dataclasses.replace(source, revision=pinned(source)) if source.on_hub else source
+        for source in config.data.sources
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+
+
 def source_inputs(data: DataConfig) -> list[Input]:
-    """Files and folders that the sources read."""
+    """Files and folders that the sources read; a dataset on a hub has its revision instead."""
     found = []
     for source in data.sources:
-        found += [source.path, source.second_path, source.images]
+        found += [source.second_path, source.images]
+        found += [] if source.on_hub else [source.path]
+        if source.kind == "csv" and not source.images:
+            found += [source.path.rpartition("/")[0] or "."]
     return [Input(uri) for uri in found if uri]
 
 

@@ -61,7 +61,7 @@ def _gallery_is_sound(records: Any, n: int) -> None:
         assert image.is_relative_to("/nowhere/images") and ".." not in image.parts
 
 
-@check("xm3600")
+@check("gallery-xm3600")
 def check_xm3600(data: bytes) -> bool:
     def reader(uri: str) -> Any:
         return usable(list(xm3600_records(uri, "/nowhere/images", ("en", "de"))), uri)
@@ -82,7 +82,7 @@ def _captions(line: dict[str, Any], code: str) -> list[str]:
     return list(line[code]["caption"]) if isinstance(line.get(code), dict) else []
 
 
-@check("retrieval")
+@check("gallery-json")
 def check_retrieval(data: bytes) -> bool:
     def karpathy(uri: str) -> Any:
         return usable(list(karpathy_records(uri, "/nowhere/images", "test")), uri)

@@ -45,7 +45,9 @@ from PIL import Image
 from clippo_core import storage
 from clippo_core.data.numbers import tasks as number_tasks
 from clippo_core.data.numbers.tasks import NUMBERS, UNSEEN, name
+from clippo_core.errors import DataError
 from clippo_core.run.folder import MANIFEST
+from clippo_core.untrusted.json import field, load_json
 
 VERSION = 1
 """Raised whenever the written bytes change."""
@@ -200,13 +202,13 @@ def captions(number: int) -> list[tuple[str, str]]:
 
 def _is_there(root: str, seed: int) -> bool:
     try:
-        found = json.loads(storage.read_text(storage.join(root, MANIFEST)))
-        if (found["version"], found["seed"]) != (VERSION, seed):
-            return False
-        return all(
-            storage.local_path(storage.join(root, path)).is_file() for path in found["files"]
+        found = load_json(storage.read_bytes(storage.join(root, MANIFEST)), root)
+        made = [field(found, name, int, root) for name in ("version", "seed")]
+        files = field(found, "files", list[str], root)
+        return made == [VERSION, seed] and all(
+            storage.local_path(storage.join(root, path)).is_file() for path in files
         )
-    except (storage.StorageError, ValueError, KeyError):
+    except (storage.StorageError, DataError):
         return False
 
 
