@@ -1,9 +1,9 @@
 """`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset |
 released | promotions | promote | rollback`: the model from a shell.
 
-Each command is a few lines over `Clippo`, `Renderer` or `analysis/`; what is wrong is said in a
-sentence, with exit code 2. Training and evaluation are Flyte workflows (`pyflyte run workflows …`),
-not commands here.
+Each command is a few lines over `Clippo`, `Renderer`, `measure/` or `report/`; what is wrong is
+said in a sentence, with exit code 2. Training and evaluation are Flyte workflows
+(`pyflyte run workflows …`), not commands here.
 """
 
 from __future__ import annotations
@@ -250,11 +250,11 @@ def _compare(kinds: Any) -> None:
 
 
 def _command(names: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-    shape, examples = argparse.RawDescriptionHelpFormatter, EXAMPLES | run_commands.EXAMPLES
+    shape = argparse.RawDescriptionHelpFormatter
     command: argparse.ArgumentParser = names.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + ".\n\n" + examples.get(name, ""),
+        description=summary[0].upper() + summary[1:] + ".\n\n" + EXAMPLES.get(name, ""),
         formatter_class=shape,
     )
     command.set_defaults(run=run)

@@ -1,5 +1,5 @@
-"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer`
-and `analysis/`.
+"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer`,
+`measure/` and `report/`.
 
 Every function takes the parsed arguments (`__main__.py` names and explains them), prints, and
 writes the file that was asked for. Errors are the package's own, which `__main__` turns into one
@@ -81,7 +81,7 @@ def render(chosen: argparse.Namespace) -> None:
             raise ConfigError(
                 "--tagged is about the lines of --file; texts among the arguments have no language."
             )
-        languages, lines = _tagged(chosen.file, lines)
+        languages, lines = _tagged(chosen.file, lines, "a language")
     texts = [*chosen.text, *lines]
     if not texts:
         raise ConfigError("there is nothing to draw; give texts, or --file FILE (or -).")
@@ -141,12 +141,9 @@ def gap(chosen: argparse.Namespace) -> None:
 
     from clippo_core.measure.geometry import measure
 
-    pairs = [line.split("\t", 1) for line in _lines(chosen.captions)]
-    bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
-    if bad:
-        raise ConfigError(f"{chosen.captions}, line {bad}: expected a file name, a tab and a text.")
-    images = [str(Path(chosen.images) / name) for name, _ in pairs]
-    print(json.dumps(asdict(measure(_load(chosen), images, [text for _, text in pairs])), indent=1))
+    names, texts = _tagged(chosen.captions, _lines(chosen.captions), "a file name")
+    images = [str(Path(chosen.images) / name) for name in names]
+    print(json.dumps(asdict(measure(_load(chosen), images, texts)), indent=1))
 
 
 def patches(chosen: argparse.Namespace) -> None:
@@ -295,13 +292,13 @@ def _lines(path: str) -> list[str]:
     return [line.text for line in lines]
 
 
-def _tagged(path: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(languages, texts) of lines "language, tab, text"; further tabs belong to the text."""
+def _tagged(path: str, lines: Sequence[str], what: str) -> tuple[list[str], list[str]]:
+    """(tags, texts) of lines "tag, tab, text"; further tabs belong to the text. what: of a tag."""
     pairs = [line.split("\t", 1) for line in lines]
     bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
     if bad:
-        raise ConfigError(f"{path}, line {bad}: expected a language, a tab and a text.")
-    return [language for language, _ in pairs], [text for _, text in pairs]
+        raise ConfigError(f"{path}, line {bad}: expected {what}, a tab and a text.")
+    return [tag for tag, _ in pairs], [text for _, text in pairs]
 
 
 def _named(pairs: Sequence[str], option: str) -> dict[str, str]:

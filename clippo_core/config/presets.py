@@ -17,12 +17,14 @@ from clippo_core.config import (
     DataConfig,
     GateConfig,
     ModelConfig,
+    OptimConfig,
     RunConfig,
     SourceConfig,
     TrainConfig,
     require,
 )
 from clippo_core.config.benchmarks import benchmarks as benchmarks
+from clippo_core.config.model import PROMOTED
 from clippo_core.config.small import demo as demo
 from clippo_core.config.small import slices as slices
 
@@ -143,9 +145,24 @@ def separate_inputs(
 
 
 def weekly(*, data: str = "s3://clippo/data", root: str = "s3://clippo/runs") -> RunConfig:
-    """What the weekly launch plan trains: B/16 with a quarter of C4 pairs on the newest
-    image/alt-text tars.
+    """What the weekly launch plan trains: the promoted model on the newest image/alt-text tars and
+    a quarter of C4 pairs, with a tenth of the steps and a third of the learning rate.
     """
+    run = weekly_from_scratch(data=data, root=root)
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, initial_weights=PROMOTED),
+        optim=OptimConfig(
+            lr=3e-4, warmup_steps=1_000, timescale_steps=10_000, cooldown_steps=5_000
+        ),
+        train=dataclasses.replace(run.train, steps=run.train.steps // 10),
+    )
+
+
+def weekly_from_scratch(
+    *, data: str = "s3://clippo/data", root: str = "s3://clippo/runs"
+) -> RunConfig:
+    """The first model of the weekly series, or a new beginning: B/16 with a quarter of C4 pairs."""
     return paper_b16(0.25, data=data, root=root, name="weekly")
 
 
@@ -155,6 +172,7 @@ def by_name() -> dict[str, Callable[..., RunConfig]]:
         demo,
         slices,
         weekly,
+        weekly_from_scratch,
         paper_b16,
         paper_l16,
         c4_only,

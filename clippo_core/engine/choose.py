@@ -5,7 +5,7 @@
     cached       cached gradients, in chunks that fit                  1.33, one more forward pass
     checkpoint   keep only the blocks' inputs, compute blocks again    1.33
 
-The estimate counts what a block keeps for its backward pass: 36 d bytes a token under bfloat16
+The estimate counts what a block keeps for its backward pass: 36 d bytes per token under bfloat16
 autocast with an MLP of 4 d (64 d in float32), 24 d under recompute, 4 d under checkpoint; a test
 compares it with what torch allocates. What a device needs beside is covered by planning with
 `USABLE` of it. Plain accumulation is no fifth way: a loss summed over micro-batches is another

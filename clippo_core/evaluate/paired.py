@@ -57,10 +57,11 @@ def read_columns(table: bytes, where: str) -> dict[str, Column]:
     """
     read = open_parquet(io.BytesIO(table), where, _KINDS, error=EvaluationError)
     groups = [read.read_group(number).columns for number in range(len(read.group_rows))]
-    metrics, *rest = (
+    arrays: list[np.ndarray] = [
         np.array([value for group in groups for value in group[name]], dtype=kind)
         for name, kind in zip(_KINDS, (str, str, str, float, float), strict=True)
-    )
+    ]
+    metrics, *rest = arrays
     columns = {}
     for metric in np.unique(metrics).tolist():
         example, group, score, target = (values[metrics == metric] for values in rest)
@@ -113,10 +114,9 @@ def _same(new: Column, old: Column | None) -> bool:
     """Whether two columns are about the same examples, and every score is known."""
     if old is None or (new.targets is None) != (old.targets is None):
         return False
-    pairs = [(new.examples, old.examples), (new.groups, old.groups)]
-    if new.targets is not None:
-        pairs.append((new.targets, old.targets))
-    return all(_equal(a, b) for a, b in pairs) and bool(
+    if not (_equal(new.examples, old.examples) and _equal(new.groups, old.groups)):
+        return False
+    return _equal(new.targets, old.targets) and bool(
         np.isfinite(new.scores).all() and np.isfinite(old.scores).all()
     )
 
@@ -139,6 +139,6 @@ def _of_statistic(name: str, new: Column, old: Column) -> Difference:
     def change(rows: np.ndarray, counts: np.ndarray) -> float:
         return 100.0 * (statistic(rows[:, [0, 2]], counts) - statistic(rows[:, [1, 2]], counts))
 
-    rows = np.stack([new.scores, old.scores, new.targets], axis=1)  # type: ignore[arg-type]
+    rows = np.stack([new.scores, old.scores, np.asarray(new.targets)], axis=1)
     draws = bootstrap_draws(rows, RESAMPLES, statistic=change)
     return Difference(change(rows, np.ones(len(rows), dtype=np.int64)), float(draws.std(ddof=1)))

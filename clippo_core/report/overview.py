@@ -13,7 +13,7 @@ from typing import Any
 from clippo_core.config import RunConfig
 from clippo_core.measure.insight import Insight
 from clippo_core.report import decks, digits
-from clippo_core.report.live import by_step, number_of
+from clippo_core.report.curves import by_step, number_of
 from clippo_core.report.rows import Row
 from clippo_core.run.records import CheckpointInfo, EvalResult, Manifest, ValidationReport, Verdict
 
@@ -107,12 +107,13 @@ def cautions(run: RunRecord, groups: list[dict[str, Any]]) -> list[str]:
     skipped = int(steps[-1].get("skipped") or 0) if steps else 0
     if skipped:
         found.append(
-            f"{digits.count(skipped)} training steps were skipped, for their loss was not finite."
+            f"{digits.count(skipped)} training steps were skipped, because their loss was not"
+            " finite."
         )
     if any(result.is_demo for result in run.results):
         found.append(
-            "This is the demo: its tasks are small ones of their own, and no number of it compares"
-            " with a benchmark's."
+            "This is the demo: it has small tasks of its own, and its numbers cannot be compared"
+            " with those of a benchmark."
         )
     partial = [
         decks.evaluation_title(result)
@@ -121,7 +122,8 @@ def cautions(run: RunRecord, groups: list[dict[str, Any]]) -> list[str]:
     ]
     if partial:
         found.append(
-            "Only part of the benchmark, so not comparable with published numbers:"
+            "Only part of the benchmark was used, so these are not comparable with published"
+            " numbers:"
             f" {'; '.join(partial)}."
         )
     return found

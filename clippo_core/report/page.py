@@ -20,6 +20,7 @@ from clippo_core.config import RunConfig, to_json
 from clippo_core.errors import NotFoundError
 from clippo_core.measure.insight import Insight
 from clippo_core.report import decks, digits, overview
+from clippo_core.report.curves import by_step
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.figures import (
     Figure,
@@ -29,7 +30,7 @@ from clippo_core.report.figures import (
 )
 from clippo_core.report.findings import geometry_findings, length_findings
 from clippo_core.report.lengths import lengths_figure
-from clippo_core.report.live import by_step, training_charts
+from clippo_core.report.live import training_charts
 from clippo_core.report.overview import RunRecord
 from clippo_core.report.pages import fragment
 from clippo_core.report.pictures import patch_figure

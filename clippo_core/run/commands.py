@@ -15,27 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clippo_core.run.history import Promotion
 
-EXAMPLES = {
-    "promotions": """\
-Every verdict, oldest first; * is the promoted model.
-
-  python -m clippo_core promotions s3://clippo/runs/promoted-weekly.json
-""",
-    "promote": """\
-MODEL is the number of a record (a refused model has one, too), or a checkpoint's address. Later
-models are held against it, in all the metrics that its record has.
-
-  python -m clippo_core promote runs/promoted-weekly.json 7 --why 'captions were cleaned'
-  python -m clippo_core promote runs/promoted-weekly.json runs/mine-1a2b3c/checkpoints --why first
-""",
-    "rollback": """\
-The model that was promoted before the present one; given twice, the one before that. To go to
-another one: promote NUMBER.
-
-  python -m clippo_core rollback s3://clippo/runs/promoted-weekly.json --why 'wrong colours'
-""",
-}
-
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands. command: (name, function, summary) -> its parser."""

@@ -24,6 +24,7 @@ from clippo_core.run.records import Metric, Verdict, dumps
 from clippo_core.untrusted.json import field as field_of
 from clippo_core.untrusted.json import load_json, optional
 from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import reason, refusal
 
 HISTORY_SCHEMA = 1
 """Version of a record's JSON."""
@@ -51,6 +52,10 @@ class Promotion:
     step: int
     data_digest: str = ""
     """Of the pairs that it was trained on."""
+    recipe: str = ""
+    start: str = ""
+    order_seed: int = 0
+    """As in its GatePlan: what was trained, from which weights, in which order."""
     metrics: dict[str, Metric] = field(default_factory=dict)
     """Its main metrics."""
     scores: dict[str, ScoreFile] = field(default_factory=dict)
@@ -138,9 +143,8 @@ def _read(uri: str) -> Promotion:
     try:
         return decode(Promotion, values, lenient=True)
     except (ConfigError, TypeError) as error:
-        raise DataError(
-            f"{uri} is no record of a promotion ({error}); restore it from a copy."
-        ) from error
+        fault = f"it is no record of a promotion ({reason(error, 300)})"
+        raise refusal(DataError, uri, fault, "restore it from a copy") from error
 
 
 def _taken_over(pointer: str) -> Promotion:

@@ -61,7 +61,9 @@ def below_floor(chosen: Iterable[str], now: Mapping[str, Metric], unknown: set[s
             continue
         metric = now[name]
         low = metric.value if metric.low is None else metric.low
-        if name in unknown and metric.chance is not None and low <= metric.chance:
+        if low is None or metric.chance is None or name not in unknown:
+            continue
+        if low <= metric.chance:
             found.append(
                 f"{name} is {metric.value:.2f}, by the lower end of its interval {low:.2f}, which"
                 f" is not above chance ({metric.chance:.2f})"
@@ -76,6 +78,18 @@ def is_better(config: GateConfig, one: Comparison, n_metrics: int) -> bool:
     """
     z = _z(config.error / n_metrics / WEEKS)
     return one.now - one.before > z * _spread(config, one.error)
+
+
+def drifted(error: float, compared: Mapping[str, Comparison]) -> list[str]:
+    """A sentence for each metric of one model that differs from an earlier evaluation of it by more
+    than the examples explain; error: chance of any where nothing changed.
+    """
+    z = _z(error / 2 / max(1, len(compared)))
+    return [
+        f"{name} was {one.before:.2f} and is {one.now:.2f}, beyond its noise of {z * one.error:.2f}"
+        for name, one in sorted(compared.items())
+        if abs(one.now - one.before) > z * one.error
+    ]
 
 
 def _z(error: float) -> float:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from clippo_core import storage
+from clippo_core.config import GateConfig
 from clippo_core.errors import ClippoError, ConfigError, ConflictError, DataError, StorageError
 from clippo_core.evaluate import paired
 from clippo_core.run import history, judgement
@@ -117,6 +118,25 @@ def rollback(pointer: str, by: str, why: str) -> Promotion:
     return promote(pointer, str(promoted[first - 1].number), by, why)
 
 
+def drift(pointer: str, results: list[EvalResult], error: float = GateConfig().error) -> list[str]:
+    """What is different about the promoted model since it was promoted, a sentence per main metric;
+    nothing where none is promoted, or another one is by now. Raises DataError, StorageError.
+    """
+    current = history.promoted(history.read(pointer))
+    if not current:
+        return []
+    now = main_metrics([one for one in results if one.weights_sha256 == current.weights_sha256])
+    if not now:
+        return []
+    compared = {
+        name: Comparison(old.value, new.value, math.hypot(_error(old), _error(new)))
+        for name, old in current.metrics.items()
+        if (new := now.get(name)) and old.value is not None and new.value is not None
+    }
+    lost = [f"{name} is no longer given" for name in sorted(set(current.metrics) - set(now))]
+    return lost + judgement.drifted(error, compared)
+
+
 def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
     """Main metrics that have a value, over all results that did not fail."""
     return {
@@ -151,6 +171,9 @@ def _judged(
         weights_sha256=checkpoint.weights_sha256,
         step=checkpoint.step,
         data_digest=plan.stage.data_digest,
+        recipe=plan.recipe,
+        start=plan.start,
+        order_seed=plan.order_seed,
         metrics=now,
         scores=scores,
         benchmarks=plan.benchmarks,
@@ -232,8 +255,8 @@ def _compare(
             if paired_now and math.isclose(paired_now.value, change, abs_tol=1e-6):
                 return dataclasses.replace(found, error=paired_now.error)
             why = "the two scored other examples"
-        except (ClippoError, OSError) as error:
-            why = str(error)
+        except (ClippoError, OSError) as fault:
+            why = str(fault)
     error = math.hypot(_error(now), _error(before if before.bounds else now))
     return dataclasses.replace(found, error=error, unpaired=why)
 

@@ -111,6 +111,13 @@ class GatePlan(Checked):
     is_demo: bool = False
     gate: GateConfig = GateConfig()
     """Margin, error and floors."""
+    recipe: str = ""
+    """Digest of data, code and settings of the training, without the weights that it starts from:
+    a run with the recipe of the promoted model has nothing new."""
+    start: str = ""
+    """The weights that training starts from, as they were planned."""
+    order_seed: int = 0
+    """Seed of the training's order."""
     benchmarks: dict[str, str] = field(default_factory=dict)
     """Dataset -> digest of its config and files: models are compared example by example where it is
     the same."""

@@ -363,7 +363,7 @@ def _bucket_key(uri: str) -> tuple[str, str]:
 
 def without_password(text: str) -> str:
     """A text in which no address names a user or a password."""
-    return re.sub(r"(?<=//)\S*@", "…@", text)
+    return re.sub(r"(:/+)\S*@", r"\1…@", text)
 
 
 def _status(error: Exception) -> int:

@@ -79,6 +79,7 @@ def check(name: str) -> Callable[[Callable[[bytes], bool]], Callable[[bytes], bo
     """Register a check."""
 
     def register(function: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
+        assert name not in CHECKS, f"two checks are called {name}"
         CHECKS[name] = function
         return function
 

@@ -4,22 +4,17 @@ what an independent reading gives, twice; nothing written, and no file opened ou
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import math
-import os
-import sys
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from checks import Refused, check, outcome, same
+from guard import alone, read
 
 from clippo_core.data.sources.photos import coco_records, karpathy_records, xm3600_records
 from clippo_core.evaluate import embed, results
@@ -30,52 +25,6 @@ from clippo_core.evaluate.imagenet.labelled import open_labelled
 from clippo_core.evaluate.imagenet.prompts import canonical, canonical_name, load_templates
 from clippo_core.evaluate.scores import Scores
 from clippo_core.evaluate.vqa import files as vqa
-
-_OPENED: list[str] | None = None
-"""Paths that are opened while a reader runs; None = nobody listens."""
-_LIBRARIES = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/", "/sys/")
-
-
-def _listen(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and _OPENED is not None and isinstance(arguments[0], (str, bytes)):
-        mode, path = str(arguments[1] or ""), os.fsdecode(arguments[0])
-        is_library = path.startswith(_LIBRARIES) and not set(mode) & set("wax+")
-        if not is_library:
-            _OPENED.append(path)
-
-
-sys.addaudithook(_listen)
-
-
-@lru_cache
-def scratch() -> Path:
-    """A folder of this process, the same for all examples."""
-    return Path(tempfile.mkdtemp(prefix="fuzz-"))
-
-
-@contextlib.contextmanager
-def alone(name: str, data: bytes) -> Iterator[Path]:
-    """A folder with one file; nothing may be written there, nor opened elsewhere."""
-    global _OPENED
-    path = scratch() / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    _OPENED = []
-    try:
-        yield path
-    finally:
-        opened, _OPENED = _OPENED, None
-        left = {each for each in scratch().rglob("*") if each.is_file()}
-        path.unlink()
-    assert left == {path}, f"files were written: {left}"
-    outside = [each for each in opened if not each.startswith(str(scratch()))]
-    assert not outside, f"files were opened outside: {outside}"
-
-
-def read(name: str, data: bytes, reader: Callable[[str], Any], *, named: bool = True) -> Any:
-    """What a reader makes of a file, twice the same. named: a refusal starts with its address."""
-    with alone(name, data) as path:
-        return outcome(lambda: reader(str(path)), str(path) if named else "")
 
 
 def finite_json(data: bytes) -> Any:
@@ -112,7 +61,7 @@ def _gallery_is_sound(records: Any, n: int) -> None:
         assert image.is_relative_to("/nowhere/images") and ".." not in image.parts
 
 
-@check("xm3600")
+@check("gallery-xm3600")
 def check_xm3600(data: bytes) -> bool:
     def reader(uri: str) -> Any:
         return usable(list(xm3600_records(uri, "/nowhere/images", ("en", "de"))), uri)
@@ -133,7 +82,7 @@ def _captions(line: dict[str, Any], code: str) -> list[str]:
     return list(line[code]["caption"]) if isinstance(line.get(code), dict) else []
 
 
-@check("retrieval")
+@check("gallery-json")
 def check_retrieval(data: bytes) -> bool:
     def karpathy(uri: str) -> Any:
         return usable(list(karpathy_records(uri, "/nowhere/images", "test")), uri)
@@ -208,9 +157,11 @@ def check_imagenet_parquet(data: bytes) -> bool:
     assert found[1:] == ([str(row["label"]) for row in rows], images)
     assert len(set(found[0])) == len(rows)
     two_names = json.dumps(["cat", "dog"]).encode()
-    with alone("val.parquet", data) as path:
+    with alone({"val.parquet": data}) as folder:
+        path = folder / "val.parquet"
         labelled = open_labelled(str(path))
-    with alone("names.json", two_names) as path:
+    with alone({"names.json": two_names}) as folder:
+        path = folder / "names.json"
         classes = load_class_names(str(path), 2)
     outcome(lambda: classes.index(labelled), "")
     return True
@@ -293,14 +244,16 @@ def check_result(data: bytes) -> bool:
         assert (metric.value is None) == bool(metric.why_not), name
         numbers = (metric.value, metric.low, metric.high, metric.chance)
         assert all(number is None or math.isfinite(number) for number in numbers)
-    with alone("result.json", data) as path:
+    with alone({"result.json": data}) as folder:
+        path = folder / "result.json"
         assert results.whole_result(str(path.parent)) is None or not found.scores
     return True
 
 
 @check("features")
 def check_features(data: bytes) -> bool:
-    with alone("texts-0.rows", data) as path:
+    with alone({"texts-0.rows": data}) as folder:
+        path = folder / "texts-0.rows"
         found = outcome(lambda: embed._unpack(str(path), (3, 4)), str(path))
     assert not isinstance(found, Refused)
     if found is None:

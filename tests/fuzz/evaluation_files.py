@@ -75,7 +75,7 @@ def vqa_json(draw: DrawFn) -> bytes:
     )
 
 
-@fuzzed("xm3600")
+@fuzzed("gallery-xm3600")
 def xm3600_lines(draw: DrawFn) -> bytes:
     """Lines of captions in some languages; a caption may be a text instead of a list of them."""
     captions = st.fixed_dictionaries({"caption": st.lists(TEXTS, min_size=1, max_size=3)})
@@ -93,7 +93,7 @@ def xm3600_lines(draw: DrawFn) -> bytes:
     return draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"])).join(lines)
 
 
-@fuzzed("retrieval")
+@fuzzed("gallery-json")
 def retrieval_json(draw: DrawFn) -> bytes:
     """Karpathy's json, or COCO's."""
     odd = ["../d.jpg", "x" * 300 + ".jpg"] if draw(st.integers(0, 4)) == 0 else []

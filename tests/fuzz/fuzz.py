@@ -25,8 +25,11 @@ from pathlib import Path
 
 import data_files  # noqa: F401  # it registers its strategies
 import evaluation_files  # noqa: F401
+import model_files  # noqa: F401
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import STRATEGIES
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 CASES = Path(__file__).parent / "cases"
 MORE_BYTES = 2**30
@@ -87,6 +90,7 @@ def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, 
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
     import data_readers  # noqa: F401  # it registers its checks
     import evaluation_checks  # noqa: F401
+    import model_readers  # noqa: F401
     from checks import CHECKS
 
     count = {"read": 0, "refused": 0}
@@ -106,10 +110,11 @@ def run_guided(name: str, seconds: float) -> None:
     """Bytes that atheris finds by coverage, from files that the strategies draw. Never returns."""
     import atheris
 
-    included = ["clippo_core.untrusted", "clippo_core.evaluate", "zipfile", "zlib"]
+    included = ["clippo_core", "zipfile", "zlib"]
     with atheris.instrument_imports(include=included):
         import data_readers  # noqa: F401
         import evaluation_checks  # noqa: F401
+        import model_readers  # noqa: F401
         from checks import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     each_example(
@@ -161,6 +166,8 @@ def main() -> None:
         if chosen.seconds and chosen.seed is None
         else chosen.seed or 0
     )
+    import model_readers  # noqa: F401  what torch takes is no example's memory
+
     limit_resources(60 + int(len(names) * (chosen.seconds + chosen.examples) * 2))
     for name in names:
         print(json.dumps({"format": name, "seed": first_seed}), file=sys.stderr, flush=True)

@@ -74,6 +74,36 @@ def test_heavy_libraries_have_one_home(package: str, home: str) -> None:
     assert importers(package) == {home}
 
 
+def test_bytes_from_outside_are_decoded_in_one_room() -> None:
+    """What turns foreign bytes into values is called in clippo_core/untrusted alone."""
+    decoders = {
+        "json.loads", "json.load", "np.load", "np.fromfile", "numpy.load", "tarfile.open",
+        "tarfile.TarFile", "zipfile.ZipFile", "gzip.open", "gzip.decompress", "zlib.decompress",
+        "Image.open", "pickle.load", "pickle.loads", "torch.load", "safe_open", "load_file",
+        "yaml.load", "yaml.safe_load", "eval", "exec", "ast.literal_eval",
+    }  # fmt: skip
+    found = {
+        (path.relative_to(PROJECT).as_posix(), ast.unparse(call.func))
+        for path in FILES
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in decoders
+    }
+    elsewhere = {pair for pair in found if not pair[0].startswith("clippo_core/untrusted/")}
+    assert len(found - elsewhere) >= 3, "the names of the decoders have changed"
+    assert elsewhere == {
+        ("clippo_core/data/shards.py", "tarfile.open"),  # it writes a shard
+        ("clippo_core/published.py", "json.loads"),  # the package's own table
+    }
+    # Tables that one stage of data/ leaves for the next may be read by whole columns there.
+    tables = re.compile(r"\b(read_table|ParquetFile|read_parquet|read_metadata|read_schema)\(")
+    rooms = ("clippo_core/untrusted/", "clippo_core/data/")
+    readers = {
+        path.relative_to(PROJECT).as_posix() for path in FILES if tables.search(path.read_text())
+    }
+    assert "clippo_core/untrusted/parquet.py" in readers
+    assert all(path.startswith(rooms) for path in readers), readers
+
+
 def test_timm_stays_under_models() -> None:
     assert importers("timm")
     assert all(file.startswith("clippo_core/models/") for file in importers("timm"))
@@ -184,33 +214,17 @@ def test_files_open_with_what_they_are() -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
 
 
-@pytest.mark.parametrize(
-    ("modules", "first"),
-    [
-        # flytekit's Elastic imports torch when a task is declared with it; what that pulls in is
-        # not ours.
-        ("workflows", "import torch.distributed.run"),
-        (
-            (
-                "tasks.plan, tasks.validate, tasks.render, tasks.evaluate, tasks.gate,"
-                " tasks.report, tasks.alert"
-            ),
-            "pass",
-        ),
-    ],
-)
-def test_importing_workflows_leaves_the_heavy_libraries_out(modules: str, first: str) -> None:
+def test_importing_workflows_leaves_the_heavy_libraries_out() -> None:
     program = (
-        f"import sys, flytekitplugins.kfpytorch; {first}; before = set(sys.modules); import"
-        f" {modules}; new = {{m.split('.')[0] for m in set(sys.modules) - before}};"
-        " print(sorted(new & {'torch', 'deepspeed', 'great_expectations', 'timm', 'matplotlib',"
-        " 'datasets', 'boto3', 'sklearn'}))"
+        "import sys, workflows; heavy = {'torch', 'deepspeed', 'great_expectations', 'timm',"
+        " 'matplotlib', 'datasets', 'boto3', 'sklearn', 'numpy', 'PIL'};"
+        " print(sorted(heavy & set(sys.modules)), len(workflows.__all__))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1] == "[]"
+    assert re.fullmatch(r"\[\] [1-9]\d*", done.stdout.strip().splitlines()[-1]), done.stdout
 
 
 def test_code_digest_follows_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -416,3 +416,25 @@ def test_the_commands_show_and_do_it(
     assert "the gate of runs/x" in told and "does not rule out" in told
     assert main(["promote", plan.promoted, "9", *by_kim]) == 2
     assert "has no record 9" in capsys.readouterr().err
+
+
+# --- night after night ----------------------------------------------------------------------------
+
+
+def test_drift_of_the_promoted_model_is_told_and_nothing_else(plan: GatePlan) -> None:
+    def tonight(value: float, weights: str = NEW.weights_sha256) -> list[EvalResult]:
+        return [dataclasses.replace(result(value), weights_sha256=weights)]
+
+    assert promotion.drift(plan.promoted, tonight(40)) == []  # nothing is promoted yet
+    promotion.decide(plan, NEW, tonight(40))
+    # Both intervals are 2 wide to each side: a standard error of 1.44, 1.96 of it are 2.83.
+    assert promotion.drift(plan.promoted, tonight(42.8)) == []
+    assert promotion.drift(plan.promoted, tonight(42.9)) == [
+        "coco/i2t_recall@1 was 40.00 and is 42.90, beyond its noise of 2.83"
+    ]
+    assert promotion.drift(plan.promoted, tonight(37.1)) != []
+    assert promotion.drift(plan.promoted, tonight(37.1, "of another model")) == []
+    name = "vqav2/overall"
+    (one,) = tonight(40)
+    only = dataclasses.replace(one, metrics={name: Metric(9.0)}, main_metrics=[name])
+    assert promotion.drift(plan.promoted, [only]) == ["coco/i2t_recall@1 is no longer given"]

@@ -29,6 +29,7 @@ from clippo_core.errors import (
     CheckpointError,
     ConfigError,
     ConflictError,
+    NotFoundError,
     Preempted,
     StorageError,
     TrainingError,
@@ -395,6 +396,27 @@ def test_three_sources_of_a_resume(
         train(
             moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards
         )
+
+
+def test_a_warm_start_takes_the_whole_tower_and_a_schedule_of_its_own(
+    plan: PretrainPlan, shards: Manifest, uninterrupted: Reference, tmp_path: Path
+) -> None:
+    first = uninterrupted[1]
+    started = moved(plan, tmp_path / "warm", model__initial_weights=first.uri, optim__lr=1e-9)
+    info = train(started, shards)
+    before, after = (open_checkpoint(one.uri).weights() for one in (first, info))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        # Weight decay does not follow the learning rate: 6 steps of at most 1e-4.
+        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-6, msg=name)
+    lines = journal.read(info.journal)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert train(started, shards).weights_sha256 == info.weights_sha256
+    with pytest.raises(ConfigError, match="model.initial_weights .* another function"):
+        train(moved(started, tmp_path / "other", model__mlp_dim=32), shards)
+    nowhere = str(tmp_path / "nothing")
+    with pytest.raises(NotFoundError, match="no checkpoint"):
+        train(moved(started, tmp_path / "third", model__initial_weights=nowhere), shards)
 
 
 def test_a_checkpoint_of_the_old_order_starts_another_run(

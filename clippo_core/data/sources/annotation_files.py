@@ -7,6 +7,8 @@ It knows where files lie, and no benchmark (`photos`, `texts` do); `untrusted` d
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -17,19 +19,46 @@ from clippo_core.untrusted import json, names, text
 from clippo_core.untrusted.limits import LIMITS
 from clippo_core.untrusted.text import Line
 
+PICTURES = (".jpg", ".png", ".jpeg", ".webp")
+"""Extensions that a picture beside its annotation may have, in the order of looking."""
 
-def files(uri: str) -> list[str]:
-    """URIs that `uri` names: itself, or in the order of their names those that match the `*` in its
-    last part. Raises DataError.
+
+def files(uri: str, folder_of: str = "") -> list[str]:
+    """URIs that `uri` names: itself, or in the order of their names those that match the `*` or the
+    range `{000..999}` in its last part. folder_of: an extension; `uri` may be a folder of such
+    files. Raises DataError.
     """
+    last = uri.rpartition("/")[2]
     try:
-        if "*" in uri:
-            return [stat.uri for stat in storage.list_files(uri)]
+        if "*" in last or ".." in last and "{" in last:
+            found = [stat.uri for stat in storage.list_files(uri)]
+            _check_range(uri, last, len(found))
+            return found
+        if folder_of and not last.endswith(folder_of):
+            found = [
+                stat.uri
+                for stat in storage.list_files(uri)
+                if stat.name.endswith(folder_of) and "/" not in stat.name
+            ]
+            if found:
+                return found
+            raise names.refusal(
+                DataError, uri, f"it is a folder without {folder_of}", "check `path` of the source"
+            )
         if storage.is_local(uri) and not storage.local_path(uri).is_file():
             raise DataError(f"{uri}: there is no such file; check `path` of the source.")
         return [uri]
     except NotFoundError as error:
         raise DataError(f"{uri}: there is no such file; check `path` of the source.") from error
+
+
+def _check_range(uri: str, last: str, n_found: int) -> None:
+    """Raise DataError where files of a range are missing."""
+    bounds = re.findall(r"\{([0-9]+)\.\.([0-9]+)\}", last)
+    n_named = math.prod(int(high) - int(low) + 1 for low, high in bounds)
+    if "*" not in last and n_found != n_named:
+        fault = f"{n_found:,} of the {n_named:,} files that it names are there"
+        raise names.refusal(DataError, uri, fault, "correct the range, or use `*`")
 
 
 @contextlib.contextmanager

@@ -21,10 +21,9 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources.annotation_files import PICTURES
 from clippo_core.errors import DataError
 from clippo_core.untrusted.json import at, field, load_json, optional
-
-_EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
 
 
 def karpathy_records(
@@ -110,7 +109,7 @@ def xm3600_records(
                 if not wanted or code in wanted
                 for text in field(entry[code], "caption", list, where, code)
             ]
-            name = next((key + end for end in _EXTENSIONS if key + end in present), key + ".jpg")
+            name = next((key + end for end in PICTURES if key + end in present), key + ".jpg")
             yield PhotoRecord(
                 key,
                 files.relative(images, name, where=where),

@@ -72,10 +72,11 @@ def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None
     session.split = config.images.rstrip("/").rpartition("/")[2]
     session.protocol = (
         f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}):"
-        " names and prompts canonical, each prompt normalised, mean renormalised, pictures"
-        f" squashed to {session.model.image_px} px, argmax, ties are misses. Few-shot: features"
-        " before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form,"
-        " mean of seeds 0, 1, 2."
+        " names and prompts in canonical form, each prompt's embedding normalised, their mean"
+        f" normalised again, pictures squashed to {session.model.image_px} px; the nearest class"
+        " is the answer, and a tie is a miss. Few-shot: features before the head, pictures"
+        " squashed and cropped to the centre, features whitened, bias 100, ridge regression (1024)"
+        " in closed form, mean over seeds 0, 1, 2."
     )
     session.n_examples = len(labels)
     session.main_metrics = ["zero_shot_top1"]

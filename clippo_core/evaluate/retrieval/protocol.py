@@ -49,8 +49,9 @@ def _evaluate(session: Session) -> None:
     image_of_text = np.repeat(np.arange(len(records)), n_texts)
     session.split = config.split
     session.protocol = (
-        "Every caption a query and in the gallery, any of an image's captions a hit, ties last,"
-        f" pictures squashed to {session.model.image_px} px."
+        "Every caption is a query and stands in the gallery; for an image, any of its captions is"
+        " a hit. Equal scores rank the right item last. Pictures are squashed to"
+        f" {session.model.image_px} px."
     )
     session.n_examples = len(records)
     session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]
