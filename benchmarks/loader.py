@@ -31,6 +31,7 @@ from PIL import Image
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
 from clippo_core.data import loader, shards
 from clippo_core.data.images import decode_image, squash
+from clippo_core.data.records import Records
 from clippo_core.rendering import Renderer
 from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport
 
@@ -158,21 +159,25 @@ def theirs(
 
 def parts(manifest: Manifest, image_px: int) -> list[dict[str, Any]]:
     """Milliseconds per pair of each part, on one core."""
-    source = loader._Shards(manifest)
+    source = Records(manifest, 2**20)
     renderer = Renderer(image_px=image_px)
+    rows = source.rows((np.arange(256), np.arange(0)), drawings=True)
     records = range(256)
-    data = [source.read(record, source.index.first[record]) for record in records]
+
+    def member(row: int, span: np.ndarray) -> bytes:
+        start = int(span[0] - rows.spans[row, 0])
+        return source.read(rows, row, 0, at_once=False)[start : start + int(span[1])]
+
+    data = [member(row, rows.index.first[row]) for row in records]
     images = [np.resize(decode_image(one), (256, 341, 3)) for one in data]
-    texts = [source.texts(record)[0] for record in records]
-    drawings = [
-        source.read(record, source.index.drawings[source.text_starts[record]]) for record in records
-    ]
+    texts = [loader._texts(rows, row, member)[0] for row in records]
+    drawings = [member(row, rows.index.drawings[rows.text_starts[row]]) for row in records]
     work: dict[str, Callable[[], Any]] = {
         "decode a photo": lambda: [decode_image(one) for one in data],
         f"squash it to {image_px} px (from 341 x 256)": lambda: [
             squash(image, image_px) for image in images
         ],
-        "read and parse its texts": lambda: [source.texts(record) for record in records],
+        "read and parse its texts": lambda: [loader._texts(rows, row, member) for row in records],
         "draw a text": lambda: renderer.masks(texts),
         "decode a stored drawing": lambda: [loader._masks(one) for one in drawings],
     }

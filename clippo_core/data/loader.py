@@ -47,7 +47,8 @@ AT_ONCE = 16
 Encode = Callable[[list[str]], np.ndarray]
 Member = Callable[[int, np.ndarray], bytes]
 """(row, (offset, size) in its tar) -> the bytes."""
-K, T = TypeVar("K"), TypeVar("T")
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -222,12 +223,11 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         if self._first_step is None:
             self._first_step = step
         at_once = step < self._first_step + max(1, steps // AT_ONCE)
-        read = partial(records.read, window.rows, window=window.number, at_once=at_once)
-        if records.ranges is None:
-            read = functools.cache(read)
-        else:
+        one = partial(records.read, window.rows, window=window.number, at_once=at_once)
+        read: Callable[[int], bytes] = functools.cache(one)
+        if records.ranges is not None:
             with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-                read = dict(zip(rows, pool.map(read, rows), strict=True)).__getitem__
+                read = dict(zip(rows, pool.map(one, rows), strict=True)).__getitem__
             self._fetch_ahead(window.number, step % steps)
 
         def member(row: int, span: np.ndarray) -> bytes:
