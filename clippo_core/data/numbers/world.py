@@ -36,6 +36,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +150,27 @@ def place(digits: list[np.ndarray]) -> np.ndarray:
 
 
 class Writer:
-    """Files below a folder, and the list of them."""
+    """Files below a folder or prefix, and the list of them."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._files: dict[str, str] = {}
         self._folders: set[Path] = set()
+        # Thousands of small files: a bucket takes them side by side.
+        self._uploads = ThreadPoolExecutor(16)
+        self._uploading: list[Future[str]] = []
 
     def bytes(self, path: str, data: bytes) -> None:
-        target = storage.local_path(storage.join(self._root, path))
-        if target.parent not in self._folders:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._folders.add(target.parent)
-        target.write_bytes(
-            data
-        )  # the manifest, written last and atomically, says that all of them are whole
+        target = storage.join(self._root, path)
+        # The manifest, written last and atomically, says that all of them are whole.
+        if storage.is_local(target):
+            folder = storage.local_path(target).parent
+            if folder not in self._folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._folders.add(folder)
+            storage.local_path(target).write_bytes(data)
+        else:
+            self._uploading.append(self._uploads.submit(storage.write_bytes, target, data))
         self._files[path] = hashlib.sha256(data).hexdigest()
 
     def text(self, path: str, content: str) -> None:
@@ -182,6 +189,9 @@ class Writer:
 
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest: from now on the world is whole."""
+        for upload in self._uploading:
+            upload.result()
+        self._uploads.shutdown()
         storage.write_text(
             storage.join(self._root, MANIFEST),
             json.dumps({**about, "files": self._files}, indent=0) + "\n",
@@ -203,9 +213,7 @@ def _is_there(root: str, seed: int) -> bool:
         found = json.loads(storage.read_text(storage.join(root, MANIFEST)))
         if (found["version"], found["seed"]) != (VERSION, seed):
             return False
-        return all(
-            storage.local_path(storage.join(root, path)).is_file() for path in found["files"]
-        )
+        return set(found["files"]) <= {file.name for file in storage.list_files(root)}
     except (storage.StorageError, ValueError, KeyError):
         return False
 
