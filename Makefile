@@ -44,7 +44,7 @@ test: setup ## the default tests
 test-slow: setup ## the tests that take minutes
 	$(PYTEST) -m slow
 
-fuzz: setup ## damaged files against one decoder: make fuzz FORMAT=tar SECONDS=600
+fuzz: setup ## damaged files against one decoder or reader: make fuzz FORMAT=tar SECONDS=600
 	$(BIN)/python tests/fuzz/fuzz.py $(or $(FORMAT),json) --seconds $(or $(SECONDS),60)
 
 test-nightly: setup ## soaks and many-seed runs

@@ -33,6 +33,7 @@ import torch
 
 from clippo_core import storage
 from clippo_core.config import AugmentConfig, RenderConfig, RunConfig, presets, replace
+from clippo_core.config.small import NUMBERS_FOLDER
 from clippo_core.data.numbers.world import write_numbers
 from clippo_core.data.sources.photos import karpathy_records
 from clippo_core.embedder import Clippo
@@ -175,7 +176,7 @@ def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig,
     from clippo_core.train.loop import pretrain
 
     run: RunConfig = replace(presets.demo(str(out)), seed=seed, **changes)
-    write_numbers(f"{out}/{presets.NUMBERS_FOLDER}")
+    write_numbers(f"{out}/{NUMBERS_FOLDER}")
     data = StagePlan(str(out), 0, "numbers")
     manifest: Manifest
     if storage.exists(f"{out}/shards/manifest.json"):

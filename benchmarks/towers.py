@@ -31,6 +31,7 @@ import torch
 
 from clippo_core import config, models
 from clippo_core.config import EvaluateConfig, ModelConfig, RetrievalConfig, RunConfig, presets
+from clippo_core.config.small import TINY
 from clippo_core.rendering import Renderer
 from clippo_core.run import journal
 from clippo_core.run.planning import benchmark_digest
@@ -146,7 +147,7 @@ def _recipe(chosen: argparse.Namespace, share: float, seed: int) -> RunConfig:
         name=name,
         root=f"{chosen.out}/{name}",
         seed=seed,
-        model=presets.TINY,
+        model=TINY,
         data__sources=tuple(dataclasses.replace(source, limit=chosen.limit) for source in sources),
         data__text_pair_share=share,
         optim__lr=chosen.lr,

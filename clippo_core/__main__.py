@@ -1,112 +1,23 @@
 """`python -m clippo_core embed | classify | render | convert | analyse | tokenizer | preset |
-released`: the model from a shell.
+released | promotions | promote | rollback`: the model from a shell.
 
-Each command is a few lines over `Clippo`, `Renderer` or `analysis/`; what is wrong is said in a
-sentence, with exit code 2. Training and evaluation are Flyte workflows (`pyflyte run workflows …`),
-not commands here.
+Each command is a few lines over `Clippo`, `Renderer`, `measure/` or `report/`; what is wrong is
+said in a sentence, with exit code 2. Training and evaluation are Flyte workflows
+(`pyflyte run workflows …`), not commands here.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from clippo_core import commands
 from clippo_core.errors import ClippoError
-
-_MODEL = """\
-MODEL is one of
-  a released name      clippo_b16_yfcc100m   (540 MiB, downloaded once;
-                       `python -m clippo_core released` lists all six)
-  a big_vision file    path/to/model.npz
-  an exported file     path/to/model.safetensors
-  a run's checkpoint   runs/demo-1a2b3c/checkpoints, or s3://bucket/run/checkpoints
-"""
-
-_EXAMPLES = {
-    "embed": (
-        """\
-Writes float32 unit rows; the dot product of two rows is their cosine.
-
-  python -m clippo_core embed clippo_b16_yfcc100m --images photos/*.jpg --out photos.npz
-  printf 'a dog\\na cat\\n' |
-    python -m clippo_core embed model.safetensors --texts - --out texts.npz
-
-texts.npz holds `texts` [n, d] and `text_names` [n]; photos.npz `images` [n, d] and `image_names`
-[n]. One command may be given both --texts and --images.
-"""
-    ),
-    "classify": (
-        """\
-Zero-shot: each name is put into every template, rendered as an image, and embedded by the same
-tower as the photos.
-
-  python -m clippo_core classify clippo_b16_yfcc100m dog.jpg --names dog cat 'ice cream'
-  python -m clippo_core classify model.npz photos/*.jpg --names-file classes.txt \\
-    --template 'a photo of a {}.' --template '{}' --json
-"""
-    ),
-    "render": (
-        """\
-Renders texts as the tower reads them, ink on grey; the characters are those of the bitmap font
-GNU Unifont.
-
-Pages below one another:
-  python -m clippo_core render 'a dog' 'ein Hund' --out dogs.png
-Rows used, and glyphs cut off or missing, one line per text, then by language:
-  python -m clippo_core render --file captions.txt --census
-  cut -f1,3 pairs.tsv | python -m clippo_core render --file - --tagged --census
-The shaped layout:
-  python -m clippo_core render 'مرحبا' --layout shaped --image-px 384 --out hello.png
-"""
-    ),
-    "convert": (
-        """\
-The endings say what is read and written.
-
-A released model as one file, ready for Clippo.load:
-  python -m clippo_core convert clippo_b16_yfcc100m clippo.safetensors
-What big_vision reads (plain CLIPPO only):
-  python -m clippo_core convert runs/demo-1a2b3c/checkpoints model.npz
-Position embeddings resampled by the reference's rule:
-  python -m clippo_core convert model.npz large.safetensors --image-px 384
-A pretrained ViT (augreg .npz, timm .safetensors) for VQA:
-  python -m clippo_core convert B_16.npz vit.safetensors --image-only
-"""
-    ),
-    "tokenizer": (
-        """\
-Lower-cased, with byte fallback, ids as T5's; what model.tokenizer of 1T-CLIP and CLIP* names.
-
-  python -m clippo_core tokenizer --config run.json --out captions.model    from a run's sources
-  python -m clippo_core tokenizer en.txt de.txt --size 8000 --out ende.model
-"""
-    ),
-    "preset": (
-        """\
-Prints the preset as JSON, to be edited and given to
-`pyflyte run workflows pretrain_and_evaluate --config run.json`.
-
-  python -m clippo_core preset                                                 their names
-  python -m clippo_core preset slices --data DATA > run.json
-  python -m clippo_core preset paper_b16 --set c4_share=0.25 \\
-    --set train__zero_stage=2 --set name=mine
-"""
-    ),
-    "analyse": (
-        """\
-Each line of captions.tsv is a file name, a tab and a text.
-
-  python -m clippo_core analyse gap MODEL --images photos/ --captions captions.tsv
-  python -m clippo_core analyse patches MODEL --out patches.html
-  python -m clippo_core analyse lengths --texts en=en.txt --texts th=th.txt \\
-    --tokenizer t5=spiece.model --out lengths.html
-  python -m clippo_core analyse compare runs --beside 'CLIPPO B/16' 'CLIP* B/16' --out side-by-side
-"""
-    ),
-}
+from clippo_core.run import commands as run_commands
+from clippo_core.usage import EXAMPLES, MODEL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # `| head` has seen enough
         return 0
+    except OSError as error:  # of a file that was asked for, most of all
+        name = error.filename or "a file"
+        print(f"error: {name}: {error.strerror or error}; check the path.", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:
+        print(f"error: it cannot be written as {error.encoding}: {error.reason}.", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -127,10 +45,20 @@ def _parser() -> argparse.ArgumentParser:
         "python -m clippo_core", description="CLIPPO: photos and text, one tower, pixels only."
     )
     names = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_embed, _classify, _render, _convert, _analyse, _tokenizer, _preset):
+        add(names)
+    _command(
+        names, "released", commands.released, "the authors' six checkpoints, with their results"
+    )
+    run_commands.add(functools.partial(_command, names))
+    return parser
+
+
+def _embed(names: Any) -> None:
     embed = _command(names, "embed", commands.embed, "embeddings of texts and images, as .npz")
     _add_model(embed)
     embed.add_argument(
-        "--texts", metavar="FILE", help="one text a line, UTF-8; - is standard input"
+        "--texts", metavar="FILE", help="one text per line, UTF-8; - is standard input"
     )
     embed.add_argument(
         "--images", nargs="+", metavar="FILE", default=[], help="pictures, local or s3://"
@@ -143,27 +71,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--out", required=True, metavar="FILE.npz")
 
+
+def _classify(names: Any) -> None:
     classify = _command(names, "classify", commands.classify, "zero-shot classes of images")
     _add_model(classify)
     classify.add_argument("image", nargs="+", help="pictures, local or s3://")
     classify.add_argument("--names", nargs="+", default=[], help="class names")
-    classify.add_argument("--names-file", metavar="FILE", help="one class name a line")
+    classify.add_argument("--names-file", metavar="FILE", help="one class name per line")
     classify.add_argument(
         "--template",
         action="append",
         metavar="SENTENCE",
         help="with {} for the name; may be repeated",
     )
-    classify.add_argument(
-        "--top", type=int, default=5, help="classes shown for an image (default 5)"
-    )
-    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    classify.add_argument("--top", type=int, default=5, help="classes shown per image (default 5)")
+    classify.add_argument("--json", action="store_true", help="one JSON object per line")
 
+
+def _render(names: Any) -> None:
     render = _command(
         names, "render", commands.render, "text as the tower sees it, or a census of it"
     )
     render.add_argument("text", nargs="*")
-    render.add_argument("--file", metavar="FILE", help="one text a line; - is standard input")
+    render.add_argument("--file", metavar="FILE", help="one text per line; - is standard input")
     render.add_argument("--out", metavar="FILE.png")
     render.add_argument(
         "--tagged",
@@ -188,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of the shipped font; later ones fill gaps",
     )
 
+
+def _convert(names: Any) -> None:
     convert = _command(names, "convert", commands.convert, "checkpoints from one form to another")
     convert.add_argument("source", metavar="MODEL")
     convert.add_argument("target", metavar="FILE", help=".safetensors or .npz")
@@ -199,14 +131,16 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="MODEL is a pretrained ViT; its MAP head starts fresh",
     )
-    _add_analyse(names)
+
+
+def _tokenizer(names: Any) -> None:
     tokenizer = _command(
         names,
         "tokenizer",
         commands.tokenizer,
         "a SentencePiece model for the baselines that read tokens",
     )
-    tokenizer.add_argument("file", nargs="*", help="one text a line, UTF-8")
+    tokenizer.add_argument("file", nargs="*", help="one text per line, UTF-8")
     tokenizer.add_argument(
         "--config",
         default="",
@@ -220,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
         help="pieces (default 32,000); fewer where the text gives no more",
     )
     tokenizer.add_argument("--out", required=True, metavar="FILE.model")
+
+
+def _preset(names: Any) -> None:
     preset = _command(names, "preset", commands.preset, "a complete run's configuration, as JSON")
     preset.add_argument("name", nargs="?", default="", metavar="PRESET")
     preset.add_argument("--data", default="", help="folder or bucket prefix of the data")
@@ -231,13 +168,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an argument of it, or a field: train__steps=10",
     )
-    _command(
-        names, "released", commands.released, "the authors' six checkpoints, with their results"
-    )
-    return parser
 
 
-def _add_analyse(names: Any) -> None:
+def _analyse(names: Any) -> None:
     analyse = _command(
         names,
         "analyse",
@@ -245,6 +178,11 @@ def _add_analyse(names: Any) -> None:
         "modality gap, patch components, tokenizer lengths, comparison with published numbers",
     )
     kinds = analyse.add_subparsers(required=True, metavar="gap | patches | lengths | compare")
+    for add in (_gap, _patches, _lengths, _compare):
+        add(kinds)
+
+
+def _gap(kinds: Any) -> None:
     gap = _command(
         kinds,
         "gap",
@@ -256,12 +194,18 @@ def _add_analyse(names: Any) -> None:
     gap.add_argument(
         "--captions", required=True, metavar="FILE.tsv", help="lines of file name, tab, text"
     )
+
+
+def _patches(kinds: Any) -> None:
     patches = _command(
         kinds, "patches", commands.patches, "principal components of the patch embedding"
     )
     _add_model(patches)
     patches.add_argument("--n", type=int, default=30, help="how many (default 30)")
     patches.add_argument("--out", metavar="FILE.html")
+
+
+def _lengths(kinds: Any) -> None:
     lengths = _command(
         kinds, "lengths", commands.lengths, "patches against SentencePiece tokens, by language"
     )
@@ -270,7 +214,7 @@ def _add_analyse(names: Any) -> None:
         action="append",
         required=True,
         metavar="LANGUAGE=FILE",
-        help="one text a line; may be repeated",
+        help="one text per line; may be repeated",
     )
     lengths.add_argument(
         "--tokenizer",
@@ -281,6 +225,9 @@ def _add_analyse(names: Any) -> None:
     )
     lengths.add_argument("--out", metavar="FILE.html")
     _add_page(lengths)
+
+
+def _compare(kinds: Any) -> None:
     compare = _command(
         kinds,
         "compare",
@@ -307,7 +254,7 @@ def _command(names: Any, name: str, run: Any, summary: str) -> argparse.Argument
     command: argparse.ArgumentParser = names.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + ".\n\n" + _EXAMPLES.get(name, ""),
+        description=summary[0].upper() + summary[1:] + ".\n\n" + EXAMPLES.get(name, ""),
         formatter_class=shape,
     )
     command.set_defaults(run=run)
@@ -315,7 +262,7 @@ def _command(names: Any, name: str, run: Any, summary: str) -> argparse.Argument
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.epilog = _MODEL
+    command.epilog = MODEL
     command.add_argument("model", metavar="MODEL", help="see below")
     command.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where there is one)")
     command.add_argument(

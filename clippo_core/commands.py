@@ -1,5 +1,5 @@
-"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer`
-and `analysis/`.
+"""What the commands of `python -m clippo_core` do, each in a few lines over `Clippo`, `Renderer`,
+`measure/` and `report/`.
 
 Every function takes the parsed arguments (`__main__.py` names and explains them), prints, and
 writes the file that was asked for. Errors are the package's own, which `__main__` turns into one
@@ -9,14 +9,20 @@ sentence.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from clippo_core.errors import ConfigError, NotFoundError
+from clippo_core.errors import ConfigError, DataError
+from clippo_core.storage import local
+from clippo_core.untrusted.json import at, load_json
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import refusal
+from clippo_core.untrusted.text import read_lines
 
 
 def embed(chosen: argparse.Namespace) -> None:
@@ -75,7 +81,7 @@ def render(chosen: argparse.Namespace) -> None:
             raise ConfigError(
                 "--tagged is about the lines of --file; texts among the arguments have no language."
             )
-        languages, lines = _tagged(chosen.file, lines)
+        languages, lines = _tagged(chosen.file, lines, "a language")
     texts = [*chosen.text, *lines]
     if not texts:
         raise ConfigError("there is nothing to draw; give texts, or --file FILE (or -).")
@@ -135,12 +141,9 @@ def gap(chosen: argparse.Namespace) -> None:
 
     from clippo_core.measure.geometry import measure
 
-    pairs = [line.split("\t", 1) for line in _lines(chosen.captions)]
-    bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
-    if bad:
-        raise ConfigError(f"{chosen.captions}, line {bad}: expected a file name, a tab and a text.")
-    images = [str(Path(chosen.images) / name) for name, _ in pairs]
-    print(json.dumps(asdict(measure(_load(chosen), images, [text for _, text in pairs])), indent=1))
+    names, texts = _tagged(chosen.captions, _lines(chosen.captions), "a file name")
+    images = [str(Path(chosen.images) / name) for name in names]
+    print(json.dumps(asdict(measure(_load(chosen), images, texts)), indent=1))
 
 
 def patches(chosen: argparse.Namespace) -> None:
@@ -222,8 +225,9 @@ def preset(chosen: argparse.Namespace) -> None:
     settings |= {
         name: value for name, value in (("data", chosen.data), ("root", chosen.root)) if value
     }
+    kinds = get_type_hints(function)
     own = {
-        name: settings.pop(name)
+        name: _typed(settings.pop(name), kinds[name], f"preset {chosen.name}", name)
         for name in list(settings)
         if name in inspect.signature(function).parameters
     }
@@ -245,7 +249,11 @@ def tokenizer(chosen: argparse.Namespace) -> None:
         )
     texts: Iterable[str] = (line for path in chosen.file for line in _lines(path))
     if chosen.config:
-        texts = models.corpus(RunConfig.from_json(storage.read_text(chosen.config)).data)
+        try:
+            config = RunConfig.from_json(storage.read_text(chosen.config))
+        except ConfigError as error:
+            raise ConfigError(f"{chosen.config}: {error}") from error
+        texts = models.corpus(config.data)
     models.train_tokenizer(texts, chosen.out, chosen.size)
     print(f"{chosen.out}: {models.load_tokenizer(chosen.out).get_piece_size():,} pieces")
 
@@ -253,9 +261,15 @@ def tokenizer(chosen: argparse.Namespace) -> None:
 def _value(text: str) -> Any:
     """A setting's value: JSON where it is some, else the words themselves."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return load_json(text, "--set", max_bytes=LIMITS.json_header_bytes)
+    except DataError:
         return text
+
+
+def _typed(value: Any, kind: type, where: str, name: str) -> Any:
+    """An argument of a preset as its hint wants it; a folder may well be called 2024."""
+    value = str(value) if kind is str and isinstance(value, (int, float)) else value
+    return at(value, kind, where, name, error=ConfigError)
 
 
 def _load(chosen: argparse.Namespace) -> Any:
@@ -268,26 +282,23 @@ def _lines(path: str) -> list[str]:
     """Lines of a file, or of standard input: ended by newlines alone, because a text may hold any
     other separator of Unicode.
     """
-    if path == "-":
-        return [line.rstrip("\r\n") for line in sys.stdin]
-    try:
-        with open(path, encoding="utf-8", newline="\n") as lines:
-            return [line.rstrip("\r\n") for line in lines]
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path}: no such file.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first."
-        ) from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(local.explained(path, "read"))
+        file = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb"))
+        lines = list(read_lines(file, path))
+    bad = next((line for line in lines if line.problem), None)
+    if bad:
+        raise refusal(ConfigError, path, bad.problem, "convert it to UTF-8 text first")
+    return [line.text for line in lines]
 
 
-def _tagged(path: str, lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(languages, texts) of lines "language, tab, text"; further tabs belong to the text."""
+def _tagged(path: str, lines: Sequence[str], what: str) -> tuple[list[str], list[str]]:
+    """(tags, texts) of lines "tag, tab, text"; further tabs belong to the text. what: of a tag."""
     pairs = [line.split("\t", 1) for line in lines]
     bad = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
     if bad:
-        raise ConfigError(f"{path}, line {bad}: expected a language, a tab and a text.")
-    return [language for language, _ in pairs], [text for _, text in pairs]
+        raise ConfigError(f"{path}, line {bad}: expected {what}, a tab and a text.")
+    return [tag for tag, _ in pairs], [text for _, text in pairs]
 
 
 def _named(pairs: Sequence[str], option: str) -> dict[str, str]:

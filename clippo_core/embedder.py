@@ -100,9 +100,10 @@ class Clippo:
 
         device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one
         resamples the position embeddings. fonts: Unifont .hex files instead of the checkpoint's;
-        released weights saw 9.0.06. strict_font: raise where the fonts differ. precision:
-        `bfloat16` is several times faster on a GPU; embeddings then have about three digits. Raises
-        NotFoundError, CheckpointError, ConfigError, StorageError.
+        released weights saw 9.0.06, and an exported file that had some needs them named.
+        strict_font: raise where the fonts differ. precision: `bfloat16` is several times faster on
+        a GPU; embeddings then have about three digits. Raises NotFoundError, CheckpointError,
+        ConfigError, StorageError.
         """
         source = str(source)
         if source in RELEASED:
@@ -110,12 +111,13 @@ class Clippo:
         elif source.endswith(".npz"):
             tower, options = _from_npz(storage.fetch(source))
         elif source.endswith(".safetensors"):
-            tower, options = _from_single_file(storage.fetch(source), source)
+            tower, options = _from_single_file(storage.fetch(source), source, fonts)
         else:
             tower, options = _from_checkpoint(source)
         if image_px and image_px != tower.image_px:
             resize_positions(tower, image_px)
         render: RenderConfig = options.pop("render")
+        is_as_trained = not image_px and (fonts is None or bool(render.fonts))
         if fonts is not None:
             render = replace(render, fonts=tuple(fonts))
         trained_digest = options.pop("render_digest", "")
@@ -127,12 +129,7 @@ class Clippo:
             **options,
         )
         # Empty in older checkpoints of token towers, which did not record it.
-        if (
-            trained_digest
-            and not image_px
-            and fonts is None
-            and model.render_digest != trained_digest
-        ):
+        if trained_digest and is_as_trained and model.render_digest != trained_digest:
             why = (
                 "drawn or tokenized otherwise than in training (fonts, layout rules or tokenizer"
                 " differ)"
@@ -361,7 +358,9 @@ def _from_npz(path: Path) -> tuple[Tower, dict[str, Any]]:
     }
 
 
-def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
+def _from_single_file(
+    path: Path, source: str, fonts: Sequence[str] | None
+) -> tuple[Tower, dict[str, Any]]:
     with open_exported(path, source) as exported:
         kinds: dict[str, type] = {"render_digest": str, "weights_sha256": str, "warn_font": bool}
         options: dict[str, Any] = {
@@ -373,6 +372,9 @@ def _from_single_file(path: Path, source: str) -> tuple[Tower, dict[str, Any]]:
             raise refusal(CheckpointError, source, fault, "export it again")
         model = _decoded(ModelConfig, exported.facts, "model", source)
         render = _decoded(RenderConfig, exported.facts, "render", source)
+        if render.fonts and fonts is None:  # an address in a stranger's file is not opened
+            fault = f"it was exported with fonts of its own ({', '.join(render.fonts)})"
+            raise refusal(CheckpointError, source, fault, "name them again, as fonts (--font)")
         shapes = exported.shapes
         shapes.pop(_TOKENIZER, None)
         tower = _tower_of(model, render, shapes, source)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from clippo_core import storage
 from clippo_core.errors import CheckpointError
-from clippo_core.untrusted.json import field, load_json
+from clippo_core.untrusted.json import at, field, load_json
 from clippo_core.untrusted.limits import LIMITS
 from clippo_core.untrusted.names import refusal
 from clippo_core.untrusted.tensors import Safetensors, open_safetensors
@@ -50,7 +50,7 @@ class Exported:
             file.metadata[_KEY], header, error=CheckpointError, unique_keys=True,
             remedy="export it again", max_bytes=LIMITS.json_header_bytes,
         )  # fmt: skip
-        self.facts: dict[str, Any] = field({"": content}, "", dict, header, error=CheckpointError)
+        self.facts: dict[str, Any] = at(content, dict, header, error=CheckpointError)
         """What `write_exported` was given; `weights_sha256` is empty where nothing proves it."""
         form = field(self.facts, "format", int, header, error=CheckpointError)
         self._digest = ""
@@ -110,5 +110,5 @@ def _digest(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

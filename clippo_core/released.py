@@ -17,6 +17,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import sys
 import time
 import urllib.error
@@ -28,11 +29,15 @@ from typing import Any
 from clippo_core.errors import ConfigError, StorageError
 from clippo_core.published import Published, published_of
 from clippo_core.storage import sha256_file
+from clippo_core.untrusted.json import field, load_json
+from clippo_core.untrusted.names import refusal
 
 BASE_URL = "https://storage.googleapis.com/big_vision/clippo"
 """Where the authors published them."""
 TIMEOUT_SECONDS = 30.0
 """Silence after which a connection is given up, to be taken up again."""
+NOTE_BYTES = 65_536
+"""Longest note beside a file that is read; ours has 300 bytes."""
 ATTEMPTS = 5
 """Connections in a row that may bring nothing."""
 
@@ -144,14 +149,17 @@ def _check_noted(path: Path, note: Path) -> None:
     """Compare a file with what was noted at its download; one that was copied here by hand has no
     note and gets one.
     """
-    facts = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     sha256 = sha256_file(path)
-    if facts.get("sha256", sha256) != sha256:
-        raise StorageError(
-            f"{path} is not what was downloaded: sha256 {sha256}, noted {facts['sha256']}. Delete"
-            f" it and {note.name}, and load again."
+    if note.is_file():
+        remedy = f"delete it and {path.name}, and load again"
+        facts = load_json(
+            note.read_bytes(), str(note), error=StorageError, remedy=remedy, max_bytes=NOTE_BYTES
         )
-    if not facts:
+        noted = field(facts, "sha256", str, str(note), error=StorageError)
+        if noted != sha256:
+            fault = f"it is not what was downloaded: sha256 {sha256}, noted {noted}"
+            raise refusal(StorageError, str(path), fault, f"delete it and {note.name}, load again")
+    else:
         facts = {
             "bytes": path.stat().st_size,
             "sha256": sha256,
@@ -200,11 +208,15 @@ def _transfer(
     request = urllib.request.Request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", mark.read_text(encoding="utf-8"))
+        etag = mark.read_bytes()[:200].decode("ascii", "replace")
+        request.add_header("If-Range", etag if etag.isprintable() else "")
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
         continued = response.status == 206
         start = start if continued else 0
-        total = start + int(response.headers["Content-Length"])
+        length = response.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,15}", length):
+            raise OSError("the server does not say how long the file is")
+        total = start + int(length)
         mark.write_text(response.headers.get("ETag", ""), encoding="utf-8")
         bar.total = total
         bar.update(start - bar.n)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from flytekit import Deck, task
 
+from clippo_core import storage
 from clippo_core.config import EvaluateConfig
-from clippo_core.errors import EvaluationError
+from clippo_core.errors import EvaluationError, NotFoundError
 from clippo_core.evaluate.registry import check_complete, evaluation
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
@@ -76,9 +77,26 @@ def open_checkpoint(checkpoint: str) -> CheckpointInfo:
     points to.
     """
     from clippo_core.engine.checkpoint import open_checkpoint as read
-    from clippo_core.run.promotion import promoted_uri
+    from clippo_core.run.history import promoted_uri
 
     return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
+
+
+@task(**settings.processing(cpu="2", memory="8Gi"))
+def open_promoted(promoted: str) -> CheckpointInfo:
+    """The promoted model's checkpoint, verified; one without an address where nothing was promoted
+    yet, of which nothing is evaluated.
+    """
+    from clippo_core.engine.checkpoint import open_checkpoint as read
+    from clippo_core.run.history import promoted_uri
+
+    try:
+        return read(promoted_uri(promoted)).info
+    except NotFoundError:
+        if storage.exists(promoted):
+            raise
+        _logger.warning("%s: nothing is promoted yet", promoted)
+        return CheckpointInfo("", 0, 0, 0.0, "", "", "", 0)
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"))
@@ -91,11 +109,21 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
 
 
 @task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
-def require_all(results: list[EvalResult]) -> list[EvalResult]:
-    """The results, unless an evaluation failed: then EvaluationError names it and the reason."""
+def require_all(results: list[EvalResult], promoted: str) -> list[EvalResult]:
+    """The results, unless an evaluation failed, or its main metric differs from the one with which
+    the model was promoted: then EvaluationError names them and the reason.
+    """
+    from clippo_core.run.promotion import drift
+
     failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
     if failed:
         raise EvaluationError(f"These evaluations have no numbers: {'; '.join(failed)}.")
+    found = drift(promoted, results)
+    if found:
+        raise EvaluationError(
+            f"The promoted model is no longer what it was: {'; '.join(found)}. The weights are the"
+            " same, so a benchmark's files or the code changed."
+        )
     return results
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from flytekit import Deck, task
 
 from clippo_core.config import RunConfig
-from clippo_core.config.presets import NUMBERS_FOLDER
+from clippo_core.config.small import NUMBERS_FOLDER
 from clippo_core.run.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
 from tasks import settings
 

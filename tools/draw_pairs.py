@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from clippo_core.config import AugmentConfig, RenderConfig
+from clippo_core.data.numbers.scribe import Scribe, load_digits
 from clippo_core.data.numbers.tasks import name
-from clippo_core.data.numbers.world import LANGUAGES, Scribe, load_digits
+from clippo_core.data.numbers.world import LANGUAGES
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.augment import (
     LAYOUT_NUMBERS,

@@ -18,6 +18,7 @@ from tasks.evaluate import (
     glue,
     imagenet,
     open_checkpoint,
+    open_promoted,
     plan_evaluations,
     require_all,
     retrieval,
@@ -95,7 +96,17 @@ def evaluate_promoted(
     kickoff_time: datetime.datetime = UNSCHEDULED,
 ) -> list[EvalResult]:
     """The promoted model again, on whatever the benchmarks hold now; fails, and tells somebody,
-    where one of them could not be evaluated. `promoted`: the pointer `<root>/promoted-<name>.json`.
+    where one of them could not be evaluated or a main metric differs from the promotion's. Before
+    the first promotion nothing is evaluated. `promoted`: the pointer `<root>/promoted-<name>.json`.
     """
-    results = evaluate_checkpoint(checkpoint=promoted, evaluate=evaluate, root=root)
-    return require_all(results=results)
+    info = open_promoted(promoted=promoted)
+    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
+    results = evaluate_all(
+        checkpoint=info,
+        imagenet_plan=plans.imagenet,
+        retrieval_plan=plans.retrieval,
+        vqa_plan=plans.vqa,
+        glue_plan=plans.glue,
+        xm3600_plan=plans.xm3600,
+    )
+    return require_all(results=results, promoted=promoted)

@@ -5,6 +5,7 @@ model every night. Registered inactive; `make activate` starts the schedules.
 from __future__ import annotations
 
 from flytekit import CronSchedule, Email, LaunchPlan, WorkflowExecutionPhase
+from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
 
 from clippo_core.config import RunConfig, presets
 from clippo_core.run.folder import BaseFolder
@@ -21,6 +22,8 @@ _NOTIFICATIONS = [
         recipients_email=OPERATORS,
     )
 ]
+# A run that takes longer than its period goes on, and the next one is left out.
+_ONE_AT_A_TIME = ConcurrencyPolicy(1, ConcurrencyLimitBehavior.SKIP)
 _weekly: RunConfig = presets.weekly()
 
 # Without a kickoff time to give: flytekit's command line refuses its own rendering of the default.
@@ -36,6 +39,7 @@ weekly_retraining = LaunchPlan.get_or_create(
     default_inputs={"config": _weekly},
     schedule=CronSchedule(schedule="0 2 * * 0", kickoff_time_input_arg="kickoff_time"),
     notifications=_NOTIFICATIONS,
+    concurrency=_ONE_AT_A_TIME,
 )
 
 nightly_evaluation = LaunchPlan.get_or_create(
@@ -48,4 +52,5 @@ nightly_evaluation = LaunchPlan.get_or_create(
     },
     schedule=CronSchedule(schedule="0 4 * * *", kickoff_time_input_arg="kickoff_time"),
     notifications=_NOTIFICATIONS,
+    concurrency=_ONE_AT_A_TIME,
 )

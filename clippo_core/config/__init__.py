@@ -5,7 +5,8 @@
               ├─ model    which tower                                          model.py
               ├─ optim    optimizer and learning-rate schedule                 train.py
               ├─ train    steps, batch, precision, memory, checkpoints         train.py
-              └─ evaluate the five evaluations                                 evaluate.py
+              ├─ evaluate the five evaluations                                 evaluate.py
+              └─ gate     what a promoted model has to hold                    gate.py
 
 A preset (`presets.py`) returns a complete RunConfig; a variant is `replace`. A value that cannot
 work is refused with a sentence wherever it comes from (`check.py`). Nodes, GPUs and memory of the
@@ -23,6 +24,7 @@ from clippo_core.config.evaluate import (
     VqaConfig,
     Xm3600Config,
 )
+from clippo_core.config.gate import GateConfig
 from clippo_core.config.identity import digest, identity
 from clippo_core.config.model import ModelConfig
 from clippo_core.config.run import RunConfig
@@ -34,6 +36,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "FinetuneConfig",
+    "GateConfig",
     "GlueConfig",
     "ImagenetConfig",
     "ModelConfig",

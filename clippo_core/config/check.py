@@ -21,10 +21,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from clippo_core.config.hints import Check, Mark, field_hints, is_marked
 from clippo_core.errors import ConfigError
+from clippo_core.untrusted.json import load_json
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import printable
 
 T = TypeVar("T")
 C = TypeVar("C")
 
+MAX_FAULTS = 50
+"""So many faults of one value are named; a whole RunConfig has some 150 fields."""
 ANOTHER_VERSION = (
     "If another version of this project wrote it, write it anew with this one: a config with "
     "`python -m clippo_core preset`, a launch plan with `make register`."
@@ -74,7 +79,7 @@ class Checked:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The config in a JSON text; `pyflyte run --config` calls this. Raises ConfigError."""
-        return decode(cls, parse_json(text, cls.__name__))
+        return decode(cls, parse_json(text, cls.__name__, LIMITS.json_header_bytes))
 
     @classmethod
     def __pre_deserialize__(cls, values: dict[Any, Any]) -> dict[str, Any]:
@@ -83,15 +88,13 @@ class Checked:
         return found
 
 
-def parse_json(text: str, what: str) -> Any:
-    """The content of a JSON text. Raises ConfigError, calling it `what`, for text that is no
-    JSON, too deeply nested, holds NaN or infinity, or names one key twice in an object."""
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ConfigError(f"{what} is nested too deeply to be read; no config is.") from error
-    except ValueError as error:
-        raise ConfigError(f"{what} cannot be read as JSON: {error}") from error
+def parse_json(text: str, what: str, max_bytes: int = 0) -> Any:
+    """The content of a JSON text of at most `max_bytes` (0 = as many as any json may have). Raises
+    ConfigError, calling it `what`, for one that is no JSON, too large or deep, holds NaN or
+    infinity, or names one key twice in an object."""
+    return load_json(
+        text, what, error=ConfigError, remedy="correct it", unique_keys=True, max_bytes=max_bytes
+    )
 
 
 def decode(cls: type[T], values: Any, *, lenient: bool = False, registered: bool = False) -> T:
@@ -148,7 +151,9 @@ class _Reader:
     def finish(self) -> None:
         """Raise ConfigError if there was any fault."""
         if self._faults:
-            raise ConfigError("\n".join(self._faults + [ANOTHER_VERSION] * self._is_foreign))
+            named, n_more = self._faults[:MAX_FAULTS], len(self._faults) - MAX_FAULTS
+            more = [f"There are {n_more:,} more faults."] if n_more > 0 else []
+            raise ConfigError("\n".join(named + more + [ANOTHER_VERSION] * self._is_foreign))
 
     def value(self, hint: Any, value: Any, path: str) -> Any:
         """`value` as `hint` wants it; a value that cannot be is noted as a fault."""
@@ -181,6 +186,9 @@ class _Reader:
         before, hints = len(self._faults), field_hints(cls)
         for name in values:
             if name not in hints and not self._lenient:
+                if len(self._faults) >= MAX_FAULTS:  # to look for a similar name takes time
+                    self._faults.append("")
+                    continue
                 sentence, is_near = _unknown(_dotted(path, str(name)), str(name), list(hints))
                 self._note(sentence, is_foreign=not is_near)
         found = {}
@@ -246,7 +254,8 @@ class _Reader:
 
     def _note(self, sentence: str, is_foreign: bool | None = None) -> None:
         """`is_foreign`: None for a wrong value; else whether a field's name looks foreign."""
-        self._faults.append(sentence)
+        lines = (printable(line, 1000) for line in sentence.split("\n"))
+        self._faults.append("\n".join(lines))
         self._is_foreign |= bool(is_foreign) or (is_foreign is not None and self._registered)
 
 
@@ -265,11 +274,12 @@ def _unknown(path: str, name: str, names: list[str]) -> tuple[str, bool]:
     def distance(other: str) -> tuple[int, int]:
         """Letters without a partner in the other name, then the difference in length."""
         letters = len(name) + len(other)
-        ratio = difflib.SequenceMatcher(None, name, other).ratio()
+        ratio = difflib.SequenceMatcher(None, name[:60], other).ratio()
         return round((1 - ratio) * letters), abs(len(name) - len(other))
 
     cutoff = 0.66 if len(name) > 2 else 0.5  # one wrong letter of three, or of two
-    near = min(difflib.get_close_matches(name, names, cutoff=cutoff), key=distance, default="")
+    alike = difflib.get_close_matches(name[:60], names, cutoff=cutoff)
+    near = min(alike, key=distance, default="")
     sentence = f"{path}: there is no such field"
     return (f"{sentence}; did you mean `{near}`?" if near else f"{sentence}."), bool(near)
 
@@ -279,16 +289,3 @@ def _is_finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an int beyond the floats
         return False
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object; keep one of the two.")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}; every number must be finite.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from clippo_core.config.check import Checked, require
-from clippo_core.config.hints import Count, Input, Name, PagePx, Share, Whole
+from clippo_core.config.hints import Check, Count, Input, Name, PagePx, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,34 @@ class RenderConfig(Checked, path="render"):
 class SourceConfig(Checked, path="source"):
     """One source of pairs. Photo sources give image/text pairs, the others text/text pairs."""
 
-    kind: Literal["karpathy", "coco", "xm3600", "webdataset", "sentences", "c4", "moses", "tsv"]
+    kind: Literal[
+        "karpathy", "coco", "xm3600", "webdataset", "csv", "folder", "hf",
+        "sentences", "c4", "moses", "tsv",
+    ]  # fmt: skip
     """`karpathy`: Karpathy's json. `coco`: COCO's captions json. `xm3600`: one json line per image.
-    `webdataset`: foreign jpg+txt/json tars. `c4`: json lines with a `text`: consecutive sentences.
-    `sentences`: one sentence per line, consecutive lines are a pair. `moses`: two line-aligned
-    files. `tsv`: tab-separated first, second (or first language, second language, first, second).
-    See `data/sources/kinds.py` for the optional `group` of a record."""
+    `webdataset`: foreign jpg+txt/json tars. `csv`: a table with a picture's path and a caption per
+    row. `folder`: `x.jpg` beside `x.txt`. `hf`: a dataset of Hugging Face's hub, or parquet files.
+    `c4`: json lines with a `text`: consecutive sentences. `sentences`: one sentence per line,
+    consecutive lines are a pair. `moses`: two line-aligned files. `tsv`: tab-separated first and
+    second (or first language, second language, first, second). `docs/sources.md` has them all."""
     path: Name
-    """The annotation or text file (local or s3://; .gz is read; `*` in the last part matches
-    several files)."""
+    """The annotation or text file, local or s3://; .gz is read. In the last part, `*` matches
+    several files, and `{000..999}` those of a range. `folder`: the folder; `webdataset` and `hf`:
+    also a folder of tars or of parquet files. `hf`: also a name on the hub, as `org/name`; what
+    begins with `/`, `.` or a scheme, or ends in `.parquet`, is files."""
     images: str = ""
-    """Folder of the pictures, for photo sources."""
+    """Folder of the pictures, for photo sources; `csv`: empty = the table's own folder."""
+    image_column: str = ""
+    """Header of the column with the picture: empty = `filepath` (csv) or `image` (hf)."""
+    text_column: str = ""
+    """Header of the column with the caption: empty = `title` (csv) or `text` (hf)."""
+    separator: Annotated[str, Check(lambda s: len(s) == 1, "it must be one character")] = "\t"
+    """What stands between the columns of `csv`."""
+    revision: str = ""
+    """`hf`: branch, tag or commit on the hub; empty = `main`. The plan puts the commit here."""
     split: str = ""
-    """Which split to take, for sources that have them; empty = all. Karpathy's `restval` counts as
-    `train`."""
+    """Which split to take, for sources that have them; empty = all (hf: `train`). Karpathy's
+    `restval` counts as `train`."""
     second_path: str = ""
     """The second file of `moses`."""
     languages: tuple[Name, ...] = ()
@@ -71,9 +85,15 @@ class SourceConfig(Checked, path="source"):
         )
 
     @property
+    def on_hub(self) -> bool:
+        """Whether `path` is a name on the Hugging Face hub."""
+        is_file = self.path.startswith(("/", ".")) or "://" in self.path
+        return self.kind == "hf" and not is_file and not self.path.endswith(".parquet")
+
+    @property
     def has_photos(self) -> bool:
         """Whether its records have a photo; the others are text/text pairs."""
-        return self.kind in ("karpathy", "coco", "xm3600", "webdataset")
+        return self.kind not in ("sentences", "c4", "moses", "tsv")
 
 
 @dataclass(frozen=True)
@@ -89,6 +109,12 @@ class DataConfig(Checked, path="data"):
     """Records in one tar."""
     store_drawings: Input[bool] = False
     """Write KEY.text.N.png into the shards; otherwise the loader renders live (the same bits)."""
+    window_records: Count = 2**20
+    """Records that the order of batches mixes at a time (`data/order.py`); a node keeps the photos
+    of at most two such windows on disk."""
+    block_records: Count = 128
+    """Neighbours that stay together in a window, where there is more than one: less mix better,
+    and more are read at once."""
     max_short_side_px: Whole = 256
     """Photos with a longer short side are shrunk to it in the shards; 0 = keep the originals'
     bytes."""
@@ -107,5 +133,5 @@ class DataConfig(Checked, path="data"):
         )
         require(
             self.text_pair_share == 1 or any(source.has_photos for source in self.sources),
-            f"{share} photos (kinds karpathy, coco, xm3600, webdataset).",
+            f"{share} photos (kinds karpathy, coco, xm3600, webdataset, csv, folder, hf).",
         )

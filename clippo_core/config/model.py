@@ -8,6 +8,9 @@ from typing import Literal
 from clippo_core.config.check import Checked, require
 from clippo_core.config.hints import Count, Positive
 
+PROMOTED = "promoted"
+"""model.initial_weights: whatever is promoted under this run's name."""
+
 
 @dataclass(frozen=True)
 class ModelConfig(Checked, path="model"):
@@ -38,8 +41,10 @@ class ModelConfig(Checked, path="model"):
     text_tokens: Count = 196
     """Length of a tokenized text, for one_tower_clip and two_tower_clip."""
     initial_weights: str = ""
-    """A big_vision .npz to start from (everything but head, MAP head and class token); empty = from
-    scratch."""
+    """Weights to start from, with a new optimizer and a schedule of its own; empty = from scratch.
+
+    A big_vision .npz (everything but head, MAP head and class token), a run's checkpoint (the whole
+    tower), or `promoted`: the model that is promoted under this run's name when it is planned."""
     skip_blank_rows: bool = False
     """Experiment, not the paper: rendered text enters the tower without its trailing blank rows
     (rounded up to an eighth, quarter, half or the whole of the page), from the first step on.

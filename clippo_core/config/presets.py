@@ -15,21 +15,18 @@ from collections.abc import Callable
 
 from clippo_core.config import (
     DataConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    GlueConfig,
-    ImagenetConfig,
+    GateConfig,
     ModelConfig,
     OptimConfig,
-    RenderConfig,
-    RetrievalConfig,
     RunConfig,
     SourceConfig,
     TrainConfig,
-    VqaConfig,
-    Xm3600Config,
     require,
 )
+from clippo_core.config.benchmarks import benchmarks as benchmarks
+from clippo_core.config.model import PROMOTED
+from clippo_core.config.small import demo as demo
+from clippo_core.config.small import slices as slices
 
 PAPER_STEPS: dict[float, int] = {
     0.0: 250_000,
@@ -43,9 +40,6 @@ README, table)."""
 
 B16 = ModelConfig()
 L16 = ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096)
-NUMBERS_FOLDER = "numbers"
-"""Folder, under a run's root, of the demo's files."""
-TINY = ModelConfig(width=128, depth=3, num_heads=4, mlp_dim=512, embed_dim=96)
 
 
 def paper_b16(
@@ -151,180 +145,25 @@ def separate_inputs(
 
 
 def weekly(*, data: str = "s3://clippo/data", root: str = "s3://clippo/runs") -> RunConfig:
-    """What the weekly launch plan trains: B/16 with a quarter of C4 pairs on the newest
-    image/alt-text tars.
+    """What the weekly launch plan trains: the promoted model on the newest image/alt-text tars and
+    a quarter of C4 pairs, with a tenth of the steps and a third of the learning rate.
     """
-    return paper_b16(0.25, data=data, root=root, name="weekly")
-
-
-def demo(root: str = "runs") -> RunConfig:
-    """The embedded default, handwritten numbers: the paper's recipe in small, about two minutes of
-    training on two idle cores.
-    """
-    data = f"{root}/{NUMBERS_FOLDER}"
-    finetune = FinetuneConfig(batch_size=48, epochs=4, learning_rates=(5e-4,), warmup_share=0.1)
-    return RunConfig(
-        name="demo",
-        root=root,
-        is_demo=True,
-        render=RenderConfig(image_px=64),
-        data=DataConfig(
-            sources=(
-                SourceConfig(
-                    "karpathy",
-                    f"{data}/pretrain/dataset.json",
-                    images=f"{data}/pretrain/images",
-                    split="train",
-                    name="numbers",
-                ),
-                SourceConfig("tsv", f"{data}/pretrain/sentences.tsv", name="number_names"),
-            ),
-            text_pair_share=0.25,
-        ),
-        model=TINY,
-        optim=OptimConfig(warmup_steps=60, timescale_steps=110, cooldown_steps=110),
-        train=TrainConfig(
-            steps=730,
-            batch_pairs=92,
-            precision="float32",
-            memory="plain",
-            save_every_steps=200,
-            keep_checkpoints=2,
-            loader_workers=0,
-        ),
-        evaluate=EvaluateConfig(
-            imagenet=ImagenetConfig(
-                images=f"{data}/imagenet/val",
-                train_images=f"{data}/imagenet/train",
-                class_names=f"{data}/imagenet/class_names.json",
-                dataset="digits",
-                templates="name",
-                n_classes=10,
-                expect_images=360,
-            ),
-            retrieval=(
-                RetrievalConfig(
-                    f"{data}/retrieval/dataset.json",
-                    f"{data}/retrieval/images",
-                    dataset="numbers",
-                    expect_images=100,
-                ),
-            ),
-            vqa=VqaConfig(
-                train_questions=f"{data}/vqa/train_questions.json",
-                train_annotations=f"{data}/vqa/train_annotations.json",
-                train_images=f"{data}/vqa/images",
-                questions=f"{data}/vqa/val_questions.json",
-                annotations=f"{data}/vqa/val_annotations.json",
-                images=f"{data}/vqa/images",
-                dataset="numbers_vqa",
-                expect_questions=800,
-                # With the head at the tower's rate, or after 4 epochs, it answers by the question
-                # alone (DECISIONS.md).
-                finetune=FinetuneConfig(
-                    batch_size=48, epochs=10, learning_rates=(5e-4,), head_lr_multiplier=10.0
-                ),
-            ),
-            glue=GlueConfig(f"{data}/glue", dataset="numbers_glue", finetune=finetune),
-            xm3600=Xm3600Config(
-                f"{data}/xm3600/captions.jsonl",
-                f"{data}/xm3600/images",
-                dataset="numbers_xm",
-                languages=("en", "de", "ja", "ar"),
-                expect_images=100,
-            ),
-        ),
-    )
-
-
-def slices(
-    data: str, root: str = "runs", *, image_px: int = 112, steps: int = 600, batch_pairs: int = 96
-) -> RunConfig:
-    """A small tower on real photos, real sentences and real benchmark files, for a machine without
-    a GPU.
-
-    `data` holds the folders flickr8k, flickr30k_multi30k, c4_like, multi30k_text, imagenet_sample,
-    vqav2, glue and emoji36, each in its benchmark's own format. Photos of the train splits with
-    their captions; a quarter of every batch are sentence pairs.
-    """
-    flickr30k = f"{data}/flickr30k_multi30k"
-    vqav2 = f"{data}/vqav2"
-    finetune = FinetuneConfig(batch_size=32, epochs=3, learning_rates=(1e-4,))
-    return RunConfig(
-        name="slices",
-        root=root,
-        render=RenderConfig(image_px=image_px),
-        data=DataConfig(
-            sources=(
-                SourceConfig(
-                    "karpathy",
-                    f"{data}/flickr8k/dataset_flickr8k.json",
-                    f"{data}/flickr8k/Flicker8k_Dataset",
-                    "train",
-                    name="flickr8k",
-                ),
-                SourceConfig(
-                    "karpathy",
-                    f"{flickr30k}/dataset_flickr30k.json",
-                    f"{flickr30k}/flickr30k-images",
-                    "train",
-                    name="flickr30k",
-                ),
-                SourceConfig("c4", f"{data}/c4_like/*.json.gz", name="c4"),
-                SourceConfig(
-                    "moses",
-                    f"{data}/multi30k_text/train.en.gz",
-                    second_path=f"{data}/multi30k_text/train.de.gz",
-                    languages=("en", "de"),
-                    name="multi30k",
-                ),
-            ),
-            text_pair_share=0.25,
-        ),
-        model=ModelConfig(width=128, depth=4, num_heads=4, mlp_dim=512, embed_dim=128),
+    run = weekly_from_scratch(data=data, root=root)
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, initial_weights=PROMOTED),
         optim=OptimConfig(
-            warmup_steps=steps // 10, timescale_steps=steps // 7, cooldown_steps=steps // 7
+            lr=3e-4, warmup_steps=1_000, timescale_steps=10_000, cooldown_steps=5_000
         ),
-        train=TrainConfig(
-            steps=steps,
-            batch_pairs=batch_pairs,
-            precision="float32",
-            memory="plain",
-            save_every_steps=200,
-            keep_checkpoints=2,
-            loader_workers=0,
-        ),
-        evaluate=EvaluateConfig(
-            imagenet=ImagenetConfig(
-                f"{data}/imagenet_sample/val",
-                f"{data}/imagenet_sample/en_classnames_imagenet1k.json",
-            ),
-            retrieval=(
-                RetrievalConfig(
-                    f"{flickr30k}/dataset_flickr30k.json",
-                    f"{flickr30k}/flickr30k-images",
-                    dataset="flickr30k",
-                    expect_images=1000,
-                ),
-            ),
-            vqa=VqaConfig(
-                train_questions=f"{vqav2}/v2_OpenEnded_mscoco_train2014_questions.json",
-                train_annotations=f"{vqav2}/v2_mscoco_train2014_annotations.json",
-                train_images=f"{vqav2}/train2014",
-                questions=f"{vqav2}/v2_OpenEnded_mscoco_train2014_questions.json",
-                annotations=f"{vqav2}/v2_mscoco_train2014_annotations.json",
-                images=f"{vqav2}/train2014",
-                vocabulary_annotations=(f"{vqav2}/textonly/v2_mscoco_train2014_annotations.json",),
-                finetune=FinetuneConfig(
-                    batch_size=16, epochs=10, learning_rates=(1e-4,), head_lr_multiplier=10.0
-                ),
-            ),
-            glue=GlueConfig(f"{data}/glue", finetune=finetune),
-            xm3600=Xm3600Config(
-                f"{data}/emoji36/captions.jsonl", f"{data}/emoji36/images", dataset="emoji36"
-            ),
-        ),
+        train=dataclasses.replace(run.train, steps=run.train.steps // 10),
     )
+
+
+def weekly_from_scratch(
+    *, data: str = "s3://clippo/data", root: str = "s3://clippo/runs"
+) -> RunConfig:
+    """The first model of the weekly series, or a new beginning: B/16 with a quarter of C4 pairs."""
+    return paper_b16(0.25, data=data, root=root, name="weekly")
 
 
 def by_name() -> dict[str, Callable[..., RunConfig]]:
@@ -333,6 +172,7 @@ def by_name() -> dict[str, Callable[..., RunConfig]]:
         demo,
         slices,
         weekly,
+        weekly_from_scratch,
         paper_b16,
         paper_l16,
         c4_only,
@@ -344,39 +184,6 @@ def by_name() -> dict[str, Callable[..., RunConfig]]:
         separate_inputs,
     )
     return {function.__name__: function for function in functions}
-
-
-def benchmarks(data: str) -> EvaluateConfig:
-    """The five evaluations on the full benchmarks, laid out under `data` as the README says."""
-    coco, flickr30k, vqa = f"{data}/coco", f"{data}/flickr30k", f"{data}/vqav2"
-    return EvaluateConfig(
-        imagenet=ImagenetConfig(
-            f"{data}/imagenet/val",
-            f"{data}/imagenet/class_names.json",
-            train_images=f"{data}/imagenet/train",
-        ),
-        retrieval=(
-            RetrievalConfig(f"{coco}/dataset_coco.json", f"{coco}/images"),
-            RetrievalConfig(
-                f"{flickr30k}/dataset_flickr30k.json",
-                f"{flickr30k}/images",
-                dataset="flickr30k",
-                expect_images=1000,
-            ),
-        ),
-        vqa=VqaConfig(
-            train_questions=f"{vqa}/v2_OpenEnded_mscoco_train2014_questions.json",
-            train_annotations=f"{vqa}/v2_mscoco_train2014_annotations.json",
-            train_images=f"{vqa}/train2014",
-            questions=f"{vqa}/v2_OpenEnded_mscoco_val2014_questions.json",
-            annotations=f"{vqa}/v2_mscoco_val2014_annotations.json",
-            images=f"{vqa}/val2014",
-            # The usual 3,129 answers come from both.
-            vocabulary_annotations=(f"{vqa}/v2_mscoco_val2014_annotations.json",),
-        ),
-        glue=GlueConfig(f"{data}/glue"),
-        xm3600=Xm3600Config(f"{data}/xm3600/captions.jsonl", f"{data}/xm3600/images"),
-    )
 
 
 def _paper(model: ModelConfig, c4_share: float, data: str, root: str, name: str) -> RunConfig:
@@ -399,4 +206,6 @@ def _paper(model: ModelConfig, c4_share: float, data: str, root: str, name: str)
         model=model,
         train=TrainConfig(steps=PAPER_STEPS[c4_share], compile=True, loader_workers=8),
         evaluate=benchmarks(data),
+        # A tower that saw no photo beats chance in language alone.
+        gate=GateConfig(floors=("glue/average",) if c4_share == 1 else ()),
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 from clippo_core.config.check import Checked, require
 from clippo_core.config.data import DataConfig, RenderConfig
 from clippo_core.config.evaluate import EvaluateConfig
+from clippo_core.config.gate import GateConfig
 from clippo_core.config.hints import Check, Name, Runtime, Whole
 from clippo_core.config.model import ModelConfig
 from clippo_core.config.train import OptimConfig, TrainConfig
@@ -51,8 +52,10 @@ class RunConfig(Checked):
     is_demo: bool = False
     """Marks every result of this run as the demo's."""
     promote_metric: Runtime[str] = ""
-    """Metric that a new model must not lower by more than its interval to be promoted; empty = the
-    mean of all main metrics."""
+    """The one metric that decides about promotion; empty = the mean of all main metrics, and no
+    single one may fall behind."""
+    gate: Runtime[GateConfig] = GateConfig()
+    """How much worse a new model may be, and how sure the gate has to be."""
     tokenizers: Runtime[tuple[NamedFile, ...]] = ()
     """SentencePiece models, each as `name=file`, whose lengths stand beside CLIPPO's patches in the
     report; nothing else reads them. Paths as they are: `{kickoff}` is not filled in here."""

@@ -15,22 +15,24 @@ set that is small as a whole are decoded once and kept.
 from __future__ import annotations
 
 import concurrent.futures
-import os
+import functools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from clippo_core.config import DataConfig
-from clippo_core.data import shard_index, shards
+from clippo_core.config import DataConfig, digest
+from clippo_core.data import shard_index
+from clippo_core.data.blocks import PARALLEL
 from clippo_core.data.images import decode_image, squash
-from clippo_core.data.order import Draw, Order, Pool
+from clippo_core.data.order import Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
-from clippo_core.errors import ConfigError, ShardError
+from clippo_core.data.records import Records, Rows
+from clippo_core.errors import ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
 from clippo_core.run.records import Manifest
@@ -39,8 +41,13 @@ from clippo_core.untrusted import pictures
 KEEP_BYTES = 128 * 2**20
 """A process keeps the decoded photos, and the texts, of a set whose photos fit into this."""
 
+AT_ONCE = 16
+"""In the first 1/16 of a window that a process reads, records come by themselves from a bucket."""
+
 Encode = Callable[[list[str]], np.ndarray]
-T = TypeVar("T")
+Member = Callable[[int, np.ndarray], bytes]
+"""(row, (offset, size) in its tar) -> the bytes."""
+K, T = TypeVar("K"), TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def batches(
     ShardError where a shard is missing or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
-    batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied)
+    batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied, steps)
     if workers == 0:
         return (batch_of[step] for step in range(start_step, steps))
     return iter(
@@ -110,90 +117,47 @@ class BatchPlan:
     """What stands in every batch of a run, by step; reads indexes, but no photo and no text."""
 
     def __init__(self, manifest: Manifest, data: DataConfig, batch_pairs: int, seed: int) -> None:
-        """Raises ShardError for missing or damaged shards, ConfigError where no batch of this size
-        can be filled.
+        """Raises ShardError where the manifest is not whole, ConfigError where no batch of this
+        size can be filled.
         """
         self.manifest = manifest
-        self.shards = _Shards(manifest)
+        self.records = Records(manifest, data.window_records)
         self.n_texts = text_pairs_per_batch(batch_pairs, data.text_pair_share)
         self.n_photos = batch_pairs - self.n_texts
         self.wants_drawings = data.store_drawings
-        index = self.shards.index
-        is_text = index.kinds == shard_index.TEXT
-        self.members = (np.flatnonzero(~is_text), np.flatnonzero(is_text))
-        """Records of the photos' pool, and of the text pairs'."""
-        groups = _groups(index)
-        starts = np.r_[0, np.cumsum(index.text_counts)]
-        pools = [_pool(index, members, groups, starts) for members in self.members]
-        self.order = Order(pools[0], pools[1], self.n_photos, self.n_texts, seed)
-
-    def draw(self, step: int) -> Draw:
-        """The global batch of a step; `records` count through all shards."""
-        draw = self.order.draw(step)
-        photos, texts = draw.records[: self.n_photos], draw.records[self.n_photos :]
-        return Draw(np.r_[self.members[0][photos], self.members[1][texts]], draw.texts, draw.epochs)
-
-    def rank_slices(self, rank: int, world_size: int) -> tuple[slice, slice]:
-        """Places of a rank's photos and text pairs in the global batch; every rank has as many
-        pairs. Raises ConfigError.
-        """
-        total = self.n_photos + self.n_texts
-        if total % world_size:
-            raise ConfigError(
-                f"a batch of {total} pairs does not divide by {world_size} ranks; change"
-                " train.batch_pairs."
-            )
-        pairs = total // world_size
-        first, last = self.n_photos * rank // world_size, self.n_photos * (rank + 1) // world_size
-        start = self.n_photos + pairs * rank - first
-        return slice(first, last), slice(start, start + pairs - (last - first))
+        photos, texts = (
+            Pool(size, partial(self.records.marks, kind), partial(self.records.key, kind))
+            for kind, size in enumerate(self.records.sizes)
+        )
+        self.order = Order(
+            photos,
+            texts,
+            self.n_photos,
+            self.n_texts,
+            seed,
+            window_records=data.window_records,
+            block_records=data.block_records,
+        )
 
 
-class _Shards:
-    """All records of a manifest: one index over them, and their bytes by `read`."""
+class _RankWindow:
+    """The records of a rank's places in the batches of a window."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        listed = shards.shard_list(manifest)
-        self._paths: list[Path] = []
-        self._descriptors: dict[tuple[int, int], int] = {}
-        parts = []
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:  # fetching takes longest
-            indexes = pool.map(lambda s: shards.local_file(manifest, s.index, True), listed)
-            tars = pool.map(lambda s: shards.local_file(manifest, s.tar), listed)
-            for shard, path, tar in zip(listed, indexes, tars, strict=True):
-                index, about = shard_index.load(path)
-                if about.get("sha256") != shard.tar.sha256:
-                    raise ShardError(
-                        f"{path} is the index of another shard; delete it and run `render` again."
-                    )
-                self._paths.append(tar)
-                parts.append(index)
-        if not parts:
-            raise ShardError(f"{manifest.uri}: its manifest names no shard; run `render` again.")
-        self.shard_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        self.index = shard_index.concatenate(parts)
-        self.text_starts = np.r_[0, np.cumsum(self.index.text_counts)]
+    def __init__(
+        self, plan: BatchPlan, places: tuple[slice, slice], number: int, drawings: bool
+    ) -> None:
+        window = plan.order.window(number)
+        photos, texts = (window.table[part] for part in places)
+        items = np.concatenate([photos, texts])
+        self.number, self._texts = number, window.texts[items]
+        records = (window.records[photos].reshape(-1), window.records[texts].reshape(-1))
+        self.rows = plan.records.rows(records, drawings)
+        """One per place and batch."""
 
-    def read(self, record: int, span: np.ndarray) -> bytes:
-        """Bytes of a member of a record's tar. Raises ShardError."""
-        path = self._paths[self.shard_of[record]]
-        place = (os.getpid(), int(self.shard_of[record]))
-        if place not in self._descriptors:
-            self._descriptors[place] = os.open(path, os.O_RDONLY)
-        offset, size = int(span[0]), int(span[1])
-        data = os.pread(self._descriptors[place], size, offset)
-        if len(data) != size:
-            raise ShardError(
-                f"{path} is cut short at record {self.index.key(record)}; delete it and run"
-                " `render` again."
-            )
-        return data
-
-    def texts(self, record: int) -> list[str]:
-        """All sound texts of a record."""
-        data = self.read(record, self.index.second[record])
-        kind, key = int(self.index.kinds[record]), self.index.key(record)
-        return shard_index.parse_texts(kind, data, key)[0]
+    def batch(self, number: int) -> tuple[list[int], list[int]]:
+        """(rows, which of their texts) of one of the window's batches, place by place."""
+        places, steps = self._texts.shape
+        return (np.arange(places) * steps + number).tolist(), self._texts[:, number].tolist()
 
 
 class _RankBatches(torch.utils.data.Dataset[Batch]):
@@ -207,37 +171,90 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         rank: int,
         world_size: int,
         varied: AugmentedRenderer | None,
+        steps: int,
     ) -> None:
-        self._plan, self._image_px = plan, image_px
+        self._plan, self._image_px, self._steps = plan, image_px, steps
         self._text_encoder, self._varied = text_encoder, varied
-        self._photo_slice, self._text_slice = plan.rank_slices(rank, world_size)
-        self._keeps = len(plan.members[0]) * 3 * image_px**2 <= KEEP_BYTES
+        self._slices = plan.order.rank_slices(rank, world_size)
+        self._keeps = plan.records.sizes[0] * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
-        self._texts: dict[int, list[str]] = {}
+        self._texts: dict[tuple[bool, int], list[str]] = {}
         as_stored = text_encoder.digest == plan.manifest.render_digest
         self._drawn = plan.wants_drawings and not varied and as_stored
+        self._window = functools.lru_cache(maxsize=2)(self._rank_window)
+        self._fetching: set[int] = set()
+        """Windows whose ranges this process has begun to fetch."""
+        self._first_step: int | None = None
+        plan.records.share_ranges(digest([plan.manifest.sha256, plan.order.identity, world_size]))
 
     def __getitem__(self, step: int) -> Batch:
-        draw = self._plan.draw(step)
-        source, index = self._plan.shards, self._plan.shards.index
-        places = np.r_[self._photo_slice, self._text_slice]
-        records, chosen = draw.records[places].tolist(), draw.texts[places].tolist()
-        n_photos = self._photo_slice.stop - self._photo_slice.start
+        number, nth = divmod(step, self._plan.order.window_steps)
+        window = self._window(number)
+        (rows, chosen), places = window.batch(nth), np.r_[self._slices]
+        n_photos = self._slices[0].stop - self._slices[0].start
+        index, member = window.rows.index, self._opened(window, rows, step)
         photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
-        for place, record in enumerate(records[:n_photos]):
-            photos[place] = self._kept(self._photos, record, self._photo)
-        firsts = [
-            source.read(record, index.first[record]).decode() for record in records[n_photos:]
-        ]
+        for place, row in enumerate(rows[:n_photos]):
+            make = partial(_photo, index, row, member, self._image_px)
+            photos[place] = self._kept(self._photos, int(window.rows.records[row]), make)
+        firsts = [member(row, index.first[row]).decode() for row in rows[n_photos:]]
         encode_first, encode_second = self._encoders(step, places, n_photos)
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
             first_text=torch.from_numpy(encode_first(firsts)),
-            second_text=torch.from_numpy(self._second(records, chosen, encode_second)),
-            keys=[index.key(record) for record in records],
+            second_text=torch.from_numpy(
+                self._second(window.rows, rows, chosen, member, encode_second)
+            ),
+            keys=[index.key(row) for row in rows],
             places=places,
             step=step,
         )
+
+    def _rank_window(self, number: int) -> _RankWindow:
+        return _RankWindow(self._plan, self._slices, number, self._drawn)
+
+    def _opened(self, window: _RankWindow, rows: list[int], step: int) -> Member:
+        """What reads the members of the rows of a batch. Ranges of tars in a bucket are read side
+        by side; in the first batches that this process makes, a record by itself where the
+        window's range is not there yet.
+        """
+        records, steps = self._plan.records, self._plan.order.window_steps
+        if self._first_step is None:
+            self._first_step = step
+        at_once = step < self._first_step + max(1, steps // AT_ONCE)
+        read = partial(records.read, window.rows, window=window.number, at_once=at_once)
+        if records.ranges is None:
+            read = functools.cache(read)
+        else:
+            with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+                read = dict(zip(rows, pool.map(read, rows), strict=True)).__getitem__
+            self._fetch_ahead(window.number, step % steps)
+
+        def member(row: int, span: np.ndarray) -> bytes:
+            start = int(span[0] - window.rows.spans[row, 0])
+            return read(row)[start : start + int(span[1])]
+
+        return member
+
+    def _fetch_ahead(self, number: int, nth: int) -> None:
+        """Fetch the window's ranges in the background, and those of the next one as soon as every
+        rank and worker must have left the one before, which goes then.
+        """
+        records, steps = self._plan.records, self._plan.order.window_steps
+        assert records.ranges
+        wanted = [0] if records.fits_window else [number]
+        is_last = (number + 1) * steps >= self._steps
+        if nth >= steps // 4 and not is_last and not records.fits_window:
+            records.ranges.forget(number)
+            wanted.append(number + 1)
+        for one in wanted:
+            if one not in self._fetching:
+                self._fetching.add(one)
+                fetch = partial(self._fetch, number if records.fits_window else one)
+                threading.Thread(target=fetch, daemon=True).start()
+
+    def _fetch(self, number: int) -> None:
+        self._plan.records.fetch(self._window(number).rows, number)
 
     def _encoders(self, step: int, places: np.ndarray, n_photos: int) -> tuple[Encode, Encode]:
         """What draws the first texts, and the second ones, of this rank's places of a step."""
@@ -250,41 +267,42 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         ]
         return partial(draw, numbers=numbers[n_photos:, 0]), partial(draw, numbers=numbers[:, 1])
 
-    def _second(self, records: list[int], chosen: list[int], encode: Encode) -> np.ndarray:
+    def _second(
+        self, found: Rows, rows: list[int], chosen: list[int], member: Member, encode: Encode
+    ) -> np.ndarray:
         """The encoded second texts: drawn now, or read where the shards hold them as this run draws
         them.
         """
-        source = self._plan.shards
-        spans = source.index.drawings[source.text_starts[records] + chosen]
+        spans = found.index.drawings[found.text_starts[rows] + chosen]
         if self._drawn and spans[:, 1].all():
-            return np.stack(
-                [
-                    _masks(source.read(record, span))
-                    for record, span in zip(records, spans, strict=True)
-                ]
-            )
-        return encode(
-            [
-                self._kept(self._texts, record, source.texts)[text]
-                for record, text in zip(records, chosen, strict=True)
-            ]
-        )
+            drawings = [member(row, span) for row, span in zip(rows, spans, strict=True)]
+            return np.stack([_masks(drawing) for drawing in drawings])
+        said = []
+        for row, text in zip(rows, chosen, strict=True):
+            is_text = found.index.kinds[row] == shard_index.TEXT
+            name = (bool(is_text), int(found.records[row]))
+            texts = self._kept(self._texts, name, partial(_texts, found, row, member))
+            said.append(texts[text])
+        return encode(said)
 
-    def _photo(self, record: int) -> np.ndarray:
-        source = self._plan.shards
-        return squash(
-            decode_image(source.read(record, source.index.first[record]), source.index.key(record)),
-            self._image_px,
-        )
-
-    def _kept(self, kept: dict[int, T], record: int, make: Callable[[int], T]) -> T:
-        """What `make` gives for a record, from memory if it is there."""
-        if record in kept:
-            return kept[record]
-        made = make(record)
+    def _kept(self, kept: dict[K, T], name: K, make: Callable[[], T]) -> T:
+        """What `make` gives, from memory if it is there."""
+        if name in kept:
+            return kept[name]
+        made = make()
         if self._keeps:
-            kept[record] = made
+            kept[name] = made
         return made
+
+
+def _photo(index: shard_index.ShardIndex, row: int, member: Member, image_px: int) -> np.ndarray:
+    return squash(decode_image(member(row, index.first[row]), index.key(row)), image_px)
+
+
+def _texts(found: Rows, row: int, member: Member) -> list[str]:
+    """All sound texts of a record."""
+    data, index = member(row, found.index.second[row]), found.index
+    return shard_index.parse_texts(int(index.kinds[row]), data, index.key(row))[0]
 
 
 def _masks(drawing: bytes) -> np.ndarray:
@@ -298,48 +316,3 @@ def _masks(drawing: bytes) -> np.ndarray:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _pool(
-    index: shard_index.ShardIndex, members: np.ndarray, groups: np.ndarray, starts: np.ndarray
-) -> Pool:
-    """The records `members` as the order sees them."""
-    counts = index.text_counts[members]
-    places = (
-        np.arange(counts.sum())
-        + np.repeat(starts[members] - np.r_[0, np.cumsum(counts)[:-1]], counts)
-        if len(members)
-        else members
-    )
-    return Pool(
-        groups=groups[members],
-        key_hashes=index.key_hashes[members],
-        text_starts=np.r_[0, np.cumsum(counts)],
-        text_hashes=index.text_hashes[places],
-        first_hashes=index.first_hashes[members],
-    )
-
-
-def _groups(index: shard_index.ShardIndex) -> np.ndarray:
-    """int64 [n], from 1: one number for the records of a group, and for ungrouped ones with the
-    same photo, first text or only text.
-
-    Whatever else may not meet (a caption among several, a photo in two groups) the order sees in
-    the hashes of what it draws.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(index)
-    starts = np.r_[0, np.cumsum(index.text_counts)][:-1]
-    alone = index.group_hashes == 0
-    grouped, single = np.flatnonzero(~alone), np.flatnonzero(alone & (index.text_counts == 1))
-    marks = np.concatenate(
-        [index.group_hashes[grouped], index.first_hashes[alone], index.text_hashes[starts[single]]]
-    )
-    records = np.concatenate([grouped, np.flatnonzero(alone), single])
-    names, mark = np.unique(marks, return_inverse=True)
-    graph = coo_array(
-        (np.ones(len(records), bool), (records, n + mark)), shape=(n + len(names),) * 2
-    )
-    return connected_components(graph, directed=False)[1][:n].astype(np.int64) + 1

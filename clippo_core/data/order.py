@@ -1,60 +1,66 @@
-"""Which records stand in the batch of a step: a function of (seed, step), for any number of ranks
-and workers.
+"""Which records stand in the batch of a step: a function of (seed, step), for data of any size and
+any number of ranks and workers, in the memory of one window.
 
-    epoch e of a pool   =  all its records, in an order of (seed, e),
-                           with the records of a group spread evenly over it
-    stream of a pool    =  epoch 0, epoch 1, ... without a seam: a batch at the seam
-                           holds the last of one and the first of the next
-    window w            =  the stream's records for S steps, dealt to S batches
-                           so that no group, photo or text meets itself in a batch
+    a pool              =  all photos, or all text pairs: records 0 .. n - 1, in the shards' order
+    epoch e of a pool   =  its records in blocks of R neighbours, the blocks in an order of
+                           (seed, e) that is computed, not stored; their borders move each epoch
+    stream of a pool    =  epoch 0, epoch 1, ... without a seam
+    window w            =  the stream's records for S steps: each place of a batch has a run of S
+                           of them, one per batch, exchanged between batches (`separate`) until no
+                           group, photo or text meets itself in one
+    rank r of N         =  contiguous places, so contiguous stretches of the streams, of the shards
 
 Each record is thus used exactly once per epoch, none is dropped at its end and none is repeated,
 and which batch of its window it falls into never depends on anything outside the window: step
 1,000,000 costs what step 0 costs. Photos and text pairs are two pools with a fixed number of places
-each in every batch; a group may have records in both.
-
-Dealing is edge colouring: groups and places are the nodes of a bipartite graph, records its edges,
-batches the colours. Each place holds one record per batch and no group has more than S records in a
-window, so a proper colouring exists (Kőnig), and alternating paths find it.
+each in every batch; a group may have records in both. A pool that fits into a window is shuffled
+record by record (R = 1).
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from clippo_core.data import separate
 from clippo_core.data.pairs import choose_text, mix
 from clippo_core.errors import ConfigError
 
-MIN_WINDOW_STEPS, MAX_WINDOW_STEPS = 16, 4096
+VERSION = 2
+"""Raised when the same seed gives other batches; checkpoints carry it, and 1 stood in none."""
+MIN_WINDOW_STEPS, WINDOW_EPOCHS, ROUNDS = 16, 16, 4
+GROUP = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """What the order must know of some records."""
+
+    key_hashes: np.ndarray
+    """uint64 [n]."""
+    group_hashes: np.ndarray
+    """uint64 [n]: records with equal numbers never meet in a batch; 0 = alone."""
+    first_hashes: np.ndarray
+    """uint64 [n]: of a text pair's first text, or of a photo's bytes."""
+    text_counts: np.ndarray
+    """int64 [n]."""
+    text_hashes: np.ndarray
+    """uint64 [sum of text_counts]: of the texts, record after record."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """What the order needs to know about the photos, or about the text pairs."""
+    """The photos, or the text pairs."""
 
-    groups: np.ndarray
-    """int64 [n]: records with equal numbers never meet in a batch; the numbers are shared between
-    the pools."""
-    key_hashes: np.ndarray
-    """uint64 [n]."""
-    text_starts: np.ndarray
-    """int64 [n + 1]: texts of record i are text_hashes[text_starts[i] : text_starts[i + 1]]."""
-    text_hashes: np.ndarray
-    """uint64 [sum of texts]."""
-    first_hashes: np.ndarray
-    """uint64 [n]: of a text pair's first text, of a photo's bytes; 0 = nothing to meet."""
-
-    @functools.cached_property
-    def sizes(self) -> np.ndarray:
-        """int64 [largest group + 1]: records of each group."""
-        return np.bincount(self.groups) if len(self.groups) else np.zeros(0, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.groups)
+    size: int
+    marks: Callable[[np.ndarray], Marks]
+    """The marks of some records, int64 [n], in their order."""
+    name: Callable[[int], str]
+    """What an error calls a record."""
 
 
 @dataclass(frozen=True)
@@ -69,262 +75,184 @@ class Draw:
     """int64 [p + m]: which of its pool's epochs."""
 
 
-def epoch_order(groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """int64 [n]: the records in the order of this epoch. A group of k records has one in each k-th
-    of it, at a random place.
+def window_steps(sizes: tuple[int, int], places: tuple[int, int], window_records: int) -> int:
+    """Steps of a window: as many as `window_records` allow, fewer for small pools.
 
-    Without groups (each record its own) that is a plain random permutation.
+    Where whole epochs of both pools fit, a window is a whole number of them: then each group is
+    drawn exactly its share of times, and may fill its place in every batch.
     """
-    n = len(groups)
-    numbers = np.arange(n, dtype=np.uint64)
-    place = (mix(numbers, seed, 2 * epoch) >> np.uint64(11)) * 2.0**-53
-    by_group = np.lexsort((mix(numbers, seed, 2 * epoch + 1), groups))
-    sorted_groups = groups[by_group]
-    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
-    counts = np.diff(np.r_[starts, n])
-    rank = np.arange(n) - np.repeat(starts, counts)
-    time = np.empty(n)
-    time[by_group] = (rank + place[by_group]) / np.repeat(counts, counts)
-    return np.argsort(time, kind="stable")
+    pools = [(size, n) for size, n in zip(sizes, places, strict=True) if n]
+    most = max(MIN_WINDOW_STEPS, window_records // sum(places))
+    cycle = math.lcm(*(size // math.gcd(size, n) for size, n in pools))
+    epochs = WINDOW_EPOCHS * max(size // n for size, n in pools)
+    if cycle <= min(most // 8, 2 * epochs):
+        return cycle * -(-MIN_WINDOW_STEPS // cycle)
+    return min(most, max(MIN_WINDOW_STEPS, epochs))
+
+
+def permuted(numbers: np.ndarray, n: int, seed: int, salt: int) -> np.ndarray:
+    """int64: the images of `numbers` under a permutation of 0 .. n - 1 that (seed, salt) names.
+
+    A Feistel network over the next power of four, applied again to what falls outside.
+    """
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    low = np.uint64((1 << int(half)) - 1)
+    images = np.array(numbers, np.uint64)
+    todo = np.arange(len(images))
+    while len(todo):
+        left, right = images[todo] >> half, images[todo] & low
+        for turn in range(ROUNDS):
+            left, right = right, left ^ (mix(right, seed, ROUNDS * salt + turn) & low)
+        images[todo] = left << half | right
+        todo = todo[images[todo] >= n]
+    return images.astype(np.int64)
+
+
+def epoch_records(places: np.ndarray, n: int, block: int, seed: int, epoch: int) -> np.ndarray:
+    """int64: the records at `places` (ascending, 0 .. n - 1) of an epoch of n records."""
+    blocks = n // block
+    whole = int(np.searchsorted(places, blocks * block))
+    numbers, inside = np.divmod(places[:whole], block)
+    new = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]][:whole])
+    images = permuted(numbers[new], blocks, seed, 2 * epoch)
+    starts = np.repeat(images, np.diff(np.r_[new, whole])) * block
+    turned = int(mix(np.array([epoch], np.uint64), seed, 2**40)[0]) % n
+    return (np.r_[starts + inside, places[whole:]] + turned) % n
 
 
 class Order:
     """The batches of a run: `draw(step)`."""
 
-    def __init__(self, photos: Pool, texts: Pool, n_photos: int, n_texts: int, seed: int) -> None:
-        """`n_photos` and `n_texts` are the places of each kind in a batch. Raises ConfigError if no
-        such order exists.
+    def __init__(
+        self,
+        photos: Pool,
+        texts: Pool,
+        n_photos: int,
+        n_texts: int,
+        seed: int,
+        *,
+        window_records: int,
+        block_records: int,
+    ) -> None:
+        """`n_photos` and `n_texts` are the places of each kind in a batch. Raises ConfigError where
+        a pool has fewer records than places.
         """
-        self.pools = (photos, texts)
-        self.places = (n_photos, n_texts)
-        self.seed = seed
-        self.window_steps = _window_steps(self.pools, self.places)
-        self._epoch = functools.lru_cache(maxsize=8)(self._epoch_order)
-        self._window = functools.lru_cache(maxsize=2)(self._dealt)
+        self.pools, self.places, self.seed = (photos, texts), (n_photos, n_texts), seed
+        kinds = ("photos", "text pairs")
+        for pool, places, kind in zip(self.pools, self.places, kinds, strict=True):
+            if pool.size < places:
+                raise ConfigError(
+                    f"a batch takes {places} {kind}, but there are only {pool.size}; lower"
+                    " train.batch_pairs or add data."
+                )
+        self.window_steps = window_steps((photos.size, texts.size), self.places, window_records)
+        epochs = [pool.size // n for pool, n in zip(self.pools, self.places, strict=True) if n]
+        self.run_steps = min(self.window_steps, max(MIN_WINDOW_STEPS, min(epochs)))
+        self.block_records = block_records
+        self.identity = [VERSION, seed, self.places, window_records, block_records]
+        """What the batches of a set follow from."""
+        self.window = functools.lru_cache(maxsize=2)(self._window)
 
     def draw(self, step: int) -> Draw:
-        """The batch of `step`, counted from 0."""
-        window, place = divmod(step, self.window_steps)
-        dealt = self._window(window)
-        return Draw(dealt.records[place], dealt.texts[place], dealt.epochs[place])
+        """The batch of `step`, counted from 0. Raises ConfigError where a mark is too frequent."""
+        number, batch = divmod(step, self.window_steps)
+        return self.window(number).batch(batch)
 
-    def _epoch_order(self, kind: int, epoch: int) -> np.ndarray:
-        return epoch_order(self.pools[kind].groups, 2 * self.seed + kind, epoch)
+    def rank_slices(self, rank: int, world_size: int) -> tuple[slice, slice]:
+        """Places of a rank's photos and text pairs in the global batch; every rank has as many
+        pairs. Raises ConfigError.
+        """
+        n_photos, total = self.places[0], sum(self.places)
+        if total % world_size:
+            raise ConfigError(
+                f"a batch of {total} pairs does not divide by {world_size} ranks; change"
+                " train.batch_pairs."
+            )
+        pairs = total // world_size
+        first, last = n_photos * rank // world_size, n_photos * (rank + 1) // world_size
+        start = n_photos + pairs * rank - first
+        return slice(first, last), slice(start, start + pairs - (last - first))
 
-    def _stream(self, kind: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(records, epochs) of a stretch of a pool's stream."""
-        if not count:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        n = len(self.pools[kind])
-        epochs = np.arange(start, start + count) // n
+    def stream(self, kind: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(records, epochs), int64 [count], of a stretch of a pool's stream."""
+        n = self.pools[kind].size
+        seed, places = 2 * self.seed + kind, np.arange(start, start + count)
+        block = self.block_records if n > self.window_steps * self.places[kind] else 1
+        epochs = places // max(n, 1)
         parts = [
-            self._epoch(kind, int(epoch)) for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+            epoch_records(places[epochs == epoch] - epoch * n, n, block, seed, epoch)
+            for epoch in range(start // max(n, 1), -(-(start + count) // max(n, 1)))
         ]
-        head = start - int(epochs[0]) * n
-        return np.concatenate(parts)[head : head + count], epochs
+        return np.concatenate([np.zeros(0, np.int64), *parts]), epochs
 
-    def _dealt(self, window: int) -> Draw:
-        """All batches of a window: arrays [S, p + m]."""
-        steps, columns = self.window_steps, []
-        for kind, (pool, places) in enumerate(zip(self.pools, self.places, strict=True)):
-            records, epochs = self._stream(kind, window * steps * places, steps * places)
-            counts = (
-                (pool.text_starts[records + 1] - pool.text_starts[records])
-                if len(records)
-                else records
-            )
-            texts = (
-                choose_text(counts, pool.key_hashes[records], self.seed, epochs)
-                if len(records)
-                else records
-            )
-            starts = pool.text_starts[records] if len(records) else records
-            second = pool.text_hashes[starts + texts] if len(records) else np.zeros(0, np.uint64)
-            first = pool.first_hashes[records] if len(records) else second
-            group = pool.groups[records] if len(records) else records
-            columns.append(
-                [a.reshape(steps, places) for a in (records, texts, epochs, group, second, first)]
-            )
-        records, texts, epochs, groups, second, first = (
-            np.concatenate(pair, axis=1) for pair in zip(*columns, strict=True)
+    def _window(self, number: int) -> Window:
+        drawn = [self._stretch(kind, number) for kind in (0, 1)]
+        records, epochs, texts, marks = (
+            np.concatenate(parts, axis=-1) for parts in zip(*drawn, strict=True)
         )
-        table = Dealer(groups, second, first, self.places[0], self.seed + window).deal()
-        return Draw(*(a.reshape(-1)[table] for a in (records, texts, epochs)))
-
-
-def _window_steps(pools: tuple[Pool, Pool], places: tuple[int, int]) -> int:
-    """Steps of a window: enough of them that no group can be drawn more often than there are
-    batches. Raises ConfigError.
-    """
-    load = np.zeros(max(len(pool.sizes) for pool in pools))
-    cycles = []
-    for pool, count, name in zip(pools, places, ("photos", "text pairs"), strict=True):
-        if not count:
-            continue
-        if len(pool) < count:
-            raise ConfigError(
-                f"a batch takes {count} {name}, but there are only {len(pool)}; lower"
-                " train.batch_pairs or add data."
+        try:
+            table = separate.dealt(
+                marks, self.window_steps, self.run_steps, self.places[0], self.seed + number
             )
-        load[: len(pool.sizes)] += pool.sizes * (count / len(pool))
-        sizes = pool.sizes[pool.sizes > 0]
-        cycles.append(len(sizes) // math.gcd(count, len(sizes)) if (sizes == sizes[0]).all() else 0)
-    heaviest = float(load.max())
-    if heaviest > 1 + 1e-9:
-        raise ConfigError(
-            f"the largest group of records (or of records with one caption) fills {heaviest:.2f}"
-            " places of every batch, but may fill one; lower train.batch_pairs, or take some of"
-            " its records out."
-        )
-    cycle = math.lcm(
-        *cycles
-    )  # after so many steps every group was drawn equally often, to the record
-    steps = MIN_WINDOW_STEPS
-    while steps % max(cycle, 1) or not cycle:
-        chance = 1 + 4 / math.sqrt(steps * sum(places))
-        if steps * heaviest * chance + 4 <= steps:
-            break
-        steps += 1 if steps < 256 else 16
-        if steps > MAX_WINDOW_STEPS:
-            raise ConfigError(
-                f"a group of records fills {heaviest:.3f} places of every batch on average, too"
-                " close to its one place for an exact order; lower train.batch_pairs a little."
-            )
-    return steps
+        except separate.InseparableError as error:
+            raise ConfigError(self._too_frequent(error, records, texts, marks)) from error
+        return Window(table, records, epochs, texts)
 
-
-class Dealer:
-    """Exchanges records between the S batches of a window, photo for photo and text for text, until
-    none holds a group or a text twice.
-    """
-
-    def __init__(
-        self, groups: np.ndarray, second: np.ndarray, first: np.ndarray, n_photos: int, seed: int
-    ) -> None:
-        """`groups`, `second`, `first`: [S, places] of what must not meet itself in a batch; 0 =
-        nothing.
+    def _stretch(
+        self, kind: int, window: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(records, epochs, texts, marks uint64 [3, k]) of a pool in a window, place after place;
+        a place has a stretch of the stream in each run of the window.
         """
-        self.steps, self.width = groups.shape
-        self.groups, self.second = groups.reshape(-1), second.reshape(-1)
-        self.first = np.where(first == second, 0, first).reshape(-1)
-        self.n_photos, self.seed = n_photos, seed
-        self.table = np.arange(self.steps * self.width).reshape(self.steps, self.width)
-        """Which record of the window each place holds."""
+        steps, places = self.window_steps, self.places[kind]
+        streamed = self.stream(kind, window * steps * places, steps * places)
+        bounds = [places * step for step in range(self.run_steps, steps, self.run_steps)]
+        records, epochs = (
+            np.concatenate([part.reshape(places, -1) for part in np.split(one, bounds)], 1).ravel()
+            if places
+            else one
+            for one in streamed
+        )
+        if not places:
+            return records, epochs, records, np.zeros((3, 0), np.uint64)
+        found = self.pools[kind].marks(records)
+        texts = choose_text(found.text_counts, found.key_hashes, self.seed, epochs)
+        starts = np.cumsum(found.text_counts) - found.text_counts
+        second = found.text_hashes[starts + texts]
+        # A group's name is no text: where both are "seven", they may meet.
+        group = np.where(found.group_hashes, found.group_hashes ^ GROUP, np.uint64(0))
+        return records, epochs, texts, np.stack([group, found.first_hashes, second])
 
-    def deal(self) -> np.ndarray:
-        """int64 [S, places]: which of the window's records, counted through, each batch holds."""
-        while len(
-            crowded := self._crowded(self.groups[self.table])
-        ):  # each path leaves one surplus record less in the window
-            self._separate_groups(crowded)
-        for batch in self._crowded(
-            np.concatenate([self.second[self.table], self.first[self.table]], axis=1)
-        ):
-            self._separate_texts(int(batch))
-        return self.table
-
-    @staticmethod
-    def _crowded(values: np.ndarray) -> np.ndarray:
-        """Rows in which a value stands twice (0 counts as none)."""
-        ordered = np.sort(values, axis=1)
-        return np.flatnonzero(
-            ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).any(axis=1)
+    def _too_frequent(
+        self,
+        error: separate.InseparableError,
+        records: np.ndarray,
+        texts: np.ndarray,
+        marks: np.ndarray,
+    ) -> str:
+        is_photo = error.item < self.places[0] * self.window_steps
+        row = marks[:, error.item].tolist().index(error.mark)
+        what = ("group", "photo" if is_photo else "first text", f"text {texts[error.item]}")[row]
+        name = self.pools[0 if is_photo else 1].name(int(records[error.item]))
+        return (
+            f"the {what} of {name} is drawn {error.times} times within {self.window_steps} batches,"
+            " which is too often to stand at most once in each; lower train.batch_pairs, or take"
+            " records with it out."
         )
 
-    def _separate_groups(self, crowded: np.ndarray) -> None:
-        """A surplus record moves to a batch without its group; the record of that place comes back,
-        and so on along a path.
-        """
-        where: list[dict[int, list[int]]] = [{} for _ in range(self.steps)]
-        for row, places in zip(self.groups[self.table].tolist(), where, strict=True):
-            for slot, group in enumerate(row):
-                places.setdefault(group, []).append(slot)
-        for a in crowded.tolist():
-            for group in [group for group, slots in where[a].items() if len(slots) > 1]:
-                while len(where[a].get(group, ())) > 1:
-                    b = next((b for b in self._others(a, group) if group not in where[b]), None)
-                    if b is None:
-                        raise ConfigError(
-                            "a group of records is too large to stand at most once in each of"
-                            f" {self.steps} batches in a row; lower train.batch_pairs, or take"
-                            " records of that group (or with that one caption) out."
-                        )
-                    self._flip(a, b, where[a][group][-1], where)
 
-    def _flip(self, a: int, b: int, slot: int, where: list[dict[int, list[int]]]) -> None:
-        """Exchange batches a and b along the path that starts at `slot` of a, until what comes to a
-        is alone of its group there.
-        """
-        visited = set()
-        while slot >= 0:
-            visited.add(slot)
-            leaving, coming = (int(self.groups[self.table[row, slot]]) for row in (a, b))
-            self.table[[a, b], slot] = self.table[[b, a], slot]
-            for row, old, new in ((a, leaving, coming), (b, coming, leaving)):
-                where[row][old].remove(slot)
-                if not where[row][old]:
-                    del where[row][old]
-                where[row].setdefault(new, []).append(slot)
-            slot = next((other for other in where[a][coming] if other not in visited), -1)
+@dataclass(frozen=True, eq=False)
+class Window:
+    """S batches."""
 
-    def _separate_texts(self, a: int) -> None:
-        """Exchange each record whose text or photo has already stood in batch a with one of another
-        batch, such that both then fit.
-        """
-        for slot in self._repeated(a):
-            for b in self._others(a, slot):
-                partners = np.flatnonzero(self._fits(a, slot, b))
-                if len(partners):
-                    other = int(partners[self._random(slot, b) % len(partners)])
-                    self.table[a, slot], self.table[b, other] = (
-                        self.table[b, other],
-                        self.table[a, slot],
-                    )
-                    break
-            else:
-                raise ConfigError(
-                    "a text or photo occurs so often that it cannot stand at most once in each of"
-                    f" {self.steps} batches in a row; lower train.batch_pairs, or take records with"
-                    " it out."
-                )
+    table: np.ndarray
+    """int32 [places, S]: which of the records below each place of each batch holds."""
+    records: np.ndarray
+    """int64 [places * S], photos first, in the order of their pool's stream."""
+    epochs: np.ndarray
+    texts: np.ndarray
 
-    def _repeated(self, batch: int) -> list[int]:
-        """Places of a batch whose text or photo has already stood in it."""
-        seen: set[int] = set()
-        repeated = []
-        for slot, item in enumerate(self.table[batch].tolist()):
-            texts = {int(self.second[item]), int(self.first[item])} - {0}
-            if texts & seen:
-                repeated.append(slot)
-            seen |= texts
-        return repeated
-
-    def _fits(self, a: int, slot: int, b: int) -> np.ndarray:
-        """bool [places]: whether the record at each place of b can change places with the one at
-        (a, slot).
-        """
-        item, theirs = self.table[a, slot], self.table[b]
-        ours = np.delete(self.table[a], slot)
-        our_texts = np.concatenate([self.second[ours], self.first[ours]])
-        our_texts = our_texts[our_texts != 0]
-        welcome = ~np.isin(self.groups[theirs], self.groups[ours])
-        welcome &= ~np.isin(self.second[theirs], our_texts) & ~np.isin(
-            self.first[theirs], our_texts
-        )
-        texts = [text for text in (self.second[item], self.first[item]) if text != 0]
-        like_ours = (
-            (self.groups[theirs] == self.groups[item])
-            | np.isin(self.second[theirs], texts)
-            | np.isin(self.first[theirs], texts)
-        )
-        welcome &= like_ours.sum() - like_ours == 0
-        welcome &= (np.arange(self.width) < self.n_photos) == (slot < self.n_photos)
-        return welcome
-
-    def _others(self, a: int, salt: int) -> list[int]:
-        """The other batches, from a pseudo-random one on."""
-        start = self._random(salt, a) % self.steps
-        return [b for b in [*range(start, self.steps), *range(start)] if b != a]
-
-    def _random(self, one: int, two: int) -> int:
-        return int(mix(np.array([one], np.int64).astype(np.uint64), self.seed, two)[0])
+    def batch(self, number: int) -> Draw:
+        """One of the batches, counted from 0."""
+        items = self.table[:, number]
+        return Draw(self.records[items], self.texts[items], self.epochs[items])

@@ -27,7 +27,7 @@ class PhotoRecord:
     key: str
     """Name, unique within its source: the file's stem, or the dataset's own id."""
     image: str
-    """Path or URI of the picture; for a record in a tar, `<tar>#<member>`."""
+    """Path or URI of the picture; for a record in a tar, `<tar>#<offset>+<size>`."""
     texts: tuple[str, ...]
     """Captions, as they stand in the file (validation, not the reader, refuses what is no text)."""
     languages: tuple[str, ...]
@@ -37,6 +37,8 @@ class PhotoRecord:
     split: str = ""
     problem: str = ""
     """Why the record cannot be used, where already the reader knows."""
+    content: bytes = b""
+    """The picture's file, where it comes with the row of a table; `image` then only names it."""
 
 
 @dataclass(frozen=True)

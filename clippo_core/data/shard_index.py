@@ -5,9 +5,9 @@ arrays, one safetensors file per shard.
 
     per record: kind, bytes of photo or first text, bytes of texts, hashes, group
 
-Training reads these at its start and never lists a tar again. A foreign tar is indexed as it is,
-less what validation left out. An index holds no caption and no pixel, and says of which bytes it is
-the index (their sha256).
+Training reads those of a window's shards and never lists a tar again. A foreign tar is indexed as
+it is, less what validation left out. An index holds no caption and no pixel, and says of which
+bytes it is the index (their sha256).
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def load(path: Path) -> tuple[ShardIndex, dict[str, str]]:
             index = ShardIndex(**{name: stored.read(name) for name in _COLUMNS})
     except OSError as error:
         raise refusal(ShardError, where, f"it cannot be read ({reason(error)})", _AGAIN) from error
-    about = load_json(stored.metadata.get("about", ""), where, error=ShardError, remedy=_AGAIN)
+    note = field(stored.metadata, "about", str, where, error=ShardError)
+    about = load_json(note, where, error=ShardError, remedy=_AGAIN)
     about = at(about, dict[str, str], where, "about", error=ShardError)
     n_bytes = whole_number(about.get("bytes", ""), f"{where}, bytes", error=ShardError)
     if fault := _fault(index, n_bytes) or ("name" not in about and "it names no shard"):
@@ -128,10 +129,12 @@ def _fault(index: ShardIndex, n_bytes: int) -> str:
     if (counts < 1).any() or (counts > sizes["t"]).any() or counts.sum() != sizes["t"]:
         return "it counts other texts than it has"
     try:
-        for record in range(len(index)):
-            index.key(record)
+        index.keys.tobytes().decode()
     except UnicodeDecodeError:
         return "a key is not UTF-8"
+    starts = keys[:-1][keys[:-1] < sizes["k"]]
+    if ((index.keys[starts] & 0xC0) == 0x80).any():
+        return "a key ends within a letter"
     return ""
 
 
@@ -238,6 +241,26 @@ def _index(rows: list[_Row]) -> ShardIndex:
         first_hashes=column((key_hash(row.content) for row in rows), np.uint64),
         text_counts=column((len(row.texts) for row in rows), np.int64),
         text_hashes=column((key_hash(text) for row in rows for text in row.texts), np.uint64),
+    )
+
+
+def ragged(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The values of some rows, where row i has the next counts[i] of `values`."""
+    starts, lengths = (np.cumsum(counts) - counts)[rows], counts[rows]
+    nth = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return values[np.repeat(starts, lengths) + nth]
+
+
+def take(index: ShardIndex, rows: np.ndarray) -> ShardIndex:
+    """The index of some of its records, in the order of `rows`."""
+    lengths = np.diff(index.key_ends, prepend=0)
+    plain = ("kinds", "first", "second", "key_hashes", "group_hashes", "first_hashes")
+    return ShardIndex(
+        **{name: getattr(index, name)[rows] for name in (*plain, "text_counts")},
+        drawings=ragged(index.drawings, index.text_counts, rows),
+        text_hashes=ragged(index.text_hashes, index.text_counts, rows),
+        keys=ragged(index.keys, lengths, rows),
+        key_ends=np.cumsum(lengths[rows]),
     )
 
 

@@ -1,6 +1,8 @@
 """Validated records -> WebDataset tars, their indexes, and a manifest that is written last.
 
     <root>/shards/numbers-00000.tar     00000000.png  00000000.json         a photo, its texts
+                                        00000000.txt                        the first of them, for
+                                                                            other programs
                                         00000001.first.txt  00000001.json   a sentence, its partners
                   numbers-00000.index   where everything lies (`shard_index`)
                   manifest.json         size and sha256 of every file; the shards count only with it
@@ -53,7 +55,7 @@ from clippo_core.run.records import (
 if TYPE_CHECKING:
     from clippo_core.rendering import Renderer
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the bytes of a shard change for the same records."""
 JPEG_QUALITY = 92
 T = TypeVar("T")
@@ -312,7 +314,7 @@ def _jobs(plan: RenderPlan, report: ValidationReport, render_digest: str) -> Ite
             )
             yield _Job(f"{name}-{number:05d}", inputs, records, plan.data.max_short_side_px)
     for name in sorted(foreign):
-        for number, uri in enumerate(annotation_files.files(by_name[name].path)):
+        for number, uri in enumerate(sources.source_files(by_name[name])):
             if f"{name}/{annotation_files.stem(uri)}" in report.excluded:
                 continue  # validation could not read it
             inputs = digest([common, name, uri, sorted(report.excluded)])
@@ -364,6 +366,8 @@ def _write_tar(
                 "group": record.group,
             }
             members = {extension: data, "json": json.dumps(about, ensure_ascii=False).encode()}
+            if isinstance(record, PhotoRecord):  # where other programs look for the caption
+                members["txt"] = record.texts[0].encode()
             if renderer is not None:
                 members |= {
                     f"text.{n}.png": one
@@ -383,7 +387,7 @@ def _stored_photo(record: Record, key: str, max_short_side_px: int) -> tuple[str
 
     if not isinstance(record, PhotoRecord):
         return "first.txt", record.first.encode()
-    data = tars.picture_bytes(record.image)
+    data = record.content or tars.picture_bytes(record.image)
     extension = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}.get(data[:2], "")
     short = min(image_size(data, key))
     if extension and (not max_short_side_px or short <= max_short_side_px):

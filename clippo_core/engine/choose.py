@@ -5,7 +5,7 @@
     cached       cached gradients, in chunks that fit                  1.33, one more forward pass
     checkpoint   keep only the blocks' inputs, compute blocks again    1.33
 
-The estimate counts what a block keeps for its backward pass: 36 d bytes a token under bfloat16
+The estimate counts what a block keeps for its backward pass: 36 d bytes per token under bfloat16
 autocast with an MLP of 4 d (64 d in float32), 24 d under recompute, 4 d under checkpoint; a test
 compares it with what torch allocates. What a device needs beside is covered by planning with
 `USABLE` of it. Plain accumulation is no fifth way: a loss summed over micro-batches is another
@@ -69,13 +69,10 @@ def choose_memory(
     fits = int(room // per_pair["plain"]) if limit else pairs_per_rank
     chunk = min(train.chunk_pairs, pairs_per_rank) or _even_chunk(pairs_per_rank, fits)
     has = (
-        f"{room / GIB:.1f} GiB for activations of {pairs_per_rank} pairs a rank"
+        f"{room / GIB:.1f} GiB for activations of {pairs_per_rank} pairs per rank"
         if limit
         else "no memory limit"
     )
-
-    def need(mode: str) -> float:
-        return per_pair[mode] * pairs_per_rank
 
     if train.memory != "auto":
         if train.memory == "cached" and chunk < 1:
@@ -92,17 +89,25 @@ def choose_memory(
         return MemoryPlan(
             "plain", 0, "plain: no memory limit is stated or known (train.memory_gib)."
         )
+    need = {mode: per_pair[mode] * pairs_per_rank for mode in modes}
+    return _cheapest(need, room, chunk, has)
+
+
+def _cheapest(need: dict[str, float], room: float, chunk: int, has: str) -> MemoryPlan:
+    """The cheapest way that fits. need: mode -> bytes; room: bytes; chunk: pairs that fit for
+    cached gradients; has: the room in words. Raises ConfigError where nothing fits.
+    """
     for mode in ("plain", "recompute"):
-        if need(mode) <= room:
-            return MemoryPlan(mode, 0, f"{mode}: needs {need(mode) / GIB:.1f} GiB; {has}.")
+        if need[mode] <= room:
+            return MemoryPlan(mode, 0, f"{mode}: needs {need[mode] / GIB:.1f} GiB; {has}.")
     refused = (
-        f"plain needs {need('plain') / GIB:.1f}, recompute {need('recompute') / GIB:.1f} GiB; {has}"
+        f"plain needs {need['plain'] / GIB:.1f}, recompute {need['recompute'] / GIB:.1f} GiB; {has}"
     )
-    if chunk >= SMALLEST_CHUNK_PAIRS or (chunk >= 1 and need("checkpoint") > room):
+    if chunk >= SMALLEST_CHUNK_PAIRS or (chunk >= 1 and need["checkpoint"] > room):
         return MemoryPlan(
             "cached", chunk, f"cached gradients in chunks of {chunk} pairs: {refused}."
         )
-    if need("checkpoint") <= room:
+    if need["checkpoint"] <= room:
         return MemoryPlan(
             "checkpoint",
             0,

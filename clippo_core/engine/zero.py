@@ -123,7 +123,7 @@ def _config(stage: int, device: torch.device) -> dict[str, Any]:
             "contiguous_gradients": True,
             "reduce_scatter": True,
             "compute_grad_norm": stage == 3,  # cannot be switched off there
-            "sub_group_size": 10**13,  # one flat shard a rank: one optimizer step
+            "sub_group_size": 10**13,  # one flat shard per rank: one optimizer step
         },
     }
 

@@ -20,10 +20,11 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session, evaluate_one, not_set
-from clippo_core.evaluate.scores import Scores
+from clippo_core.evaluate.scores import MAX_BYTES, Scores
 from clippo_core.run.folder import EXAMPLES, PART, TIMINGS, RunFolder
 from clippo_core.run.records import EvalResult, EvaluatePlan
 from clippo_core.untrusted.json import at, field, load_json
+from clippo_core.untrusted.limits import LIMITS
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def _write_whole(folder: str, parts: dict[str, EvalResult]) -> EvalResult:
         prefix = f"{part.dataset}_" if len(parts) > 1 else ""
         if part.scores:
             uri = storage.join(place, part.scores)
-            scores.add_parquet(storage.read_bytes(uri), uri)
+            scores.add_parquet(storage.read_bytes(uri, MAX_BYTES), uri)
         for example in _read(place, EXAMPLES, list[dict]):
             asked = field(example, "asked", str, place, EXAMPLES, error=EvaluationError)
             hit = field(example, "hit", bool, place, EXAMPLES, error=EvaluationError)
@@ -105,5 +106,6 @@ def _merged(parts: list[EvalResult]) -> EvalResult:
 def _read(folder: str, file: str, kind: type[T]) -> T:
     """The content of a part's json file. Raises EvaluationError, NotFoundError."""
     uri = storage.join(folder, file)
-    content = load_json(storage.read_bytes(uri), uri, error=EvaluationError, remedy=results.REMEDY)
+    data = storage.read_bytes(uri, LIMITS.json_bytes)
+    content = load_json(data, uri, error=EvaluationError, remedy=results.REMEDY)
     return at(content, kind, uri, error=EvaluationError)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -242,7 +243,7 @@ def _pack(rows: np.ndarray) -> bytes:
 def _unpack(uri: str, shape: tuple[int, int]) -> np.ndarray | None:
     """Rows that `_pack` wrote, or None where they are not whole, finite, or of this shape."""
     try:
-        data = storage.read_bytes(uri)
+        data = storage.read_bytes(uri, 4 * math.prod(shape) + 1024)  # the rest is the header
         rows = read_npy(io.BytesIO(data[32:]), uri)
     except (StorageError, CheckpointError):
         return None

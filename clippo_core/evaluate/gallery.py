@@ -7,8 +7,9 @@ Embedding and ranking stand with each evaluation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +19,12 @@ from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import DataError, EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.embed import Pictures
-from clippo_core.evaluate.harness import Session
 from clippo_core.evaluate.ranking import Ranking
+from clippo_core.untrusted.json import at
+from clippo_core.untrusted.names import printable, refusal
+
+if TYPE_CHECKING:
+    from clippo_core.evaluate.harness import Session
 
 
 def record_pictures(records: Sequence[PhotoRecord]) -> Pictures:
@@ -38,19 +43,16 @@ def usable(records: Sequence[PhotoRecord], where: str, limit: int = 0) -> list[P
         raise EvaluationError(f"{where} has no image; check the split and the languages.")
     for record in records:
         if record.problem:
-            raise DataError(
-                f"{where}: {record.problem}; a benchmark with a gap is another benchmark, so"
-                " restore the file."
-            )
-        if not record.texts or not all(isinstance(text, str) for text in record.texts):
-            raise DataError(f"{where}: image {record.key} has no caption, or one that is no text.")
-    keys = [record.key for record in records]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(
-            f"{where}: image {twice} is listed twice; its captions would count as wrong answers for"
-            " each other."
-        )
+            remedy = "restore the file, for a benchmark with a gap is another benchmark"
+            raise refusal(DataError, where, record.problem.rstrip("."), remedy)
+        path = f"image {printable(record.key, 60)}"
+        if not at(list(record.texts), list[str], where, path):
+            raise refusal(DataError, where, f"{path} has no caption", "leave it out, or add one")
+    twice, times = Counter(record.key for record in records).most_common(1)[0]
+    if times > 1:
+        fault = f"image {printable(twice, 60)} is listed {times} times"
+        remedy = "list it once: its captions would count as wrong answers for each other"
+        raise refusal(DataError, where, fault, remedy)
     return records
 
 

@@ -27,11 +27,12 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import digest, identity
 from clippo_core.errors import EvaluationError, StorageError
-from clippo_core.evaluate.scores import Scores
+from clippo_core.evaluate.scores import MAX_BYTES, Scores
 from clippo_core.run import records
 from clippo_core.run.folder import EXAMPLES, RESULT, SCORES, TIMINGS
 from clippo_core.run.records import RESULT_SCHEMA, EvalResult, EvaluatePlan
 from clippo_core.untrusted.json import field, load_json
+from clippo_core.untrusted.limits import LIMITS
 from clippo_core.untrusted.names import reason, refusal
 
 REMEDY = "delete it and run the evaluation again"
@@ -100,7 +101,8 @@ def read_result(folder: str, record: str = RESULT) -> EvalResult | None:
     uri = storage.join(folder, record)
     if not storage.exists(uri):
         return None
-    content = load_json(storage.read_bytes(uri), uri, error=EvaluationError, remedy=REMEDY)
+    data = storage.read_bytes(uri, LIMITS.json_bytes)
+    content = load_json(data, uri, error=EvaluationError, remedy=REMEDY)
     schema = field(content, "schema_version", int, uri, error=EvaluationError)
     if not 1 <= schema <= RESULT_SCHEMA:
         fault = f"it has schema {schema}, and this version reads up to {RESULT_SCHEMA}"
@@ -129,7 +131,7 @@ def whole_result(folder: str, record: str = RESULT) -> EvalResult | None:
     if not result.scores:
         return result
     try:
-        scores = storage.read_bytes(storage.join(folder, result.scores))
+        scores = storage.read_bytes(storage.join(folder, result.scores), MAX_BYTES)
     except StorageError:
         return None
     return result if hashlib.sha256(scores).hexdigest() == result.scores_sha256 else None

@@ -20,6 +20,8 @@ from typing import Any
 from clippo_core.errors import EvaluationError
 from clippo_core.untrusted.parquet import Kind, open_parquet
 
+MAX_BYTES = 2**30
+"""Of the file. VQAv2's 450,000 test questions take some 30 MB."""
 _TYPES = {
     "metric": "string",
     "example": "string",

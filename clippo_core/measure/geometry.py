@@ -105,6 +105,25 @@ def linear_separability(
     return right / (2 * n)
 
 
+def principal_plane(
+    images: np.ndarray, texts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matched features [n, d], [n, d] -> their points [n, 2], [n, 2] on the first two principal
+    components of both together, and the components' shares of the variance [2], 0..1. Signs are
+    fixed: the largest entry of each component is positive.
+    """
+    both = np.concatenate([images, texts]).astype(np.float64)
+    centred = both - both.mean(0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = directions[:2]
+    directions = directions * np.sign(
+        np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
+    )
+    points = centred @ directions.T
+    explained = singular[:2] ** 2 / max(float((singular**2).sum()), 1e-300)
+    return points[: len(images)], points[len(images) :], explained
+
+
 def patch_components(
     kernel: np.ndarray, n: int = 30
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -24,12 +24,14 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, digest
-from clippo_core.errors import ClippoError, EvaluationError, NotFoundError
-from clippo_core.measure.contact import ContactItem, contact_item, safe_picture
+from clippo_core.errors import ClippoError, DataError, EvaluationError, NotFoundError
+from clippo_core.measure.contact import ContactItem, contact_items, safe_picture
+from clippo_core.measure.geometry import principal_plane
 from clippo_core.measure.lengths import Lengths, measure_language
 from clippo_core.measure.shard_pairs import ShardPair, read_pairs
 from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import CheckpointInfo, Manifest
+from clippo_core.untrusted.json import load_json
 
 if TYPE_CHECKING:
     from clippo_core.embedder import Clippo
@@ -41,14 +43,11 @@ sentence pairs."""
 FEWEST_GAP_PAIRS = 10
 """Fewer have no fifth to hold out."""
 
-TEXTS_A_LANGUAGE = 500
+TEXTS_PER_LANGUAGE = 500
 """Texts of one language behind its mean lengths."""
 
 MOST_LANGUAGES = 40
 """Languages in the table of lengths, those with the most texts."""
-
-CONTACT_ITEMS = 12
-"""Pairs on the contact sheet."""
 
 _FORMAT = 2
 
@@ -140,71 +139,6 @@ def gather_insight(
     return insight
 
 
-def contact_items(
-    manifest: Manifest, render: RenderConfig, n: int = CONTACT_ITEMS, seed: int = 0
-) -> list[ContactItem]:
-    """`n` pairs for a contact sheet, a text/text pair among six, the languages taking turns. Raises
-    ShardError, StorageError.
-    """
-    from clippo_core.data.images import decode_image
-    from clippo_core.rendering import Renderer
-
-    photos = read_pairs(manifest, 16 * n, seed=seed, photos=True)
-    sentences = read_pairs(manifest, 4 * n, seed=seed, photos=False)
-    n_sentences = min(len(sentences), max(n // 6, n - len(photos)))
-    chosen = [*_by_language(photos, n - n_sentences), *_by_language(sentences, n_sentences)]
-    drawings = Renderer.from_config(render).render([pair.texts[which] for pair, which in chosen])
-    return [
-        contact_item(
-            None if pair.photo is None else decode_image(pair.photo),
-            drawing,
-            pair.texts[which],
-            pair.languages[which],
-            pair.first_text,
-        )
-        for (pair, which), drawing in zip(chosen, drawings, strict=True)
-    ]
-
-
-def principal_plane(
-    images: np.ndarray, texts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matched features [n, d], [n, d] -> their points [n, 2], [n, 2] on the first two principal
-    components of both together, and the components' shares of the variance [2], 0..1. Signs are
-    fixed: the largest entry of each component is positive.
-    """
-    both = np.concatenate([images, texts]).astype(np.float64)
-    centred = both - both.mean(0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = directions[:2]
-    directions = directions * np.sign(
-        np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], 1)
-    )
-    points = centred @ directions.T
-    explained = singular[:2] ** 2 / max(float((singular**2).sum()), 1e-300)
-    return points[: len(images)], points[len(images) :], explained
-
-
-def _by_language(pairs: list[ShardPair], n: int) -> list[tuple[ShardPair, int]]:
-    """`n` of the pairs, each with one of its texts, such that no language is taken twice before
-    every language was taken once.
-    """
-    taken: dict[str, int] = {}
-    left = list(pairs)
-    chosen: list[tuple[ShardPair, int]] = []
-    while left and len(chosen) < n:
-        offers = [
-            (taken.get(language, 0), place, which)
-            for place, pair in enumerate(left)
-            for which, language in enumerate(pair.languages)
-        ]
-        _, place, which = min(offers)
-        pair = left.pop(place)
-        taken[pair.languages[which]] = taken.get(pair.languages[which], 0) + 1
-        chosen.append((pair, which))
-    return chosen
-
-
 def _load(uri: str) -> Clippo:
     from clippo_core.embedder import Clippo
 
@@ -278,7 +212,7 @@ def _text_lengths(
         try:
             found.append(
                 measure_language(
-                    language, list(by_language[language])[:TEXTS_A_LANGUAGE], processors, renderer
+                    language, list(by_language[language])[:TEXTS_PER_LANGUAGE], processors, renderer
                 )
             )
         except EvaluationError:
@@ -313,7 +247,7 @@ def _read_insight(uri: str, wanted: str) -> Insight | None:
     file that is not one.
     """
     try:
-        values = json.loads(storage.read_text(uri))
+        values = load_json(storage.read_bytes(uri), uri)
         if values.pop("inputs_digest") != wanted:
             return None
         contact = [ContactItem(**item) for item in values.pop("contact")]
@@ -324,7 +258,7 @@ def _read_insight(uri: str, wanted: str) -> Insight | None:
             if isinstance(value, list)
         }
         insight = Insight(**{**values, **arrays, "contact": contact, "lengths": lengths})
-    except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (NotFoundError, DataError, ValueError, KeyError, TypeError, AttributeError):
         return None
     safe = all(
         safe_picture(item.drawing) and (not item.photo or safe_picture(item.photo))

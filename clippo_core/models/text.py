@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,12 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import DataConfig, ModelConfig, RenderConfig
 from clippo_core.data.sources.kinds import TextRecord, read_source
-from clippo_core.errors import ConfigError, NotFoundError, RenderError
+from clippo_core.errors import ClippoError, ConfigError, NotFoundError, RenderError
 from clippo_core.rendering import Renderer, TextEncoder
+from clippo_core.untrusted.names import reason, refusal
 
+TOKENIZER_BYTES = 2**28
+"""Longest SentencePiece model that is opened; one of 250,000 pieces has 5 MB."""
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -91,18 +93,23 @@ def load_tokenizer(tokenizer: str | bytes) -> Any:
 
     name = tokenizer if isinstance(tokenizer, str) else "the tokenizer"
     try:
-        content = storage.read_bytes(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        content = (
+            storage.read_bytes(tokenizer, TOKENIZER_BYTES)
+            if isinstance(tokenizer, str)
+            else tokenizer
+        )
     except NotFoundError as error:
         raise NotFoundError(
             f"{name}: no such SentencePiece model. Give model.tokenizer the path of one (T5's and"
             " mT5's `spiece.model` serve), or make one with clippo_core.models.train_tokenizer."
         ) from error
     try:
-        if not content:
-            raise RuntimeError("it is empty")
+        if not content or len(content) > TOKENIZER_BYTES:
+            raise RuntimeError(f"it has {len(content):,} bytes")
         processor = SentencePieceProcessor(model_proto=content)
     except (RuntimeError, OSError) as error:
-        raise ConfigError(f"{name} is not a SentencePiece model: {error}") from error
+        fault = f"it is no SentencePiece model ({reason(error)})"
+        raise refusal(ConfigError, name, fault, "give the `.model` file of one") from error
     if processor.eos_id() < 0:
         raise ConfigError(
             f"{name} has no end-of-sentence piece; train it with eos_id >= 0, as train_tokenizer"
@@ -161,11 +168,11 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
             **ids,
             **limits,
         )
-    except RuntimeError as error:
+    except ClippoError:  # of the texts
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
         raise ConfigError(
             f"no tokenizer of {vocab_size} pieces comes out of this text: {error}"
         ) from error
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(model.getvalue())
+    storage.write_bytes(path, model.getvalue())
     return path

@@ -18,8 +18,8 @@ import lzma
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def read_hex(path: str | Path) -> Glyphs:
         for line in read_lines(file, where, error=RenderError):
             place = f"{where}, line {line.number}"
             code, _, bits = line.text.strip().partition(":")
-            if not (line.problem or code or bits):
+            if not line.problem and not line.text.strip():
                 continue
             if line.problem or not _BITS.fullmatch(bits):
                 fault = line.problem or "it is not `CODEPOINT:` and 32 or 64 hex digits"
@@ -248,7 +248,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     """A font's file, open. Raises RenderError."""
     try:
         with open(path, "rb") as file:

@@ -25,6 +25,7 @@ from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
 from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 from clippo_core.untrusted.json import load_json
+from clippo_core.untrusted.limits import LIMITS
 
 CONTACT_ITEMS = 12
 """Pairs on a contact sheet."""
@@ -65,7 +66,7 @@ def render_deck(
     both there is no contact sheet.
     """
     if samples is None and render is not None:
-        from clippo_core.measure.insight import contact_items
+        from clippo_core.measure.contact import contact_items
 
         samples = contact_items(manifest, render, CONTACT_ITEMS)
     parts = [
@@ -170,7 +171,7 @@ def run_facts(config: RunConfig) -> list[tuple[str, str]]:
         ("tower", f"{model.kind}, width {model.width}, depth {model.depth}"),
         ("image", f"{config.render.image_px} × {config.render.image_px} px"),
         ("steps", digits.count(train.steps)),
-        ("pairs a batch", digits.count(train.batch_pairs)),
+        ("pairs per batch", digits.count(train.batch_pairs)),
         ("sentence pairs", f"{100 * config.data.text_pair_share:.0f} %"),
         ("optimizer", f"{config.optim.name}, lr {digits.value(config.optim.lr, 2)}"),
         ("seed", str(config.seed)),
@@ -221,7 +222,7 @@ def _read(folder: str, file: str) -> Any:
     """What a json file of an evaluation's folder holds; None where it cannot be read."""
     uri = storage.join(folder, file)
     try:
-        return load_json(storage.read_bytes(uri), uri)
+        return load_json(storage.read_bytes(uri, LIMITS.json_bytes), uri)
     except (NotFoundError, DataError):
         return None
 

@@ -21,7 +21,7 @@ from clippo_core.report import digits
 from clippo_core.report.rows import Row
 from clippo_core.report.style import SERIES
 from clippo_core.report.svg import INK, SOFT, canvas, house_style, to_svg
-from clippo_core.run.records import EvalResult
+from clippo_core.run.records import EvalResult, Metric
 
 FAMILIES = {
     "Latin": ("Latin",),
@@ -57,40 +57,18 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
     if not found:
         return None
     values_of = {language: float(metric.value or 0.0) for language, metric in found.items()}
-    languages = sorted(found, key=lambda language: (-values_of[language], language))
-    values = np.array([values_of[language] for language in languages])
-    families = [_family(language) for language in languages]
+    found = dict(sorted(found.items(), key=lambda item: (-values_of[item[0]], item[0])))
+    best, *_, worst = [*found, *found]
     name = f"languages-{result.name}-{kind.partition('_')[0]}"
-    direction = "image to text" if kind.startswith("i2t") else "text to image"
+    title = f"Recall by language, {'image to text' if kind[0] == 'i' else 'text to image'}"
+    alt = (
+        f"{title}: best {best} {digits.share(values_of[best])}, worst {worst}"
+        f" {digits.share(values_of[worst])}, {len(found)} languages"
+    )
+    many = len(found) > 12
     with house_style():
-        many = len(languages) > 12
-        figure, axes = canvas(8.8 if many else 2.9 + 0.3 * len(languages), 3.2)
-        across = np.arange(len(languages))
-        for family in (*FAMILIES, "other"):
-            where = [position for position, one in enumerate(families) if one == family]
-            if where:
-                colour = SERIES[list(FAMILIES).index(family)] if family in FAMILIES else SOFT
-                axes.bar(across[where], values[where], 0.7, color=colour, label=family)
-        bounds = [found[language].bounds for language in languages]
-        _whiskers(axes, across, bounds)
-        axes.axhline(
-            values.mean(),
-            color=INK,
-            linewidth=0.9,
-            label=f"unweighted mean {digits.share(float(values.mean()))}",
-        )
-        chance = [metric.chance for metric in found.values() if metric.chance is not None]
-        if chance:
-            axes.axhline(
-                float(np.mean(chance)),
-                color=SOFT,
-                linestyle="--",
-                linewidth=1.1,
-                label=f"chance {digits.value(float(np.mean(chance)), 2)}",
-            )
-        axes.set_xticks(across, languages)
-        axes.set_xlim(-0.6, len(languages) - 0.4)
-        axes.set_ylim(0, _top([*values, *(b[1] for b in bounds if b)], chance))
+        figure, axes = canvas(8.8 if many else 2.9 + 0.3 * len(found), 3.2)
+        _bars(axes, found)
         axes.set_ylabel(f"recall@{kind.rpartition('@')[2]}, %")
         anchor = (
             {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0)}
@@ -98,25 +76,38 @@ def recall_by_language(result: EvalResult, kind: str = "i2t_recall@1") -> Figure
             else {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)}
         )
         axes.legend(**anchor, ncols=4 if many else 1, frameon=False)
-        sizes = [found[language].n for language in languages]
-        n = (
-            digits.count(sizes[0])
-            if len(set(sizes)) == 1
-            else f"{digits.count(min(sizes))} to {digits.count(max(sizes))}"
-        )
-        title = f"Recall by language, {direction}"
-        ends = (
-            f"best {languages[0]} {digits.share(values[0])}, worst {languages[-1]}"
-            f" {digits.share(values[-1])}"
-        )
-        alt = f"{title}: {ends}, {len(languages)} languages"
         svg = to_svg(figure, name, alt)
-    note = (
-        f"n = {n} queries a language; whiskers: 95 % bootstrap interval."
-        if any(bounds)
-        else f"n = {n} queries a language."
-    )
-    return Figure(name, title, svg, note, is_wide=many)
+    sizes = sorted({metric.n for metric in found.values()})
+    n = " to ".join(digits.count(size) for size in dict.fromkeys([sizes[0], sizes[-1]]))
+    has_bounds = any(metric.bounds for metric in found.values())
+    whiskers = "; whiskers: 95 % bootstrap interval" if has_bounds else ""
+    return Figure(name, title, svg, f"n = {n} queries per language{whiskers}.", is_wide=many)
+
+
+def _bars(axes: Any, found: dict[str, Metric]) -> None:
+    """One bar per language in the order of `found`, with its interval; lines of mean and chance."""
+    values = np.array([float(metric.value or 0.0) for metric in found.values()])
+    families = [_family(language) for language in found]
+    across = np.arange(len(found))
+    for family in (*FAMILIES, "other"):
+        where = [position for position, one in enumerate(families) if one == family]
+        if where:
+            colour = SERIES[list(FAMILIES).index(family)] if family in FAMILIES else SOFT
+            axes.bar(across[where], values[where], 0.7, color=colour, label=family)
+    bounds = [metric.bounds for metric in found.values()]
+    for x, bound in zip(across, bounds, strict=True):
+        if bound:
+            axes.plot([x, x], bound, color=INK, linewidth=1.1)
+    mean = float(values.mean())
+    axes.axhline(mean, color=INK, linewidth=0.9, label=f"unweighted mean {digits.share(mean)}")
+    chance = [metric.chance for metric in found.values() if metric.chance is not None]
+    if chance:
+        level = float(np.mean(chance))
+        label = f"chance {digits.value(level, 2)}"
+        axes.axhline(level, color=SOFT, linestyle="--", linewidth=1.1, label=label)
+    axes.set_xticks(across, list(found))
+    axes.set_xlim(-0.6, len(found) - 0.4)
+    axes.set_ylim(0, _top([*values, *(b[1] for b in bounds if b)], chance))
 
 
 def modality_gap_figure(
@@ -195,26 +186,15 @@ def comparison_figure(rows: Sequence[Row]) -> Figure | None:
         published = {
             (p.value, row.metric) for row in shown for p in row.paper if not row.paper_metric
         }
-        marks = (
-            ("|", "chance or majority", SOFT, chance),
-            ("D", "published", SERIES[1], published),
-        )
-        for marker, name, colour, points in marks:
+        bar = {"marker": "|", "color": SOFT, "markersize": 11, "markeredgewidth": 2}
+        diamond = {"marker": "D", "color": SERIES[1], "markersize": 6, "fillstyle": "none"}
+        for name, points, style in (
+            ("chance or majority", chance, bar),
+            ("published", published, diamond),
+        ):
             known = sorted((x, -metrics.index(m)) for x, m in points if x is not None)
             if known:
-                style = (
-                    {"markersize": 11, "markeredgewidth": 2}
-                    if marker == "|"
-                    else {"markersize": 6, "fillstyle": "none"}
-                )
-                axes.plot(
-                    *zip(*known, strict=True),
-                    marker,
-                    color=colour,
-                    linestyle="",
-                    label=name,
-                    **style,
-                )
+                axes.plot(*zip(*known, strict=True), linestyle="", label=name, **style)
         counts = {row.metric: row.found.n for row in reversed(shown)}
         axes.set_yticks(
             [-i for i in range(len(metrics))],
@@ -256,10 +236,4 @@ def _family(language: str) -> str:
 
 def _top(values: Sequence[float], chance: Sequence[float]) -> float:
     """Upper end of an axis of percentages: above all that is drawn; 100 if all values are 0."""
-    return min(100.0, 1.08 * max(*values, *chance)) if max(values) > 0 else 100.0
-
-
-def _whiskers(axes: Any, across: np.ndarray, bounds: Sequence[tuple[float, float] | None]) -> None:
-    for x, bound in zip(across, bounds, strict=True):
-        if bound:
-            axes.plot([x, x], bound, color=INK, linewidth=1.1)
+    return min(100.0, 1.08 * max([*values, *chance])) if max(values) > 0 else 100.0

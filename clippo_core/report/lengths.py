@@ -24,38 +24,17 @@ def lengths_figure(lengths: Sequence[Lengths]) -> Figure:
     down = -np.arange(len(order))
     with house_style():
         figure, axes = canvas(8.6, 1.2 + 0.2 * len(order))
-        axes.plot(
-            [one.patches for one in order],
-            down,
-            "s",
-            color=INK,
-            markersize=5,
-            label="CLIPPO, patches with ink",
-        )
-        axes.plot(
-            [one.rows for one in order],
-            down,
-            "|",
-            color=INK,
-            markersize=8,
-            label="CLIPPO, rows × patches in a row",
-        )
+        for mark, size, values, label in (
+            ("s", 5, [one.patches for one in order], "CLIPPO, patches with ink"),
+            ("|", 8, [one.rows for one in order], "CLIPPO, rows × patches in a row"),
+        ):
+            axes.plot(values, down, mark, color=INK, markersize=size, label=label)
         for position, name in enumerate(names):
-            colour = SERIES[position % len(SERIES)]
+            style = {"color": SERIES[position % len(SERIES)], "markersize": 5}
             known = np.array([one.unknown_share[name] <= 0.1 for one in order])
-            values = np.array([one.tokens[name] for one in order])
-            axes.plot(
-                values[known], down[known], "o", color=colour, markersize=5, label=shorten(name, 24)
-            )
-            axes.plot(
-                values[~known],
-                down[~known],
-                "o",
-                color=colour,
-                markersize=5,
-                fillstyle="none",
-                label="_",
-            )
+            pieces = np.array([one.tokens[name] for one in order])
+            axes.plot(pieces[known], down[known], "o", label=shorten(name, 24), **style)
+            axes.plot(pieces[~known], down[~known], "o", fillstyle="none", label="_", **style)
         axes.set_yticks(down, [shorten(one.language, 24) for one in order])
         axes.set_xlabel("mean length of a text, patches" + " or tokens" * bool(names))
         axes.set_ylim(down[-1] - 0.7, 0.7)

@@ -2,6 +2,7 @@
 
     <base>/stages/<stage>-<digest>.json     where a stage was completed, for later runs
            promoted-<name>.json             the pointer to the promoted model
+           promotions/<name>/NNNN.json      every verdict of the gate, oldest first; never changed
            <name>-summary.txt               the terminal's summary of the newest report
            evaluation-<weights>/            evaluations of a finished checkpoint alone
            <name>-<digest>/                 the run's folder:
@@ -36,6 +37,17 @@ RESULT, SCORES, EXAMPLES, TIMINGS = (
 )
 PART = "part.json"
 """The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
+
+
+POINTER = "promoted-"
+"""How the name of a pointer begins."""
+
+
+def promotions(pointer: str) -> str:
+    """Folder of the verdicts behind a pointer: beside it."""
+    folder, _, file = pointer.rpartition("/")
+    name = file.removeprefix(POINTER).removesuffix(".json")
+    return join(folder or ".", "promotions", name)
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class BaseFolder:
 
     def promoted(self, name: str) -> str:
         """Pointer to the promoted model of the runs called `name`."""
-        return join(self.root, f"promoted-{name}.json")
+        return join(self.root, f"{POINTER}{name}.json")
 
     def summary(self, name: str) -> str:
         """The terminal's summary of the newest report of the runs called `name`."""

@@ -27,11 +27,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from clippo_core import storage
-from clippo_core.config import DataConfig, EvaluateConfig, RunConfig, digest, identity
+from clippo_core.config import (
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    RunConfig,
+    digest,
+    identity,
+)
+from clippo_core.config.model import PROMOTED
 from clippo_core.data import shards
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import whole_result
+from clippo_core.run import history
 from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
@@ -70,28 +79,36 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     naming a file or folder that is missing: pairs, fonts, tokenizer, weights to start from. What
     `train.resume_from` names is not read: a committed checkpoint never changes.
     """
-    config = fill_kickoff(config, kickoff_time)
+    config = _pinned(fill_kickoff(config, kickoff_time))
     data, render, model = config.data, config.render, config.model
     listed = functools.cache(_listed)  # stages read the same folders
     start_files = [Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri]
     pairs = content_digest(source_inputs(data), listed)
     fonts = content_digest(list(map(Input, render.fonts)), listed)
-    starts = content_digest(start_files, listed)
+    starts = content_digest([f for f in start_files if f.uri != PROMOTED], listed)
     only = {name: one.only(config.evaluate) for name, one in EVALUATIONS.items()}
     benchmarks = {name: benchmark_digest(config.evaluate, name, listed) for name in EVALUATIONS}
     shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
     # Without what decides how they are run and judged, which touches no validation.
     shown_alone = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
 
-    def digested(module: str, *parts: Any) -> str:
-        return digest([module, code_digest(module), config.seed, *map(identity, parts)])
+    def digested(module: str, *parts: Any, seed: int = config.seed) -> str:
+        return digest([module, code_digest(module), seed, *map(identity, parts)])
 
     stages: dict[str, str] = {}
     stages["validate"] = digested(VALIDATE, pairs, data, render, fonts, shown, benchmarks)
     stages["render"] = digested(RENDER, pairs, data, render, fonts)
-    stages["pretrain"] = digested(
-        PRETRAIN, stages["render"], model, starts, config.optim, config.train
-    )
+
+    def trained(model: ModelConfig, seed: int) -> str:
+        parts = (stages["render"], model, starts, config.optim, config.train)
+        return digested(PRETRAIN, *parts, seed=seed)
+
+    recipe = trained(dataclasses.replace(model, initial_weights=""), config.seed)
+    order_seed = config.seed
+    if model.initial_weights == PROMOTED:
+        start, order_seed = _follow_promoted(config, kickoff_time, recipe)
+        model = dataclasses.replace(model, initial_weights=start)
+    stages["pretrain"] = trained(model, order_seed)
     for name, one in EVALUATIONS.items():
         stages[name] = digested(
             one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo
@@ -116,7 +133,12 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         validate=ValidatePlan(stage("validate", pairs), data, render, shown_alone),
         render=RenderPlan(stage("render", pairs), data, render),
         pretrain=PretrainPlan(
-            stage("pretrain", pairs), data, render, config.model, config.optim, config.train
+            dataclasses.replace(stage("pretrain", pairs), seed=order_seed),
+            data,
+            render,
+            model,
+            config.optim,
+            config.train,
         ),
         evaluations=evaluations,
         gate=GatePlan(
@@ -129,14 +151,49 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
             },
             promote_metric=config.promote_metric,
             is_demo=config.is_demo,
+            gate=config.gate,
+            recipe=recipe,
+            start=model.initial_weights,
+            order_seed=order_seed,
+            benchmarks=_benchmarks(config.evaluate, listed),
         ),
     )
+
+
+def _follow_promoted(
+    config: RunConfig, kickoff_time: datetime.datetime, recipe: str
+) -> tuple[str, int]:
+    """(checkpoint to start from, seed of the order) of a run that starts from the promoted model.
+
+    Where that was trained with the same `recipe`, there is nothing new: its own start and seed, so
+    that the plan is the same as then. Otherwise the model itself, and an order of the kickoff's
+    own, or the same pairs would come in the same order each week. Raises DataError where nothing
+    was promoted, or the model is gone.
+    """
+    pointer = BaseFolder(config.root).promoted(config.name)
+    current = history.promoted(history.read(pointer))
+    if current is None:
+        raise DataError(
+            f"{pointer}: nothing is promoted under the name {config.name} yet; train a first model"
+            " from scratch (model.initial_weights empty, as in the preset weekly_from_scratch)."
+        )
+    if current.recipe == recipe:
+        return current.start, current.order_seed
+    uri, seed = current.verdict.model_uri, config.seed
+    if not storage.exists(storage.join(uri, MANIFEST)):
+        raise DataError(f"{uri}: the promoted model is gone; promote another one (docs/gate.md).")
+    if kickoff_time.year > 1970:  # scheduled
+        seed = int(digest([config.seed, kickoff_time.isoformat()])[:8], 16)
+    return uri, seed
 
 
 def plan_evaluations(
     evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str
 ) -> dict[str, EvaluatePlan]:
-    """Plans to evaluate a finished checkpoint, in one folder per weights under `root`."""
+    """Plans to evaluate a finished checkpoint, in one folder per weights under `root`; to evaluate
+    nothing where it has no address.
+    """
+    evaluate = evaluate if checkpoint.uri else EvaluateConfig()
     folder = BaseFolder(root).evaluation_of(checkpoint.weights_sha256)
     listed = functools.cache(_listed)
     plans = {}
@@ -205,6 +262,18 @@ def benchmark_digest(evaluate: EvaluateConfig, name: str, listed: Listed = _list
         return f"missing: {error}"
 
 
+def _benchmarks(evaluate: EvaluateConfig, listed: Listed) -> dict[str, str]:
+    """Dataset -> digest of its config and of what it reads, for every benchmark of a run."""
+    found = {}
+    for name, one in EVALUATIONS.items():
+        for config in one.configs(evaluate):
+            alone = (config,) if isinstance(getattr(evaluate, name), tuple) else config
+            only: dict[str, Any] = {name: alone}
+            content = benchmark_digest(EvaluateConfig(**only), name, listed)
+            found[config.dataset] = digest([identity(config), content])
+    return found
+
+
 def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
     """`config` with `{kickoff}` or `{kickoff:%Y-%m-%d}` (strftime) filled in, in every string of
     it.
@@ -224,11 +293,25 @@ def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
     return config
 
 
+def _pinned(config: RunConfig) -> RunConfig:
+    """`config` with the commit of each source on a hub, so that all stages read the same."""
+    from clippo_core.data.sources.tables import pinned
+
+    sources = tuple(
+        dataclasses.replace(source, revision=pinned(source)) if source.on_hub else source
+        for source in config.data.sources
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+
+
 def source_inputs(data: DataConfig) -> list[Input]:
-    """Files and folders that the sources read."""
+    """Files and folders that the sources read; a dataset on a hub has its revision instead."""
     found = []
     for source in data.sources:
-        found += [source.path, source.second_path, source.images]
+        found += [source.second_path, source.images]
+        found += [] if source.on_hub else [source.path]
+        if source.kind == "csv" and not source.images:
+            found += [source.path.rpartition("/")[0] or "."]
     return [Input(uri) for uri in found if uri]
 
 

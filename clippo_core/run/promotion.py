@@ -1,96 +1,140 @@
-"""The gate: is the new model at least as good as the promoted one, within the noise of the
-evaluations?
+"""The gate: a new model replaces the promoted one if it is at least as good (`judgement.py`).
 
-    promote  <=>  no evaluation failed, some main metric is above chance, and on every main metric
-                  now >= before - half the 95 % interval
+    results ─▶ compared with the references, example by example ─▶ judged ─▶ recorded ─▶ pointer
 
-The promoted model is one small JSON file, replaced by compare-and-swap: of two runs that finish
-together, one wins and the other is told. The gate keeps a weekly model from getting worse
-unnoticed; it does not test for superiority.
+The reference of a metric is the promotion that was last shown to be better in it, so a series of
+models that each lose a little is not held against its own last member. A person may overrule:
+`promote` and `rollback` make a record, too, and its model is the new reference. Every verdict is
+kept (`history.py`).
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import dataclasses
+import datetime
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping
 
 from clippo_core import storage
-from clippo_core.errors import ConflictError, DataError, NotFoundError
-from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Metric, Verdict
-from clippo_core.untrusted.json import field, load_json
-from clippo_core.untrusted.limits import LIMITS
+from clippo_core.config import GateConfig
+from clippo_core.errors import ClippoError, ConfigError, ConflictError, DataError, StorageError
+from clippo_core.evaluate import paired
+from clippo_core.run import history, judgement
+from clippo_core.run.history import Promotion, ScoreFile
+from clippo_core.run.records import (
+    CheckpointInfo,
+    Comparison,
+    EvalResult,
+    GatePlan,
+    Metric,
+    Verdict,
+)
+
+_Reader = Callable[[ScoreFile], Mapping[str, paired.Column]]
 
 
 def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
-    """Compare with the promoted model, and move the pointer if the new one may replace it. Raises
-    StorageError only.
+    """Compare with the references, record the verdict, and move the pointer if the model may
+    replace the promoted one.
+
+    A model that is promoted already stays so, without another record; where a record or a pointer
+    is damaged, none is made. Raises StorageError only.
     """
-    fault = ""
-    try:
-        before, etag = _read_pointer(plan.promoted)
-    except DataError as error:
-        before, etag, fault = {}, "", str(error)
-    previous = before.get("uri", "")
-    now = main_metrics(results)
-    compared = {
-        name: [float(old), _value(now[name])]
-        for name, old in before.get("metrics", {}).items()
-        if name in now
-    }
+    while True:
+        try:
+            past = history.read(plan.promoted)
+        except DataError as error:
+            words = f"Not promoted: there is nothing to compare with: {error}"
+            return Verdict(False, words, checkpoint.uri, "")
+        current = history.promoted(past)
+        record = _judged(plan, checkpoint, results, past)
+        if (
+            current
+            and record.verdict.promoted
+            and current.weights_sha256 == checkpoint.weights_sha256
+        ):
+            history.point(plan.promoted, current)
+            return record.verdict
+        try:
+            history.append(plan.promoted, record)
+        except ConflictError:  # another run's verdict came first, perhaps a promotion
+            continue
+        if record.verdict.promoted:
+            history.point(plan.promoted, record)
+        return record.verdict
 
-    def verdict(promoted: bool, reason: str) -> Verdict:
-        return Verdict(
-            promoted=promoted,
-            reason=reason,
-            model_uri=checkpoint.uri,
-            previous_uri=previous,
-            compared=compared,
+
+def promote(pointer: str, model: str, by: str, why: str) -> Promotion:
+    """Promote by hand: the model of a record, by its number, or a checkpoint, by its address.
+
+    The next models are held against it in all its metrics; a bare checkpoint has none, so that the
+    next model is judged like a first one. Raises ConfigError for a number that is not there, and
+    what `open_checkpoint` raises where the checkpoint is gone or damaged.
+    """
+    from clippo_core.engine.checkpoint import open_checkpoint
+
+    while True:
+        past = history.read(pointer)
+        current = history.promoted(past)
+        number = past[-1].number + 1 if past else 1
+        chosen = next((one for one in past if str(one.number) == model), None)
+        if chosen is None and model.isdigit():
+            raise ConfigError(f"{pointer} has no record {model}; `promotions` lists those it has.")
+        info = open_checkpoint(chosen.verdict.model_uri if chosen else model).info
+        record = chosen or Promotion(0, "", "", Verdict(True, "", "", ""), "", info.step)
+        if chosen and info.weights_sha256 != chosen.weights_sha256:
+            raise ConfigError(
+                f"{info.uri} no longer holds the weights of record {model}; give its address"
+                " instead of the number if these are meant."
+            )
+        record = dataclasses.replace(
+            record,
+            number=number,
+            by=by,
+            at=_now(),
+            verdict=Verdict(True, why, info.uri, current.verdict.model_uri if current else ""),
+            weights_sha256=info.weights_sha256,
+            references=dict.fromkeys(record.metrics, number),
         )
+        try:
+            history.append(pointer, record)
+        except ConflictError:
+            continue
+        history.point(pointer, record)
+        return record
 
-    if fault:
-        return verdict(False, f"Not promoted: there is nothing to compare with: {fault}")
-    failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
-    if failed:
-        return verdict(False, f"Not promoted: {'; '.join(failed)}.")
+
+def rollback(pointer: str, by: str, why: str) -> Promotion:
+    """Promote by hand the model that was promoted before the present one. Raises ConfigError where
+    there is none.
+    """
+    promoted = [one for one in history.read(pointer) if one.verdict.promoted]
+    weights = [one.weights_sha256 for one in promoted]
+    first = weights.index(weights[-1]) if weights else 0  # so that a second one goes further back
+    if not first:
+        raise ConfigError(f"{pointer} has no earlier promotion to go back to.")
+    return promote(pointer, str(promoted[first - 1].number), by, why)
+
+
+def drift(pointer: str, results: list[EvalResult], error: float = GateConfig().error) -> list[str]:
+    """What is different about the promoted model since it was promoted, a sentence per main metric;
+    nothing where none is promoted, or another one is by now. Raises DataError, StorageError.
+    """
+    current = history.promoted(history.read(pointer))
+    if not current:
+        return []
+    now = main_metrics([one for one in results if one.weights_sha256 == current.weights_sha256])
     if not now:
-        return verdict(False, "Not promoted: no evaluation gave a main metric to judge by.")
-    if not any(map(_above_chance, now.values())):
-        return verdict(
-            False, "Not promoted: no main metric is above chance, by the lower end of its interval."
-        )
-    if plan.promote_metric and plan.promote_metric not in now:
-        return verdict(
-            False,
-            f"Not promoted: the metric to judge by, {plan.promote_metric}, is not among"
-            f" {', '.join(sorted(now))}.",
-        )
-    if before.get("weights_sha256") == checkpoint.weights_sha256:
-        return verdict(True, "This model is the promoted one already.")
-    worse = _worse(compared, now, plan.promote_metric)
-    missing = sorted(set(before.get("metrics", {})) - set(now))
-    if missing and not plan.promote_metric:
-        return verdict(
-            False, f"Not promoted: the promoted model has {', '.join(missing)}, this one does not."
-        )
-    if worse:
-        return verdict(False, f"Not promoted: {'; '.join(worse)}.")
-    try:
-        _write_pointer(plan.promoted, checkpoint, now, etag)
-    except ConflictError:
-        return verdict(
-            False,
-            f"Not promoted: another run moved {plan.promoted} meanwhile; run the gate again to"
-            " compare with it.",
-        )
-    return verdict(
-        True,
-        "Promoted: "
-        + (
-            "no main metric is worse than the promoted model's."
-            if previous
-            else "the first of its name."
-        ),
-    )
+        return []
+    compared = {
+        name: Comparison(old.value, new.value, math.hypot(_error(old), _error(new)))
+        for name, old in current.metrics.items()
+        if (new := now.get(name)) and old.value is not None and new.value is not None
+    }
+    lost = [f"{name} is no longer given" for name in sorted(set(current.metrics) - set(now))]
+    return lost + judgement.drifted(error, compared)
 
 
 def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
@@ -104,72 +148,132 @@ def main_metrics(results: list[EvalResult]) -> dict[str, Metric]:
     }
 
 
-def promoted_uri(pointer: str) -> str:
-    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet,
-    DataError where the pointer is damaged.
-    """
-    uri: str = _checked_pointer(storage.read_bytes(pointer), pointer)["uri"]
-    return uri
-
-
-def _value(metric: Metric) -> float:
-    assert metric.value is not None  # `main_metrics` took only those with a value
-    return metric.value
-
-
-def _above_chance(metric: Metric) -> bool:
-    """Whether the lower end of a metric's interval is above chance; a metric without a known chance
-    counts as above.
-    """
-    low, _ = metric.bounds or (_value(metric), None)
-    return metric.chance is None or low > metric.chance
-
-
-def _worse(compared: dict[str, list[float]], now: dict[str, Metric], only: str) -> list[str]:
-    """A sentence for each main metric (or for `only`) that fell by more than half its interval."""
-    found = []
-    for name, (old, new) in sorted(compared.items()):
-        low, high = now[name].bounds or (new, new)
-        noise = (high - low) / 2
-        if new < old - noise and only in ("", name):
-            found.append(
-                f"{name} fell from {old:.2f} to {new:.2f}, by more than its noise of {noise:.2f}"
-            )
-    return found
-
-
-def _read_pointer(uri: str) -> tuple[dict[str, Any], str]:
-    """The pointer's content and etag; empty where there is none."""
-    try:
-        data, etag = storage.read_with_etag(uri)
-    except NotFoundError:
-        return {}, ""
-    return _checked_pointer(data, uri), etag
-
-
-def _checked_pointer(data: bytes, uri: str) -> dict[str, Any]:
-    """What `_write_pointer` wrote. Raises DataError for anything else."""
-    remedy = "delete it to promote the next model as the first"
-    content = load_json(
-        data, uri, unique_keys=True, remedy=remedy, max_bytes=LIMITS.json_header_bytes
+def _judged(
+    plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult], past: list[Promotion]
+) -> Promotion:
+    """The next record: the verdict, and what later models will be held against."""
+    current = history.promoted(past)
+    references = current.references if current else {}
+    now, only = main_metrics(results), plan.promote_metric
+    scores = {
+        result.name: ScoreFile(
+            storage.join(plan.evaluations[result.name], result.scores), result.scores_sha256
+        )
+        for result in results
+        if result.scores and result.name in plan.evaluations
+    }
+    number = past[-1].number + 1 if past else 1
+    record = Promotion(
+        number=number,
+        by=f"the gate of {plan.stage.root}",
+        at=_now(),
+        verdict=Verdict(False, "", checkpoint.uri, current.verdict.model_uri if current else ""),
+        weights_sha256=checkpoint.weights_sha256,
+        step=checkpoint.step,
+        data_digest=plan.stage.data_digest,
+        recipe=plan.recipe,
+        start=plan.start,
+        order_seed=plan.order_seed,
+        metrics=now,
+        scores=scores,
+        benchmarks=plan.benchmarks,
     )
-    return {
-        "uri": field(content, "uri", str, uri),
-        "weights_sha256": field(content, "weights_sha256", str, uri),
-        "metrics": field(content, "metrics", dict[str, float], uri),
+    by_number = {one.number: one for one in past}
+    evaluation = {name: result.name for result in results for name in result.main_metrics}
+    read = functools.cache(_columns)
+    compared = {
+        name: _compare(name, evaluation[name], record, by_number[references[name]], read)
+        for name in sorted(now)
+        if references.get(name) in by_number
     }
-
-
-def _write_pointer(uri: str, checkpoint: CheckpointInfo, now: dict[str, Metric], etag: str) -> None:
-    metrics = {name: metric.value for name, metric in now.items()}
-    pointer = {
-        "uri": checkpoint.uri,
-        "weights_sha256": checkpoint.weights_sha256,
-        "step": checkpoint.step,
-        "metrics": metrics,
-    }
-    text = json.dumps(pointer, indent=1, sort_keys=True) + "\n"
-    if etag:
-        storage.write_text(uri, text, if_match=etag)
+    judged = {name: one for name, one in compared.items() if only in ("", name)}
+    reasons = _missing(plan, results, now, references)
+    if not reasons and not (current and current.weights_sha256 == checkpoint.weights_sha256):
+        chosen = plan.gate.floors or ([only] if only else now)
+        reasons = judgement.below_floor(chosen, now, set(now) - set(references))
+        reasons += judgement.faults(plan.gate, judged)
+    if reasons:
+        words = f"Not promoted: {'; '.join(reasons)}."
+    elif current and current.weights_sha256 == checkpoint.weights_sha256:
+        words = "This model is the promoted one already."
+    elif not compared:
+        words = "Promoted: the first of its name, above chance."
     else:
-        storage.write_text(uri, text, if_absent=True)
+        words = f"Promoted: no more than the margin of {plan.gate.margin:g} is lost."
+    kept = {
+        name: references[name]
+        for name, one in compared.items()
+        if not judgement.is_better(plan.gate, one, len(compared))
+    }
+    verdict = dataclasses.replace(
+        record.verdict, promoted=not reasons, reason=words, compared=compared
+    )
+    return dataclasses.replace(
+        record, verdict=verdict, references={**dict.fromkeys(now, number), **kept}
+    )
+
+
+def _missing(
+    plan: GatePlan,
+    results: list[EvalResult],
+    now: Mapping[str, Metric],
+    references: Mapping[str, int],
+) -> list[str]:
+    """Why there is nothing to judge by; empty where there is."""
+    failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
+    if failed:
+        return failed
+    if not now:
+        return ["no evaluation gave a main metric to judge by"]
+    if plan.promote_metric:
+        if plan.promote_metric in now:
+            return []
+        return [
+            f"the metric to judge by, {plan.promote_metric}, is not among {', '.join(sorted(now))}"
+        ]
+    lost = ", ".join(sorted(set(references) - set(now)))
+    return [f"the promoted model has {lost}, this one does not"] if lost else []
+
+
+def _compare(
+    metric: str, evaluation: str, new: Promotion, reference: Promotion, read: _Reader
+) -> Comparison:
+    """One main metric beside the reference's: example by example where both read the same."""
+    now, before = new.metrics[metric], reference.metrics[metric]
+    assert now.value is not None and before.value is not None  # main metrics have values
+    found = Comparison(before.value, now.value, 0.0, reference.number)
+    dataset = next((d for d in new.benchmarks if metric.startswith(f"{d}/")), "")
+    if evaluation not in new.scores or evaluation not in reference.scores:
+        why = "one of the two has no scores of single examples"
+    elif not dataset or new.benchmarks[dataset] != reference.benchmarks.get(dataset):
+        why = "the benchmark's files or settings differ"
+    else:
+        try:
+            columns = [read(one.scores[evaluation]) for one in (new, reference)]
+            paired_now = paired.difference(metric, *columns)
+            change = now.value - before.value
+            if paired_now and math.isclose(paired_now.value, change, abs_tol=1e-6):
+                return dataclasses.replace(found, error=paired_now.error)
+            why = "the two scored other examples"
+        except (ClippoError, OSError) as fault:
+            why = str(fault)
+    error = math.hypot(_error(now), _error(before if before.bounds else now))
+    return dataclasses.replace(found, error=error, unpaired=why)
+
+
+def _columns(file: ScoreFile) -> Mapping[str, paired.Column]:
+    """The scores of an evaluation. Raises StorageError where they are gone or others."""
+    table = storage.read_bytes(file.uri)
+    if hashlib.sha256(table).hexdigest() != file.sha256:
+        raise StorageError(f"{file.uri}: its sha256 differs from the one on record.")
+    return paired.read_columns(table, file.uri)
+
+
+def _error(metric: Metric) -> float:
+    """Standard error of a metric, from its 95 % interval."""
+    low, high = metric.bounds or (0.0, 0.0)
+    return (high - low) / 2 / 1.96
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

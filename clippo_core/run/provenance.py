@@ -7,6 +7,10 @@ without docstrings and comments; the fonts, which decide pixels; and the pinned 
 libraries that compute. Imports are read from the source, inside functions too, so nothing is
 executed and a lazy import counts. An edited working tree has its own digest. A style sheet, a
 linter's version, a comment, a licence or a published number changes none.
+
+Fields and checks of a config are left out: a stage's digest holds the fields' values, and a refusal
+has no result. Only where the code makes or decodes a config itself do its fields count, because
+there their defaults decide.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("clippo_core", "tasks", "workflows")
-NOT_THE_RESULT = ("tasks.settings",)
-"""Modules that decide where code runs: a pod with more memory must not retrain."""
+HINTS = "clippo_core.config.hints"
+NOT_THE_RESULT = ("tasks.settings", HINTS)
+"""Modules that decide where code runs (a pod with more memory must not retrain), and which values
+a config refuses."""
 ASSETS = "clippo_core/assets/unifont-*"
 """The fonts and what is known of them."""
 LOCK = "requirements.lock"
@@ -100,7 +106,9 @@ def code_digest(*modules: str, project: Path = PROJECT) -> str:
             known = ", ".join(PACKAGES)
             raise ValueError(f"{module} is no module of this project ({known}).")
     reached = set[str]().union(*(reached_modules(module, project) for module in modules))
-    parts = {path: _code(path) for module in reached if (path := module_path(module, project))}
+    paths = {path for module in reached if (path := module_path(module, project))}
+    made = _configs_made(paths)
+    parts = {path: _code(path, made & _configs_in(path)) for path in paths}
     parts |= {path: _sha256(path.read_bytes()) for path in project.glob(ASSETS)}
     total = hashlib.sha256("".join(_pins(project)).encode())
     for path in sorted(parts):
@@ -148,9 +156,59 @@ def _blocks(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @functools.cache
-def _code(path: Path) -> str:
-    """sha256 of what a file says to the computer."""
-    return _sha256(ast.dump(_tree(path)).encode())
+def _code(path: Path, made: frozenset[str]) -> str:
+    """sha256 of what a file says to the computer. Of its configs, those in `made` have fields."""
+    configs = _configs_in(path)
+    if not configs:
+        return _sha256(_dumped(path).encode())
+    said = []
+    for line in _tree(path).body:
+        if isinstance(line, ast.ClassDef) and line.name in configs:
+            skipped = ["check"] if line.name in made else ["check", "field"]
+            said += [ast.dump(inner) for inner in line.body if _role(inner) not in skipped]
+        elif not isinstance(line, ast.ImportFrom) or line.module != HINTS:
+            said.append(ast.dump(line))
+    return _sha256("\n".join(said).encode())
+
+
+@functools.cache
+def _dumped(path: Path) -> str:
+    return ast.dump(_tree(path))
+
+
+def _role(line: ast.stmt) -> str:
+    """What a line of a config's class is: a field, a check, or code."""
+    if isinstance(line, ast.FunctionDef) and line.name.startswith("check_"):
+        return "check"
+    return "field" if isinstance(line, ast.AnnAssign) else "code"
+
+
+@functools.cache
+def _configs_in(path: Path) -> frozenset[str]:
+    """Names of the configs that a file declares."""
+    return frozenset(
+        re.findall(r"ClassDef\(name='(\w+Config)', bases=\[Name\(id='Checked'", _dumped(path))
+    )
+
+
+@functools.cache
+def _configs_named(path: Path) -> frozenset[str]:
+    """Names of the configs that a file makes or decodes: XConfig(…), XConfig.from_json(…),
+    from_dict(XConfig, …)."""
+    call = r"(?:func=(?:Attribute\(value=)?|args=\[)Name\(id='(\w+Config)'"
+    return frozenset(re.findall(call, _dumped(path)))
+
+
+def _configs_made(paths: set[Path]) -> frozenset[str]:
+    """Names of the configs that these files make or decode, and of those that may be defaults in
+    them: whatever a file that declares one of them makes."""
+    found = {path for path in paths if not _configs_in(path)}
+    while True:
+        made = frozenset[str]().union(*map(_configs_named, found))
+        more = {path for path in paths - found if made & _configs_in(path)}
+        if not more:
+            return made
+        found |= more
 
 
 def _is_text(statement: ast.AST) -> bool:

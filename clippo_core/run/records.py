@@ -19,6 +19,7 @@ from clippo_core.config import (
     Checked,
     DataConfig,
     EvaluateConfig,
+    GateConfig,
     ModelConfig,
     OptimConfig,
     RenderConfig,
@@ -108,6 +109,18 @@ class GatePlan(Checked):
     """Evaluation -> folder of its result, predictions and examples."""
     promote_metric: str = ""
     is_demo: bool = False
+    gate: GateConfig = GateConfig()
+    """Margin, error and floors."""
+    recipe: str = ""
+    """Digest of data, code and settings of the training, without the weights that it starts from:
+    a run with the recipe of the promoted model has nothing new."""
+    start: str = ""
+    """The weights that training starts from, as they were planned."""
+    order_seed: int = 0
+    """Seed of the training's order."""
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    """Dataset -> digest of its config and files: models are compared example by example where it is
+    the same."""
 
 
 @dataclass(frozen=True)
@@ -332,6 +345,21 @@ class EvalResult:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One main metric beside that of the model that it is held against."""
+
+    before: float
+    """Of the model that it is held against, in the metric's unit."""
+    now: float
+    error: float
+    """Standard error of `now - before`, for the choice of examples alone."""
+    promotion: int = 0
+    """Number of the promotion whose model it is held against."""
+    unpaired: str = ""
+    """Why the two were not compared example by example; empty = they were."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether the model was promoted, and why."""
 
@@ -341,8 +369,8 @@ class Verdict:
     model_uri: str
     previous_uri: str
     """The model promoted before; empty = none."""
-    compared: dict[str, list[float]] = field(default_factory=dict)
-    """Metric -> [before, now]."""
+    compared: dict[str, Comparison] = field(default_factory=dict)
+    """By metric."""
 
 
 def dumps(record: Any) -> str:

@@ -14,7 +14,6 @@ boto3's own chain. There is no append and no rename.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import hashlib
 import itertools
@@ -39,6 +38,10 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 again."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+_WILD = re.compile(r"\*|\{[0-9]+\.\.[0-9]+\}")
+"""What stands for several names in the last part of an address."""
 
 
 class DamagedError(StorageError):
@@ -106,10 +109,17 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str, max_bytes: int = 0) -> bytes:
-    """The content of a file, in a bucket of at most `max_bytes` (0 = any size). Raises
-    NotFoundError, StorageError.
+    """The content of a file of at most `max_bytes` (0 = any size). Raises NotFoundError,
+    StorageError.
     """
-    return read_with_etag(uri)[0] if is_local(uri) else _bucket().get(uri, max_bytes)[0]
+    if not is_local(uri):
+        return _bucket().get(uri, max_bytes)[0]
+    with local.explained(uri, "read"), open(local_path(uri), "rb") as file:
+        data = file.read(max_bytes + 1 if max_bytes else -1)
+    if max_bytes and len(data) > max_bytes:
+        fault = f"it has more than {max_bytes:,} bytes"
+        raise refusal(StorageError, uri, fault, "shrink or remove it")
+    return data
 
 
 def read_text(uri: str) -> str:
@@ -183,11 +193,8 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
             path.stat()
     else:
         head = _bucket().head(uri)
-        folder = Path(
-            cache_dir or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo"
-        )
         path = (
-            folder
+            Path(cache_dir or cache_folder())
             / hashlib.sha256(f"{uri} {head['ETag']}".encode()).hexdigest()[:16]
             / uri.rpartition("/")[2]
         )
@@ -207,28 +214,51 @@ def fetch(uri: str, cache_dir: str | Path | None = None, sha256: str | None = No
     return path
 
 
+def cache_folder() -> Path:
+    """Where copies of objects lie on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "clippo"
+
+
+def read_range(uri: str, start: int, size: int, if_match: str = "") -> tuple[bytes, str]:
+    """`size` bytes of an object from `start` on, and its ETag. Raises ConflictError where it has
+    not the ETag asked for, StorageError also where it is shorter.
+    """
+    return _bucket().get_range(uri, start, size, if_match)
+
+
 def list_files(uri: str) -> list[FileStat]:
-    """Every file under a folder or prefix, at any depth; the one file itself; or those that match a
-    `*` in the last part. Sorted by name.
+    """Every file under a folder or prefix, at any depth; the one file itself; or those that match
+    `*` or ranges as `{000..999}` in the last part. Sorted by name.
 
     Unfinished local writes do not show. Raises NotFoundError where there is nothing.
     """
     folder, _, pattern = uri.rpartition("/")
-    wild = "*" in pattern
+    wild = bool(_WILD.search(pattern))
     found = (
         _list_local(local_path(folder if wild else uri))
         if is_local(uri)
         else _list_bucket(folder if wild else uri)
     )
     if wild:
-        found = [
-            stat
-            for stat in found
-            if fnmatch.fnmatchcase(stat.name, pattern) and "/" not in stat.name
-        ]
+        found = [stat for stat in found if "/" not in stat.name and _matches(stat.name, pattern)]
     if not found:
         raise NotFoundError(f"{uri}: there is no such file, or nothing in it; check the path.")
     return sorted(found, key=lambda stat: stat.name)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is of a pattern with `*` and ranges."""
+    bounds, expression = [], ""
+    for part in re.split(f"({_WILD.pattern})", pattern):
+        if part.startswith("{") and _WILD.fullmatch(part):
+            low, high = part[1:-1].split("..")
+            bounds.append(range(int(low), int(high) + 1))
+            expression += f"([0-9]{{{len(low)}}})"
+        else:
+            expression += ".*" if part == "*" else re.escape(part)
+    found = re.fullmatch(expression, name, re.DOTALL)
+    numbers = map(int, found.groups()) if found else ()
+    return bool(found) and all(n in bound for n, bound in zip(numbers, bounds, strict=True))
 
 
 def delete(uri: str) -> None:

@@ -97,6 +97,20 @@ class Objects:
         """
         return self._tried(uri, lambda _: self._get(uri, max_bytes))
 
+    def get_range(self, uri: str, start: int, size: int, if_match: str) -> tuple[bytes, str]:
+        """Some bytes of an object and its ETag, which is `if_match` where one is given."""
+        condition = {"IfMatch": if_match} if if_match else {}
+
+        def attempt(_: int) -> tuple[bytes, str]:
+            span = f"bytes={start}-{start + size - 1}"
+            reply = self._call("get_object", uri, Range=span, **condition)
+            data: bytes = reply["Body"].read()
+            if len(data) != size:
+                raise _Damaged(f"{uri}: {len(data)} bytes came instead of {size}.")
+            return data, str(reply["ETag"])
+
+        return self._tried(uri, attempt)
+
     def download(self, uri: str, path: Path, head: dict[str, Any]) -> None:
         """The object of `head` into the new file `path`, in parts side by side, compared with what
         was stored.
@@ -231,7 +245,7 @@ class Objects:
         """Remove an object; one that does not exist is fine."""
         self._tried(uri, lambda _: self._call("delete_object", uri))
 
-    def _get(self, uri: str, max_bytes: int) -> tuple[bytes, str]:
+    def _get(self, uri: str, max_bytes: int = 0) -> tuple[bytes, str]:
         reply = self._call("get_object", uri)
         if max_bytes and reply["ContentLength"] > max_bytes:
             reply["Body"].close()
@@ -349,7 +363,7 @@ def _bucket_key(uri: str) -> tuple[str, str]:
 
 def without_password(text: str) -> str:
     """A text in which no address names a user or a password."""
-    return re.sub(r"(?<=//)\S*@", "…@", text)
+    return re.sub(r"(:/+)\S*@", r"\1…@", text)
 
 
 def _status(error: Exception) -> int:

@@ -33,7 +33,7 @@ from clippo_core.untrusted.json import load_json
 from clippo_core.untrusted.names import printable
 
 MAX_BYTES = 65_536
-"""Longest `owner.json` that is looked into; ours has 200 bytes."""
+"""Longest owner file that is looked into; ours has 200 bytes."""
 _log = logging.getLogger(__name__)
 
 

@@ -10,6 +10,7 @@ There are no callbacks: what happens stands here, in order. Launching processes 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -37,6 +38,7 @@ from clippo_core.engine import (
     make_engine,
 )
 from clippo_core.engine.checkpoint import (
+    Checkpoint,
     Progress,
     finished_checkpoint,
     latest_checkpoint,
@@ -109,9 +111,7 @@ def pretrain(
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
         text_encoder = models.text_encoder(plan.model, plan.render)
-
-        def describe(finished: bool) -> Progress:
-            return _progress(plan, state, ranks.world_size, text_encoder, finished)
+        describe = functools.partial(_progress, plan, state, ranks.world_size, text_encoder)
 
         def before_commit() -> None:
             if record:
@@ -121,14 +121,7 @@ def pretrain(
         saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
         feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
         feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
-        meter = Meter(
-            plan.model,
-            plan.render.image_px,
-            plan.train.precision,
-            plan.train.batch_pairs,
-            ranks.world_size,
-            ranks.device,
-        )
+        meter = Meter(plan, ranks)
         try:
             while state.step < plan.train.steps:
                 with meter.waiting():
@@ -249,8 +242,14 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
 def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, MemoryPlan]:
     """The tower under its engine, fresh, and how its activations fit."""
     # What a checkpoint will overwrite need not be read any more.
-    model = replace(plan.model, initial_weights="") if start else plan.model
+    weights = "" if start else plan.model.initial_weights
+    is_file = weights.endswith((".npz", ".safetensors"))
+    model = replace(plan.model, initial_weights=weights if is_file else "")
     tower = models.build_tower(model, plan.render.image_px, seed=plan.stage.seed)
+    if weights and not is_file:
+        checkpoint = open_checkpoint(weights)
+        _check_function(checkpoint, plan.model, "model.initial_weights")
+        models.load_weights(tower, checkpoint.weights(), checkpoint.uri)
     pairs = plan.train.pairs_per_rank(ranks.world_size)
     memory = choose_memory(
         plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device
@@ -284,6 +283,15 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
         engine.load_optimizer_state(checkpoint.optimizer())
     except CheckpointError as error:
         raise CheckpointError(f"{start} cannot be loaded: {error}") from error
+    _check_function(checkpoint, model, "train.resume_from")
+    kept = checkpoint.progress.state or {}
+    skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
+    losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
+    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
+
+
+def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
+    """Raise ConfigError where the weights, which may fit, are of another function than `model`."""
     there, here = asdict(checkpoint.model), asdict(model)
     other = [
         f"model.{name} {value}"
@@ -292,13 +300,9 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     ]
     if other:
         raise ConfigError(
-            f"train.resume_from {start} was trained with {', '.join(other)}: another function. Set"
-            " it alike, or begin from scratch."
+            f"{setting} {checkpoint.uri} was trained with {', '.join(other)}: another function."
+            " Set it alike, or begin from scratch."
         )
-    kept = checkpoint.progress.state or {}
-    skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
-    losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
-    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
 
 
 def _batches(

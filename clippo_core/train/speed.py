@@ -18,6 +18,8 @@ from contextlib import contextmanager
 import torch
 
 from clippo_core.config import ModelConfig
+from clippo_core.engine import Ranks
+from clippo_core.run.records import PretrainPlan
 
 
 def forward_flops(model: ModelConfig, image_px: int) -> int:
@@ -80,23 +82,15 @@ class Meter:
     the world's.
     """
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        image_px: int,
-        precision: str,
-        batch_pairs: int,
-        world_size: int,
-        device: torch.device,
-    ):
-        self._device, self._batch_pairs = device, batch_pairs
-        per_pair = training_flops_per_pair(model, image_px)
-        self._flops = per_pair * batch_pairs / world_size if per_pair else None
+    def __init__(self, plan: PretrainPlan, ranks: Ranks):
+        self._device, self._batch_pairs = ranks.device, plan.train.batch_pairs
+        per_pair = training_flops_per_pair(plan.model, plan.render.image_px)
+        self._flops = per_pair * self._batch_pairs / ranks.world_size if per_pair else None
         # A CPU is shared: its ceiling moves with whoever computes beside us, and a share of it says
         # nothing.
         self._ceiling = (
-            matmul_flops_per_second(device, precision)
-            if self._flops and device.type == "cuda"
+            matmul_flops_per_second(ranks.device, plan.train.precision)
+            if self._flops and ranks.device.type == "cuda"
             else 0.0
         )
         self._waited, self._last = 0.0, time.perf_counter()

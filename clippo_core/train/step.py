@@ -81,9 +81,9 @@ def with_varied_text(
     """The batches with their texts as pixels [..., 1, image_px, image_px], varied as train.augment
     says; else as they are.
 
-    Once a batch and before it is cut into chunks, so that both passes of cached gradients read the
-    same pixels: they lie beside the memory plan, 2 or 4 bytes per pixel of every text of this rank,
-    and their time counts as waiting for data.
+    Once per batch and before it is cut into chunks, so that both passes of cached gradients read
+    the same pixels: they lie beside the memory plan, 2 or 4 bytes per pixel of every text of this
+    rank, and their time counts as waiting for data.
     """
     augment = train.augment
     if not augment.varies_pixels:

@@ -67,6 +67,8 @@ def load_json(
             parse_float=_finite,
             object_pairs_hook=_unique if unique_keys else None,
         )
+    except ClippoError:  # which may be a ValueError
+        raise
     except UnicodeEncodeError:
         raise refusal(error, where, "the text holds a lone surrogate", remedy) from None
     except UnicodeDecodeError as fault:
@@ -145,7 +147,8 @@ def field(
     if name not in value:
         raise refusal(error, where, f"{_dotted(path, name)} is missing", "add it")
     found = value[name]
-    if type(found) is kind and kind is not int and kind is not float:
+    is_plain = found.isascii() if type(found) is str else type(found) not in (int, float)
+    if type(found) is kind and is_plain:
         return found  # what files of millions of values hold, without a sentence being made ready
     return at(found, kind, where, _dotted(path, name), error=error)
 

@@ -19,6 +19,7 @@ from clippo_core.config import (
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
+    GateConfig,
     GlueConfig,
     ModelConfig,
     OptimConfig,
@@ -240,7 +241,7 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
         "data.sources[1].pth: there is no such field; did you mean `path`?",
         (
             "data.sources[1].kind is 'tvs'; use 'karpathy', 'coco', 'xm3600', 'webdataset',"
-            " 'sentences', 'c4', 'moses' or 'tsv'."
+            " 'csv', 'folder', 'hf', 'sentences', 'c4', 'moses' or 'tsv'."
         ),
         "data.sources[1].path is missing; it must be given.",
     ]
@@ -256,18 +257,25 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
     ("text", "sentence"),
     [
         ("[1]", "RunConfig is [1]; it must be an object with the fields of RunConfig."),
-        ("{", "RunConfig cannot be read as JSON: "),
-        ("[" * 100_000 + "]" * 100_000, "RunConfig is nested too deeply"),
-        ('{"seed": NaN}', "it holds NaN; every number must be finite"),
-        ('{"train": {"steps": 1, "steps": 2}}', "the key 'steps' stands twice in one object"),
-        ('{"seed": ' + "9" * 5000 + "}", "RunConfig cannot be read as JSON: "),
-        ('{"seed": 1e400}', "seed is inf; it must be a whole number."),
+        ("{", "RunConfig: it is not valid json at line 1 column 2 (Expecting property name"),
+        ("", "RunConfig: it is empty, and no json; correct it."),
+        ("[" * 100_000 + "]" * 100_000, "RunConfig: its json is nested more than 64 deep"),
+        ('{"seed": NaN}', "its json holds NaN, which is no number; correct it."),
+        ('{"train": {"steps": 1, "steps": 2}}', "has the key 'steps' twice in one object"),
+        ('{"seed": ' + "9" * 5000 + "}", "holds a whole number of thousands of digits"),
+        ('{"seed": 1e400}', "its json holds 1e400, which is beyond every number"),
+        ('{"name": "\\ud800"}', "its json holds a lone surrogate"),
+        ('{"name": "' + "x" * 2**24 + '"}', "its json has 16,777,228 bytes, more than 16,777,216"),
+        ('{"\\u001b[31m": 1}', "\\x1b[31m: there is no such field."),
+        ('{"' + "x" * 10**6 + '": 1}', "xxx…"),
+        (json.dumps({f"field{n}": n for n in range(10**5)}), "There are 99,952 more faults."),
     ],
 )
 def test_what_is_no_config_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         RunConfig.from_json(text)
-    assert sentence in str(refusal.value)
+    assert sentence in str(refusal.value) and len(str(refusal.value)) < 10_000
+    assert all(line.isprintable() for line in str(refusal.value).split("\n"))
 
 
 def test_a_config_of_another_version_says_what_to_do() -> None:
@@ -402,6 +410,7 @@ def test_plans_cross_tasks(place: int) -> None:
         EvaluatePlan(stage, run.evaluate, True, {"coco": stage, "flickr30k": stage}),
         EvaluatePlan(stage, presets.benchmarks("d")),
         GatePlan(stage, "demo", "promoted.json", {"glue": "folder"}, "m", True),
+        GatePlan(stage, "demo", "p.json", gate=GateConfig(2, floors=("m",)), benchmarks={"d": "s"}),
     ]
     for plan in plans:
         plain = json.loads(json.dumps(dataclasses.asdict(plan)))
@@ -447,9 +456,9 @@ def test_records_of_another_version_are_read() -> None:
     assert from_dict(OptimConfig, {"lr": 2e-3, "no_such": 1}) == OptimConfig(lr=2e-3)
     with pytest.raises(ConfigError, match="optim.lr is 'fast'; it must be a finite number"):
         from_dict(OptimConfig, {"lr": "fast"})
-    with pytest.raises(ConfigError, match="StagePlan cannot be read as JSON"):
+    with pytest.raises(ConfigError, match="StagePlan: it is not valid json"):
         loads(StagePlan, "{")
-    with pytest.raises(ConfigError, match="holds Infinity"):
+    with pytest.raises(ConfigError, match="it: its json holds Infinity"):
         parse_json("[Infinity]", "it")
 
 

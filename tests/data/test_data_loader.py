@@ -16,16 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, order, shard_index, shards
+from clippo_core.data import loader, shard_index, shards
 from clippo_core.data.images import decode_image, squash
-from clippo_core.data.order import Order, Pool, epoch_order
-from clippo_core.data.pairs import key_hash
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.rendering import Renderer
 from clippo_core.run.records import Manifest, RenderPlan, Shard, StagePlan, ValidationReport
@@ -108,150 +104,6 @@ def read(mixed: tuple[Manifest, DataConfig], steps: int, **options: int) -> list
     return list(loader.batches(manifest, data, text_encoder=ENCODE, steps=steps, **settings_))
 
 
-# ---------------------------------------------------------------- order: epochs
-
-
-def pool(groups: list[int], texts: list[list[int]], firsts: list[int] | None = None) -> Pool:
-    flat = [text for record in texts for text in record]
-    return Pool(
-        np.array(groups, np.int64),
-        np.array([key_hash(f"key-{i}") for i in range(len(groups))], np.uint64),
-        np.r_[0, np.cumsum([len(record) for record in texts], dtype=np.int64)].astype(np.int64),
-        np.array(flat, np.uint64),
-        np.array(firsts if firsts else [0] * len(groups), np.uint64),
-    )
-
-
-EMPTY = pool([], [])
-
-
-def drawn(
-    photos: Pool, texts: Pool, p: int, m: int, seed: int, steps: int
-) -> tuple[list[int], list[int]]:
-    """All records of the first steps, each batch checked: its groups are different, and so are its
-    texts.
-    """
-    made_order = Order(photos, texts, p, m, seed)
-    used: tuple[list[int], list[int]] = ([], [])
-    for step in range(steps):
-        draw = made_order.draw(step)
-        groups, said = [], []
-        for kind, (pool_, part) in enumerate(
-            zip((photos, texts), (slice(0, p), slice(p, p + m)), strict=True)
-        ):
-            for record, text in zip(
-                draw.records[part].tolist(), draw.texts[part].tolist(), strict=True
-            ):
-                groups.append(int(pool_.groups[record]))
-                said.append(int(pool_.text_hashes[pool_.text_starts[record] + text]))
-                said += [int(pool_.first_hashes[record])] * kind
-                used[kind].append(record)
-        assert len(set(groups)) == len(groups) == p + m
-        assert len(set(said)) == len(said) == p + 2 * m
-    return used
-
-
-def test_an_epoch_is_a_permutation_that_differs_by_seed_and_epoch() -> None:
-    groups = np.arange(1, 1001)
-    one = epoch_order(groups, 0, 0)
-    assert sorted(one.tolist()) == list(range(1000))
-    assert (one == epoch_order(groups, 0, 0)).all()
-    for other in (epoch_order(groups, 0, 1), epoch_order(groups, 1, 0)):
-        assert sorted(other.tolist()) == list(range(1000)) and (one == other).mean() < 0.02
-    assert abs(np.corrcoef(one, np.arange(1000))[0, 1]) < 0.1
-
-
-def test_a_group_is_spread_over_its_epoch() -> None:
-    groups = np.repeat(np.arange(1, 11), 30)
-    ordered = groups[epoch_order(groups, 3, 2)].reshape(30, 10)
-    assert all(sorted(row) == list(range(1, 11)) for row in ordered.tolist())
-    assert len({tuple(row) for row in ordered.tolist()}) == 30
-
-
-def test_every_record_once_an_epoch_where_epochs_end_within_batches() -> None:
-    photos = pool(list(range(1, 62)), [[10 * i + c for c in range(1, 4)] for i in range(61)])
-    texts = pool(
-        list(range(101, 148)), [[5000 + i] for i in range(47)], [7000 + i for i in range(47)]
-    )
-    steps = Order(photos, texts, 12, 4, 0).window_steps * 12
-    for used, n in zip(drawn(photos, texts, 12, 4, 0, steps), (61, 47), strict=True):
-        # A window deals its records out among its batches; between windows the stream of epochs is
-        # in order.
-        counts = Counter(used)
-        assert {counts[record] for record in range(n)} <= {len(used) // n, len(used) // n + 1}
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_no_group_and_no_text_twice_whatever_the_groups(data: st.DataObject) -> None:
-    """Groups of any size, in both pools: either the order is refused at the start, or every batch
-    holds.
-    """
-    p, m = data.draw(st.integers(1, 12)), data.draw(st.integers(0, 6))
-    n_groups = data.draw(st.integers(p + m, 40))
-    photos = data.draw(st.lists(st.integers(1, n_groups), min_size=p, max_size=150))
-    sentences = data.draw(st.lists(st.integers(1, n_groups), min_size=m, max_size=80)) if m else []
-    one = pool(photos, [[1000 * g + c for c in range(3)] for g in photos])
-    two = pool(
-        sentences,
-        [[1000 * g + 10 + i % 3] for i, g in enumerate(sentences)],
-        [1000 * g + 20 + i % 3 for i, g in enumerate(sentences)],
-    )
-    try:
-        drawn(one, two, p, m, data.draw(st.integers(0, 5)), 70)
-    except ConfigError as error:
-        assert "lower train.batch_pairs" in str(error)
-
-
-@pytest.mark.parametrize(("p", "m"), [(92, 0), (69, 23), (74, 18), (46, 46), (1, 91), (60, 20)])
-def test_as_many_groups_as_places(p: int, m: int) -> None:
-    """The tightest case: 92 groups of 10 photos and 5 sentence pairs, and up to 92 places in a
-    batch.
-    """
-    groups = [g for g in range(1, 93) for _ in range(10)]
-    photos = pool(groups, [[100 * g + c for c in range(4)] for g in groups])
-    pairs_ = [g for g in range(1, 93) for _ in range(5)]
-    texts = pool(
-        pairs_,
-        [[100 * g + 10 + i % 5] for i, g in enumerate(pairs_)],
-        [100 * g + 20 + i % 5 for i, g in enumerate(pairs_)],
-    )
-    window = Order(photos, texts, p, m, 1).window_steps
-    used = drawn(photos, texts, p, m, 1, window * (200 // window))
-    for records, n in zip(used, (920, 460), strict=True):
-        counts = Counter(records)
-        assert {counts.get(record, 0) for record in range(n)} <= {
-            len(records) // n,
-            len(records) // n + 1,
-        }
-
-
-def test_texts_that_many_photos_share() -> None:
-    rng = np.random.default_rng(0)
-    photos = pool(
-        list(range(1, 401)), [(rng.choice(300, 5, replace=False) + 1).tolist() for _ in range(400)]
-    )
-    drawn(photos, EMPTY, 64, 0, 0, 100)
-
-
-def test_impossible_batches_are_refused_with_advice() -> None:
-    ten = pool(list(range(1, 11)), [[i] for i in range(1, 11)])
-    with pytest.raises(ConfigError, match="only 10"):
-        Order(ten, EMPTY, 11, 0, 0)
-    one_group = pool([1] * 50 + list(range(2, 52)), [[i] for i in range(1, 101)])
-    with pytest.raises(ConfigError, match="largest group"):
-        Order(one_group, EMPTY, 10, 0, 0)
-
-
-def test_a_step_far_away_costs_what_the_first_costs() -> None:
-    photos = pool(list(range(1, 62)), [[i] for i in range(1, 62)])
-    fresh, worn = Order(photos, EMPTY, 12, 0, 0), Order(photos, EMPTY, 12, 0, 0)
-    for step in range(3000):
-        worn.draw(step)
-    assert (fresh.draw(2999).records == worn.draw(2999).records).all()
-    assert len(fresh.draw(10**9).records) == 12
-
-
 # ---------------------------------------------------------------- loader: ranks, workers, resume
 
 
@@ -322,9 +174,8 @@ def test_twenty_kills_lose_and_repeat_nothing(mixed: tuple[Manifest, DataConfig]
         at = stop
     assert ledger == [key for batch in read(mixed, 120) for key in batch.keys]
     counts = Counter(key for key in ledger if key.startswith("photos"))
-    assert (
-        len(counts) == 61 and sum(counts.values()) == 120 * 12 and set(counts.values()) <= {23, 24}
-    )
+    assert len(counts) == 61 and sum(counts.values()) == 120 * 12
+    assert set(counts.values()) <= set(range(21, 27))  # within a run of 16 batches they are dealt
 
 
 def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConfig]) -> None:
@@ -333,7 +184,7 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
     folder = Path(data.sources[0].images)
     plan = loader.BatchPlan(manifest, data, 16, 5)
     for batch in read(mixed, 6):
-        draw = plan.draw(batch.step)
+        draw = plan.order.draw(batch.step)
         for place, key in enumerate(batch.keys):
             number = int(key.rpartition("-")[2]) - (1 if key.startswith("sentences") else 0)
             if place < 12:
@@ -354,7 +205,7 @@ def test_captions_take_turns(mixed: tuple[Manifest, DataConfig]) -> None:
     plan = loader.BatchPlan(manifest, data, 16, 5)
     said: dict[int, list[tuple[int, int]]] = {}
     for step in range(16 * 12):
-        draw = plan.draw(step)
+        draw = plan.order.draw(step)
         for place in range(12):
             said.setdefault(int(draw.records[place]), []).append(
                 (int(draw.epochs[place]), int(draw.texts[place]))
@@ -475,7 +326,8 @@ def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
     made(tmp_path / "run", data)
     write_photos(tmp_path, 8, captions=2)
     manifest = made(tmp_path / "run", data)
-    assert loader.BatchPlan(manifest, data, 4, 0).shards.index.text_counts.tolist() == [2] * 8
+    rows = loader.BatchPlan(manifest, data, 4, 0).records.rows((np.arange(8), np.arange(0)))
+    assert rows.index.text_counts.tolist() == [2] * 8
 
 
 def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
@@ -494,8 +346,16 @@ def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
     )
     excluded |= dict.fromkeys([f"photos/photo-0005#{n}" for n in range(3)], "bad")
     manifest = made(tmp_path / "run", data, excluded)
-    source = loader.BatchPlan(manifest, data, 4, 0).shards
-    texts = {source.index.key(record): source.texts(record) for record in range(len(source.index))}
+    records = loader.BatchPlan(manifest, data, 4, 0).records
+    assert records.sizes == (4, 2)
+    rows = records.rows((np.arange(4), np.arange(2)))
+
+    def member(row: int, span: np.ndarray) -> bytes:
+        start, size = (int(x) for x in span)
+        data = records.read(rows, row, 0, at_once=False)
+        return data[start - int(rows.spans[row, 0]) :][:size]
+
+    texts = {rows.index.key(row): loader._texts(rows, row, member) for row in range(6)}
     assert texts == {
         "photos/photo-0000": [f"caption {c} of 0" for c in range(3)],
         "photos/photo-0002": ["caption 1 of 2"],
@@ -694,8 +554,9 @@ def test_shards_in_a_bucket(
     assert torch.equal(read((opened, data), 1)[0].photos, read(mixed, 1)[0].photos)
     [damaged] = [s.tar for s in listed(remote) if s.tar.name == "photos-00001.tar"]
     storage.write_bytes(storage.join(remote.uri, damaged.name), b"x" * damaged.bytes)
-    with pytest.raises(ShardError, match=damaged.name):
-        read((opened, data), 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another node's"))
+    with pytest.raises(ShardError, match=f"{damaged.name}: record photos/photo-00.. is not what"):
+        read((opened, data), 4)
 
 
 def test_a_source_in_a_bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -741,15 +602,3 @@ def test_memory_stays_level(
         if batch.step % 625 == 624:
             sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[0] < 3 * 2**20
-
-
-def test_window_steps_stay_small_for_ordinary_data() -> None:
-    n = 20_000
-    ordinary = Pool(
-        np.arange(1, n + 1),
-        np.arange(n, dtype=np.uint64),
-        np.arange(n + 1),
-        np.arange(1, n + 1, dtype=np.uint64),
-        np.zeros(n, np.uint64),
-    )
-    assert Order(ordinary, EMPTY, 1024, 0, 0).window_steps == order.MIN_WINDOW_STEPS

@@ -30,8 +30,8 @@ from clippo_core.config import (
     presets,
     replace,
 )
+from clippo_core.data.numbers.scribe import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.numbers.tasks import glue_files, name
-from clippo_core.data.numbers.world import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.shards import write_shards
 from clippo_core.data.validate.expectations import validate
 from clippo_core.embedder import Clippo

@@ -25,6 +25,7 @@ from tiny import tiny_plan
 
 from clippo_core import storage
 from clippo_core.config import digest
+from clippo_core.data import order
 from clippo_core.engine.checkpoint import (
     AsyncSaver,
     Progress,
@@ -372,21 +373,24 @@ WRITTEN_BEFORE: dict[str, Any] = {
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_or_says_why_not() -> None:
-    check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs"))
-    check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs", train__resume_from="elsewhere"))
+    with pytest.raises(CheckpointError, match="another order of batches.*train.resume_from"):
+        check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs"))
+    same_order = WRITTEN_BEFORE | {"order": order.VERSION}
+    check_same_recipe("old", same_order, tiny_plan("runs"))
+    check_same_recipe("old", same_order, tiny_plan("runs", train__resume_from="elsewhere"))
     with pytest.raises(CheckpointError, match="dropped is 1 there, null here"):
-        check_same_recipe("old", WRITTEN_BEFORE | {"dropped": 1}, tiny_plan("runs"))
-    gone = WRITTEN_BEFORE | {"optim": WRITTEN_BEFORE["optim"] | {"fancy": True}}
+        check_same_recipe("old", same_order | {"dropped": 1}, tiny_plan("runs"))
+    gone = same_order | {"optim": WRITTEN_BEFORE["optim"] | {"fancy": True}}
     with pytest.raises(CheckpointError, match="another version .*optim.fancy: there is no such"):
         check_same_recipe("old", gone, tiny_plan("runs"))
     with pytest.raises(CheckpointError, match="model.depth is 2 there, 3 here"):
-        check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs", model__depth=3))
+        check_same_recipe("old", same_order, tiny_plan("runs", model__depth=3))
     with pytest.raises(CheckpointError, match="train.augment is {} there, {.share.*here"):
-        check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs", train__augment__noise=0.1))
-    other = WRITTEN_BEFORE | {"optim": WRITTEN_BEFORE["optim"] | {"name": "lion"}}
+        check_same_recipe("old", same_order, tiny_plan("runs", train__augment__noise=0.1))
+    other = same_order | {"optim": WRITTEN_BEFORE["optim"] | {"name": "lion"}}
     with pytest.raises(CheckpointError, match="another version .*optim.name is 'lion'; use"):
         check_same_recipe("old", other, tiny_plan("runs"))
-    lost = {name: part for name, part in WRITTEN_BEFORE.items() if name != "optim"}
+    lost = {name: part for name, part in same_order.items() if name != "optim"}
     with pytest.raises(CheckpointError, match="another version of this project wrote"):
         check_same_recipe("old", lost, tiny_plan("runs"))
 

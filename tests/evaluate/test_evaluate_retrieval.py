@@ -20,7 +20,7 @@ from drawn import draw, evaluate_plan, phrases, tiny_checkpoint, write_karpathy
 from found import recomputed, score_rows
 
 from clippo_core import storage
-from clippo_core.config import EvaluateConfig, RetrievalConfig, presets
+from clippo_core.config import EvaluateConfig, GateConfig, RetrievalConfig, presets
 from clippo_core.errors import ConfigError
 from clippo_core.evaluate import embed, gallery, metrics, results
 from clippo_core.evaluate.retrieval import protocol as retrieval
@@ -398,7 +398,9 @@ def test_a_benchmark_that_fails_is_named_beside_the_numbers_of_the_other(tmp_pat
     assert failed.metrics["drawn/i2t_recall@1"].value == 100.0
     assert failed.main_metrics == ["drawn/i2t_recall@1", "drawn/t2i_recall@1"]
     assert results.read_result(str(folder(root))) == failed
-    gate = GatePlan(StagePlan(str(root), 0, "d"), "x", str(tmp_path / "promoted.json"))
+    floors = GateConfig(floors=("drawn/i2t_recall@1",))
+    pointer = str(tmp_path / "promoted.json")
+    gate = GatePlan(StagePlan(str(root), 0, "d"), "x", pointer, gate=floors)
     weights = CheckpointInfo(checkpoint, 1, 1, 1.0, failed.weights_sha256, "c", "k", 1)
     verdict = promotion.decide(gate, weights, [failed])
     assert not verdict.promoted and "Flickr 30k/ü: DataError" in verdict.reason
@@ -430,7 +432,9 @@ def test_table_deck_and_gate_show_both_benchmarks(tmp_path, checkpoint):
     assert own.paper_metric == "" and {one.metric for one in own.paper} == {own.metric}
     assert other.paper_metric == "coco/i2t_recall@1" and "task (little)" in other.differs
     assert {one.metric for one in other.paper} == {other.paper_metric}
-    gate = GatePlan(StagePlan(str(tmp_path), 0, "d"), "x", str(tmp_path / "promoted.json"))
+    floors = GateConfig(floors=("flickr30k/i2t_recall@1",))
+    pointer = str(tmp_path / "promoted.json")
+    gate = GatePlan(StagePlan(str(tmp_path), 0, "d"), "x", pointer, gate=floors)
     weights = CheckpointInfo(checkpoint, 1, 1, 1.0, result.weights_sha256, "c", "k", 1)
     assert promotion.decide(gate, weights, [result]).promoted
     assert set(json.loads(Path(gate.promoted).read_text())["metrics"]) == set(names)
@@ -482,7 +486,7 @@ def test_wrong_splits_and_broken_files_become_results_that_say_why(tmp_path, che
     content = json.loads(Path(setting.annotations).read_text())
     content["images"].append(content["images"][0])
     Path(setting.annotations).write_text(json.dumps(content))
-    assert "0000 is listed twice" in failure(expect_images=11)
+    assert "0000 is listed 2 times" in failure(expect_images=11)
     content["images"][-1] = {"filename": "0009.png", "split": "test", "sentences": []}
     content["images"].pop(9)
     Path(setting.annotations).write_text(json.dumps(content))

@@ -13,7 +13,10 @@ from drawn import draw, evaluate_plan, phrases, tiny_checkpoint
 from found import recomputed, score_rows, values, whys
 
 from clippo_core.config import XM3600_LANGUAGES, Xm3600Config
+from clippo_core.data.sources.photos import xm3600_records
+from clippo_core.errors import DataError
 from clippo_core.evaluate import metrics
+from clippo_core.evaluate.gallery import usable
 from clippo_core.evaluate.xm3600 import protocol as xm3600
 
 N = 40
@@ -198,3 +201,20 @@ def test_multi30k_captions_in_xm3600s_line_schema(tmp_path, checkpoint, slices):
     )
     result = run(checkpoint, tmp_path, config)
     assert result.failure == "" and result.counts == {"images": 100, "languages": 4, "texts": 1200}
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ('"a dog"', "en.caption is a text, 'a dog', and must be a list"),
+        ('["a dog", 1]', r"image k\[1\] is a whole number, and must be a text"),
+        ('["\\ud800"]', "holds a lone surrogate"),
+        ("[" * 100_000, "nested more than 64 deep"),
+        ("[]", "image k has no caption"),
+    ],
+)
+def test_captions_that_are_no_list_of_texts_are_refused(tmp_path, caption, words):
+    path = tmp_path / "captions.jsonl"
+    path.write_text(f'{{"image/key": "k", "en": {{"caption": {caption}}}}}\n')
+    with pytest.raises(DataError, match=words):
+        usable(list(xm3600_records(str(path), str(tmp_path), ("en",))), str(path))

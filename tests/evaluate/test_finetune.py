@@ -15,7 +15,7 @@ import torch
 from clippo_core import storage
 from clippo_core.config import FinetuneConfig, ModelConfig, OptimConfig, RenderConfig
 from clippo_core.engine import make_engine
-from clippo_core.errors import EvaluationError
+from clippo_core.errors import CheckpointError, EvaluationError
 from clippo_core.evaluate.finetune import sweep as finetune
 from clippo_core.evaluate.finetune import trial
 from clippo_core.evaluate.finetune.problem import (
@@ -389,3 +389,32 @@ def test_evaluations_that_only_embed_do_not_depend_on_the_fine_tuning_and_none_o
         assert ("clippo_core.evaluate.finetune.sweep" in reached) is is_tuned
         assert ("clippo_core.evaluate.finetune.trial" in reached) is is_tuned
         assert not {module for module in reached if module.startswith("clippo_core.report")}
+
+
+FACTS = {"learning_rate": 1e-3, "score": None, "epoch": 1, "steps": 2, "collapsed": False}
+FACTS |= {"diverged": False, "losses": [1.0, None]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensor", "sentence"),
+    [
+        ({"epoch": "one"}, torch.zeros(2, 3), "epoch is a text, 'one', and must be a whole number"),
+        ({"losses": [1.0, "x"]}, torch.zeros(2, 3), "losses is a text, 'x', and must be a number"),
+        ({"score": [1]}, torch.zeros(2, 3), "score is a list"),
+        ({"steps": None}, torch.zeros(2, 3), "steps is null"),
+        ({}, torch.zeros(2, 3).bfloat16(), "its outputs on scored are no table of float32"),
+        ({}, torch.zeros(2), "its outputs on scored are no table of float32; delete it, and its"),
+    ],
+)
+def test_a_trial_that_nobody_wrote(tmp_path, changes, tensor, sentence):
+    uri = str(tmp_path / "x.trial.safetensors")
+    trial._write_tensors(uri, {"scored": torch.zeros(2, 3)}, FACTS)
+    found, outputs = trial.read_trial(uri)
+    assert np.isnan(found.score) and np.isnan(found.losses[1]) and outputs["scored"].shape == (2, 3)
+    trial._write_tensors(uri, {"scored": tensor}, FACTS | changes)
+    with pytest.raises(CheckpointError, match=sentence) as error:
+        trial.read_trial(uri)
+    assert str(error.value).startswith(uri)
+    Path(uri).write_bytes(Path(uri).read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cut short"):
+        trial.read_trial(uri)

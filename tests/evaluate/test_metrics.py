@@ -252,11 +252,11 @@ def test_few_shot_equals_scikit_learns_ridge_on_whitened_features_and_bias(
 def test_few_shot_labels_need_not_be_contiguous_and_bad_ones_are_refused() -> None:
     x = np.eye(4)
     assert metrics.few_shot_predict(x, np.array([3, 3, 9, 9]), x).tolist() == [3, 3, 9, 9]
-    with pytest.raises(EvaluationError, match="one integer a row"):
+    with pytest.raises(EvaluationError, match="one integer per row"):
         metrics.few_shot_ridge(x, np.array([0, 1]), x, np.arange(4))
     with pytest.raises(EvaluationError, match="non-finite"):
         metrics.few_shot_ridge(x, np.arange(4), np.full((4, 4), np.inf), np.arange(4))
-    with pytest.raises(EvaluationError, match="one label a row"):
+    with pytest.raises(EvaluationError, match="one label per row"):
         metrics.few_shot_ridge(x, np.arange(4), x, np.arange(3))
 
 

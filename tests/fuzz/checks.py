@@ -7,6 +7,7 @@ must be accepted.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -41,19 +42,21 @@ class Refused:
         return isinstance(other, Refused) and self.words == other.words
 
 
-def outcome(decode: Callable[[], Any]) -> Any:
-    """The value of `decode`, the same in two calls; or Refused, with a printable sentence."""
-    found = [_once(decode), _once(decode)]
+def outcome(decode: Callable[[], Any], where: str = WHERE) -> Any:
+    """The value of `decode`, the same in two calls; or Refused, with a printable sentence that
+    begins with `where`.
+    """
+    found = [_once(decode, where), _once(decode, where)]
     assert same(*found), f"two calls differ: {found!r}"[:2000]
     return found[0]
 
 
-def _once(decode: Callable[[], Any]) -> Any:
+def _once(decode: Callable[[], Any], where: str) -> Any:
     try:
         return decode()
     except ClippoError as error:
         words = str(error)
-        assert words.startswith(WHERE), words
+        assert words.startswith(where), words
         assert words.isprintable() and len(words.encode()) < 1500 and words.endswith("."), words
         assert not re.search(r"0x[0-9a-f]{6,}>", words), words
         return Refused(words)
@@ -63,6 +66,8 @@ def same(one: Any, other: Any) -> bool:
     """Whether two values are equal, NaNs too."""
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    if dataclasses.is_dataclass(one) and type(one) is type(other):
+        return same(vars(one), vars(other))
     if isinstance(one, dict) and isinstance(other, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
@@ -74,6 +79,7 @@ def check(name: str) -> Callable[[Callable[[bytes], bool]], Callable[[bytes], bo
     """Register a check."""
 
     def register(function: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
+        assert name not in CHECKS, f"two checks are called {name}"
         CHECKS[name] = function
         return function
 

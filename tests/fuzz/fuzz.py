@@ -1,4 +1,4 @@
-"""Fuzz the decoders, within limits on memory and time; the first failure ends it and is kept.
+"""Fuzz decoders and readers within limits on memory and time; the first failure is kept.
 
     python tests/fuzz/fuzz.py                   50 examples of every format, always the same ones
     python tests/fuzz/fuzz.py tar npz --examples 500
@@ -23,8 +23,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import data_files  # noqa: F401  # it registers its strategies
+import evaluation_files  # noqa: F401
+import model_files  # noqa: F401
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import STRATEGIES
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 CASES = Path(__file__).parent / "cases"
 MORE_BYTES = 2**30
@@ -83,6 +88,9 @@ def each_example(name: str, examples: int, first_seed: int, use: Callable[[bytes
 
 def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, object]:
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
+    import data_readers  # noqa: F401  # it registers its checks
+    import evaluation_checks  # noqa: F401
+    import model_readers  # noqa: F401
     from checks import CHECKS
 
     count = {"read": 0, "refused": 0}
@@ -102,7 +110,11 @@ def run_guided(name: str, seconds: float) -> None:
     """Bytes that atheris finds by coverage, from files that the strategies draw. Never returns."""
     import atheris
 
-    with atheris.instrument_imports(include=["clippo_core.untrusted", "zipfile", "zlib"]):
+    included = ["clippo_core", "zipfile", "zlib"]
+    with atheris.instrument_imports(include=included):
+        import data_readers  # noqa: F401
+        import evaluation_checks  # noqa: F401
+        import model_readers  # noqa: F401
         from checks import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     each_example(
@@ -154,6 +166,8 @@ def main() -> None:
         if chosen.seconds and chosen.seed is None
         else chosen.seed or 0
     )
+    import model_readers  # noqa: F401  what torch takes is no example's memory
+
     limit_resources(60 + int(len(names) * (chosen.seconds + chosen.examples) * 2))
     for name in names:
         print(json.dumps({"format": name, "seed": first_seed}), file=sys.stderr, flush=True)

@@ -66,6 +66,7 @@ def fuzzed(name: str) -> Callable[[Callable[[DrawFn], bytes]], Callable[[DrawFn]
         def file(draw: DrawFn) -> bytes:
             return damaged(build(draw), random.Random(draw(_SEEDS)))
 
+        assert name not in STRATEGIES, f"two strategies are called {name}"
         STRATEGIES[name] = file()
         return build
 

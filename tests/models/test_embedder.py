@@ -189,9 +189,15 @@ def test_another_size_and_another_font(tower, tmp_path):
     assert other.render_digest != Renderer(48).digest
     model = Clippo(tower, RenderConfig(fonts=(str(hexes),)), device="cpu")
     model.save(tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="with fonts of its own .*small.hex.*name them again"):
+        Clippo.load(tmp_path / "other.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = Clippo.load(tmp_path / "other.safetensors", fonts=[str(hexes)])
+    assert again.render_digest == model.render_digest
     hexes.write_text("0061:" + "0F" * 16 + "\n", encoding="ascii")
     with pytest.warns(UserWarning, match="fonts, layout rules or tokenizer differ"):
-        Clippo.load(tmp_path / "other.safetensors")
+        Clippo.load(tmp_path / "other.safetensors", fonts=[str(hexes)])
 
 
 def test_released_weights_warn_at_a_changed_glyph(tower, tmp_path):

@@ -13,8 +13,8 @@ import torch
 
 from clippo_core import models
 from clippo_core.config import ModelConfig, OptimConfig, RenderConfig, SourceConfig
+from clippo_core.data.numbers.scribe import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.numbers.tasks import name
-from clippo_core.data.numbers.world import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.sources.kinds import read_source
 from clippo_core.engine import contrastive_step, make_engine
 

@@ -130,6 +130,22 @@ def test_damage_is_found_at_once_and_later(bucket, tmp_path):
         fetch_released(NAME, tmp_path, base_url=url, progress=False)
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", '{"sha256": 7}', "{}", "\xff"])
+def test_a_damaged_note_is_named(bucket, tmp_path, text):
+    path = fetch_released(NAME, tmp_path, base_url=bucket[1], progress=False)
+    path.with_suffix(".json").write_text(text, encoding="latin-1")
+    with pytest.raises(StorageError, match=rf"{NAME}\.json: "):
+        fetch_released(NAME, tmp_path, base_url=bucket[1], progress=False)
+
+
+@pytest.mark.parametrize("mark", [b"\xff\n\r\nX: y", b"", b"\0"])
+def test_a_damaged_mark_starts_anew(bucket, tmp_path, mark):
+    (tmp_path / f"{NAME}.partial").write_bytes(b"x" * 1000)
+    (tmp_path / f"{NAME}.etag").write_bytes(mark)
+    found = fetch_released(NAME, tmp_path, base_url=bucket[1], progress=False)
+    assert found.read_bytes() == bucket[0].content
+
+
 def test_without_a_network_the_words_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(released.time, "sleep", lambda seconds: None)
     with pytest.raises(StorageError) as error:

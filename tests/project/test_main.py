@@ -131,7 +131,7 @@ def test_census_by_language(folder, capsys, monkeypatch):
         ["ja", "1", "1.00", "0.0%", "0.0%"],
         ["xx", "1", "1.00", "0.0%", "0.0%"],
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO(content))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
     assert (
         run(capsys, "render", "--file", "-", "--tagged", "--census", "--image-px", "64")[1] == out
     )
@@ -309,13 +309,85 @@ def test_preset(capsys):
     assert "c4_share 0.3" in run(capsys, "preset", "paper_b16", "--set", "c4_share=0.3")[2]
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("steps=abc", "preset slices: steps is a text, 'abc', and must be a whole number"),
+        ("steps=1.5", "steps is a number, 1.5, and must be a whole number"),
+        ("steps=true", "steps is true or false, True, and must be a whole number"),
+        ("steps=" + "9" * 5000, "steps is a text"),
+        ("steps=-5", "optim.warmup_steps is -1; it must not be negative"),
+        ("image_px=[1]", "image_px is a list, and must be a whole number"),
+        ("root={}", "root is an object, and must be a text"),
+        ("train=5", "train is 5; it must be"),
+        ("train__steps__x=1", "train.steps is 600, without fields to set"),
+        ("train__lr=[" + "[" * 100_000, "train.lr: there is no such field"),
+        ("=5", "there is no such field"),
+        ("steps", "expected NAME="),
+        ("data__sources=[1]", "data.sources[0] is 1; it must be an object"),
+        ("seed=1e400", "seed is '1e400'; it must be a whole number"),
+        ("name=\ud800", "it names a folder"),
+        ("name=a\x1bb", "it names a folder"),
+    ],
+)
+def test_settings_of_a_preset_that_are_wrong(capsys, setting, sentence):
+    code, out, error = run(capsys, "preset", "slices", "--data", "DATA", "--set", setting)
+    assert (code, out) == (2, "") and sentence in error
+    assert all(line.isprintable() for line in error.split("\n"))
+
+
+def test_arguments_of_a_preset_keep_their_types(capsys):
+    words = ("preset", "paper_b16", "--set", "c4_share=1", "--set", "name=2024", "--data", "7")
+    found = json.loads(run(capsys, *words)[1])
+    assert found["name"] == "2024" and found["data"]["sources"][0]["path"].startswith("7/")
+    assert (
+        "large is a text, 'no'" in run(capsys, "preset", "one_tower_clip", "--set", "large=no")[2]
+    )
+    code, _, error = run(capsys, "preset", "demo", "--root", "\udcff")
+    assert code == 2
+    assert error == "error: preset demo: root holds a lone surrogate; correct it.\n"
+
+
+def test_a_tokenizers_mistakes(folder, capsys):
+    Path("folder").mkdir()
+    Path("odd.json").write_bytes(b'{"name": "\xff"}')
+    Path("deep.json").write_text("[" * 100_000)
+    Path("typo.json").write_text('{"name": "x", "data": {"sources": [{"kind": "tsv"}]}}')
+    data = {"sources": [{"kind": "tsv", "path": "absent.tsv"}], "text_pair_share": 1.0}
+    run_of = {"name": "x", "data": data, "optim": {"warmup_steps": 0, "cooldown_steps": 0}}
+    Path("absent.json").write_text(json.dumps(run_of))
+    Path("lines.txt").write_text("".join(f"Page {n} has a dog\n" for n in range(300)))
+    Path("nul.txt").write_bytes(b"a\0b\n")
+    for arguments, sentence in (
+        (("--config", "folder"), "folder: it is a folder"),
+        (("--config", "none.json"), "none.json: it does not exist"),
+        (("--config", "odd.json"), "odd.json: it is not UTF-8"),
+        (("--config", "deep.json"), "deep.json: RunConfig: its json is nested more than 64 deep"),
+        (("--config", "typo.json"), "typo.json: data.sources[0].path is missing"),
+        (("--config", "absent.json"), "absent.tsv"),
+        (("--config", "gs://bucket/run.json"), "gs:// are not supported"),
+        (("folder",), "folder: it is a folder"),
+        (("nul.txt",), "nul.txt: line 1 holds a NUL"),
+        (("lines.txt", "--size", "-5"), "no tokenizer of -5 pieces"),
+        (("lines.txt", "--size", "99999999999"), "no tokenizer of 99999999999 pieces"),
+        (("lines.txt", "--out", "lines.txt/x.model"), "lines.txt/x.model: it does not exist"),
+        (("lines.txt", "--size", "300", "--out", "folder"), "folder: it is a folder"),
+    ):
+        out = () if "--out" in arguments else ("--out", "x.model")
+        code, _, error = run(capsys, "tokenizer", *arguments, *out)
+        assert code == 2 and error.startswith("error: ") and sentence in error, (arguments, error)
+    assert not Path("x.model").exists()
+    code, _, error = run(capsys, "embed", "model.npz", "--texts", "texts.txt", "--out", "no/x.npz")
+    assert code == 2 and error == "error: no/x.npz: No such file or directory; check the path.\n"
+
+
 def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
     for arguments, sentence in (
         (("embed", "model.npz", "--out", "x.npz"), "nothing to embed"),
         (("embed", "absent.npz", "--texts", "texts.txt", "--out", "x.npz"), "absent.npz"),
         (
             ("embed", "model.npz", "--texts", "absent.txt", "--out", "x.npz"),
-            "absent.txt: no such file",
+            "absent.txt: it does not exist; check the path",
         ),
         (
             ("embed", "model.npz", "--images", "texts.txt", "--out", "x.npz"),
@@ -328,7 +400,7 @@ def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
         assert code == 2 and sentence in error and "Traceback" not in error, arguments
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     assert (
-        "latin.txt is not UTF-8"
+        "latin.txt: line 1 is not UTF-8 (unexpected end of data at byte 3); convert it to UTF-8"
         in run(capsys, "embed", "model.npz", "--texts", "latin.txt", "--out", "x.npz")[2]
     )
 

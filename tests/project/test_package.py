@@ -17,6 +17,7 @@ import yaml
 from conftest import PROJECT
 from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
 from flyteidl.core import types_pb2
+from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
 from clippo_core.run.provenance import program_digest
 
@@ -95,6 +96,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
             "glue",
             "xm3600",
             "open_checkpoint",
+            "open_promoted",
             "plan_evaluations",
             "require_all",
         )
@@ -103,7 +105,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
         trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
-            ("open_checkpoint", "plan_evaluations", "require_all")
+            ("open_checkpoint", "open_promoted", "plan_evaluations", "require_all")
         )
         image = images["train" if trains else "cpu"]
         assert template.container.image == f"{image}:commit", name
@@ -195,6 +197,9 @@ def test_schedules_hand_over_their_kickoff_time(package: Package) -> None:
     for spec in (weekly, nightly):
         assert spec.entity_metadata.schedule.kickoff_time_input_arg == "kickoff_time"
         assert spec.entity_metadata.notifications[0].email.recipients_email
+        # A run that takes longer than its period goes on, and the next one is left out.
+        policy = spec.concurrency_policy
+        assert (policy.max, policy.behavior) == (1, ConcurrencyLimitBehavior.SKIP)
     assert weekly.workflow_id.name == "workflows.pipeline.pretrain_and_evaluate"
     assert nightly.workflow_id.name == "workflows.evaluation.evaluate_promoted"
 

@@ -20,9 +20,9 @@ from clippo_core.config import XM3600_LANGUAGES
 from clippo_core.data.scripts import SCRIPTS
 from clippo_core.data.thumbnails import THUMB_PX, data_uri
 from clippo_core.measure import contact
-from clippo_core.measure.insight import principal_plane
+from clippo_core.measure.geometry import principal_plane
 from clippo_core.published import Published
-from clippo_core.report import digits, live, pictures
+from clippo_core.report import curves, digits, live, pictures
 from clippo_core.report.figures import (
     FAMILIES,
     comparison_figure,
@@ -76,14 +76,14 @@ def test_buckets_equal_a_naive_mean_and_range():
     x = np.arange(1, 1001, dtype=float)
     y = np.random.default_rng(1).normal(size=1000)
     y[[3, 500, 999]] = np.nan
-    found = live.buckets(x, y)
+    found = curves.buckets(x, y)
     keep = np.isfinite(y)
-    assert 0 < len(found) <= live.POINTS
+    assert 0 < len(found) <= curves.POINTS
     naive = [
         (xs.mean(), ys.mean(), ys.min(), ys.max())
         for xs, ys in zip(
-            np.split(x[keep], np.linspace(0, keep.sum(), live.POINTS + 1).astype(int)[1:-1]),
-            np.split(y[keep], np.linspace(0, keep.sum(), live.POINTS + 1).astype(int)[1:-1]),
+            np.split(x[keep], np.linspace(0, keep.sum(), curves.POINTS + 1).astype(int)[1:-1]),
+            np.split(y[keep], np.linspace(0, keep.sum(), curves.POINTS + 1).astype(int)[1:-1]),
             strict=True,
         )
     ]
@@ -93,8 +93,8 @@ def test_buckets_equal_a_naive_mean_and_range():
 def test_every_curve_is_drawn_well_formed_and_names_its_unit():
     charts = live.training_charts(journal(300), 300)
     drawn = [parse(svg) for svg in re.findall(r"<svg.*?</svg>", charts)]
-    assert charts == live.training_charts(journal(300), 300) and len(drawn) == len(live.CHARTS)
-    for chart, root in zip(live.CHARTS, drawn, strict=True):
+    assert charts == live.training_charts(journal(300), 300) and len(drawn) == len(curves.CHARTS)
+    for chart, root in zip(curves.CHARTS, drawn, strict=True):
         assert root.get("role") == "img" and chart.title in root.get("aria-label", "")
         words = "".join(root.itertext())
         assert "step 1" in words and "300" in words and chart.unit in charts
@@ -137,7 +137,7 @@ def test_the_last_line_of_a_step_counts_and_order_does_not_matter():
         {"step": 2, "loss": 3.0},
         {"event": "resumed"},
     ]
-    assert live.by_step(lines) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 3.0}]
+    assert curves.by_step(lines) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 3.0}]
 
 
 # --- languages, gap, comparison ------------------------------------------------------------------
@@ -155,6 +155,13 @@ def test_languages_stand_sorted_with_mean_chance_and_n():
     assert "n = 100" in figure.caption and "95 %" in figure.caption
     metrics = {"glue/average": Metric(1.0, n=3), "glue/en/i2t_recall@1": Metric(why_not="no")}
     assert recall_by_language(EvalResult("glue", "glue", "dev", "p", 3, metrics)) is None
+
+
+def test_one_language_without_chance_or_interval_is_drawn() -> None:
+    metrics = {"set/en/i2t_recall@1": Metric(40.0, n=100)}
+    figure = recall_by_language(EvalResult("xm3600", "set", "test", "p", 100, metrics))
+    assert figure is not None and figure.caption == "n = 100 queries per language."
+    assert "best en 40.0, worst en 40.0, 1 languages" in figure.svg
 
 
 @pytest.mark.parametrize(
@@ -339,7 +346,7 @@ def test_ticks_are_round_and_cover_the_range():
         (0, 0),
         (-5, -5),
     ]:
-        ticks = live._ticks(low, high)
+        ticks = curves._ticks(low, high)
         assert 3 <= len(ticks) <= 6 and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12
 
 

@@ -23,20 +23,22 @@ from PIL import Image
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
 from clippo_core.data.shards import shard_list
 from clippo_core.data.thumbnails import data_uri
-from clippo_core.measure.contact import contact_item
-from clippo_core.measure.insight import Insight, contact_items, gather_insight
+from clippo_core.measure.contact import contact_item, contact_items
+from clippo_core.measure.insight import Insight, gather_insight
 from clippo_core.measure.lengths import Lengths, measure_lengths
 from clippo_core.measure.shard_pairs import read_pairs
 from clippo_core.published import Published
 from clippo_core.rendering import Renderer
 from clippo_core.report import decks
+from clippo_core.report.curves import CHARTS
 from clippo_core.report.differences import paper_run, recipe_differences
-from clippo_core.report.live import CHARTS, training_charts
+from clippo_core.report.live import training_charts
 from clippo_core.report.page import Report, RunRecord, report_page, summary_table, write_report
 from clippo_core.report.pages import TEMPLATES, fragment, shorten
 from clippo_core.report.rows import rows_of
 from clippo_core.run.records import (
     CheckpointInfo,
+    Comparison,
     EvalResult,
     Expectation,
     Manifest,
@@ -205,7 +207,7 @@ def made_run() -> RunRecord:
         f"Not promoted: vqa ({HOSTILE}).",
         checkpoint.uri,
         "",
-        {"digits/zero_shot_top1": [93.0, 94.1667]},
+        {"digits/zero_shot_top1": Comparison(93.0, 94.1667, 1.2, 3, HOSTILE)},
     )
     examples = {"imagenet": made_examples()}
     return RunRecord(
@@ -482,8 +484,8 @@ def test_what_a_reader_must_know_stands_first(page):
         "2 training steps were skipped",
         "This is the demo",
         (
-            "Only part of the benchmark, so not comparable with published numbers: retrieval on"
-            " flickr30k, test."
+            "Only part of the benchmark was used, so these are not comparable with published"
+            " numbers: retrieval on flickr30k, test."
         ),
     ):
         assert caution in head, caution

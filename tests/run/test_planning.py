@@ -18,6 +18,7 @@ from clippo_core.config import (
     Checked,
     DataConfig,
     EvaluateConfig,
+    GateConfig,
     GlueConfig,
     ImagenetConfig,
     RunConfig,
@@ -32,6 +33,7 @@ from clippo_core.errors import ConfigError, DataError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
 from clippo_core.evaluate.scores import Scores
+from clippo_core.run import promotion
 from clippo_core.run.planning import (
     RunPlan,
     benchmark_digest,
@@ -39,7 +41,7 @@ from clippo_core.run.planning import (
     is_complete,
     make_plan,
 )
-from clippo_core.run.records import EvalResult, ValidationReport
+from clippo_core.run.records import CheckpointInfo, EvalResult, Metric, ValidationReport
 
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 
@@ -187,6 +189,7 @@ ANOTHER = {
     "name": "another",
     "root": None,  # other folders by intent
     "promote_metric": "glue/mean",
+    "gate.floors": ("glue/average",),
 }
 """Field -> another value that works, where `another` finds none; None = not tried here."""
 
@@ -249,6 +252,10 @@ def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
     changed = variants(whole, runtime=True)
     assert set(changed) == {
         "evaluate.batch_size",
+        "gate.error",
+        "gate.floors",
+        "gate.margin",
+        "gate.seed_noise",
         "name",
         "promote_metric",
         "tokenizers",
@@ -371,3 +378,100 @@ def test_an_evaluation_whose_scores_are_lost_or_changed_is_not_complete(tmp_path
         (folder / "result.json").write_text(json.dumps(written))
     (folder / "result.json").write_text("[" * 100_000)
     assert not is_complete("glue", str(tmp_path))
+
+
+# --- week after week ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warm(config: RunConfig) -> RunConfig:
+    """The run with the promoted model as its start."""
+    return replace(config, model__initial_weights="promoted")
+
+
+def promote(plan: RunPlan, name: str) -> str:
+    """Promote what `plan` trained; the checkpoint's address."""
+    folder = Path(plan.pretrain.stage.root, "checkpoints", "step-00000006")
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    metric = Metric(40.0, 38.0, 42.0, 1.0, 100)
+    result = EvalResult(
+        "glue", "glue", "dev", "p", 9, {"glue/average": metric}, main_metrics=["glue/average"]
+    )
+    info = CheckpointInfo(str(folder), 6, 48, 1.0, f"sha-{name}", "c", "k", 1)
+    gate = replace(GateConfig(), margin=9.0)
+    assert promotion.decide(dataclasses.replace(plan.gate, gate=gate), info, [result]).promoted
+    return str(folder)
+
+
+def test_before_the_first_promotion_there_is_nothing_to_start_from(warm: RunConfig) -> None:
+    with pytest.raises(DataError, match="nothing is promoted under the name little yet; train"):
+        make_plan(warm, SUNDAY)
+
+
+def test_the_pointer_is_followed_once_to_a_checkpoint(config: RunConfig, warm: RunConfig) -> None:
+    scratch = make_plan(config, SUNDAY)
+    first = promote(scratch, "first")
+    Path(config.data.sources[0].path).write_text("one\ntwo\nthree\nfour\n")
+    plan = make_plan(warm, SUNDAY)
+    assert plan.pretrain.model.initial_weights == first == plan.gate.start
+    assert plan.pretrain.model == replace(config.model, initial_weights=first)
+    shutil.rmtree(first)
+    with pytest.raises(DataError, match="the promoted model is gone"):
+        make_plan(warm, SUNDAY)
+
+
+def test_an_order_of_its_own_each_week_and_nothing_else(config: RunConfig, warm: RunConfig) -> None:
+    promote(make_plan(config, SUNDAY), "first")
+    Path(config.data.sources[0].path).write_text("one\ntwo\nthree\nfour\n")
+    plan, again = make_plan(warm, SUNDAY), make_plan(warm, SUNDAY)
+    next_week = make_plan(warm, SUNDAY + datetime.timedelta(days=7))
+    by_hand = make_plan(warm, datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
+    seeds = [one.pretrain.stage.seed for one in (plan, again, next_week, by_hand)]
+    assert seeds[0] == seeds[1] == plan.gate.order_seed and seeds[3] == warm.seed
+    assert len(set(seeds)) == 3 and again.root == plan.root != next_week.root
+    for one in (plan, next_week):
+        others = (one.render.stage, one.validate.stage, one.gate.stage)
+        assert {stage.seed for stage in others} == {warm.seed}
+        assert {each.stage.seed for each in one.evaluations.values()} == {warm.seed}
+    assert make_plan(config, SUNDAY).pretrain.stage.seed == config.seed  # from scratch
+
+
+def test_nothing_new_is_the_promoted_models_own_plan(config: RunConfig, warm: RunConfig) -> None:
+    pairs = Path(config.data.sources[0].path)
+    promote(make_plan(config, SUNDAY), "first")
+    pairs.write_text("one\ntwo\nthree\nfour\n")
+    week = make_plan(warm, SUNDAY)
+    second = promote(week, "second")
+    later = SUNDAY + datetime.timedelta(days=7)
+    same = make_plan(warm, later)
+    assert same.root == week.root and same.pretrain.stage.root == week.pretrain.stage.root
+    assert same.pretrain.stage.seed == week.pretrain.stage.seed
+    assert same.pretrain.model == week.pretrain.model
+    # Evaluations are no part of what is trained; settings and data are.
+    judged = make_plan(replace(warm, evaluate__glue=GlueConfig("/nowhere")), later)
+    assert (judged.gate.start, judged.gate.order_seed, judged.gate.recipe) == (
+        week.gate.start,
+        week.gate.order_seed,
+        week.gate.recipe,
+    )
+    assert make_plan(replace(warm, optim__lr=5e-4), later).gate.start == second
+    pairs.write_text("one\ntwo\nthree\nfour\nfive\n")
+    new = make_plan(warm, later)
+    assert new.gate.start == second and new.root != week.root
+
+
+def test_a_series_from_scratch_with_the_same_recipe_has_nothing_new_either(
+    config: RunConfig, warm: RunConfig
+) -> None:
+    scratch = make_plan(config, SUNDAY)
+    promote(scratch, "first")
+    assert make_plan(warm, SUNDAY + datetime.timedelta(days=7)).root == scratch.root
+
+
+def test_the_weekly_presets_share_a_pointer_and_all_but_the_start_and_the_schedule() -> None:
+    warm, scratch = presets.weekly(), presets.weekly_from_scratch()
+    assert warm.model.initial_weights == "promoted" and scratch.model.initial_weights == ""
+    assert warm.train.steps < scratch.train.steps and warm.optim.lr < scratch.optim.lr
+    kept = dataclasses.replace(warm, optim=scratch.optim, train=scratch.train, model=scratch.model)
+    assert kept == scratch

@@ -93,6 +93,11 @@ NOTHING: dict[str, tuple[str, Edit]] = {
     "the project's licence": ("LICENSE", lambda text: text + "\n"),
     "the cluster's shape": ("tasks/settings.py", lambda text: text + "\nSPARE = 1\n"),
     "a deck": ("clippo_core/report/decks.py", lambda text: text + "\nSPARE = 1\n"),
+    "a check of a config": (
+        "clippo_core/config/model.py",
+        replaced('"clippo" or not self.skip', '"image_only" or not self.skip'),
+    ),
+    "a range": ("clippo_core/config/hints.py", lambda text: text + "\nSPARE = 1\n"),
     "a preset": ("clippo_core/config/presets.py", lambda text: text + "\nSPARE = 1\n"),
 }
 
@@ -138,6 +143,39 @@ def test_what_computes_moves_its_stages(
 def test_another_font_moves_every_stage(project: Path) -> None:
     font = project / "clippo_core/assets/unifont-15.0.01.xz"
     font.write_bytes(font.read_bytes() + b"\0")
+    assert moved(project) == set(STAGE_CODE)
+
+
+def field(config: str, line: str) -> Edit:
+    """The edit that adds a field at the head of the class `config`."""
+    return replaced(rf'(^class {config}\(.*?"""\n\n)', rf"\g<1>    {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "config", "stages"),
+    [
+        # Training and evaluations decode a checkpoint's model, where defaults fill what it lacks.
+        ("model", "ModelConfig", {"pretrain", *EVALUATIONS}),
+        ("train", "TrainConfig", set()),
+        # Fine-tuning makes one.
+        ("train", "OptimConfig", {"glue", "vqa"}),
+        ("evaluate", "GlueConfig", set()),
+        ("data", "RenderConfig", set(STAGE_CODE)),
+    ],
+)
+def test_a_new_field_moves_the_code_that_makes_such_a_config(
+    project: Path, path: str, config: str, stages: set[str]
+) -> None:
+    hinted = replaced("(import [^\n]*)Count", r"\1NewHint, Count")
+    file = project / f"clippo_core/config/{path}.py"
+    if path == "model":
+        edit(file, hinted)
+    edit(file, field(config, "added: Count = 7"))
+    assert moved(project) == stages
+
+
+def test_what_a_config_computes_counts(project: Path) -> None:
+    edit(project / "clippo_core/config/model.py", replaced("PATCH_PX = 16", "PATCH_PX = 32"))
     assert moved(project) == set(STAGE_CODE)
 
 

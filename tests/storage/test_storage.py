@@ -38,6 +38,14 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     )
 
 
+def test_a_file_that_is_too_large_is_refused(root: str) -> None:
+    uri = storage.join(root, "a.txt")
+    storage.write_bytes(uri, b"1234")
+    assert storage.read_bytes(uri, 4) == storage.read_bytes(uri) == b"1234"
+    with pytest.raises(StorageError, match=r"a\.txt.* more than 3"):
+        storage.read_bytes(uri, 3)
+
+
 def test_write_read_list_delete(root: str) -> None:
     names = ["a.txt", "step-1/x", "step-1/y/z", "step-10/x", "step-1-other"]
     for name in names:

@@ -100,8 +100,9 @@ def test_without_a_schedule_or_an_error_it_still_tells(webhook: Webhook) -> None
 def test_the_nightly_evaluation_tells_too(webhook: Webhook) -> None:
     result = EvalResult.failed("glue", "", "no such file")
     with pytest.raises(EvaluationError, match=r"glue \(no such file\)"):
-        require_all.task_function(results=[result])
-    assert require_all(results=[EvalResult.skipped("glue", "not asked for")])
+        require_all.task_function(results=[result], promoted="nowhere.json")
+    skipped = [EvalResult.skipped("glue", "not asked for")]
+    assert require_all(results=skipped, promoted="nowhere.json")
     alert_promoted(
         promoted="s3://clippo/promoted.json",
         evaluate=EvaluateConfig(),

@@ -6,7 +6,7 @@ import pytest
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 
-from clippo_core.run.records import EvalResult, Metric, Verdict
+from clippo_core.run.records import Comparison, EvalResult, Metric, Verdict
 
 METRICS = {
     "coco/i2t_recall@1": Metric(40.0, 38, 42.5, 0.1, 5000, "0.02 % of the queries tie"),
@@ -32,7 +32,8 @@ RESULTS = [
     EvalResult.failed("vqa", "vqav2", "DataError: gone"),
     EvalResult.skipped("xm3600", "not configured for this run"),
 ]
-VERDICT = Verdict(True, "Promoted.", "runs/a", "", {"coco/i2t_recall@1": [39.0, 40.0]})
+COMPARED = {"coco/i2t_recall@1": Comparison(39.0, 40.0, 0.5, 3, "other files")}
+VERDICT = Verdict(True, "Promoted.", "runs/a", "", COMPARED)
 
 
 @pytest.mark.parametrize(("is_old", "kind"), [("false", "binary"), ("true", "generic")])

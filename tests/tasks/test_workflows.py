@@ -22,7 +22,7 @@ import pytest
 from conftest import PROJECT
 
 from clippo_core.config import RetrievalConfig, RunConfig, presets, replace
-from clippo_core.config.presets import NUMBERS_FOLDER
+from clippo_core.config.small import NUMBERS_FOLDER
 from clippo_core.data.numbers.world import write_numbers
 from clippo_core.engine.checkpoint import open_checkpoint
 from clippo_core.run import journal

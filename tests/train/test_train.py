@@ -21,6 +21,7 @@ import torch
 from tiny import tiny_plan, write_tiny_shards
 
 from clippo_core import config, models, storage
+from clippo_core.data import order
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
@@ -28,6 +29,7 @@ from clippo_core.errors import (
     CheckpointError,
     ConfigError,
     ConflictError,
+    NotFoundError,
     Preempted,
     StorageError,
     TrainingError,
@@ -394,6 +396,47 @@ def test_three_sources_of_a_resume(
         train(
             moved(plan, tmp_path / "seventh", train__resume_from=str(tmp_path / "nothing")), shards
         )
+
+
+def test_a_warm_start_takes_the_whole_tower_and_a_schedule_of_its_own(
+    plan: PretrainPlan, shards: Manifest, uninterrupted: Reference, tmp_path: Path
+) -> None:
+    first = uninterrupted[1]
+    started = moved(plan, tmp_path / "warm", model__initial_weights=first.uri, optim__lr=1e-9)
+    info = train(started, shards)
+    before, after = (open_checkpoint(one.uri).weights() for one in (first, info))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        # Weight decay does not follow the learning rate: 6 steps of at most 1e-4.
+        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-6, msg=name)
+    lines = journal.read(info.journal)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert train(started, shards).weights_sha256 == info.weights_sha256
+    with pytest.raises(ConfigError, match="model.initial_weights .* another function"):
+        train(moved(started, tmp_path / "other", model__mlp_dim=32), shards)
+    nowhere = str(tmp_path / "nothing")
+    with pytest.raises(NotFoundError, match="no checkpoint"):
+        train(moved(started, tmp_path / "third", model__initial_weights=nowhere), shards)
+
+
+def test_a_checkpoint_of_the_old_order_starts_another_run(
+    plan: PretrainPlan, shards: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Version 0.1.0 dealt batches otherwise, and noted no order: the run cannot go on from it, but
+    another one starts from its weights.
+    """
+    plan = moved(plan, tmp_path / "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(order, "VERSION", 1)
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(plan, shards)
+    with pytest.raises(CheckpointError, match="another order of batches.*train.resume_from"):
+        train(plan, shards)
+    warm = train(
+        moved(plan, tmp_path / "new", train__resume_from=f"{plan.stage.root}/checkpoints"), shards
+    )
+    assert warm.step == plan.train.steps
 
 
 def test_a_token_tower_records_its_tokenizer(

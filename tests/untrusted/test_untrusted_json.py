@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
 
-from clippo_core.errors import CheckpointError, DataError
+from clippo_core.errors import CheckpointError, ConfigError, DataError
 from clippo_core.untrusted.json import at, field, load_json, optional
 from clippo_core.untrusted.limits import LIMITS, Limits
 
@@ -35,6 +36,8 @@ from clippo_core.untrusted.limits import LIMITS, Limits
     ],
 )
 def test_what_is_refused(data: bytes | str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):  # which is a ValueError, too
+        load_json(data, "run.json", error=ConfigError)
     with pytest.raises(DataError) as caught:
         load_json(data, "s3://b/x.json", remedy="take the official file")
     assert str(caught.value).startswith("s3://b/x.json: ")

@@ -5,9 +5,8 @@ of the real benchmarks.
       ├─ first 1,437 (training writers) ─▶ pretrain, imagenet/train, vqa train
       └─ last 360 (held-out writers)    ─▶ imagenet/val, retrieval, vqa val, xm3600
 
-A picture is 64 x 64, white on black: one digit of 28 px, or two side by side, in rows 34..61, so
-that two rows of a question rendered over the top hide nothing. 23 37 46 54 68 72 81 95 stand in no
-training picture and in no training sentence.
+Pictures are those of `scribe.py`. 23 37 46 54 68 72 81 95 stand in no training picture and in no
+training sentence.
 
     pretrain/dataset.json, images/   Karpathy json: 92 numbers x 80 pictures; a group per number;
                                      texts en, "the number {}", de, ja, ar, digits
@@ -45,13 +44,14 @@ from PIL import Image
 
 from clippo_core import storage
 from clippo_core.data.numbers import tasks as number_tasks
+from clippo_core.data.numbers.scribe import IMAGE_PX, TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.numbers.tasks import NUMBERS, UNSEEN, name
+from clippo_core.errors import DataError
 from clippo_core.run.folder import MANIFEST
+from clippo_core.untrusted.json import field, load_json
 
 VERSION = 1
 """Raised whenever the written bytes change."""
-IMAGE_PX, DIGIT_PX, TOP_PX = 64, 28, 34
-TRAIN_DIGITS = 1437
 LANGUAGES = ("en", "de", "ja", "ar")
 """Languages of pretraining."""
 XM_LANGUAGES = (
@@ -92,61 +92,6 @@ def write_numbers(root: str, seed: int = 0) -> None:
             "languages": list(LANGUAGES),
         }
     )
-
-
-def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [1797, 28, 28] white on black, int [1797] their digits), in scikit-learn's order."""
-    from sklearn.datasets import load_digits as load
-
-    bunch = load()
-    grey = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    large = [
-        np.asarray(Image.fromarray(one).resize((DIGIT_PX, DIGIT_PX), Image.Resampling.BICUBIC))
-        for one in grey
-    ]
-    return np.stack(large), bunch.target
-
-
-class Scribe:
-    """Writes numbers with the digits of some writers; each digit's samples are used in turn, in a
-    shuffled order.
-    """
-
-    def __init__(self, digits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-        self._digits = digits
-        self._samples = [
-            rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)
-        ]
-        self._rng = rng
-        self._written: set[tuple[int, ...]] = set()
-        self.n_samples = [len(samples) for samples in self._samples]
-
-    def picture(self, number: int) -> np.ndarray:
-        """uint8 [64, 64] of a number of two digits, from randomly drawn samples, never the same two
-        again; of one digit, any sample.
-        """
-        while True:
-            drawn = tuple(self._any(int(digit)) for digit in str(number))
-            if len(drawn) == 1 or drawn not in self._written:
-                self._written.add(drawn)
-                return place([self._digits[sample] for sample in drawn])
-
-    def _any(self, digit: int) -> int:
-        samples = self._samples[digit]
-        return samples[int(self._rng.integers(len(samples)))]
-
-    def sample(self, digit: int, nth: int) -> np.ndarray:
-        """uint8 [64, 64] of the nth sample of one digit."""
-        return place([self._digits[self._samples[digit][nth]]])
-
-
-def place(digits: list[np.ndarray]) -> np.ndarray:
-    """uint8 [64, 64]: one or two digits side by side, centred, in rows 34..61."""
-    canvas = np.zeros((IMAGE_PX, IMAGE_PX), np.uint8)
-    row = np.concatenate(digits, axis=1)
-    left = (IMAGE_PX - row.shape[1]) // 2
-    canvas[TOP_PX : TOP_PX + DIGIT_PX, left : left + row.shape[1]] = row
-    return canvas
 
 
 class Writer:
@@ -210,11 +155,12 @@ def captions(number: int) -> list[tuple[str, str]]:
 
 def _is_there(root: str, seed: int) -> bool:
     try:
-        found = json.loads(storage.read_text(storage.join(root, MANIFEST)))
-        if (found["version"], found["seed"]) != (VERSION, seed):
-            return False
-        return set(found["files"]) <= {file.name for file in storage.list_files(root)}
-    except (storage.StorageError, ValueError, KeyError):
+        found = load_json(storage.read_bytes(storage.join(root, MANIFEST)), root)
+        made = [field(found, name, int, root) for name in ("version", "seed")]
+        files = field(found, "files", dict[str, str], root)
+        there = {file.name for file in storage.list_files(root)}
+        return made == [VERSION, seed] and set(files) <= there
+    except (storage.StorageError, DataError):
         return False
 
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Container, Iterable, Iterator
 
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord, Record, TextRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources import photos as photo_sources
-from clippo_core.data.sources import tars
+from clippo_core.data.sources import tables, tars
 from clippo_core.data.sources import texts as text_sources
 from clippo_core.errors import ConfigError, DataError
+from clippo_core.untrusted.names import printable, refusal
 
 __all__ = [
     "PhotoRecord",
@@ -52,7 +54,7 @@ def read_records(data: DataConfig, skip: Container[str] = ()) -> Iterator[tuple[
         for record in read_source(source):
             if len(record.key) > MAX_KEY_CHARACTERS:
                 record = dataclasses.replace(
-                    record, problem=record.problem or _long_key(record.key)
+                    record, problem=record.problem or _long_key(source.path, record.key)
                 )
             times = seen.get(record.key, 0)
             seen[record.key] = times + 1
@@ -63,11 +65,10 @@ def source_names(data: DataConfig) -> list[str]:
     """A name for each source: its own, else kind and file stem. Raises ConfigError if two are alike
     or one is no plain name.
     """
-    names = [
-        source.name
-        or f"{source.kind}-{files.stem(source.path).replace('*', '').strip('-.') or 'all'}"
-        for source in data.sources
-    ]
+    names = []
+    for source in data.sources:
+        stem = re.sub(r"[*{}]", "", files.stem(source.path)).replace("..", "-").strip("-.")
+        names.append(source.name or f"{source.kind}-{stem or 'all'}")
     for name in names:
         if not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
             raise ConfigError(
@@ -79,18 +80,25 @@ def source_names(data: DataConfig) -> list[str]:
     return names
 
 
-def _long_key(key: str) -> str:
-    return (
-        f"its key has {len(key):,} characters, more than {MAX_KEY_CHARACTERS}; shorten it, or check"
-        " that it is the key and no text"
-    )
+def source_files(source: SourceConfig) -> list[str]:
+    """The annotation files, texts or tars of a source, in their order. Raises DataError."""
+    return files.files(source.path, ".tar" if source.kind == "webdataset" else "")
+
+
+def _long_key(path: str, key: str) -> str:
+    fault = f"key {printable(key, 40)} has {len(key):,} characters, more than {MAX_KEY_CHARACTERS}"
+    return str(refusal(DataError, path, fault, "shorten it, or check that it is the key"))
 
 
 def _read(source: SourceConfig) -> Iterator[Record]:
     """One kind of source, one line."""
     languages = source.languages
     language = languages[0] if languages else "en"
-    uris = files.files(source.path)
+    if source.kind == "hf":
+        return tables.hf_records(source, language)
+    if source.kind == "folder":
+        return tables.folder_records(source.path, language)
+    uris = source_files(source)
     match source.kind:
         case "karpathy":
             return _chain(
@@ -104,6 +112,8 @@ def _read(source: SourceConfig) -> Iterator[Record]:
                 photo_sources.xm3600_records(uri, source.images, languages, source.split)
                 for uri in uris
             )
+        case "csv":
+            return _chain(tables.csv_records(uri, source, language) for uri in uris)
         case "webdataset":
             return _chain(tars.source_records(uri, language) for uri in uris)
         case "sentences":

@@ -21,10 +21,9 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources.annotation_files import PICTURES
 from clippo_core.errors import DataError
 from clippo_core.untrusted.json import at, field, load_json, optional
-
-_EXTENSIONS = (".jpg", ".png", ".jpeg", ".webp")
 
 
 def karpathy_records(
@@ -42,10 +41,13 @@ def karpathy_records(
                 continue
             name = field(entry, "filename", str, where)
             sentences = field(entry, "sentences", list[dict], where)
+            texts: list[Any] = [field(one, "raw", object, where, "sentences") for one in sentences]
             yield PhotoRecord(
                 files.stem(name),
-                files.relative(images, optional(entry, "filepath", str, "", where), name),
-                tuple(field(one, "raw", object, where, "sentences") for one in sentences),
+                files.relative(
+                    images, optional(entry, "filepath", str, "", where), name, where=where
+                ),
+                tuple(texts),
                 tuple(optional(one, "language", str, language, where) for one in sentences),
                 "" if entry.get("group") is None else _label(entry, "group", where),
                 found,
@@ -72,7 +74,7 @@ def coco_records(annotations: str, images: str, language: str = "en") -> Iterato
         try:
             texts = tuple(captions.get(_label(entry, "id", where), ()))
             name = field(entry, "file_name", str, where)
-            image = files.relative(images, name)
+            image = files.relative(images, name, where=where)
         except DataError as error:
             yield _unusable(f"image-{number}", error)
             continue
@@ -107,10 +109,10 @@ def xm3600_records(
                 if not wanted or code in wanted
                 for text in field(entry[code], "caption", list, where, code)
             ]
-            name = next((key + end for end in _EXTENSIONS if key + end in present), key + ".jpg")
+            name = next((key + end for end in PICTURES if key + end in present), key + ".jpg")
             yield PhotoRecord(
                 key,
-                files.relative(images, name),
+                files.relative(images, name, where=where),
                 tuple(text for text, _ in pairs),
                 tuple(code for _, code in pairs),
                 "" if entry.get("group") is None else _label(entry, "group", where),

@@ -29,6 +29,9 @@ from clippo_core.untrusted.numbers import whole_number
 from clippo_core.untrusted.tar import Member, tar_members
 from clippo_core.untrusted.text import read_text
 
+_LOCAL: dict[str, Path] = {}
+"""Address of a tar -> the file that its members were found in, so that each record is read without
+asking the bucket again."""
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Members that are taken for a record's photo, in this order."""
 
@@ -52,9 +55,10 @@ class Entry:
 def members(path: str | Path, where: str = "") -> list[Member]:
     """The regular files in a local, uncompressed tar, in its order.
 
-    where: its address for errors, if not `path`. Raises ShardError for one that is cut short,
-    damaged, compressed, empty or no tar.
+    where: its address, for errors and for `picture_bytes`, if not `path`. Raises ShardError for one
+    that is cut short, damaged, compressed, empty or no tar.
     """
+    _LOCAL[where or str(path)] = Path(path)
     with open(path, "rb") as tar:
         size = os.fstat(tar.fileno()).st_size
         return list(
@@ -161,7 +165,7 @@ def picture_bytes(image: str) -> bytes:
     offset = whole_number(start, image, error=ImageError)
     size = whole_number(length, image, maximum=LIMITS.picture_bytes, error=ImageError)
     try:
-        with open(storage.fetch(uri), "rb") as tar:
+        with open(_LOCAL.get(uri) or storage.fetch(uri), "rb") as tar:
             return os.pread(tar.fileno(), size, offset)
     except OSError as error:
         fault = f"it cannot be read ({reason(error)})"

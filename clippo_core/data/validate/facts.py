@@ -87,7 +87,7 @@ def _tar_rows(data: DataConfig, records: list[Row]) -> list[Row]:
         f"{name}/{annotation_files.stem(uri)}"
         for name, source in zip(sources.source_names(data), data.sources, strict=True)
         if source.kind == "webdataset"
-        for uri in annotation_files.files(source.path)
+        for uri in sources.source_files(source)
     ]
     return [{"id": key, "problem": problems.get(key)} for key in ids]
 
@@ -108,7 +108,7 @@ def _record_row(row: tuple[str, str, Record], evaluated: Evaluated) -> Row:
     }
     if isinstance(record, PhotoRecord) and not record.problem:
         try:
-            data = tars.picture_bytes(record.image)
+            data = record.content or tars.picture_bytes(record.image)
             facts["sha256"] = hashlib.sha256(data).hexdigest()
             name = record.image.rpartition("/")[2] if ".tar#" not in record.image else record.key
             facts["evaluated_in"] = evaluated.where(facts["sha256"], annotation_files.stem(name))

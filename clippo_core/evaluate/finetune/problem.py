@@ -42,7 +42,7 @@ class Problem:
     activation: Literal["tanh", "gelu"]
     train: Inputs
     loss: Callable[[torch.Tensor, np.ndarray], torch.Tensor]
-    """(outputs [b, n_outputs], indices [b] into `train`) -> one loss an example, [b]."""
+    """(outputs [b, n_outputs], indices [b] into `train`) -> one loss per example, [b]."""
     scored: Inputs
     score: Callable[[np.ndarray], float]
     """Outputs float32 [n, n_outputs] on `scored` -> higher is better; NaN = undefined, as a

@@ -13,6 +13,7 @@ runs on every rank of a process group; it does not choose between trials (`finet
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import time
@@ -26,9 +27,15 @@ import torch
 from clippo_core import storage
 from clippo_core.config import FinetuneConfig, OptimConfig
 from clippo_core.engine import make_engine
+from clippo_core.errors import CheckpointError
 from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused
 from clippo_core.models import Tower
+from clippo_core.untrusted.json import at, field, load_json, optional
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import printable, refusal
+from clippo_core.untrusted.tensors import open_safetensors
 
+_REMEDY = "delete it, and its trial starts again"
 BETA2 = 0.999
 """AdamW's second-moment decay in BERT's and ViLT's fine-tuning."""
 
@@ -275,13 +282,21 @@ class TrialRun:
         parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "optimizer": {}, "best": {}}
         for key, value in tensors.items():
             part, _, name = key.partition("/")
-            parts[part][name] = value
-        self.engine.load_weights(parts["weights"])
-        self.engine.load_optimizer_state(parts["optimizer"])
-        self.epoch, self.step, self.losses = facts["epoch"], facts["step"], facts["losses"]
-        score = facts["best"]["score"]
-        self.best = {**facts["best"], "score": math.nan if score is None else score}
-        self.best_outputs = {name: value.numpy() for name, value in parts["best"].items()}
+            parts.setdefault(part, {})[name] = value
+        try:
+            self.engine.load_weights(parts["weights"])
+            self.engine.load_optimizer_state(parts["optimizer"])
+        except CheckpointError as error:
+            raise refusal(CheckpointError, uri, str(error), _REMEDY) from error
+        self.epoch = field(facts, "epoch", int, uri, error=CheckpointError)
+        self.step = field(facts, "step", int, uri, error=CheckpointError)
+        self.losses = field(facts, "losses", list[float], uri, error=CheckpointError)
+        best = field(facts, "best", dict, uri, error=CheckpointError)
+        self.best = {
+            "epoch": field(best, "epoch", int, uri, "best", error=CheckpointError),
+            "score": optional(best, "score", float, math.nan, uri, "best", error=CheckpointError),
+        }
+        self.best_outputs = _outputs(parts["best"], uri)
 
 
 def known_score(score: float) -> float:
@@ -291,14 +306,33 @@ def known_score(score: float) -> float:
 
 def read_trial(uri: str) -> tuple[Trial, dict[str, np.ndarray]]:
     """A finished trial and its outputs, float32 [n, n_outputs] by set, as `TrialRun.finish` wrote
-    them.
+    them. Raises CheckpointError for anything else.
     """
     tensors, facts = _read_tensors(uri)
-    score = math.nan if facts["score"] is None else facts["score"]
-    losses = [math.nan if loss is None else loss for loss in facts["losses"]]
-    return Trial(**{**facts, "score": score, "losses": losses}), {
-        name: value.numpy() for name, value in tensors.items()
+    numbers: dict[str, type] = {"learning_rate": float, "epoch": int, "steps": int}
+    numbers |= {"collapsed": bool, "diverged": bool}
+    known: dict[str, Any] = {
+        name: field(facts, name, kind, uri, error=CheckpointError) for name, kind in numbers.items()
     }
+    score = optional(facts, "score", float, math.nan, uri, error=CheckpointError)
+    losses = [
+        math.nan if loss is None else at(loss, float, uri, "losses", error=CheckpointError)
+        for loss in field(facts, "losses", list[object], uri, error=CheckpointError)
+    ]
+    outputs = _outputs(tensors, uri)
+    if "scored" not in outputs:
+        fault = "its outputs on the scored set are missing"
+        raise refusal(CheckpointError, uri, fault, _REMEDY)
+    return Trial(score=score, losses=losses, **known), outputs
+
+
+def _outputs(tensors: dict[str, torch.Tensor], uri: str) -> dict[str, np.ndarray]:
+    """Outputs by set. Raises CheckpointError unless each is a float32 table."""
+    for name, value in tensors.items():
+        if value.dtype != torch.float32 or value.dim() != 2:
+            fault = f"its outputs on {printable(name)} are no table of float32"
+            raise refusal(CheckpointError, uri, fault, _REMEDY)
+    return {name: value.numpy() for name, value in tensors.items()}
 
 
 def _write_tensors(uri: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -313,8 +347,9 @@ def _write_tensors(uri: str, tensors: Mapping[str, torch.Tensor], facts: dict[st
 
 
 def _read_tensors(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    from safetensors.torch import load
-
-    content = storage.read_bytes(uri)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return load(content), json.loads(header["__metadata__"]["facts"])
+    found = open_safetensors(io.BytesIO(storage.read_bytes(uri)), uri)
+    text = field(found.metadata, "facts", str, uri, error=CheckpointError)
+    facts = load_json(
+        text, uri, error=CheckpointError, remedy=_REMEDY, max_bytes=LIMITS.json_header_bytes
+    )
+    return found.tensors(), at(facts, dict, uri, error=CheckpointError)

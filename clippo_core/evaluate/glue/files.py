@@ -15,14 +15,12 @@ WNLI is not read: the paper leaves it out. Nothing is trained or scored here.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 
 from clippo_core import storage
+from clippo_core.data.sources.annotation_files import opened
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.untrusted.names import printable, refusal
 from clippo_core.untrusted.numbers import real_number
@@ -215,21 +213,12 @@ def _is_shard(name: str, stem: str) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _opened(uri: str) -> Iterator[IO[bytes]]:
-    path = storage.fetch(uri)
-    if not path.is_file():
-        raise refusal(DataError, uri, "it is no file", "give the benchmark's own layout")
-    with open(path, "rb") as file:
-        yield file
-
-
 def _tsv_rows(uri: str, task: GlueTask) -> tuple[list[_Row], int]:
     """(rows, rows left out). Raises DataError."""
     rows: list[_Row] = []
     places: tuple[int, ...] = ()
     n_lines = 0
-    with _opened(uri) as file:
+    with opened(uri) as file:
         for line in read_lines(file, uri):
             if line.problem:
                 raise refusal(DataError, uri, line.problem, "take the official file, UTF-8 text")
@@ -265,7 +254,7 @@ def _parquet_rows(uri: str, task: GlueTask) -> tuple[list[_Row], int]:
     kinds = dict.fromkeys(columns, Kind.TEXT)
     kinds[columns[-1]] = Kind.WHOLE if task.labels else Kind.REAL
     rows: list[_Row] = []
-    with _opened(uri) as file:
+    with opened(uri) as file:
         table = open_parquet(file, uri, kinds)
         for number in range(len(table.group_rows)):
             group = table.read_group(number)

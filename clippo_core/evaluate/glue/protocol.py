@@ -200,13 +200,13 @@ def _protocol(config: GlueConfig) -> str:
     limit = f", at most {tuning.max_steps} steps" if tuning.max_steps else ""
     rows = f", the first {config.limit_train} training rows" if config.limit_train else ""
     return (
-        f"Sentence pairs joined by {config.separator!r} on one canvas; whole tower fine-tuned with"
-        f" a two-layer tanh head, AdamW, batch {tuning.batch_size}, {tuning.epochs}"
-        f" epochs{stop}{limit}{rows}, warm-up {tuning.warmup_share:g}, weight decay"
-        f" {tuning.weight_decay:g}, head rate x{tuning.head_lr_multiplier:g}; best on dev of"
-        f" {len(tuning.learning_rates)} trials with rates"
-        f" {', '.join(f'{lr:g}' for lr in tuning.learning_rates)} (MNLI: on matched); chance is the"
-        " majority class (F1: always positive)."
+        f"Both sentences on one page, joined by {config.separator!r}. The whole tower is fine-tuned"
+        f" with a two-layer tanh head and AdamW: batch {tuning.batch_size}, {tuning.epochs}"
+        f" epochs{stop}{limit}{rows}, warm-up over a share of {tuning.warmup_share:g}, weight decay"
+        f" {tuning.weight_decay:g}, the head's learning rate x{tuning.head_lr_multiplier:g}. The"
+        f" best on dev (MNLI: matched) of {len(tuning.learning_rates)} trials counts, with learning"
+        f" rates {', '.join(f'{lr:g}' for lr in tuning.learning_rates)}. Chance is the majority"
+        " class (F1: always positive)."
     )
 
 

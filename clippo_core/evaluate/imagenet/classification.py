@@ -88,7 +88,8 @@ def few_shot_ridge(
     predicted = few_shot_predict(x, y, x_test, l2, bias)
     if y_test.shape != predicted.shape:
         raise EvaluationError(
-            f"{len(predicted)} test rows have labels of shape {y_test.shape}; give one label a row."
+            f"{len(predicted)} test rows have labels of shape {y_test.shape}; give one label per"
+            " row."
         )
     return float((predicted == y_test).mean())
 
@@ -109,7 +110,7 @@ def few_shot_predict(
     if y.shape != (len(x),) or y.dtype.kind not in "iu":
         raise EvaluationError(
             f"{len(x)} few-shot rows have labels of shape {y.shape} and type {y.dtype}; give one"
-            " integer a row."
+            " integer per row."
         )
     mean, std = x.mean(axis=0), x.std(axis=0) + WHITEN_EPSILON
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from clippo_core.evaluate.embed import Embedded, Pictures
 from clippo_core.evaluate.harness import Session
+from clippo_core.evaluate.imagenet.class_names import ClassNames
 from clippo_core.evaluate.imagenet.classification import few_shot_predict
-from clippo_core.evaluate.imagenet.labelled import ClassNames, LabelledPictures, open_labelled
+from clippo_core.evaluate.imagenet.labelled import LabelledPictures, open_labelled
 
 SEEDS = (0, 1, 2)
 """Seeds of the drawn shots (big_vision evaluators/fewshot_lsr.py)."""

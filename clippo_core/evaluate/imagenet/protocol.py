@@ -17,19 +17,17 @@ import numpy as np
 
 from clippo_core.config import ImagenetConfig
 from clippo_core.data.images import decode_image
-from clippo_core.data.sources.annotation_files import load_json
 from clippo_core.data.thumbnails import data_uri
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.harness import Session, evaluate
+from clippo_core.evaluate.imagenet.class_names import ClassNames, load_class_names, multi_labels
 from clippo_core.evaluate.imagenet.classification import zero_shot_ranks
 from clippo_core.evaluate.imagenet.few_shot import few_shot
-from clippo_core.evaluate.imagenet.labelled import ClassNames, load_class_names, open_labelled
+from clippo_core.evaluate.imagenet.labelled import open_labelled
 from clippo_core.evaluate.imagenet.prompts import load_templates
 from clippo_core.evaluate.ranking import Ranking
 from clippo_core.run.records import EvalResult, EvaluatePlan
-from clippo_core.untrusted.json import at, field
-from clippo_core.untrusted.names import refusal
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
@@ -74,10 +72,11 @@ def _describe(session: Session, classes: ClassNames, labels: np.ndarray) -> None
     session.split = config.images.rstrip("/").rpartition("/")[2]
     session.protocol = (
         f"Zero-shot with {n_templates} template{'s' * (n_templates != 1)} ({config.templates}):"
-        " names and prompts canonical, each prompt normalised, mean renormalised, pictures"
-        f" squashed to {session.model.image_px} px, argmax, ties are misses. Few-shot: features"
-        " before the head, squash and central crop, whitened, bias 100, ridge 1024 in closed form,"
-        " mean of seeds 0, 1, 2."
+        " names and prompts in canonical form, each prompt's embedding normalised, their mean"
+        f" normalised again, pictures squashed to {session.model.image_px} px; the nearest class"
+        " is the answer, and a tie is a miss. Few-shot: features before the head, pictures"
+        " squashed and cropped to the centre, features whitened, bias 100, ridge regression (1024)"
+        " in closed form, mean over seeds 0, 1, 2."
     )
     session.n_examples = len(labels)
     session.main_metrics = ["zero_shot_top1"]
@@ -138,7 +137,7 @@ def _any_correct(
     uri = session.config.multi_labels
     if not uri:
         return
-    lists = _multi_labels(uri, names)
+    lists = multi_labels(uri, names)
     kept = [i for i, labels in enumerate(lists) if labels]
     if not kept:
         raise EvaluationError(f"{uri} has no label for any of the pictures.")
@@ -150,32 +149,3 @@ def _any_correct(
     session.score(
         "zero_shot_any_correct", 100.0 * (ranking.ranks == 1), chance=100.0 * n_right / len(texts)
     )
-
-
-def _multi_labels(uri: str, names: Sequence[str]) -> list[list[int]]:
-    """Labels of each picture from a JSON list in the order of the pictures' file names (ReaL's), or
-    {file name: labels}, or {name within the set: labels}.
-    """
-    content = load_json(uri)
-    files = [name.rpartition("/")[2] for name in names]
-    twice = len(files) - len(set(files))
-    if isinstance(content, list):
-        if len(content) != len(files):
-            raise EvaluationError(
-                f"{uri} has labels for {len(content)} pictures, but there are {len(files)}."
-            )
-        content = dict(zip(sorted(files), content, strict=True)) if not twice else {}
-    by_name = at(content, dict[str, list], uri, error=EvaluationError)
-    keys = names if by_name and all(name in by_name for name in names) else files
-    if keys is files and twice:
-        fault = f"{twice} pictures have the file name of another one, and could not be told apart"
-        remedy = f"give {{name: labels}} with names such as {names[0]}"
-        raise refusal(EvaluationError, uri, fault, remedy)
-    found = []
-    for key in keys:
-        labels = field(by_name, key, list[int], uri, error=EvaluationError)
-        if min(labels, default=0) < 0:
-            fault = f"{key} has the label {min(labels)}"
-            raise refusal(EvaluationError, uri, fault, "labels are class numbers from 0")
-        found.append(sorted(set(labels)))
-    return found

@@ -23,6 +23,7 @@ from clippo_core.evaluate.gallery import add_scores, examples, record_pictures, 
 from clippo_core.evaluate.harness import Session
 from clippo_core.evaluate.ranking import Ranking, chance_recall, retrieval_ranks
 from clippo_core.run.records import EvalResult, EvaluatePlan
+from clippo_core.untrusted.names import printable, refusal
 
 
 def run(checkpoint: str, plan: EvaluatePlan, *, progress: bool = True) -> EvalResult:
@@ -48,8 +49,9 @@ def _evaluate(session: Session) -> None:
     image_of_text = np.repeat(np.arange(len(records)), n_texts)
     session.split = config.split
     session.protocol = (
-        "Every caption a query and in the gallery, any of an image's captions a hit, ties last,"
-        f" pictures squashed to {session.model.image_px} px."
+        "Every caption is a query and stands in the gallery; for an image, any of its captions is"
+        " a hit. Equal scores rank the right item last. Pictures are squashed to"
+        f" {session.model.image_px} px."
     )
     session.n_examples = len(records)
     session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]
@@ -115,7 +117,7 @@ def _records(config: RetrievalConfig) -> list[PhotoRecord]:
                 if isinstance(image, dict)
             }
         )
-        raise EvaluationError(
-            f"{config.annotations} has no split {config.split!r}; it has {', '.join(known)}."
-        )
+        fault = f"it has no split {config.split!r}"
+        remedy = f"it has {', '.join(printable(split, 40) for split in known[:12]) or 'none'}"
+        raise refusal(EvaluationError, config.annotations, fault, remedy)
     return usable(found, where, config.limit)

@@ -212,18 +212,20 @@ def _protocol(config: VqaConfig) -> str:
     )
     limit = f", at most {tuning.max_steps} steps" if tuning.max_steps else ""
     trials = (
-        f"best on the scored questions of {len(tuning.learning_rates)} trials with"
+        f"The best of {len(tuning.learning_rates)} trials on the scored questions counts, with"
         if len(tuning.learning_rates) > 1
-        else "one trial with"
+        else "There is one trial, with"
     )
     return (
-        f"Question drawn {place}, {size}; answers of at least {config.min_answer_count} questions;"
-        " soft targets, BCE summed over answers; whole tower fine-tuned with a two-layer GELU"
-        f" head, AdamW, batch {tuning.batch_size}, {tuning.epochs} epochs{stop}{limit}, warm-up"
-        f" {tuning.warmup_share:g}, weight decay {tuning.weight_decay:g}, head rate"
-        f" x{tuning.head_lr_multiplier:g}; {trials} rate"
-        f" {', '.join(f'{lr:g}' for lr in tuning.learning_rates)}; official accuracy; intervals"
-        " over photos; chance is the most frequent training answer of the question's type."
+        f"The question is rendered {place}, at {size}. Classes are the answers of at least"
+        f" {config.min_answer_count} questions; targets are soft, the binary cross-entropy is"
+        " summed over answers. The whole tower is fine-tuned with a two-layer GELU head and AdamW:"
+        f" batch {tuning.batch_size}, {tuning.epochs} epochs{stop}{limit}, warm-up over a share of"
+        f" {tuning.warmup_share:g}, weight decay {tuning.weight_decay:g}, the head's learning rate"
+        f" x{tuning.head_lr_multiplier:g}. {trials} learning rate"
+        f" {', '.join(f'{lr:g}' for lr in tuning.learning_rates)}. Scored by the official accuracy;"
+        " intervals are over photos. Chance is the most frequent training answer of the question's"
+        " type."
     )
 
 

@@ -165,14 +165,14 @@ def _remember(
 def _describe(session: Session, records: list[PhotoRecord], scored: dict[str, _Scored]) -> None:
     config: Xm3600Config = session.config
     which = (
-        "all captions, any of an image's a hit"
+        "with all captions: any of an image's own is a hit"
         if config.which_captions == "all"
-        else "only the first caption of each image"
+        else "with only the first caption of each image"
     )
     session.protocol = (
-        f"Each language on its own, {which}; unweighted mean over {len(scored)} of"
-        f" {len(XM3600_LANGUAGES)} languages, ties last, pictures squashed to"
-        f" {session.model.image_px} px."
+        f"Each language is ranked alone, {which}. The result is the unweighted mean over"
+        f" {len(scored)} of {len(XM3600_LANGUAGES)} languages. Equal scores rank the right item"
+        f" last. Pictures are squashed to {session.model.image_px} px."
     )
     session.n_examples = len(records)
     session.main_metrics = ["i2t_recall@1", "t2i_recall@1"]

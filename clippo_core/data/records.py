@@ -1,0 +1,242 @@
+"""The records of a manifest's shards: what the order must know of them, and their bytes.
+
+    number of a photo (or text pair)  ─▶  shard, row of its index  ─▶  bytes, hash compared
+
+At the start only the shards' sizes are known. A window's rows come from the indexes of the shards
+that it touches; the indexes of a set that fits into a window are kept. Local tars are read in
+place; of tars in a bucket a window's ranges are fetched (`blocks`). Photos and first texts are
+compared with their hash when they are used.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clippo_core import storage
+from clippo_core.data import shard_index, shards
+from clippo_core.data.blocks import PARALLEL, Block, Blocks
+from clippo_core.data.order import Marks
+from clippo_core.data.pairs import key_hash
+from clippo_core.data.shard_index import ShardIndex
+from clippo_core.errors import ShardError
+from clippo_core.run.records import Manifest
+
+GAP_BYTES = 8 * 2**10
+"""Ranges of a tar that lie closer than this are read as one."""
+ATTEMPTS = 3
+"""How often a record is read whose bytes have not its hashes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some records of one kind or of both, with their places in the shards."""
+
+    index: ShardIndex
+    shards: np.ndarray
+    """int64 [n]: which shard each lies in."""
+    records: np.ndarray
+    """int64 [n]: its number in its pool."""
+    spans: np.ndarray
+    """int64 [n, 2]: the bytes of its tar, from and to, between which its members lie."""
+
+    @functools.cached_property
+    def text_starts(self) -> np.ndarray:
+        """int64 [n]: where the texts of each begin."""
+        return np.cumsum(self.index.text_counts) - self.index.text_counts
+
+    @functools.cached_property
+    def blocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """(blocks int64 [b, 3]: shard, start, stop; the block of each record int64 [n])."""
+        order = np.lexsort((self.spans[:, 0], self.shards))
+        shard, (start, stop) = self.shards[order], self.spans[order].T
+        reach = np.maximum.accumulate(stop + (shard << 48)) - (shard << 48)
+        new = (shard[1:] != shard[:-1]) | (start[1:] > reach[:-1] + GAP_BYTES)
+        number = np.cumsum(np.r_[False, new])[: len(order)]
+        first = np.flatnonzero(np.r_[True, new][: len(order)])
+        ends = reach[np.r_[first[1:], len(order)] - 1] if len(order) else reach
+        of_record = np.empty(len(order), np.int64)
+        of_record[order] = number
+        return np.stack([shard[first], start[first], ends], axis=1), of_record
+
+
+class Records:
+    """All records of a manifest: two pools, photos and text pairs."""
+
+    def __init__(self, manifest: Manifest, window_records: int) -> None:
+        """Raises ShardError where the manifest is not whole."""
+        self._manifest = manifest
+        self._shards = shards.shard_list(manifest)
+        if not self._shards:
+            raise ShardError(f"{manifest.uri}: its manifest names no shard; run `render` again.")
+        for shard in self._shards:
+            if shard.n_photos not in (0, shard.n_records):
+                raise ShardError(
+                    f"{shard.tar.name} holds both photos and text pairs; run `render` again."
+                )
+        counts = np.array([(s.n_photos, s.n_records - s.n_photos) for s in self._shards], np.int64)
+        self._starts = np.concatenate([[[0, 0]], counts.cumsum(axis=0)])
+        self.sizes = (int(self._starts[-1, 0]), int(self._starts[-1, 1]))
+        """Photos, and text pairs."""
+        self.fits_window = sum(self.sizes) <= window_records
+        self._indexes: dict[int, ShardIndex] = {}
+        self._index_files: dict[int, Path] = {}
+        self._descriptors: dict[tuple[int, int], int] = {}
+        self.ranges: Blocks | None = None
+
+    def share_ranges(self, run: str) -> None:
+        """Keep ranges of tars in a bucket on disk, under the name of the run."""
+        if not all(storage.is_local(self._uri(n)) for n in range(len(self._shards))):
+            self.ranges = Blocks(run)
+
+    def marks(self, kind: int, records: np.ndarray) -> Marks:
+        """What the order must know of the records (`order.Marks`). Raises ShardError."""
+        numbers, where = np.unique(records, return_inverse=True)
+        parts = [
+            (
+                index.key_hashes[rows],
+                index.group_hashes[rows],
+                index.first_hashes[rows],
+                index.text_counts[rows],
+                shard_index.ragged(index.text_hashes, index.text_counts, rows),
+            )
+            for _, index, rows in self._by_shard(kind, numbers)
+        ]
+        *fixed, texts = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        keys, groups, firsts, counts = (column[where] for column in fixed)
+        return Marks(keys, groups, firsts, counts, shard_index.ragged(texts, fixed[3], where))
+
+    def key(self, kind: int, record: int) -> str:
+        """The id of a record."""
+        _, index, rows = self._by_shard(kind, np.array([record]))[0]
+        return index.key(int(rows[0]))
+
+    def rows(self, records: tuple[np.ndarray, np.ndarray], drawings: bool = False) -> Rows:
+        """The rows of photos and of text pairs, in their order; with `drawings`, the spans take
+        these in. Raises ShardError.
+        """
+        parts, places, numbers = [], [], []
+        for kind, wanted in enumerate(records):
+            unique, where = np.unique(wanted, return_inverse=True)
+            found = [
+                (np.full(len(rows), shard), shard_index.take(index, rows))
+                for shard, index, rows in self._by_shard(kind, unique)
+            ]
+            if found:
+                parts.append(
+                    shard_index.take(shard_index.concatenate([one for _, one in found]), where)
+                )
+                places.append(np.concatenate([shard for shard, _ in found])[where])
+                numbers.append(wanted)
+        index = shard_index.concatenate(parts)
+        members = np.stack([index.first, index.second], axis=1)
+        spans = np.stack([members[..., 0].min(1), members.sum(-1).max(1)], axis=1)
+        if drawings:
+            owner = np.repeat(np.arange(len(index)), index.text_counts)
+            np.maximum.at(spans[:, 1], owner, index.drawings.sum(-1))
+        return Rows(index, np.concatenate(places), np.concatenate(numbers), spans)
+
+    def block(self, rows: Rows, row: int) -> Block:
+        """The range of its tar that the window fetches for a record, or the whole tar where the set
+        fits into a window.
+        """
+        shard = int(rows.shards[row])
+        if self.fits_window:
+            return Block(self._uri(shard), 0, self._shards[shard].tar.bytes)
+        blocks, of_record = rows.blocks
+        return Block(self._uri(shard), *blocks[of_record[row], 1:].tolist())
+
+    def fetch(self, rows: Rows, window: int) -> None:
+        """Begin to fetch all ranges in a bucket that the rows need."""
+        assert self.ranges
+        _, first = np.unique(rows.blocks[1], return_index=True)
+        found = dict.fromkeys(self.block(rows, row) for row in first.tolist())
+        remote = [block for block in found if not storage.is_local(block.uri)]
+        self.ranges.fetch_ahead(0 if self.fits_window else window, remote)
+
+    def read(self, rows: Rows, row: int, window: int, at_once: bool) -> bytes:
+        """The bytes of `rows.spans[row]`, whose photo (or first text) and texts have the hashes of
+        the index. `at_once`: where the window's range is not there yet, the record's own bytes are
+        read. Raises ShardError.
+        """
+        start, stop = (int(x) for x in rows.spans[row])
+        uri = self._uri(int(rows.shards[row]))
+        window = 0 if self.fits_window else window
+        for attempt in range(ATTEMPTS):
+            if self.ranges is None or storage.is_local(uri):
+                data = self._local(int(rows.shards[row]), start, stop)
+            elif attempt or (
+                at_once and not self.ranges.path(window, self.block(rows, row)).exists()
+            ):
+                data = self.ranges.read(Block(uri, start, stop))
+            else:
+                block = self.block(rows, row)
+                with open(self.ranges.fetch(window, block), "rb") as file:
+                    data = os.pread(file.fileno(), stop - start, start - block.start)
+            if self._is_right(rows, row, data):
+                return data
+        raise ShardError(
+            f"{uri}: record {rows.index.key(row)} is not what it was when the shard was indexed"
+            " (cut short, damaged or replaced); delete the shard and run `render` again, or run the"
+            " whole pipeline on the new data."
+        )
+
+    def _is_right(self, rows: Rows, row: int, data: bytes) -> bool:
+        """Whether a record's bytes have its hashes."""
+        index, origin = rows.index, rows.spans[row, 0]
+        first, second = (
+            data[offset - origin : offset - origin + size]
+            for offset, size in (index.first[row], index.second[row])
+        )
+        if key_hash(first) != index.first_hashes[row]:
+            return False
+        try:
+            texts, _ = shard_index.parse_texts(int(index.kinds[row]), second, index.key(row))
+        except ShardError:
+            return False
+        noted = index.text_hashes[rows.text_starts[row] :][: len(texts)]
+        return [key_hash(text) for text in texts] == noted.tolist()
+
+    def _uri(self, shard: int) -> str:
+        return shards.file_uri(self._manifest, self._shards[shard].tar)
+
+    def _local(self, shard: int, start: int, stop: int) -> bytes:
+        place = (os.getpid(), shard)
+        if place not in self._descriptors:
+            path = shards.local_file(self._manifest, self._shards[shard].tar)
+            self._descriptors[place] = os.open(path, os.O_RDONLY)
+        return os.pread(self._descriptors[place], stop - start, start)
+
+    def _by_shard(self, kind: int, numbers: np.ndarray) -> list[tuple[int, ShardIndex, np.ndarray]]:
+        """(shard, its index, rows) of ascending records of a pool."""
+        starts = self._starts[:, kind]
+        shard = np.searchsorted(starts, numbers, side="right") - 1
+        touched, first = np.unique(shard, return_index=True)
+        groups = np.split(numbers, first[1:])
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            indexes = pool.map(self._index, touched.tolist())
+            return [
+                (n, index, rows - starts[n])
+                for n, index, rows in zip(touched.tolist(), indexes, groups, strict=False)
+            ]
+
+    def _index(self, number: int) -> ShardIndex:
+        if number in self._indexes:
+            return self._indexes[number]
+        shard = self._shards[number]
+        if number not in self._index_files:
+            self._index_files[number] = shards.local_file(self._manifest, shard.index, True)
+        index, about = shard_index.load(self._index_files[number])
+        if about.get("sha256") != shard.tar.sha256:
+            raise ShardError(
+                f"{shards.file_uri(self._manifest, shard.index)} is the index of another shard;"
+                " delete it and run `render` again."
+            )
+        if self.fits_window:
+            self._indexes[number] = index
+        return index

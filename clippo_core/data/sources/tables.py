@@ -1,0 +1,200 @@
+"""Photos with captions as people keep them: tables, folders, and datasets of Hugging Face.
+
+    csv      filepath<TAB>title         a header, then a picture's path and a caption per row,
+             photos/1.jpg<TAB>a dog     as open_clip reads them
+    folder   1.jpg 1.txt                a picture beside its caption, in folders of any depth
+    hf       image, text                columns of a dataset on the hub, or of parquet files
+
+A row is a record. A row that is not as it should be becomes a record with a `problem`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from clippo_core import storage
+from clippo_core.config import SourceConfig
+from clippo_core.data.pairs import PhotoRecord
+from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources.annotation_files import PICTURES
+from clippo_core.errors import ClippoError, DataError
+from clippo_core.untrusted import parquet
+from clippo_core.untrusted.json import at
+from clippo_core.untrusted.limits import LIMITS
+from clippo_core.untrusted.names import reason, refusal
+from clippo_core.untrusted.text import read_text
+
+_QUOTES = 'close the quotes, and write " within them as ""'
+MAX_ROW_LINES = 1000
+"""A row of more lines has a quote that is opened and not closed."""
+
+
+def csv_records(uri: str, source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
+    """Records of a table, in its order. Raises DataError for a header without the columns, and for
+    a quote that is not closed, behind which rows would be lost.
+    """
+    folder = source.images or uri.rpartition("/")[0] or "."
+    rows = _rows(uri, source.separator)
+    header, problem = next(rows, ([], "it is empty"))
+    names = [name.strip() for name in header]
+    wanted = (source.image_column or "filepath", source.text_column or "title")
+    if problem or not set(wanted) <= set(names):
+        fault = problem or f"its header ({', '.join(names)}) lacks {' or '.join(wanted)}"
+        remedy = "set `image_column`, `text_column` and `separator`"
+        raise refusal(DataError, uri, fault, remedy)
+    places = [names.index(name) for name in wanted]
+    for number, (row, problem) in enumerate(rows, 1):
+        key, where = f"{files.stem(uri)}-{number}", f"row {number} of {uri}"
+        try:
+            if problem or max(places) >= len(row):
+                fault = problem or f"it has {len(row)} columns, and the header {len(names)}"
+                raise refusal(DataError, where, fault, "correct or remove it")
+            name, text = (row[place].strip() for place in places)
+            name = name.removeprefix(folder.rstrip("/") + "/")
+            image = files.relative(folder, name, where=where)
+            yield PhotoRecord(key, image, (text,), (language,))
+        except DataError as error:
+            yield PhotoRecord(key, "", (), (), problem=str(error))
+
+
+def folder_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
+    """Records of all pictures and texts below a folder, by name without extension. Raises
+    DataError.
+    """
+    found: dict[str, dict[str, storage.FileStat]] = {}
+    try:
+        for stat in storage.list_files(uri):
+            name = PurePosixPath(stat.name)
+            if name.suffix.lower() in (*PICTURES, ".txt"):
+                stats = found.setdefault(str(name.with_suffix("")), {})
+                stats.setdefault(name.suffix.lower(), stat)
+    except storage.StorageError as error:
+        raise refusal(DataError, uri, reason(error), "check `path` of the source") from error
+    for key, stats in found.items():
+        picture = next((stats[end] for end in PICTURES if end in stats), None)
+        where = f"{key} in {uri}"
+        try:
+            if picture is None or ".txt" not in stats:
+                fault = "it has no picture" if picture is None else "it has no .txt beside it"
+                raise refusal(DataError, where, fault, "add one, or remove it")
+            files.relative(uri, picture.name, where=where)
+            if stats[".txt"].bytes > LIMITS.json_header_bytes:
+                fault = f"its .txt has {stats['.txt'].bytes:,} bytes"
+                raise refusal(DataError, where, fault, "shorten it")
+            text = read_text([storage.read_bytes(stats[".txt"].uri)], stats[".txt"].uri).strip()
+            yield PhotoRecord(key, picture.uri, (text,), (language,))
+        except DataError as error:
+            yield PhotoRecord(key, "", (), (), problem=str(error))
+
+
+def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
+    """Records of a dataset of the hub (at the revision that the plan pinned), or of parquet files;
+    streamed, unless the hub must not be asked (HF_HUB_OFFLINE): then from its local cache. Raises
+    DataError.
+    """
+    import datasets
+
+    image, text = source.image_column or "image", source.text_column or "text"
+    where = source.path + (f" at {source.revision}" if source.revision else "")
+    datasets.disable_progress_bars()
+    try:
+        if source.on_hub:
+            rows = datasets.load_dataset(
+                source.path,
+                revision=source.revision or None,
+                split=source.split or "train",
+                streaming=not datasets.config.HF_HUB_OFFLINE,
+            )
+        else:
+            paths = [_checked(uri, image, text) for uri in files.files(source.path, ".parquet")]
+            rows = datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True)
+        missing = {image, text} - set(rows.features or rows.column_names or [])
+        if missing:
+            fault = f"it has no column {', '.join(sorted(missing))}"
+            raise refusal(DataError, where, fault, "set `image_column` and `text_column`")
+        rows = rows.select_columns([image, text])
+        if isinstance((rows.features or {}).get(image), datasets.Image):
+            rows = rows.cast_column(image, datasets.Image(decode=False))
+        for number, row in enumerate(rows):
+            yield _hf_record(
+                f"row-{number}", row[image], row[text], language, f"row {number} of {where}"
+            )
+    except (ClippoError, MemoryError):
+        raise
+    except Exception as error:  # of datasets, its file systems, pyarrow and the network
+        fault = f"it cannot be read ({reason(error)})"
+        raise refusal(DataError, where, fault, "check the name, or fetch it again") from error
+
+
+def pinned(source: SourceConfig) -> str:
+    """The commit that a dataset's branch or tag stands at on the hub. Raises DataError where it
+    cannot be asked, and `revision` is no commit.
+    """
+    import huggingface_hub
+
+    revision = source.revision
+    if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
+        return revision
+    try:
+        about = huggingface_hub.HfApi().dataset_info(source.path, revision=revision or None)
+        return str(about.sha)
+    except Exception as error:  # of the hub and the network
+        fault = f"its revision cannot be looked up on the hub ({reason(error)})"
+        raise refusal(DataError, source.path, fault, "set `revision` to a commit") from error
+
+
+def _hf_record(key: str, image: Any, text: Any, language: str, where: str) -> PhotoRecord:
+    """A row of a dataset as a record."""
+    try:
+        content = image.get("bytes") if isinstance(image, dict) else image
+        if not isinstance(content, bytes) or not content:
+            fault = "its picture has no bytes in the table"
+            raise refusal(DataError, where, fault, "store the pictures in the parquet files")
+        texts = text if isinstance(text, list) else [text]
+        texts = [at(one, str, where, "text").strip() for one in texts]
+        return PhotoRecord(key, where, tuple(texts), (language,) * len(texts), content=content)
+    except DataError as error:
+        return PhotoRecord(key, "", (), (), problem=str(error))
+
+
+def _checked(uri: str, image: str, text: str) -> str:
+    """The local path of a parquet file whose footer is sound and has the columns. Raises
+    DataError.
+    """
+    path = storage.fetch(uri)
+    with open(path, "rb") as file:
+        parquet.open_parquet(file, uri, {image: parquet.Kind.BYTES}, error=DataError)
+    return str(path)
+
+
+def _rows(uri: str, separator: str) -> Iterator[tuple[list[str], str]]:
+    """(cells, problem) of each row that is not empty. Raises DataError."""
+    problems: list[str] = []
+    reader = csv.reader(_noted(uri, problems), delimiter=separator)
+    last = 0
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:  # a cell of more than 131,072 characters
+            fault = f"the row after line {last:,} cannot be read ({reason(error)})"
+            raise refusal(DataError, uri, fault, _QUOTES) from None
+        n_lines, last = reader.line_num - last, reader.line_num
+        if n_lines > MAX_ROW_LINES:
+            fault = f"a quote opens in line {last - n_lines + 1:,}, and {n_lines:,} lines follow"
+            raise refusal(DataError, uri, fault, _QUOTES)
+        if row is None:
+            return
+        if row or problems:
+            yield row, problems[0] if problems else ""
+        problems.clear()
+
+
+def _noted(uri: str, problems: list[str]) -> Iterator[str]:
+    """The lines of a file; of an unusable one the problem is noted, and nothing else is left."""
+    for line in files.lines(uri):
+        if line.problem:
+            problems.append(f"line {line.number} cannot be used ({line.problem})")
+        yield line.text + "\n"

@@ -1,0 +1,207 @@
+"""Tars in a bucket, trained on as they lie: what is requested, what lies on disk, what each rank
+reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import socket
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clippo_core import storage
+from clippo_core.config import DataConfig, RenderConfig, SourceConfig
+from clippo_core.data import loader, shards
+from clippo_core.data.records import Records
+from clippo_core.errors import ShardError
+from clippo_core.rendering import Renderer
+from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport, dumps
+from clippo_core.storage import bucket
+
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+RENDER = RenderConfig(image_px=32)
+ENCODE = Renderer.from_config(RENDER)
+
+
+def foreign(bucket_uri: str, tars: int, each: int, **settings: int) -> tuple[Manifest, DataConfig]:
+    """Tars of photos and captions in a bucket, and shards that are only their indexes."""
+    for number in range(tars):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            for i in range(each):
+                pixels = np.full((8, 8, 3), (number, i % 256, i // 256), np.uint8)
+                picture = io.BytesIO()
+                Image.fromarray(pixels).save(picture, "PNG")
+                caption = f"text {number} {i}".encode()
+                for extension, data in (("png", picture.getvalue()), ("txt", caption)):
+                    member = tarfile.TarInfo(f"{i:05d}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        storage.write_bytes(f"{bucket_uri}/set/{number:05d}.tar", content.getvalue())
+    source = SourceConfig("webdataset", f"{bucket_uri}/set/*.tar", name="web")
+    data = dataclasses.replace(DataConfig((source,)), **settings)
+    report = ValidationReport(tars * each, [], {}, {"web": 1.0}, {}, {}, "data")
+    plan = RenderPlan(StagePlan(f"{bucket_uri}/run", 0, "data"), data, RENDER)
+    return shards.write_shards(plan, report, progress=False), data
+
+
+def batches(
+    manifest: Manifest, data: DataConfig, steps: int, start: int = 0, pairs: int = 16
+) -> list[loader.Batch]:
+    return list(
+        loader.batches(
+            manifest,
+            data,
+            image_px=32,
+            batch_pairs=pairs,
+            seed=0,
+            text_encoder=ENCODE,
+            start_step=start,
+            steps=steps,
+        )
+    )
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(operation, bytes) of every request to the bucket from now on."""
+    made: list[tuple[str, int]] = []
+    call = bucket.Objects._call
+
+    def counted(self: bucket.Objects, operation: str, uri: str, **arguments: object) -> dict:
+        reply = call(self, operation, uri, **arguments)
+        made.append((operation, reply.get("ContentLength", 0) if "Body" in reply else 0))
+        return reply
+
+    monkeypatch.setattr(bucket.Objects, "_call", counted)
+    return made
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of a fresh node."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    return tmp_path / "node"
+
+
+def test_the_first_batch_on_a_fresh_node(
+    s3: str,
+    tmp_path: Path,
+    node: Path,
+    requests: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The manifest and its list, an index of each tar that the window touches, and one range per
+    pair: no tar is read as a whole, and none twice.
+    """
+    manifest, data = foreign(s3, 8, 100, window_records=256, block_records=16)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fresh"))
+    monkeypatch.setattr(Records, "fetch", lambda *_: None)  # what is fetched behind it
+    requests.clear()
+    [batch] = batches(manifest, data, 1)
+    count = Counter(operation for operation, _ in requests)
+    assert len(set(batch.keys)) == 16
+    assert count["get_object"] <= 2 + 8 + 16 and count["head_object"] <= 8
+    assert sum(size for _, size in requests) < 16 * 4096 + 2 * 8 * 20_000
+    assert sum(count.values()) == count["get_object"] + count["head_object"]
+
+
+def test_two_windows_lie_on_disk_at_most(s3: str, node: Path) -> None:
+    manifest, data = foreign(s3, 8, 100, window_records=256, block_records=16)
+    source = loader.batches(
+        manifest, data, image_px=32, batch_pairs=16, seed=0, text_encoder=ENCODE, steps=100
+    )
+    keys: Counter[str] = Counter()
+    for batch in source:
+        keys.update(batch.keys)
+        [run] = (node / "clippo" / "blocks").iterdir()
+        assert len({int(path.name) for path in run.iterdir()}) <= 2
+    assert len(keys) == 800 and set(keys.values()) <= {1, 2, 3}
+    assert [b.keys for b in batches(manifest, data, 60, start=57)] == [
+        b.keys for b in batches(manifest, data, 60)[57:]
+    ]
+
+
+def test_the_same_batches_from_a_bucket_and_from_a_disk(
+    s3: str, node: Path, tmp_path: Path
+) -> None:
+    manifest, data = foreign(s3, 4, 50, window_records=64, block_records=8)
+    (tmp_path / "set").mkdir()
+    for number in range(4):
+        name = f"{number:05d}.tar"
+        (tmp_path / "set" / name).write_bytes(storage.read_bytes(f"{s3}/set/{name}"))
+    source = dataclasses.replace(data.sources[0], path=str(tmp_path / "set/*.tar"))
+    here = dataclasses.replace(data, sources=(source,))
+    report = ValidationReport(200, [], {}, {"web": 1.0}, {}, {}, "data")
+    plan = RenderPlan(StagePlan(str(tmp_path / "run"), 0, "data"), here, RENDER)
+    local = shards.write_shards(plan, report, progress=False)
+    for one, two in zip(batches(manifest, data, 30), batches(local, here, 30), strict=True):
+        assert one.keys == two.keys
+        assert (one.photos == two.photos).all() and (one.second_text == two.second_text).all()
+
+
+def test_a_replaced_tar_is_named(s3: str, node: Path) -> None:
+    """One of the same size with other photos: their hashes tell, before or after ranges of it were
+    fetched.
+    """
+    manifest, data = foreign(s3, 2, 100, window_records=64, block_records=8)
+    name = f"{s3}/set/00001.tar"
+    content = storage.read_bytes(name)
+    other = content.replace(b"IDAT", b"IdAT")
+    assert len(other) == len(content) and other != content
+    storage.write_bytes(name, other)
+    with pytest.raises(ShardError, match="00001.tar: record web/00001/000.. is not what it was"):
+        batches(manifest, data, 8)
+    source = loader.batches(
+        manifest, data, image_px=32, batch_pairs=16, seed=1, text_encoder=ENCODE, steps=60
+    )
+    storage.write_bytes(name, content)
+    next(iter(source))
+    storage.write_bytes(name, other)
+    with pytest.raises(ShardError, match="00001.tar was replaced while it was read"):
+        list(source)
+
+
+@pytest.mark.slow
+def test_each_rank_reads_its_share(s3: str, node: Path) -> None:
+    """20,480 records of 20 tars by 1, 2 and 4 gloo ranks of one node: the same batches, to each
+    rank 1/N of the records and hardly more than 1/N of the bytes, two windows on disk at most.
+    """
+    manifest, data = foreign(s3, 20, 1024, window_records=4096, block_records=64)
+    steps = 20 * 1024 // 64
+    sizes = [shard.tar.bytes for shard in shards.shard_list(manifest)]
+    first: list[set[str]] = []
+    for ranks in (1, 2, 4):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(SUPPORT / "stream_ranks.py"), str(rank), str(ranks), str(port)]
+                + [manifest.uri, dumps(data), str(steps)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+        told = [json.loads(process.communicate(timeout=500)[0]) for process in processes]
+        each = 64 // ranks
+        whole = [
+            {key for one in told for key in one["keys"][step * each : (step + 1) * each]}
+            for step in range(steps)
+        ]
+        assert all(len(batch) == 64 for batch in whole) and len(set.union(*whole)) == 20 * 1024
+        assert {len(one["keys"]) for one in told} == {20 * 1024 // ranks}
+        first = first or whole
+        assert whole == first
+        assert max(one["bytes"] for one in told) <= 1.1 * sum(sizes) / ranks
+        assert max(one["disk"] for one in told) <= 1.1 * 2 * 4096 / (20 * 1024) * sum(sizes)

@@ -1,0 +1,200 @@
+"""Files of pairs as strangers may make them: annotations, texts, tars of photos, indexes, fonts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import tarfile
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from strategies import JSON_VALUES, fuzzed, picture_files
+
+_TEXTS = st.sampled_from(
+    [
+        "a dog",
+        "zwei Hunde.",
+        "",
+        " ",
+        "\ud800",
+        "\0",
+        "x" * 300,
+        "犬。猫",
+        "é\u0301",
+        "One. Two! 3?",
+    ]
+)
+_NAMES = st.sampled_from(["0.jpg", "1.png"]) | st.sampled_from(
+    ["0.jpg", "1.png", "none.jpg", "../0.jpg", "/etc/passwd", "d/0.jpg", "\udce9.jpg", "a\nb.jpg",
+     "k" * 250 + ".jpg", "", ".", "x.tar#0+99999999999"]
+)  # fmt: skip
+_SCRAP = st.integers(0, 29)
+
+
+def _value(draw: DrawFn, good: Any) -> Any:
+    """`good` drawn, or one time in thirty any json value."""
+    return draw(JSON_VALUES) if draw(_SCRAP) == 0 else draw(good)
+
+
+def _entry(draw: DrawFn, **fields: Any) -> Any:
+    """An object with most of the fields; or any json value."""
+    entry = {name: _value(draw, good) for name, good in fields.items() if draw(_SCRAP)}
+    return _value(draw, st.just(entry))
+
+
+def _entries(draw: DrawFn, **fields: Any) -> Any:
+    return _value(draw, st.just([_entry(draw, **fields) for _ in range(draw(st.integers(0, 4)))]))
+
+
+def _json(draw: DrawFn, value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
+
+
+@fuzzed("karpathy")
+def karpathy_file(draw: DrawFn) -> bytes:
+    sentences = _entries(draw, raw=_TEXTS, language=st.sampled_from(["en", "\ud800", "X Y"]))
+    images = _entries(
+        draw, filename=_NAMES, split=st.sampled_from(["train", "restval", "val"]),
+        sentences=st.just(sentences), filepath=st.sampled_from(["", ".", "..", "d"]),
+        group=st.sampled_from(["g", 1, None]),
+    )  # fmt: skip
+    return _json(draw, _entry(draw, images=st.just(images), dataset=_TEXTS))
+
+
+@fuzzed("coco")
+def coco_file(draw: DrawFn) -> bytes:
+    ids = st.integers(0, 3)
+    images = _entries(draw, id=ids, file_name=_NAMES)
+    annotations = _entries(draw, image_id=ids, caption=_TEXTS)
+    return _json(draw, _entry(draw, images=st.just(images), annotations=st.just(annotations)))
+
+
+@fuzzed("xm3600")
+def xm3600_file(draw: DrawFn) -> bytes:
+    lines = [
+        _entry(
+            draw, en=st.just(_entry(draw, caption=st.lists(_TEXTS, max_size=3))),
+            **{"image/key": _NAMES, "split": st.just("test"), "\ud800": st.just({"caption": []})},
+        )
+        for _ in range(draw(st.integers(0, 4)))
+    ]  # fmt: skip
+    return b"\n".join(_json(draw, line) for line in lines)
+
+
+@fuzzed("c4")
+def c4_file(draw: DrawFn) -> bytes:
+    lines = [_json(draw, _entry(draw, text=_TEXTS)) for _ in range(draw(st.integers(0, 4)))]
+    odd = st.sampled_from(
+        [b"[" * 100_000, b"", b'{"text": 1e999}', b"\xff", b'{"text": "' + b". " * 999]
+    )
+    return b"\n".join([*lines, draw(odd)])
+
+
+@fuzzed("text")
+def text_file(draw: DrawFn) -> bytes:
+    """Lines of tab-separated cells."""
+    cell = st.sampled_from(["en", "de", "a dog", "", "X Y", "\x85", "“q”", "\0"])
+    lines = draw(st.lists(st.lists(cell, min_size=1, max_size=6).map("\t".join), max_size=6))
+    return draw(st.sampled_from(["\n", "\r\n", "\n\n"])).join(lines).encode()
+
+
+@fuzzed("templates")
+def templates_file(draw: DrawFn) -> bytes:
+    template = st.sampled_from(["a {}.", "{c}", "{} {}", "none", "{0.__class__}", "{"])
+    return _json(draw, _value(draw, st.lists(template, max_size=4)))
+
+
+@fuzzed("web-tar")
+def web_tar(draw: DrawFn) -> bytes:
+    """Records of photos with txt or json, good ones and bad ones, in one of three kinds of tar."""
+    names = st.sampled_from(["0", "1", "a/2", "../3", "\udce9", "k" * 210, "4.5", "", "é"])
+    form = draw(st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=form, errors="surrogateescape") as tar:
+        for name in draw(st.lists(names, max_size=5)):
+            members = {
+                "jpg": draw(st.sampled_from([picture_files()[7], b"", b"x" * 600])),
+                "txt": draw(_TEXTS).encode(errors="surrogatepass"),
+                "json": _json(draw, _entry(draw, caption=_TEXTS)),
+                "TXT": b"twice",
+                "text.0.png": b"",
+            }
+            for extension in draw(st.permutations(list(members)))[: draw(st.integers(1, 5))]:
+                member = tarfile.TarInfo(f"{name}.{extension}")
+                member.size = len(members[extension])
+                with contextlib.suppress(ValueError):  # a name that ustar cannot hold
+                    tar.addfile(member, io.BytesIO(members[extension]))
+    return target.getvalue()
+
+
+@lru_cache
+def _arrays() -> dict[str, np.ndarray]:
+    """An index of three records with four texts."""
+    return {
+        "kinds": np.array([0, 1, 2], np.uint8),
+        "first": np.array([[512, 20], [1024, 5], [2048, 8]]),
+        "second": np.array([[600, 20], [1536, 5], [2560, 8]]),
+        "drawings": np.zeros((4, 2), np.int64),
+        "keys": np.frombuffer(b"s/as/bs/\xc3\xa9", np.uint8),
+        "key_ends": np.array([3, 6, 10]),
+        **{name: np.arange(3, dtype=np.uint64) for name in ("key_hashes", "group_hashes")},
+        "first_hashes": np.arange(3, dtype=np.uint64),
+        "text_counts": np.array([1, 2, 1]),
+        "text_hashes": np.arange(4, dtype=np.uint64),
+    }
+
+
+@fuzzed("index")
+def index_file(draw: DrawFn) -> bytes:
+    """A shard's index; or one with an array left out, of another type, or with other numbers."""
+    from safetensors.numpy import save
+
+    arrays = dict(_arrays())
+    rng = random.Random(draw(st.integers(0, 2**64 - 1)))
+    for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
+        array = arrays.pop(name, None)
+        change = draw(st.sampled_from(["none", "type", "number", "shorter", "number", "same"]))
+        if array is None or change == "none":
+            continue
+        if change == "number" and array.size:
+            array = array.copy()
+            number = rng.choice([0, 1, 2, 200, 2**31, 2**62]) * rng.choice([1, 1, -1])
+            array.flat[rng.randrange(array.size)] = np.array(number).astype(array.dtype)
+        changed = {"type": array.astype(np.float32), "shorter": array[:-1]}
+        arrays[name] = np.ascontiguousarray(changed.get(change, array))
+    about = _entry(
+        draw, inputs=st.just("x"), name=st.just("s-00000.tar"), sha256=st.just("0" * 64),
+        bytes=st.just(draw(st.sampled_from(["3", "-1", "1_0"])) if draw(_SCRAP) == 0 else "10240"),
+    )  # fmt: skip
+    notes = {"about": _json(draw, about).decode(errors="replace")} if draw(_SCRAP) else None
+    return save(arrays, metadata=notes)
+
+
+@fuzzed("hex-font")
+def hex_font(draw: DrawFn) -> bytes:
+    code = st.sampled_from(["0041", "10FFFF", "110000", "D800", "0x41", "4_1", "-1", "", "٤"])
+    bits = st.sampled_from(
+        ["0" * 32, "f" * 64, "A5" * 16, "0" * 33, "0x" + "0" * 30, "_0" * 16, ""]
+    )
+    lines = draw(st.lists(st.tuples(code, bits).map(":".join), max_size=4))
+    return "".join(
+        ["0020:" + "0" * 32 + "\n" if draw(_SCRAP) else "", *(f"{x}\n" for x in lines)]
+    ).encode()
+
+
+@fuzzed("photo")
+def photo_file(draw: DrawFn) -> bytes:
+    """A picture of any mode and format, also one that is wide or tall."""
+    from PIL import Image
+
+    if draw(_SCRAP) > 5:
+        return draw(st.sampled_from(picture_files()))
+    size = draw(st.sampled_from([(1, 30_000), (30_000, 1), (3, 9_000), (700, 700)]))
+    target = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(target, "PNG", compress_level=1)
+    return target.getvalue()
