@@ -18,7 +18,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register run \
+.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register preflight run \
 	activate deactivate clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks
@@ -76,6 +76,9 @@ images: committed ## build and push both images, tagged with the commit
 
 register: setup committed ## register workflows and launch plans, inactive
 	$(PYFLYTE) register workflows --project $(PROJECT) --domain $(DOMAIN) --copy none $(IMAGES) --version "$(VERSION)"
+
+preflight: setup ## all that a cluster lacks: make preflight ROOT=s3://bucket/runs
+	$(CLUSTER) preflight --version "$(VERSION)" --root "$(ROOT)"
 
 run: setup ## launch the registered version: make run CONFIG=run.json
 	$(PYFLYTE) run --project $(PROJECT) --domain $(DOMAIN) remote-launchplan "pretrain_and_evaluate:$(VERSION)" --config "$(CONFIG)"

@@ -46,6 +46,8 @@ def _telling() -> dict[str, Any]:
     box = settings.processing(cpu="1", memory="1Gi", disk="1Gi")
     # In the pod, which has no flyte.yaml, flytekit reads the console's address from here.
     box["environment"] = box["environment"] | {"FLYTE_PLATFORM_CONSOLE_ENDPOINT": _console()}
+    # An image that holds another program stops every other task: somebody must be told.
+    del box["environment"]["CLIPPO_PROGRAM"]
     return box | {"secret_requests": [WEBHOOK]}
 
 

@@ -104,6 +104,7 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
     """A plan for each evaluation of a checkpoint that is there already."""
     from clippo_core.run.planning import plan_evaluations as plan
 
+    settings.require_shared(root)
     return Plans(**plan(evaluate, checkpoint, root))
 
 

@@ -33,6 +33,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     from clippo_core.report.decks import plan_deck
     from clippo_core.run.planning import make_plan
 
+    settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
     Deck("Plan", plan_deck(config, run.root))
     return Plans(run.validate, run.render, run.pretrain, **run.evaluations, gate=run.gate)
@@ -46,5 +47,6 @@ def numbers(config: RunConfig) -> RunConfig:
     from clippo_core.data.numbers.world import write_numbers
     from clippo_core.storage import join
 
+    settings.require_shared(config.root)
     write_numbers(join(config.root, NUMBERS_FOLDER))
     return config

@@ -181,6 +181,19 @@ def cached(*modules: str) -> Cache:
     return Cache(version=code_digest(*modules)[:16], serialize=True)
 
 
+def require_shared(root: str) -> None:
+    """Refuse a folder of a pod's own disk as the place of a run: the next stage's pod would not see
+    it. Raises ConfigError in a pod, never on one's own machine.
+    """
+    from clippo_core.errors import ConfigError
+    from clippo_core.storage import is_local
+
+    if os.environ.get("FLYTE_INTERNAL_EXECUTION_ID") and is_local(root):
+        raise ConfigError(
+            f"root is {root!r}, a folder that only one pod sees; use s3://bucket/prefix."
+        )
+
+
 def _environment() -> dict[str, str]:
     return {
         "CLIPPO_CLUSTER": SHAPE_NAME,

@@ -1,15 +1,37 @@
 """What pyflyte's own commands do not do on a cluster; the Makefile calls it.
 
-python tools/cluster.py --configuration flyte.yaml deactivate weekly_retraining
+python tools/cluster.py --configuration flyte.yaml ... deactivate weekly_retraining
+python tools/cluster.py --configuration flyte.yaml ... preflight --version V --root s3://b/runs
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import hashlib
+from collections.abc import Iterator
+from typing import Any
 
+import grpc
 from flytekit.configuration import Config
+from flytekit.core.context_manager import FlyteEntities
+from flytekit.core.python_auto_container import PythonAutoContainerTask
+from flytekit.core.resources import convert_resources_to_resource_model
+from flytekit.exceptions.user import (
+    FlyteEntityAlreadyExistsException,
+    FlyteEntityNotExistException,
+    FlyteInvalidInputException,
+    FlyteTimeout,
+)
+from flytekit.models.core.identifier import Identifier, ResourceType
+from flytekit.models.interface import TypedInterface
 from flytekit.models.launch_plan import LaunchPlanState
+from flytekit.models.literals import RetryStrategy
+from flytekit.models.task import Container, RuntimeMetadata, TaskMetadata, TaskSpec, TaskTemplate
 from flytekit.remote import FlyteRemote
+
+POD_MINUTES = 20
+"""How long the first pod may take: its image of several gigabytes is pulled first."""
 
 
 def deactivate(remote: FlyteRemote, plan: str) -> None:
@@ -24,17 +46,131 @@ def deactivate(remote: FlyteRemote, plan: str) -> None:
     print(f"Switched off {plan}, version {active.id.version}.")
 
 
+def preflight(remote: FlyteRemote, version: str, root: str) -> None:
+    """Say all that the cluster lacks for this project, at once. Ends with exit code 1 if anything
+    is missing.
+    """
+    from tasks.settings import SHAPE, SHAPE_NAME
+
+    missing = list(_project(remote)) or [*_limits(remote), *_in_a_pod(remote, version, root)]
+    for line in missing:
+        print(f"- {line}")
+    if SHAPE.nodes > 1:
+        print(
+            f"Not to be seen from here: {SHAPE_NAME} has {SHAPE.nodes} nodes, and so needs"
+            " Kubeflow's training operator v1 (PyTorchJob) and Flyte's plug-in `pytorch`."
+        )
+    if missing:
+        raise SystemExit(1)
+    print(f"Nothing is missing in {remote.default_project}/{remote.default_domain}.")
+
+
+def _project(remote: FlyteRemote) -> Iterator[str]:
+    """Whether the project is missing."""
+    name = remote.default_project
+    projects, _ = remote.client.list_projects_paginated(limit=1000)
+    found = next((one for one in projects if one.id == name), None)
+    if found is None:
+        yield f"Flyte has no project {name}: `flytectl create project --id {name} --name {name}`."
+
+
+def _limits(remote: FlyteRemote) -> Iterator[str]:
+    """Which resources of this shape Flyte refuses: it tells its limits only to who registers, so a
+    task without a program asks for what each of ours does.
+    """
+    import workflows  # noqa: F401  declares the tasks
+
+    tasks = [one for one in FlyteEntities.entities if isinstance(one, PythonAutoContainerTask)]
+    resources = {
+        str(model.to_flyte_idl()): model
+        for model in (
+            convert_resources_to_resource_model(one.resources.requests, one.resources.limits)
+            for one in tasks
+        )
+    }
+    said = set()
+    for text, model in resources.items():
+        version = hashlib.sha256(text.encode()).hexdigest()[:16]
+        identifier = Identifier(
+            ResourceType.TASK,
+            remote.default_project,
+            remote.default_domain,
+            "clippo.preflight",
+            version,
+        )
+        try:
+            remote.client.create_task(identifier, TaskSpec(_template(identifier, model)))
+        except FlyteEntityAlreadyExistsException:
+            continue
+        except FlyteInvalidInputException as error:
+            answer = error.__cause__
+            said.add(answer.details() if isinstance(answer, grpc.Call) else str(error))
+    for one in sorted(said):
+        yield f"{one} (`task_resources.limits` in FlyteAdmin's configuration)."
+
+
+def _template(identifier: Identifier, resources: Any) -> TaskTemplate:
+    """A task that only asks for resources."""
+    metadata = TaskMetadata(
+        discoverable=False,
+        runtime=RuntimeMetadata(RuntimeMetadata.RuntimeType.OTHER, "0", "python"),
+        timeout=datetime.timedelta(),
+        retries=RetryStrategy(0),
+        interruptible=False,
+        discovery_version="",
+        deprecated_error_message="",
+        cache_serializable=False,
+        pod_template_name="",
+        cache_ignore_input_vars=(),
+    )
+    container = Container("none", [], [], resources, {}, {})
+    interface = TypedInterface({}, {})
+    return TaskTemplate(identifier, "container", metadata, interface, {}, container=container)
+
+
+def _in_a_pod(remote: FlyteRemote, version: str, root: str) -> Iterator[str]:
+    """What a pod of the registered version misses."""
+    try:
+        plan = remote.fetch_launch_plan(name="workflows.preflight.preflight", version=version)
+    except FlyteEntityNotExistException:
+        yield (
+            f"Version {version} is not registered: run `make images register`, then `make"
+            " preflight` again for what only a pod can tell (bucket, secret)."
+        )
+        return
+    execution = remote.execute(plan, inputs={"root": root})
+    try:
+        timeout = datetime.timedelta(minutes=POD_MINUTES)
+        poll = datetime.timedelta(seconds=2)
+        ended = remote.wait(execution, timeout, poll, sync_nodes=False)
+    except FlyteTimeout:
+        yield (
+            f"Execution {execution.id.name} did not end within {POD_MINUTES} minutes: look at its"
+            " pod in the project's namespace (image, service account, room on the nodes)."
+        )
+        return
+    if ended.error is not None:
+        yield f"Execution {execution.id.name} failed: {ended.error.message.strip()}"
+        return
+    yield from ended.outputs.get("o0", list[str])
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     for name in ("configuration", "project", "domain"):
         parser.add_argument(f"--{name}", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("deactivate", help=deactivate.__doc__).add_argument("plan")
+    check = commands.add_parser("preflight", help=preflight.__doc__)
+    for name in ("version", "root"):
+        check.add_argument(f"--{name}", required=True)
     said = parser.parse_args()
     remote = FlyteRemote(Config.auto(said.configuration), said.project, said.domain)
     if said.command == "deactivate":
         deactivate(remote, said.plan)
+    else:
+        preflight(remote, said.version, said.root)
 
 
 if __name__ == "__main__":

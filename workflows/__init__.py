@@ -12,6 +12,7 @@ from workflows.evaluation import (
     evaluate_xm3600,
 )
 from workflows.pipeline import demo, pretrain_and_evaluate
+from workflows.preflight import preflight
 from workflows.retraining import nightly_evaluation, weekly_retraining
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "evaluate_vqa",
     "evaluate_xm3600",
     "nightly_evaluation",
+    "preflight",
     "pretrain_and_evaluate",
     "weekly_retraining",
 ]

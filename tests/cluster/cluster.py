@@ -68,7 +68,7 @@ class Cluster:
     def configuration(self, folder: Path) -> Path:
         """The project's flyte.yaml with the double's address instead of the operator's."""
         content = yaml.safe_load((PROJECT / "flyte.yaml").read_text())
-        content["admin"] = {"endpoint": f"dns:///{self.admin.endpoint}", "insecure": True}
+        content["admin"] |= {"endpoint": f"dns:///{self.admin.endpoint}", "insecure": True}
         content["storage"]["connection"] = {
             "endpoint": self.store.endpoint,
             "access-key": "testing",

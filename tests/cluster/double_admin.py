@@ -86,7 +86,9 @@ class Admin(
     dataproxy_pb2_grpc.DataProxyServiceServicer,
     auth_pb2_grpc.AuthMetadataServiceServicer,
 ):
-    """Runs while it is entered, at `endpoint`; `limits` are the platform's, by resource."""
+    """Runs while it is entered, at `endpoint`. `limits` are the platform's, by resource; without
+    `token` nobody has to log in, and `token_endpoint` is where one gets it.
+    """
 
     def __init__(
         self,
@@ -95,8 +97,10 @@ class Admin(
         projects: tuple[str, ...] = ("clippo",),
         limits: dict[str, str] | None = None,
         token: str = "",
+        token_endpoint: str = "",
     ) -> None:
-        self.store, self.propeller, self.token = store, propeller, token
+        self.store, self.propeller = store, propeller
+        self.token, self.token_endpoint = token, token_endpoint
         self.projects, self.limits = set(projects), limits or {}
         self.tasks: dict[Key, Any] = {}
         self.workflows: dict[Key, Any] = {}
@@ -324,6 +328,9 @@ class Admin(
                 return dataproxy_pb2.CreateDownloadLinkResponse(pre_signed_urls=urls)
         raise Refused(grpc.StatusCode.NOT_FOUND, f"{node.node_id} has no deck")
 
+    def GetOAuth2Metadata(self, request: Any, context: Any) -> Any:
+        return auth_pb2.OAuth2MetadataResponse(token_endpoint=self.token_endpoint)
+
     def GetPublicClientConfig(self, request: Any, context: Any) -> Any:
         return auth_pb2.PublicClientAuthConfigResponse(
             client_id="flytectl", authorization_metadata_key="authorization"
@@ -341,7 +348,7 @@ class _Answering(grpc.ServerInterceptor):
         if handler is None:
             return None
         said = dict(details.invocation_metadata).get("authorization")
-        is_open = details.method.rpartition("/")[2] == "GetPublicClientConfig"
+        is_open = "AuthMetadataService" in details.method
         is_known = is_open or not self.admin.token or said == f"Bearer {self.admin.token}"
 
         def answer(request: Any, context: Any) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +167,32 @@ def test_what_is_not_committed_is_not_registered(cluster: Cluster, checkout: Che
     assert len(cluster.admin.tasks) == before
 
 
+def test_preflight_says_all_that_is_missing(
+    s3_server: str, checkout: Checkout, tmp_path: Path
+) -> None:
+    with Cluster(s3_server, checkout.folder, projects=()) as cluster:
+        words = ["preflight", f"FLYTE={cluster.configuration(tmp_path)}"]
+        done = checkout.make(*words, "ROOT=s3://nowhere/runs")
+        assert done.returncode != 0 and "no project clippo" in done.stdout, said(done)
+        cluster.admin.projects.add("clippo")
+        cluster.admin.limits = STOCK_LIMITS
+        done = checkout.make(*words, "ROOT=s3://nowhere/runs")
+        assert done.returncode != 0
+        for kind in ("CPU", "MEMORY"):
+            assert f"Requested {kind}" in done.stdout, said(done)
+        assert f"Version {checkout.version()} is not registered" in done.stdout
+        cluster.admin.limits = {}
+        worked(checkout.make("register", words[1]))
+        done = checkout.make(*words, "ROOT=s3://nowhere/runs")
+        assert done.returncode != 0
+        assert "cannot write, read and delete below s3://nowhere/runs" in done.stdout, said(done)
+        assert "no secret clippo with a key webhook" in done.stdout
+        cluster.pods.secrets = {("clippo", "webhook"): "https://hook"}
+        done = checkout.make(*words, f"ROOT={cluster.store.uri('runs')}")
+        worked(done)
+        assert "Nothing is missing in clippo/production" in done.stdout
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -177,3 +206,34 @@ def test_what_a_fresh_cluster_lacks_is_said(
     with Cluster(s3_server, tmp_path, **options) as fresh:
         done = checkout.make("register", f"FLYTE={fresh.configuration(tmp_path)}")
     assert done.returncode != 0 and words in said(done)
+
+
+def test_ci_logs_in_without_a_browser(s3_server: str, checkout: Checkout, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Provider(BaseHTTPRequestHandler):
+        """An identity provider that knows one application."""
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(base64.b64decode(self.headers["Authorization"].split()[1]).decode())
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"access_token": "let-me-in", "expires_in": 3600}')
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as provider:
+        threading.Thread(target=provider.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{provider.server_port}/token"
+        with Cluster(s3_server, tmp_path, token="let-me-in", token_endpoint=endpoint) as cluster:
+            configuration = f"FLYTE={cluster.configuration(tmp_path)}"
+            done = checkout.make(
+                "register",
+                configuration,
+                FLYTE_CREDENTIALS_AUTH_MODE="client_credentials",
+                FLYTE_CREDENTIALS_CLIENT_ID="ci",
+                FLYTE_CREDENTIALS_CLIENT_SECRET="hush",
+            )
+            worked(done)
+            assert plans(cluster, checkout.version()) == PLANS
+        provider.shutdown()
+    assert set(asked) == {"ci:hush"} and "hush" not in said(done)

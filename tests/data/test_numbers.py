@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clippo_core import storage
 from clippo_core.config import RenderConfig, SourceConfig
 from clippo_core.data.images import decode_image
 from clippo_core.data.numbers import tasks as number_tasks
@@ -63,6 +64,24 @@ def test_writing_again_changes_nothing_and_repairs_what_is_missing(
     numbers.write_numbers(str(tmp_path), seed=1)
     other = contents(tmp_path)
     assert set(other) == set(whole) and sum(whole[path] != other[path] for path in whole) > 1000
+
+
+@pytest.mark.slow
+def test_a_bucket_gets_the_same_files(
+    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbers, "PICTURES_PER_NUMBER", 2)
+    numbers.write_numbers(str(tmp_path))
+    numbers.write_numbers(f"{s3}/numbers")
+    stored = {file.name: file for file in storage.list_files(f"{s3}/numbers")}
+    found = contents(tmp_path)
+    assert set(stored) == set(found)
+    for path in ("manifest.json", "glue/RTE/dev.tsv", "pretrain/images/train-42-001.png"):
+        assert storage.read_bytes(stored[path].uri) == (tmp_path / path).read_bytes()
+    etags = {path: file.etag for path, file in stored.items()}
+    storage.delete(stored["glue/RTE/dev.tsv"].uri)
+    numbers.write_numbers(f"{s3}/numbers")
+    assert {file.name: file.etag for file in storage.list_files(f"{s3}/numbers")} == etags
 
 
 def test_digits_lie_low_enough_for_a_question_above(world: Path) -> None:

@@ -19,6 +19,8 @@ from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
 from flyteidl.core import types_pb2
 from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
+from clippo_core.run.provenance import program_digest
+
 PYFLYTE = Path(sys.executable).with_name("pyflyte")
 Package = dict[str, Any]
 
@@ -83,7 +85,7 @@ def tasks(package: Package) -> dict[str, Any]:
 def test_every_box_is_there_with_its_image(package: Package) -> None:
     found = tasks(package)
     boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
-    boxes += ["gate.gate", "report.report"]
+    boxes += ["gate.gate", "report.report", "preflight.probe"]
     boxes += [f"alert.{name}" for name in ("alert", "alert_promoted", "refused")]
     boxes += [
         f"evaluate.{name}"
@@ -218,13 +220,21 @@ def test_workflows_fail_whole_nodes_late_and_tell_somebody(package: Package) -> 
         assert set(template.interface.outputs.variables) == {"report", "model"}
 
 
+def test_every_task_knows_what_it_was_registered_from(package: Package) -> None:
+    for name, template in tasks(package).items():
+        environment = {one.key: one.value for one in template.container.env}
+        tells = name.startswith("tasks.alert.")
+        assert environment.get("CLIPPO_PROGRAM") == (None if tells else program_digest()[:16]), name
+
+
 def test_who_tells_somebody_gets_the_secret_and_the_console(package: Package) -> None:
     console = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["console"]["endpoint"]
     for name, template in tasks(package).items():
         secrets = [(one.group, one.key) for one in template.security_context.secrets]
         environment = {one.key: one.value for one in template.container.env}
         tells = name.startswith("tasks.alert.")
-        assert secrets == ([("clippo", "webhook")] if tells else []), name
+        asks = tells or name == "tasks.preflight.probe"
+        assert secrets == ([("clippo", "webhook")] if asks else []), name
         assert environment.get("FLYTE_PLATFORM_CONSOLE_ENDPOINT") == (console if tells else None)
 
 

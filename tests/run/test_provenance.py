@@ -13,7 +13,13 @@ from conftest import PROJECT
 
 from clippo_core.evaluate.registry import EVALUATIONS as REGISTRY
 from clippo_core.run.planning import PRETRAIN, RENDER, VALIDATE
-from clippo_core.run.provenance import COMPUTING, LOCK, code_digest, reached_modules
+from clippo_core.run.provenance import (
+    COMPUTING,
+    LOCK,
+    code_digest,
+    program_digest,
+    reached_modules,
+)
 
 Edit = Callable[[str], str]
 
@@ -193,3 +199,15 @@ def test_a_digest_is_quick(project: Path) -> None:
     started = time.process_time()
     code_digest(*STAGE_CODE.values(), project=project)
     assert time.process_time() - started < 10
+
+
+def test_two_programs_are_the_same_to_the_last_comment(project: Path) -> None:
+    assert program_digest(project) == program_digest()
+    (project / "clippo_core" / "__pycache__").mkdir(exist_ok=True)
+    (project / "clippo_core" / "__pycache__" / "x.pyc").touch()
+    (project / "README.md").write_text("another one")
+    program_digest.cache_clear()
+    assert program_digest(project) == program_digest()
+    edit(project / "tasks" / "settings.py", lambda text: text + "# a comment\n")
+    program_digest.cache_clear()
+    assert program_digest(project) != program_digest()

@@ -35,6 +35,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +95,27 @@ def write_numbers(root: str, seed: int = 0) -> None:
 
 
 class Writer:
-    """Files below a folder, and the list of them."""
+    """Files below a folder or prefix, and the list of them."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._files: dict[str, str] = {}
         self._folders: set[Path] = set()
+        # Thousands of small files: a bucket takes them side by side.
+        self._uploads = ThreadPoolExecutor(16)
+        self._uploading: list[Future[str]] = []
 
     def bytes(self, path: str, data: bytes) -> None:
-        target = storage.local_path(storage.join(self._root, path))
-        if target.parent not in self._folders:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._folders.add(target.parent)
-        target.write_bytes(
-            data
-        )  # the manifest, written last and atomically, says that all of them are whole
+        target = storage.join(self._root, path)
+        # The manifest, written last and atomically, says that all of them are whole.
+        if storage.is_local(target):
+            folder = storage.local_path(target).parent
+            if folder not in self._folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._folders.add(folder)
+            storage.local_path(target).write_bytes(data)
+        else:
+            self._uploading.append(self._uploads.submit(storage.write_bytes, target, data))
         self._files[path] = hashlib.sha256(data).hexdigest()
 
     def text(self, path: str, content: str) -> None:
@@ -127,6 +134,9 @@ class Writer:
 
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest: from now on the world is whole."""
+        for upload in self._uploading:
+            upload.result()
+        self._uploads.shutdown()
         storage.write_text(
             storage.join(self._root, MANIFEST),
             json.dumps({**about, "files": self._files}, indent=0) + "\n",
@@ -147,10 +157,9 @@ def _is_there(root: str, seed: int) -> bool:
     try:
         found = load_json(storage.read_bytes(storage.join(root, MANIFEST)), root)
         made = [field(found, name, int, root) for name in ("version", "seed")]
-        files = field(found, "files", list[str], root)
-        return made == [VERSION, seed] and all(
-            storage.local_path(storage.join(root, path)).is_file() for path in files
-        )
+        files = field(found, "files", dict[str, str], root)
+        there = {file.name for file in storage.list_files(root)}
+        return made == [VERSION, seed] and set(files) <= there
     except (storage.StorageError, DataError):
         return False
 

@@ -1,0 +1,113 @@
+"""The whole workflow, registered by the Makefile and run pod by pod on S3: each pod has only what
+the images hold of this project. What it ends with, what the second run takes from the cache, who is
+told of failures, and what a stale image does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from cluster import Cluster, build_image, story
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from test_make import Checkout, worked
+from webhook import Webhook
+
+from clippo_core.config import RunConfig, replace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+PLAN = "pretrain_and_evaluate"
+
+
+@dataclasses.dataclass
+class Flyte:
+    """A cluster on which the project is registered, with data and a webhook."""
+
+    cluster: Cluster
+    checkout: Checkout
+    config: RunConfig
+    webhook: Webhook
+
+    def run(self, **changes: Any) -> Any:
+        """Launch with the config changed, and wait for the end."""
+        context = FlyteContextManager.current_context()
+        config = replace(self.config, **changes)
+        kind = TypeEngine.to_literal_type(RunConfig)
+        literal = TypeEngine.to_literal(context, config, RunConfig, kind).to_flyte_idl()
+        version = self.checkout.version()
+        return self.cluster.run(PLAN, version, {"config": literal}, timeout=1800)
+
+
+@pytest.fixture(scope="module")
+def flyte(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flyte]:
+    folder = tmp_path_factory.mktemp("whole")
+    image = build_image(folder / "image")
+    tiny.write_tiny_data(folder / "data")
+    with Cluster(s3_server, image) as cluster, Webhook() as webhook:
+        for path in (folder / "data").rglob("*"):
+            if path.is_file():
+                name = path.relative_to(folder).as_posix()
+                cluster.store.write(name, path.read_bytes())
+        plan = tiny.tiny_plan("", cluster.store.uri("data"))
+        names = ("data", "render", "model", "optim", "train")
+        parts = {name: getattr(plan, name) for name in names}
+        config = RunConfig("tiny", root=cluster.store.uri("runs"), **parts)
+        checkout = Checkout(folder, cluster.configuration(folder))
+        worked(checkout.make("register"))
+        cluster.pods.secrets = {("clippo", "webhook"): webhook.address}
+        yield Flyte(cluster, checkout, config, webhook)
+
+
+def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte: Flyte) -> None:
+    flyte.cluster.pods.oom = {"tasks.pretrain.pretrain": 1}
+    first = flyte.run()
+    assert first.phase_name == "SUCCEEDED", story(first)
+    attempts = {node.task: len(node.attempts) for node in first.nodes}
+    assert attempts.pop("tasks.pretrain.pretrain") == 2 and set(attempts.values()) == {1}
+    decks = {node.task.rpartition(".")[2] for node in first.nodes if node.deck}
+    assert {"plan", "validate", "render", "pretrain", "gate", "report"} <= decks
+    for node in first.nodes:
+        if node.deck:
+            deck = flyte.cluster.store.read(flyte.cluster.store.name(node.deck))
+            assert len(deck) < 2 << 20, node.task
+    # Nothing was evaluated, so nothing was promoted, and somebody was told so.
+    (text,) = flyte.webhook.texts
+    assert text.startswith("run tiny finished. Not promoted: ")
+    address = f"projects/clippo/domains/production/executions/{first.id.name}"
+    assert text.endswith(f"https://flyte.example.org/console/{address}")
+    second = flyte.run()
+    assert second.phase_name == "SUCCEEDED", story(second)
+    cached = {node.task.rpartition(".")[2] for node in second.nodes if node.from_cache}
+    assert {"validate", "render", "pretrain"} <= cached
+
+
+def test_a_failure_is_told_once_with_its_stage(flyte: Flyte) -> None:
+    flyte.webhook.texts.clear()
+    missing = dataclasses.replace(flyte.config.data.sources[1], path="s3://nowhere/sentences.tsv")
+    sources = (flyte.config.data.sources[0], missing)
+    execution = flyte.run(name="faulty", data__sources=sources)
+    assert execution.phase_name == "FAILED", story(execution)
+    (text,) = flyte.webhook.texts
+    assert text.startswith("run faulty failed in plan: ") and "s3://nowhere" in text
+    assert f"execution clippo/production/{execution.id.name}, https://" in text
+    assert [node.task for node in execution.nodes] == ["tasks.plan.plan", "tasks.alert.alert"]
+
+
+def test_a_stale_image_stops_in_the_first_pod_and_is_told(flyte: Flyte, tmp_path: Path) -> None:
+    flyte.webhook.texts.clear()
+    stale = build_image(tmp_path / "stale")
+    (stale / "clippo_core" / "losses.py").open("a").write("# of another commit\n")
+    before, flyte.cluster.pods.image = flyte.cluster.pods.image, stale
+    try:
+        execution = flyte.run(name="stale")
+    finally:
+        flyte.cluster.pods.image = before
+    assert execution.phase_name == "FAILED"
+    assert [node.task for node in execution.nodes] == ["tasks.plan.plan", "tasks.alert.alert"]
+    (text,) = flyte.webhook.texts
+    assert "run `make images register` from one commit" in text
