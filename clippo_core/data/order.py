@@ -27,11 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from clippo_core.data import separate
-from clippo_core.data.pairs import choose_text, mix
+from clippo_core.data.pairs import ORDER_VERSION, choose_text, mix
 from clippo_core.errors import ConfigError
 
-VERSION = 2
-"""Raised when the same seed gives other batches; checkpoints carry it, and 1 stood in none."""
 MIN_WINDOW_STEPS, WINDOW_EPOCHS, ROUNDS = 16, 16, 4
 GROUP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -149,7 +147,7 @@ class Order:
         epochs = [pool.size // n for pool, n in zip(self.pools, self.places, strict=True) if n]
         self.run_steps = min(self.window_steps, max(MIN_WINDOW_STEPS, min(epochs)))
         self.block_records = block_records
-        self.identity = [VERSION, seed, self.places, window_records, block_records]
+        self.identity = [ORDER_VERSION, seed, self.places, window_records, block_records]
         """What the batches of a set follow from."""
         self.window = functools.lru_cache(maxsize=2)(self._window)
 

@@ -19,6 +19,10 @@ import numpy as np
 MAX_KEY_CHARACTERS = 200
 """Records with longer keys are left out and counted: every shard and index carries the keys."""
 
+ORDER_VERSION = 2
+"""Raised when `order` gives other batches for the same seed; checkpoints carry it, and 1 stood in
+none."""
+
 
 @dataclass(frozen=True)
 class PhotoRecord:

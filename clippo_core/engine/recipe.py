@@ -19,7 +19,7 @@ from clippo_core.config import (
     decode,
     identity,
 )
-from clippo_core.data import order
+from clippo_core.data import pairs
 from clippo_core.errors import CheckpointError, ConfigError
 from clippo_core.run.records import PretrainPlan
 
@@ -36,7 +36,7 @@ def recipe(plan: PretrainPlan) -> dict[str, Any]:
     """The recipe of `plan` as JSON gives it: dicts, lists, numbers and texts."""
     parts = {name: _identity(getattr(plan, name)) for name in _PARTS}
     about = {"seed": plan.stage.seed, "data_digest": plan.stage.data_digest}
-    return {**about, "order": order.VERSION, **parts}
+    return {**about, "order": pairs.ORDER_VERSION, **parts}
 
 
 def check_same_recipe(uri: str, saved: dict[str, Any], plan: PretrainPlan) -> None:
@@ -50,11 +50,11 @@ def check_same_recipe(uri: str, saved: dict[str, Any], plan: PretrainPlan) -> No
             f"{uri} has settings that another version of this project wrote and this one cannot "
             f"read: {fault} Go on with that version, or give the new run another folder."
         ) from error
-    if saved.get("order") != order.VERSION:
+    if saved.get("order") != pairs.ORDER_VERSION:
         raise CheckpointError(
             f"{uri} was trained in another order of batches (version {saved.get('order', 1)}, here"
-            f" {order.VERSION}), in which its run cannot go on. Give the new run another folder; to"
-            " start it from these weights, name them in its train.resume_from."
+            f" {pairs.ORDER_VERSION}), in which its run cannot go on. Give the new run another"
+            " folder; to start it from these weights, name them in its train.resume_from."
         )
     changes = list(_differences("", saved | parts, recipe(plan)))
     if changes:

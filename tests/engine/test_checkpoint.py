@@ -25,7 +25,7 @@ from tiny import tiny_plan
 
 from clippo_core import storage
 from clippo_core.config import digest
-from clippo_core.data import order
+from clippo_core.data import pairs
 from clippo_core.engine.checkpoint import (
     AsyncSaver,
     Progress,
@@ -375,7 +375,7 @@ WRITTEN_BEFORE: dict[str, Any] = {
 def test_a_checkpoint_of_an_earlier_version_goes_on_or_says_why_not() -> None:
     with pytest.raises(CheckpointError, match="another order of batches.*train.resume_from"):
         check_same_recipe("old", WRITTEN_BEFORE, tiny_plan("runs"))
-    same_order = WRITTEN_BEFORE | {"order": order.VERSION}
+    same_order = WRITTEN_BEFORE | {"order": pairs.ORDER_VERSION}
     check_same_recipe("old", same_order, tiny_plan("runs"))
     check_same_recipe("old", same_order, tiny_plan("runs", train__resume_from="elsewhere"))
     with pytest.raises(CheckpointError, match="dropped is 1 there, null here"):

@@ -187,7 +187,7 @@ def test_all_nine_numbers_and_their_mean(tmp_path, data, checkpoint):
         np.mean([result.metrics[name].value for name in names])
     )
     assert result.main_metrics == ["glue/average"] and result.metrics["glue/average"].n == 216
-    assert "best on dev of 2 trials" in result.protocol and result.counts["mnli_trials"] == 2
+    assert "of 2 trials counts" in result.protocol and result.counts["mnli_trials"] == 2
     examples = json.loads((tmp_path / "evaluations/glue/examples.json").read_text())
     assert 0 < sum(e["hit"] for e in examples) <= 6 and all(
         e["pictures"][0].startswith("data:image/png;base64,") for e in examples

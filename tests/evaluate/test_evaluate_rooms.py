@@ -15,8 +15,8 @@ OF_ALL = {"bootstrap", "checks", "embed", "results", "scores", "harness"}
 """What every evaluation uses."""
 OF_SOME = {"gallery", "benchmarks", "ranking", "finetune"}
 """What several use: galleries, several benchmarks, rankings, fine-tuning."""
-OF_CALLERS = {"metrics", "registry"}
-"""What knows all of them, and no evaluation reaches."""
+OF_CALLERS = {"metrics", "registry", "paired"}
+"""What knows all of them, or compares their results, and no evaluation reaches."""
 
 
 def full(names: set[str]) -> set[str]:

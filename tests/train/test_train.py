@@ -21,7 +21,7 @@ import torch
 from tiny import tiny_plan, write_tiny_shards
 
 from clippo_core import config, models, storage
-from clippo_core.data import order
+from clippo_core.data import pairs
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import Progress, latest_checkpoint, open_checkpoint
@@ -427,7 +427,7 @@ def test_a_checkpoint_of_the_old_order_starts_another_run(
     """
     plan = moved(plan, tmp_path / "old")
     with monkeypatch.context() as patch:
-        patch.setattr(order, "VERSION", 1)
+        patch.setattr(pairs, "ORDER_VERSION", 1)
         at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Preempted):
             train(plan, shards)
