@@ -21,6 +21,7 @@ import numpy as np
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.bootstrap import bootstrap_draws
 from clippo_core.evaluate.glue.scores import STATISTICS
+from clippo_core.untrusted.names import refusal
 from clippo_core.untrusted.parquet import Kind, open_parquet
 
 _KINDS = dict.fromkeys(("metric", "example", "group"), Kind.TEXT)
@@ -34,9 +35,9 @@ class Column:
     """One model's rows of one metric (`scores.py`)."""
 
     examples: np.ndarray
-    """str [n]."""
+    """objects (str) [n]."""
     groups: np.ndarray
-    """str [n]; examples of one group are not independent."""
+    """objects (str) [n]; examples of one group are not independent."""
     scores: np.ndarray
     """float64 [n]."""
     targets: np.ndarray | None
@@ -57,10 +58,13 @@ def read_columns(table: bytes, where: str) -> dict[str, Column]:
     """
     read = open_parquet(io.BytesIO(table), where, _KINDS, error=EvaluationError)
     groups = [read.read_group(number).columns for number in range(len(read.group_rows))]
-    arrays: list[np.ndarray] = [
-        np.array([value for group in groups for value in group[name]], dtype=kind)
-        for name, kind in zip(_KINDS, (str, str, str, float, float), strict=True)
-    ]
+    rows = {name: [value for group in groups for value in group[name]] for name in _KINDS}
+    # As objects: an array of `str` gives every row the memory of the longest.
+    kinds = (object, object, object, float, float)
+    arrays = [np.array(rows[name], kind) for name, kind in zip(_KINDS, kinds, strict=True)]
+    if any(value is None for name in ("metric", "example", "group") for value in rows[name]):
+        fault = "a row lacks its metric, example or group"
+        raise refusal(EvaluationError, where, fault, "delete it and run the evaluation again")
     metrics, *rest = arrays
     columns = {}
     for metric in np.unique(metrics).tolist():

@@ -239,7 +239,9 @@ def promotion_file(draw: DrawFn) -> bytes:
 
     verdict = Verdict(True, "Promoted: the first of its name.", "runs/a", "")
     metrics, scores = {"a/b": Metric(4.5, 4.0, 5.0)}, {"a": ScoreFile("runs/a/x", "0" * 64)}
-    whole = Promotion(1, "a run", "2026-01-01", verdict, "0" * 64, 3, "d", metrics, scores)
+    whole = Promotion(
+        1, "a run", "2026-01-01", verdict, "0" * 64, 3, metrics=metrics, scores=scores
+    )
     return as_json(draw, with_lies(draw, dataclasses.asdict(whole), 2))
 
 
