@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from flytekit import Deck, current_context, task
-from flytekit.exceptions.user import FlyteRecoverableException
+from flytekit.exceptions.user import FlyteDataNotFoundException, FlyteRecoverableException
 
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from tasks import settings
@@ -63,7 +63,10 @@ def _previous_attempt(folder: str) -> str:
         return ""
     if checkpoint is None:
         return ""
-    noted = checkpoint.read() if checkpoint.prev_exists() else None
+    try:
+        noted = checkpoint.read() if checkpoint.prev_exists() else None
+    except FlyteDataNotFoundException:  # that attempt was killed before it noted anything
+        noted = None
     if os.environ.get("RANK", "0") == "0":
         checkpoint.write(folder.encode())
     return noted.decode() if noted else ""
