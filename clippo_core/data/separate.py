@@ -15,6 +15,7 @@ with several counts by its most frequent one, and what else meets is exchanged a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -23,6 +24,10 @@ from clippo_core.data.pairs import mix
 
 DENSE = 1 / 8
 """From this share of records that meet one of their marks a window is dealt by matchings."""
+
+
+ATTEMPTS = 8
+"""Other random orders that a window gets whose records cannot be exchanged until none meet."""
 
 
 class InseparableError(Exception):
@@ -41,14 +46,17 @@ def dealt(marks: np.ndarray, steps: int, run: int, n_photos: int, seed: int) -> 
     within its `run` of i % steps as far as it can. The first `n_photos` places hold photos: a photo
     is exchanged for a photo, a text pair for a text pair. Raises InseparableError.
     """
-    window = _Window(marks, steps, run, n_photos, seed)
-    if window.meeting() < DENSE * marks.shape[1]:
+    for attempt in range(ATTEMPTS):
+        window = _Window(marks, steps, run, n_photos, seed + attempt * 2**40)
+        if window.meeting() < DENSE * marks.shape[1]:
+            with contextlib.suppress(InseparableError):
+                return window.exchanged()
+        window.match()
         try:
             return window.exchanged()
-        except InseparableError:
-            pass
-    window.match()
-    return window.exchanged()
+        except InseparableError as error:
+            given_up = error
+    raise given_up
 
 
 class _Window:
