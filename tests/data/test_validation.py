@@ -4,6 +4,7 @@ out, or the run stopped; and no leak.
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import shutil
@@ -452,4 +453,6 @@ def test_the_real_slices_validate_and_load(slices: Path, tmp_path: Path) -> None
     ):
         assert batch.photos.shape == (96, 3, 112, 112) and len(set(batch.keys)) == 128
         keys += batch.keys[:96]
-    assert len(set(keys)) == 4000 and len(keys) == 4320
+    # 45 batches hold an epoch and a part of the next, which a window mixes at their seam.
+    assert len(set(keys)) > 3900 and len(keys) == 4320
+    assert max(collections.Counter(keys).values()) == 2
