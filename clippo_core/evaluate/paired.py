@@ -10,7 +10,6 @@ smaller than their two intervals say.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.bootstrap import bootstrap_draws
 from clippo_core.evaluate.glue.scores import STATISTICS
-from clippo_core.untrusted.names import refusal
-from clippo_core.untrusted.parquet import Kind, open_parquet
+from clippo_core.evaluate.scores import read_groups
 
-_KINDS = dict.fromkeys(("metric", "example", "group"), Kind.TEXT)
-_KINDS |= dict.fromkeys(("score", "target"), Kind.REAL)
 RESAMPLES = 200
 """Bootstrap samples behind the standard error of a statistic; it is then known to 5 %."""
 
@@ -56,15 +51,15 @@ def read_columns(table: bytes, where: str) -> dict[str, Column]:
     """Metric -> its rows, of a file that `Scores.to_parquet` wrote. Raises EvaluationError, naming
     `where`, for one that is damaged.
     """
-    read = open_parquet(io.BytesIO(table), where, _KINDS, error=EvaluationError)
-    groups = [read.read_group(number).columns for number in range(len(read.group_rows))]
-    rows = {name: [value for group in groups for value in group[name]] for name in _KINDS}
+    groups = list(read_groups(table, where))
     # As objects: an array of `str` gives every row the memory of the longest.
-    kinds = (object, object, object, float, float)
-    arrays = [np.array(rows[name], kind) for name, kind in zip(_KINDS, kinds, strict=True)]
-    if any(value is None for name in ("metric", "example", "group") for value in rows[name]):
-        fault = "a row lacks its metric, example or group"
-        raise refusal(EvaluationError, where, fault, "delete it and run the evaluation again")
+    kinds = dict.fromkeys(("metric", "example", "group"), object) | dict.fromkeys(
+        ("score", "target"), float
+    )
+    arrays = [
+        np.array([value for group in groups for value in group[name]], kind)
+        for name, kind in kinds.items()
+    ]
     metrics, *rest = arrays
     columns = {}
     for metric in np.unique(metrics).tolist():

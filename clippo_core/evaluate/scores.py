@@ -14,10 +14,11 @@ resample groups. Further columns are for digging. Equal scores give equal bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clippo_core.errors import EvaluationError
+from clippo_core.untrusted.names import refusal
 from clippo_core.untrusted.parquet import Kind, open_parquet
 
 MAX_BYTES = 2**30
@@ -77,11 +78,8 @@ class Scores:
 
         Raises EvaluationError, naming `where`, for one that is damaged or has other columns.
         """
-        found = open_parquet(
-            io.BytesIO(table), where, _KINDS, others=Kind.PLAIN, error=EvaluationError
-        )
-        for number, n in enumerate(found.group_rows):
-            self._append(found.read_group(number).columns, n)
+        for columns in read_groups(table, where, others=Kind.PLAIN):
+            self._append(columns, len(columns["metric"]))
 
     def to_parquet(self) -> bytes:
         """The table as a parquet file, a function of the rows alone."""
@@ -101,3 +99,20 @@ class Scores:
         for name in dict.fromkeys([*self.columns, *rows]):
             column = self.columns.setdefault(name, [None] * before)
             column.extend(rows.get(name, [None] * n))
+
+
+def read_groups(
+    table: bytes, where: str, others: Kind | None = None
+) -> Iterator[dict[str, list[Any]]]:
+    """The columns of each row group of a file that `Scores.to_parquet` wrote: those of every table,
+    and further ones where `others` says what they hold.
+
+    Raises EvaluationError, naming `where`, for a file that is damaged or has other columns.
+    """
+    found = open_parquet(io.BytesIO(table), where, _KINDS, others=others, error=EvaluationError)
+    for number in range(len(found.group_rows)):
+        columns = found.read_group(number).columns
+        if any(None in columns[name] for name, kind in _KINDS.items() if kind is Kind.TEXT):
+            fault = "a row lacks its metric, example or group"
+            raise refusal(EvaluationError, where, fault, "delete it and run the evaluation again")
+        yield columns

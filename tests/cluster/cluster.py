@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -54,16 +53,11 @@ class Cluster:
         self.client = admin_pb2_grpc.AdminServiceStub(self._channel)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         for name in self.admin.executions:
             self.pods.kill(name)
         self._channel.close()
-        self.admin.__exit__(kind, error, trace)
+        self.admin.__exit__(*raised)
 
     def configuration(self, folder: Path) -> Path:
         """The project's flyte.yaml with the double's address instead of the operator's."""
