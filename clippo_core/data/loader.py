@@ -31,7 +31,7 @@ from clippo_core.data.blocks import PARALLEL
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.order import Order, Pool
 from clippo_core.data.pairs import text_pairs_per_batch
-from clippo_core.data.records import Records, Rows
+from clippo_core.data.records import Opened, Records, Rows
 from clippo_core.errors import ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
@@ -45,7 +45,7 @@ AT_ONCE = 16
 """In the first 1/16 of a window that a process reads, records come by themselves from a bucket."""
 
 Encode = Callable[[list[str]], np.ndarray]
-Member = Callable[[int, np.ndarray], bytes]
+Read = Callable[[int], Opened]
 """(row, (offset, size) in its tar) -> the bytes."""
 K = TypeVar("K")
 T = TypeVar("T")
@@ -193,18 +193,18 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         window = self._window(number)
         (rows, chosen), places = window.batch(nth), np.r_[self._slices]
         n_photos = self._slices[0].stop - self._slices[0].start
-        index, member = window.rows.index, self._opened(window, rows, step)
+        index, read = window.rows.index, self._read(window, rows, step)
         photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
         for place, row in enumerate(rows[:n_photos]):
-            make = partial(_photo, index, row, member, self._image_px)
+            make = partial(_photo, index, row, read, self._image_px)
             photos[place] = self._kept(self._photos, int(window.rows.records[row]), make)
-        firsts = [member(row, index.first[row]).decode() for row in rows[n_photos:]]
+        firsts = [read(row).member(index.first[row]).decode() for row in rows[n_photos:]]
         encode_first, encode_second = self._encoders(step, places, n_photos)
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
             first_text=torch.from_numpy(encode_first(firsts)),
             second_text=torch.from_numpy(
-                self._second(window.rows, rows, chosen, member, encode_second)
+                self._second(window.rows, rows, chosen, read, encode_second)
             ),
             keys=[index.key(row) for row in rows],
             places=places,
@@ -214,8 +214,8 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
     def _rank_window(self, number: int) -> _RankWindow:
         return _RankWindow(self._plan, self._slices, number, self._drawn)
 
-    def _opened(self, window: _RankWindow, rows: list[int], step: int) -> Member:
-        """What reads the members of the rows of a batch. Ranges of tars in a bucket are read side
+    def _read(self, window: _RankWindow, rows: list[int], step: int) -> Read:
+        """What reads the rows of a batch. Ranges of tars in a bucket are read side
         by side; in the first batches that this process makes, a record by itself where the
         window's range is not there yet.
         """
@@ -224,17 +224,12 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
             self._first_step = step
         at_once = step < self._first_step + max(1, steps // AT_ONCE)
         one = partial(records.read, window.rows, window=window.number, at_once=at_once)
-        read: Callable[[int], bytes] = functools.cache(one)
-        if records.ranges is not None:
-            with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-                read = dict(zip(rows, pool.map(one, rows), strict=True)).__getitem__
-            self._fetch_ahead(window.number, step % steps)
-
-        def member(row: int, span: np.ndarray) -> bytes:
-            start = int(span[0] - window.rows.spans[row, 0])
-            return read(row)[start : start + int(span[1])]
-
-        return member
+        if records.ranges is None:
+            return functools.cache(one)
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            read = dict(zip(rows, pool.map(one, rows), strict=True))
+        self._fetch_ahead(window.number, step % steps)
+        return read.__getitem__
 
     def _fetch_ahead(self, number: int, nth: int) -> None:
         """Fetch the window's ranges in the background, and those of the next one as soon as every
@@ -268,20 +263,20 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         return partial(draw, numbers=numbers[n_photos:, 0]), partial(draw, numbers=numbers[:, 1])
 
     def _second(
-        self, found: Rows, rows: list[int], chosen: list[int], member: Member, encode: Encode
+        self, found: Rows, rows: list[int], chosen: list[int], read: Read, encode: Encode
     ) -> np.ndarray:
         """The encoded second texts: drawn now, or read where the shards hold them as this run draws
         them.
         """
         spans = found.index.drawings[found.text_starts[rows] + chosen]
         if self._drawn and spans[:, 1].all():
-            drawings = [member(row, span) for row, span in zip(rows, spans, strict=True)]
+            drawings = [read(row).member(span) for row, span in zip(rows, spans, strict=True)]
             return np.stack([_masks(drawing) for drawing in drawings])
         said = []
         for row, text in zip(rows, chosen, strict=True):
             is_text = found.index.kinds[row] == shard_index.TEXT
             name = (bool(is_text), int(found.records[row]))
-            texts = self._kept(self._texts, name, partial(_texts, found, row, member))
+            texts = self._kept(self._texts, name, partial(_texts, read, row))
             said.append(texts[text])
         return encode(said)
 
@@ -295,14 +290,12 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         return made
 
 
-def _photo(index: shard_index.ShardIndex, row: int, member: Member, image_px: int) -> np.ndarray:
-    return squash(decode_image(member(row, index.first[row]), index.key(row)), image_px)
+def _photo(index: shard_index.ShardIndex, row: int, read: Read, image_px: int) -> np.ndarray:
+    return squash(decode_image(read(row).member(index.first[row]), index.key(row)), image_px)
 
 
-def _texts(found: Rows, row: int, member: Member) -> list[str]:
-    """All sound texts of a record."""
-    data, index = member(row, found.index.second[row]), found.index
-    return shard_index.parse_texts(int(index.kinds[row]), data, index.key(row))[0]
+def _texts(read: Read, row: int) -> list[str]:
+    return read(row).texts
 
 
 def _masks(drawing: bytes) -> np.ndarray:

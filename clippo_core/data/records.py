@@ -15,6 +15,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,6 +64,21 @@ class Rows:
         of_record = np.empty(len(order), np.int64)
         of_record[order] = number
         return np.stack([shard[first], start[first], ends], axis=1), of_record
+
+
+class Opened(NamedTuple):
+    """A record's bytes, which have the hashes of its index."""
+
+    data: bytes
+    origin: int
+    """Where in its tar they begin."""
+    texts: list[str]
+    """All sound texts."""
+
+    def member(self, span: np.ndarray) -> bytes:
+        """The member at a span (offset in the tar, size)."""
+        start = int(span[0]) - self.origin
+        return self.data[start : start + int(span[1])]
 
 
 class Records:
@@ -159,10 +175,10 @@ class Records:
         remote = [block for block in found if not storage.is_local(block.uri)]
         self.ranges.fetch_ahead(0 if self.fits_window else window, remote)
 
-    def read(self, rows: Rows, row: int, window: int, at_once: bool) -> bytes:
-        """The bytes of `rows.spans[row]`, whose photo (or first text) and texts have the hashes of
-        the index. `at_once`: where the window's range is not there yet, the record's own bytes are
-        read. Raises ShardError.
+    def read(self, rows: Rows, row: int, window: int, at_once: bool) -> Opened:
+        """The record with the bytes of `rows.spans[row]`; its photo (or first text) and texts have
+        the hashes of the index. `at_once`: where the window's range is not there yet, the record's
+        own bytes are read. Raises ShardError.
         """
         start, stop = (int(x) for x in rows.spans[row])
         uri = self._uri(int(rows.shards[row]))
@@ -178,29 +194,28 @@ class Records:
                 block = self.block(rows, row)
                 with open(self.ranges.fetch(window, block), "rb") as file:
                     data = os.pread(file.fileno(), stop - start, start - block.start)
-            if self._is_right(rows, row, data):
-                return data
+            if opened := self._opened(rows, row, data):
+                return opened
         raise ShardError(
             f"{uri}: record {rows.index.key(row)} is not what it was when the shard was indexed"
             " (cut short, damaged or replaced); delete the shard and run `render` again, or run the"
             " whole pipeline on the new data."
         )
 
-    def _is_right(self, rows: Rows, row: int, data: bytes) -> bool:
-        """Whether a record's bytes have its hashes."""
-        index, origin = rows.index, rows.spans[row, 0]
-        first, second = (
-            data[offset - origin : offset - origin + size]
-            for offset, size in (index.first[row], index.second[row])
-        )
-        if key_hash(first) != index.first_hashes[row]:
-            return False
+    def _opened(self, rows: Rows, row: int, data: bytes) -> Opened | None:
+        """The record with these bytes; None where they have not its hashes."""
+        index = rows.index
+        opened = Opened(data, int(rows.spans[row, 0]), [])
+        if key_hash(opened.member(index.first[row])) != index.first_hashes[row]:
+            return None
+        second = opened.member(index.second[row])
         try:
             texts, _ = shard_index.parse_texts(int(index.kinds[row]), second, index.key(row))
         except ShardError:
-            return False
+            return None
         noted = index.text_hashes[rows.text_starts[row] :][: len(texts)]
-        return [key_hash(text) for text in texts] == noted.tolist()
+        same = [key_hash(text) for text in texts] == noted.tolist()
+        return opened._replace(texts=texts) if same else None
 
     def _uri(self, shard: int) -> str:
         return shards.file_uri(self._manifest, self._shards[shard].tar)
