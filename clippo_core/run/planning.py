@@ -22,7 +22,7 @@ import functools
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ VALIDATE, RENDER, PRETRAIN = (
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One sub-plan a stage."""
+    """One sub-plan per stage."""
 
     root: str
     validate: ValidatePlan
@@ -224,9 +224,7 @@ def _parts(
     model: digest of what was trained. Empty for an evaluation of one benchmark.
     """
     one, found = EVALUATIONS[name], {}
-    for config in one.configs(only) if isinstance(getattr(only, name), tuple) else ():
-        changes: dict[str, Any] = {name: (config,)}
-        alone = dataclasses.replace(only, **changes)
+    for config, alone in _alone(only, name) if isinstance(getattr(only, name), tuple) else ():
         content = benchmark_digest(alone, name, listed)
         part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
 
@@ -262,14 +260,20 @@ def benchmark_digest(evaluate: EvaluateConfig, name: str, listed: Listed = _list
         return f"missing: {error}"
 
 
+def _alone(evaluate: EvaluateConfig, name: str) -> Iterator[tuple[Any, EvaluateConfig]]:
+    """Each benchmark of the evaluation `name`: its config, and `evaluate` with no other of them."""
+    for config in EVALUATIONS[name].configs(evaluate):
+        taken = (config,) if isinstance(getattr(evaluate, name), tuple) else config
+        changes: dict[str, Any] = {name: taken}
+        yield config, dataclasses.replace(evaluate, **changes)
+
+
 def _benchmarks(evaluate: EvaluateConfig, listed: Listed) -> dict[str, str]:
     """Dataset -> digest of its config and of what it reads, for every benchmark of a run."""
     found = {}
-    for name, one in EVALUATIONS.items():
-        for config in one.configs(evaluate):
-            alone = (config,) if isinstance(getattr(evaluate, name), tuple) else config
-            only: dict[str, Any] = {name: alone}
-            content = benchmark_digest(EvaluateConfig(**only), name, listed)
+    for name in EVALUATIONS:
+        for config, alone in _alone(evaluate, name):
+            content = benchmark_digest(alone, name, listed)
             found[config.dataset] = digest([identity(config), content])
     return found
 

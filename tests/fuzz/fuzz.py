@@ -23,11 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import data_files  # noqa: F401  # it registers its strategies
-import evaluation_files  # noqa: F401
-import model_files  # noqa: F401
+from every_format import STRATEGIES
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from strategies import STRATEGIES
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
@@ -88,10 +85,7 @@ def each_example(name: str, examples: int, first_seed: int, use: Callable[[bytes
 
 def run(name: str, examples: int, seconds: float, first_seed: int) -> dict[str, object]:
     """Examples of one format: `examples` of them, or as many as `seconds` allow."""
-    import data_readers  # noqa: F401  # it registers its checks
-    import evaluation_checks  # noqa: F401
-    import model_readers  # noqa: F401
-    from checks import CHECKS
+    from every_check import CHECKS
 
     count = {"read": 0, "refused": 0}
     start, round_number = time.monotonic(), 0
@@ -112,10 +106,7 @@ def run_guided(name: str, seconds: float) -> None:
 
     included = ["clippo_core", "zipfile", "zlib"]
     with atheris.instrument_imports(include=included):
-        import data_readers  # noqa: F401
-        import evaluation_checks  # noqa: F401
-        import model_readers  # noqa: F401
-        from checks import CHECKS
+        from every_check import CHECKS
     corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     each_example(
         name,

@@ -12,15 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import data_files  # noqa: F401
-import data_readers  # noqa: F401
-import evaluation_checks  # noqa: F401  # it registers its checks
-import evaluation_files  # noqa: F401
-import model_files  # noqa: F401
-import model_readers  # noqa: F401
 import pytest
-from checks import CHECKS, Refused, outcome
-from strategies import STRATEGIES
+from checks import Refused, outcome
+from every_check import CHECKS
+from every_format import STRATEGIES
 
 from clippo_core.errors import DataError
 
