@@ -234,8 +234,8 @@ class Order:
         name = self.pools[0 if is_photo else 1].name(int(records[error.item]))
         return (
             f"the {what} of {name} is drawn {error.times} times within {self.window_steps} batches,"
-            " which is too often to stand at most once in each; lower train.batch_pairs, or take"
-            " records with it out."
+            " which is too often to stand at most once in each, beside what else its records share;"
+            " lower train.batch_pairs, or take records with it out."
         )
 
 

@@ -65,8 +65,8 @@ def below_floor(chosen: Iterable[str], now: Mapping[str, Metric], unknown: set[s
             continue
         if low <= metric.chance:
             found.append(
-                f"{name} is {metric.value:.2f}, by the lower end of its interval {low:.2f}, which"
-                f" is not above chance ({metric.chance:.2f})"
+                f"{name} is not above chance ({metric.chance:.2f}): it is {metric.value:.2f}, and"
+                f" its interval begins at {low:.2f}"
             )
     return found
 

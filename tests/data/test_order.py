@@ -159,7 +159,10 @@ def shared_records(
 def check_a_small_case(numbers: int) -> None:
     """Groups over both pools, photos and texts that several records share, several captions, epochs
     that end within batches, windows of less and of more than an epoch: nothing lost, repeated, or
-    twice in a batch. What is refused is named, and too frequent.
+    twice in a batch. What is refused is named, and frequent: in more than half of the batches.
+
+    Records that share a group, a photo and a text with others each may have no order although each
+    mark alone has one: of two places and 24 batches with a mark in 18, at most 22 can be filled.
     """
     rng = np.random.default_rng(numbers)
     p, m = (int(n) for n in rng.integers(0, (17, 9)))
@@ -176,7 +179,7 @@ def check_a_small_case(numbers: int) -> None:
         (times, batches) = map(
             int, re.search(r"drawn (\d+) times within (\d+)", str(error)).groups()
         )
-        assert times > batches and re.search(r"of (photo|text)-\d+ is drawn", str(error))
+        assert 2 * times > batches and re.search(r"of (photo|text)-\d+ is drawn", str(error))
         return
     for part, n in zip(used, sizes, strict=True):
         once_an_epoch(part, n)
