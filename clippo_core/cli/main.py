@@ -14,6 +14,7 @@ from clippo_core.cli import (
     classify,
     convert,
     embed,
+    evaluate,
     preset,
     promotions,
     released,
@@ -23,7 +24,18 @@ from clippo_core.cli import (
 from clippo_core.cli.options import SHAPE
 from clippo_core.errors import ClippoError
 
-COMMANDS = (embed, classify, render, convert, analyse, preset, released, tokenizer, promotions)
+COMMANDS = (
+    embed,
+    classify,
+    render,
+    evaluate,
+    convert,
+    analyse,
+    preset,
+    released,
+    tokenizer,
+    promotions,
+)
 """In the order of `clippo --help`."""
 HELP = """\
 CLIPPO: photos and text, one tower, pixels only.
