@@ -96,9 +96,8 @@ def test_each_promotion_leaves_a_folder(tmp_path: Path) -> None:
     plan = GatePlan(StagePlan(str(tmp_path / "runs/x"), 0, "d"), "small", pointer)
     for seed in (0, 1):
         info = save_run(drawn_tower(seed), str(tmp_path / f"runs/small-{seed}"))
-        better = {
-            "coco/i2t_recall@1": Metric(40.0 + 9 * seed, 39 + 9 * seed, 41 + 9 * seed, 1, 500)
-        }
+        value = 40.0 + 9 * seed
+        better = {"coco/i2t_recall@1": Metric(value, value - 1, value + 1, 1, 500)}
         gave = EvalResult("retrieval", "coco", "test", "p", 500, better,
                           main_metrics=[*better], weights_sha256=info.weights_sha256)  # fmt: skip
         assert decide(plan, info, [gave]).promoted
