@@ -1,8 +1,8 @@
 """The report of a run: one HTML file that needs nothing else, neither network nor folder, and says
 first what matters.
 
-    one figure and what it means ─▶ verdict ─▶ what was run, on what ─▶ all numbers ─▶ training ─▶ pictures
-    ─▶ data ─▶ recipe ─▶ provenance
+    one figure and what it means ─▶ verdict ─▶ what was run, on what ─▶ all numbers
+    ─▶ hits and misses ─▶ training ─▶ pictures ─▶ data ─▶ recipe ─▶ provenance
 
 Every number stands with its n, its interval where there is one, and what guessing gives; what
 failed or was not run says why. It computes no metric and decides nothing.
@@ -116,8 +116,8 @@ def report_page(
     has_links: bool = True,
 ) -> str:
     """The whole page, a function of the run's records and of `written_at`, the time that it shows,
-    in seconds since 1970 (None: now). `published` gives the paper's values of a metric; `has_links`:
-    whether it leads to the training page and the page of all runs.
+    in seconds since 1970 (None: now). `published` gives the paper's values of a metric; with
+    `has_links` it leads to the training page and to the page of all runs.
     """
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
     marks = {mark for result in run.results for mark in decks.badges_of(result)} - {"failed"}
