@@ -36,6 +36,7 @@ from clippo_core.report.pages import fragment
 from clippo_core.report.pictures import patch_figure
 from clippo_core.report.rows import PublishedLookup, nearest, summary_table
 from clippo_core.report.style import PAGE_CSS
+from clippo_core.report.tracker import track_outcome
 from clippo_core.run.folder import BaseFolder, RunFolder
 from clippo_core.run.records import CheckpointInfo, EvalResult, Manifest, ValidationReport, Verdict
 
@@ -104,6 +105,7 @@ def write_report(
     runs.write_runs_page(config.root)
     summary = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {path}\n"
     storage.write_text(BaseFolder(config.root).summary(config.name), summary)
+    track_outcome(config.train, root, checkpoint.step, results, verdict, path)
     # In a deck a link to the page beside it leads nowhere.
     return Report(path, report_page(run, published, has_links=False))
 
