@@ -45,7 +45,7 @@ PARTS_CSS = """
 border-top:1px solid var(--line)}
 .page h3{font-size:1.08rem;margin:1.6em 0 .4em}
 .page h4{font-size:.95rem;margin:1.1em 0 .3em}
-.page p{margin:.5em 0}
+.page p{margin:.5em 0}.page a{color:var(--series-1)}
 .soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .small{font-size:.85rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px 24px;\
@@ -113,6 +113,8 @@ overflow-wrap:anywhere}
 .metrics th,.metrics td{display:block;width:auto!important;border:0;padding:1px 0}
 .metrics tr{border-bottom:1px solid var(--line);padding:8px 0}
 .metrics td.num{display:flex;justify-content:space-between;gap:12px;text-align:right;padding:1px 0}
+.metrics td:empty{display:none!important}
+.page tbody th{min-width:9em}
 .metrics td[data-label]::before{content:attr(data-label);color:var(--soft);text-align:left}
 }
 .page details{margin:.6em 0}.page summary{cursor:pointer;color:var(--series-1)}
