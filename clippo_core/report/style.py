@@ -115,6 +115,7 @@ overflow-wrap:anywhere}
 .metrics td.num{display:flex;justify-content:space-between;gap:12px;text-align:right;padding:1px 0}
 .metrics td:empty{display:none!important}
 .page tbody th{min-width:9em}
+.metrics td.small[data-label]::before{margin-right:10px}
 .metrics td[data-label]::before{content:attr(data-label);color:var(--soft);text-align:left}
 }
 .page details{margin:.6em 0}.page summary{cursor:pointer;color:var(--series-1)}

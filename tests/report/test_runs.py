@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from html_reader import Reader
+
 from clippo_core.report.runs import verdicts, write_runs_page
 from clippo_core.run import history
 from clippo_core.run.history import Promotion
 from clippo_core.run.records import Metric, Verdict
-from tests.report.test_report import Reader
 
 
 def record(root: Path, number: int, promoted: bool, value: float, reason: str = "r") -> Promotion:
