@@ -297,7 +297,7 @@ class Clippo:
         target = str(folder).rstrip("/")
         if target.endswith((".safetensors", ".npz", ".pt", ".bin")):
             raise ConfigError(f"{folder}: save_pretrained writes a folder; `save` writes one file.")
-        last, facts = target.rpartition("/")[2], (*self._card_facts(), *training)
+        last, facts = Path(target).resolve().name, (*self._card_facts(), *training)
         about = About(name or last, facts, license, source or last)
         hub.write_folder(target, self.save, self._facts(), model_card(about, results))
 
@@ -342,13 +342,13 @@ class Clippo:
     def _card_facts(self) -> list[tuple[str, str]]:
         config = self.tower.config
         count = sum(parameter.numel() for parameter in self.tower.parameters())
-        fonts = ", ".join(self.render.fonts) or "GNU Unifont, as shipped with clippo-flyte"
+        fonts = ", ".join(Path(font).name for font in self.render.fonts)
         return [
             ("tower", f"{config.kind}, width {config.width}, depth {config.depth}"),
             ("parameters", f"{count:,}"),
             ("images", f"{self.image_px} x {self.image_px} px, patches of {config.PATCH_PX}"),
             ("embedding", f"{config.embed_dim} numbers"),
-            ("font", fonts),
+            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
             ("layout of texts", self.render.layout),
             ("digest of rendering", self.render_digest),
             ("sha256 of weights", self.weights_sha256),
