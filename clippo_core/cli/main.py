@@ -11,9 +11,11 @@ from importlib import metadata
 
 from clippo_core.cli import (
     analyse,
+    check,
     classify,
     convert,
     embed,
+    new,
     preset,
     promotions,
     released,
@@ -23,7 +25,19 @@ from clippo_core.cli import (
 from clippo_core.cli.options import SHAPE
 from clippo_core.errors import ClippoError
 
-COMMANDS = (embed, classify, render, convert, analyse, preset, released, tokenizer, promotions)
+COMMANDS = (
+    embed,
+    classify,
+    render,
+    new,
+    check,
+    preset,
+    convert,
+    analyse,
+    released,
+    tokenizer,
+    promotions,
+)
 """In the order of `clippo --help`."""
 HELP = """\
 CLIPPO: photos and text, one tower, pixels only.

@@ -29,7 +29,7 @@ LAYERS = [
     ["run.history", "run.judgement"], ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"], ["analysis", "report"],
-    ["train.__main__"], ["run.planning", "run.promotion"],
+    ["train.__main__"], ["run.planning", "run.promotion", "run.proposal", "run.inspection"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;
