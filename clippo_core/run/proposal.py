@@ -13,6 +13,7 @@ A beginning, to be edited; `run/inspection.py` holds an edited one against the d
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from clippo_core.config import (
     RenderConfig,
     RetrievalConfig,
     RunConfig,
+    SourceConfig,
     TrainConfig,
 )
 from clippo_core.config.small import SMALL, on_a_laptop
@@ -83,7 +85,7 @@ def propose(
     """
     if size not in SIZES:
         raise ConfigError(f"there is no size {size}; there are {', '.join(SIZES)}.")
-    sources = tuple(guess_source(given) for given in pairs)
+    sources = tuple(_whole(guess_source(given)) for given in pairs)
     found = [survey(source) for source in sources]
     chosen = SIZES[size]
     notes = [
@@ -113,6 +115,17 @@ def propose(
     if not retrieval:
         notes.append("nothing will be evaluated: add --retrieval ANNOTATIONS IMAGES for a number")
     return config, notes
+
+
+def _whole(source: SourceConfig) -> SourceConfig:
+    """The source with whole local paths: the run may be started from another folder."""
+    names = ("images", "second_path") if source.on_hub else ("path", "images", "second_path")
+    paths = {name: _absolute(getattr(source, name)) for name in names}
+    return dataclasses.replace(source, **paths)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path and "://" not in path else path
 
 
 def _counted(one: Survey) -> str:
@@ -162,6 +175,7 @@ def _steps(found: Sequence[Survey], share: float, n_pairs: int, size: Size) -> i
 
 def _benchmark(annotations: str, images: str) -> RetrievalConfig:
     """Retrieval on the photos of an annotation file: of its split `test`, else `val`, else all."""
+    annotations, images = _absolute(annotations), _absolute(images)
     split = ""
     if captions_kind(annotations) == "karpathy":
         entries = list(photos.karpathy_records(annotations, images))
