@@ -241,6 +241,21 @@ class Clippo:
         logits = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
 
+    def prepared(self, image: Any, name: str, preprocess: Preprocess = "squash") -> np.ndarray:
+        """One image (as `embed_images` takes it) as the tower reads it, uint8 [3, image_px,
+        image_px]. Safe to call from several threads. Raises ImageError, naming `name`.
+        """
+        _check_preprocess(preprocess)
+        resize = squash if preprocess == "squash" else fewshot_crop
+        return resize(decode_image(image, name), self.image_px).transpose(2, 0, 1)
+
+    def embed_prepared(self, batch: np.ndarray, what: Literal["texts", "images"]) -> np.ndarray:
+        """Embeddings of one batch, float32 [n, embed_dim], unit rows: for loops that do their own
+        reading. batch: stacked `prepared` images, or what `text_encoder` makes of texts.
+        """
+        tower = self.tower.embed if what == "images" else self.tower.embed_encoded_text
+        return self._forward(tower, batch, what)
+
     def save(self, path: str | Path) -> None:
         """Write the model as one .safetensors file, weights and everything needed to use them;
         `Clippo.load` reads it, without pickle.
@@ -277,20 +292,18 @@ class Clippo:
         tower: Any,
         width: int,
         images: Sequence[Any],
-        preprocess: str,
+        preprocess: Preprocess,
         batch_size: int,
         progress: bool | None,
     ) -> np.ndarray:
         if isinstance(images, (str, bytes, Path)):
             raise ConfigError(f"images is one {type(images).__name__}; pass a list of images.")
-        if preprocess not in ("squash", "fewshot"):
-            raise ConfigError(f"preprocess is {preprocess!r}; use 'squash' or 'fewshot'.")
-        resize = squash if preprocess == "squash" else fewshot_crop
+        _check_preprocess(preprocess)
 
         def prepare(numbered: tuple[int, Any]) -> np.ndarray:
             position, image = numbered
             name = str(image) if isinstance(image, (str, Path)) else f"image {position}"
-            return resize(decode_image(image, name), self.image_px).transpose(2, 0, 1)
+            return self.prepared(image, name, preprocess)
 
         def batches(pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
             numbered = list(enumerate(images))
@@ -307,7 +320,6 @@ class Clippo:
                 tower, width, batches(pool), len(images), batch_size, "images", progress
             )
 
-    @torch.inference_mode()
     def _run(
         self,
         tower: Any,
@@ -323,18 +335,24 @@ class Clippo:
         found = np.empty((n, width), np.float32)
         show = progress if progress is not None else n > 4 * batch_size and sys.stderr.isatty()
         done = 0
-        with (
-            tqdm(total=n, desc=what, unit="", disable=not show) as bar,
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
-        ):
+        with tqdm(total=n, desc=what, unit="", disable=not show) as bar:
             for batch in batches:
-                given = torch.from_numpy(batch).to(self.device)
-                found[done : done + len(batch)] = (
-                    tower(normalise(given) if what == "images" else given).float().cpu().numpy()
-                )
+                found[done : done + len(batch)] = self._forward(tower, batch, what)
                 done += len(batch)
                 bar.update(len(batch))
         return found
+
+    @torch.inference_mode()
+    def _forward(self, tower: Any, batch: np.ndarray, what: str) -> np.ndarray:
+        given = torch.from_numpy(batch).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            found = tower(normalise(given) if what == "images" else given)
+        return found.float().cpu().numpy()
+
+
+def _check_preprocess(preprocess: str) -> None:
+    if preprocess not in ("squash", "fewshot"):
+        raise ConfigError(f"preprocess is {preprocess!r}; use 'squash' or 'fewshot'.")
 
 
 def weights_digest(tower: torch.nn.Module) -> str:
