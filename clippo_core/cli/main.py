@@ -14,16 +14,30 @@ from clippo_core.cli import (
     classify,
     convert,
     embed,
+    index,
     preset,
     promotions,
     released,
     render,
+    search,
     tokenizer,
 )
 from clippo_core.cli.options import SHAPE
 from clippo_core.errors import ClippoError
 
-COMMANDS = (embed, classify, render, convert, analyse, preset, released, tokenizer, promotions)
+COMMANDS = (
+    embed,
+    index,
+    search,
+    classify,
+    render,
+    convert,
+    analyse,
+    preset,
+    released,
+    tokenizer,
+    promotions,
+)
 """In the order of `clippo --help`."""
 HELP = """\
 CLIPPO: photos and text, one tower, pixels only.

@@ -97,7 +97,9 @@ def read_facts(folder: str) -> Facts:
     try:
         return decode(Facts, plain)
     except ConfigError as error:
-        raise refusal(DataError, uri, str(error).rstrip("."), "embed the collection again") from error
+        raise refusal(
+            DataError, uri, str(error).rstrip("."), "embed the collection again"
+        ) from error
 
 
 def resumed(folder: str, wanted: Facts) -> Facts:
@@ -109,7 +111,14 @@ def resumed(folder: str, wanted: Facts) -> Facts:
         write_facts(folder, wanted)
         return wanted
     found = read_facts(folder)
-    for name in ("weights_sha256", "render_digest", "precision", "preprocess", "dtype", "shard_size"):
+    for name in (
+        "weights_sha256",
+        "render_digest",
+        "precision",
+        "preprocess",
+        "dtype",
+        "shard_size",
+    ):
         ours, theirs = getattr(wanted, name), getattr(found, name)
         if ours != theirs:
             raise ConfigError(
@@ -246,8 +255,6 @@ def _write_bad(folder: str, facts: Facts, side: Side, bad: Sequence[Item]) -> No
     uri = storage.join(folder, BAD)
     n_kept = sum(one.inputs - one.rows for one in (*facts.images, *facts.texts))
     lines = storage.read_text(uri).split("\n")[1 : n_kept + 1] if n_kept else []
-    lines += [
-        f"{side}\t{printable(item.name)}\t{printable(item.problem, 500)}" for item in bad
-    ]
+    lines += [f"{side}\t{printable(item.name)}\t{printable(item.problem, 500)}" for item in bad]
     if lines:
         storage.write_text(uri, _BAD_HEAD + "".join(f"{line}\n" for line in lines))

@@ -70,10 +70,12 @@ def check(given: Iterable[str], text_file: str | None) -> None:
     if (given + [text_file]).count("-") > 1:
         raise ConfigError("standard input (-) was named twice; write one of the two to a file.")
     for argument in given:
-        next(_named(argument), None) if argument != "-" else None
-    if text_file not in (None, "-"):
-        with local.explained(str(text_file), "read"), open(str(text_file), "rb"):
-            pass
+        _named(argument)  # nothing is read of a list: it may be a pipe
+    if text_file is not None and text_file != "-":
+        with local.explained(text_file, "read"):
+            if Path(text_file).is_dir():
+                raise IsADirectoryError
+            Path(text_file).stat()
 
 
 def _named(argument: str) -> Iterator[Item]:

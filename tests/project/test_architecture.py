@@ -27,7 +27,7 @@ LAYERS = [
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
     ["run.history", "run.judgement"], ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
-    ["train", "measure", "evaluate"], ["analysis", "report"],
+    ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],
     ["train.__main__"], ["run.planning", "run.promotion"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip
