@@ -96,7 +96,7 @@ def seen_text(gallery: Gallery, text: str) -> dict[str, str]:
         return {"seen": "", "note": "This tower reads tokens, not pixels: there is nothing to see."}
     census = model.renderer.census([text])
     rows, cut, missing = (
-        int(values[0]) for values in (census.rows, census.cut_glyphs, census.missing_glyphs)
+        int(values[0]) for values in (census.drawn_rows, census.cut_glyphs, census.missing_glyphs)
     )
     words = [f"{model.image_px} × {model.image_px} px, {rows} of {model.image_px // 16} rows used."]
     if cut:
