@@ -15,6 +15,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
 from clippo_core.errors import DataError, NotFoundError
+from clippo_core.extras import optional_import
 from clippo_core.measure.contact import ContactItem, safe_picture
 from clippo_core.report import digits
 from clippo_core.report.differences import paper_run, recipe_differences
@@ -80,7 +81,8 @@ def render_deck(
 
 def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
     """The live page's curves, of the journal's lines so far."""
-    from markupsafe import Markup
+    with optional_import():
+        from markupsafe import Markup
 
     return deck(
         fragment("heading", title="Training", marks=[], text=""),

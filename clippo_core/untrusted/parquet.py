@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from clippo_core.errors import ClippoError, DataError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted.limits import LIMITS, Limits
 from clippo_core.untrusted.names import printable, reason, refusal
 
@@ -116,7 +117,8 @@ class Table:
         return Group(columns, dict(sorted(problems.items())))
 
     def _open(self, file: IO[bytes], shared: list[str]) -> pq.ParquetFile:
-        import pyarrow.parquet
+        with optional_import():
+            import pyarrow.parquet
 
         return pyarrow.parquet.ParquetFile(
             file,
@@ -137,7 +139,8 @@ class Table:
             word = "occurs twice" if name in names else "is missing"
             fault = f"column {name} {word}; its columns are {shown}"
             raise self._refuse(fault, f"give one with {self._asked}")
-        import pyarrow as pa
+        with optional_import():
+            import pyarrow as pa
 
         found = self._file.schema_arrow.field(name).type
         kind, leaf = self._wanted[name], name
@@ -197,7 +200,8 @@ def open_parquet(
 
 
 def _is_of(found: pa.DataType, kind: Kind) -> bool:
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     types = pa.types
     if types.is_dictionary(found):
@@ -216,7 +220,8 @@ def _is_of(found: pa.DataType, kind: Kind) -> bool:
 
 def _values(column: pa.Array, kind: Kind) -> list[Any]:
     """Values by row as str, bytes, int or float, None for null; equal ones are one object."""
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     if pa.types.is_struct(column.type):
         column = column.flatten()[0]  # a null struct is a null

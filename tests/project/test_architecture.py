@@ -23,7 +23,8 @@ FILES = sorted(
     for path in (PROJECT / folder).rglob("*.py")
 )
 LAYERS = [
-    ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
+    ["errors"], ["extras"], ["untrusted"],
+    ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
     ["run.history", "run.judgement"], ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],

@@ -21,6 +21,7 @@ from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources.annotation_files import PICTURES
 from clippo_core.errors import ClippoError, DataError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted import parquet
 from clippo_core.untrusted.json import at
 from clippo_core.untrusted.limits import LIMITS
@@ -95,7 +96,8 @@ def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoReco
     streamed, unless the hub must not be asked (HF_HUB_OFFLINE): then from its local cache. Raises
     DataError.
     """
-    import datasets
+    with optional_import():
+        import datasets
 
     image, text = source.image_column or "image", source.text_column or "text"
     where = source.path + (f" at {source.revision}" if source.revision else "")
