@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clippo_core import storage
 from clippo_core.cli.options import Names, add_command, add_model, load
 from clippo_core.errors import ConfigError, DataError
+from clippo_core.extras import optional_import
 from clippo_core.search import collection, embedding, inputs
 from clippo_core.search.collection import Side
 from clippo_core.search.inputs import Item
@@ -102,6 +103,9 @@ def embed(chosen: argparse.Namespace) -> None:
     if chosen.batch_size < 1:
         raise ConfigError(f"--batch-size is {chosen.batch_size}; it must be at least 1.")
     is_file = _check_target(chosen.out)
+    if not is_file:
+        with optional_import():
+            import pyarrow.parquet  # noqa: F401  metadata are written with it
     inputs.check(chosen.images, chosen.texts)
     sides: dict[Side, Iterable[Item]] = {}
     if chosen.images:
@@ -139,7 +143,10 @@ def _check_target(out: str) -> bool:
 def _into_folder(
     chosen: argparse.Namespace, model: Clippo, sides: dict[Side, Iterable[Item]]
 ) -> None:
-    name = str(Path(chosen.model).absolute()) if Path(chosen.model).exists() else chosen.model
+    from clippo_core.opening import find_model
+
+    name = find_model(chosen.model).uri
+    name = str(Path(name).absolute()) if Path(name).exists() else name
     fresh = embedding.facts_of(model, name, chosen.preprocess, chosen.dtype, chosen.shard_size)
     facts = collection.resumed(chosen.out, fresh)
     for side, items in sides.items():
