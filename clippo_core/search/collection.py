@@ -176,7 +176,9 @@ def write_shard(
     apart: whether texts have metadata of their own, because the folder holds pictures as well.
     """
     number = len(facts.shards(side))
-    storage.write_bytes(_rows_uri(folder, side, number), rows.npy())  # type: ignore[arg-type]
+    uri = _rows_uri(folder, side, number)
+    npy = rows.npy()  # as it lies in memory; a bucket's client takes nothing but bytes
+    storage.write_bytes(uri, npy if storage.is_local(uri) else bytes(npy))  # type: ignore[arg-type]
     storage.write_bytes(_metadata_uri(folder, side, number, apart), _parquet(side, good))
     _write_bad(folder, facts, side, bad)
     shards = (*facts.shards(side), inputs)

@@ -114,7 +114,10 @@ def choose(wanted: str = "auto") -> Kind:
         return found[0] if found else "exact"
     if wanted not in found:
         package = {"faiss": "faiss-cpu"}.get(wanted, wanted)
-        raise ConfigError(f"{wanted} is not installed; pip install {package}, or run `clippo index` with --kind exact.")
+        raise ConfigError(
+            f"{wanted} is not installed; pip install {package}, or run `clippo index` with --kind"
+            " exact."
+        )
     return "usearch" if wanted == "usearch" else "faiss"
 
 

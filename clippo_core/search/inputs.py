@@ -26,7 +26,7 @@ from clippo_core.data.sources import tars
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.storage import local
 from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import hidden_in, is_unicode, printable
+from clippo_core.untrusted.names import hidden_in, is_unicode, printable, refusal
 from clippo_core.untrusted.text import Line, read_lines, read_text
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -58,8 +58,7 @@ def texts(path: str) -> Iterator[Item]:
     hold any other separator of Unicode.
     """
     for line in _lines(path):
-        problem = f"{path}: {line.problem}." if line.problem else ""
-        yield Item(line.text, problem=problem)
+        yield Item(line.text, problem=_problem(path, line))
 
 
 def check(given: Iterable[str], text_file: str | None) -> None:
@@ -155,7 +154,7 @@ def _of_list(argument: str) -> Iterator[Item]:
     for line in _lines(argument):
         address = line.text.strip()
         if line.problem:
-            yield Item("", problem=f"{argument}: {line.problem}.")
+            yield Item("", problem=_problem(argument, line))
         elif address.startswith("s3://"):
             yield Item(address, address)
         elif address:
@@ -193,9 +192,16 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(place) / name
 
 
+def _problem(path: str, line: Line) -> str:
+    if not line.problem:
+        return ""
+    return str(refusal(DataError, path, line.problem, "convert it to UTF-8 text first"))
+
+
 def _lines(path: str) -> Iterator[Line]:
     if path == "-":
-        yield from read_lines(sys.stdin.buffer, "standard input")
+        # As it comes: what is in the pipe is embedded while more is being written.
+        yield from read_lines(iter(lambda: sys.stdin.buffer.read1(2**20), b""), "standard input")
         return
     with local.explained(path, "read"), open(path, "rb") as file:
         yield from read_lines(file, path)

@@ -261,6 +261,7 @@ def list_files(uri: str) -> list[FileStat]:
     """
     folder, _, pattern = uri.rpartition("/")
     wild = bool(_WILD.search(pattern))
+    folder = folder or ("/" if uri.startswith("/") else ".")
     found = (
         _list_local(local_path(folder if wild else uri))
         if is_local(uri)
