@@ -15,11 +15,13 @@ from clippo_core.cli import (
     classify,
     convert,
     embed,
+    index,
     new,
     preset,
     promotions,
     released,
     render,
+    search,
     tokenizer,
 )
 from clippo_core.cli.options import SHAPE
@@ -27,6 +29,8 @@ from clippo_core.errors import ClippoError
 
 COMMANDS = (
     embed,
+    index,
+    search,
     classify,
     render,
     new,

@@ -27,8 +27,9 @@ LAYERS = [
     ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
     ["run.history", "run.judgement"], ["rendering"], ["data"],
-    ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
-    ["train", "measure", "evaluate"], ["analysis", "report"],
+    ["models"], ["losses", "optim"], ["engine"], ["released", "exported", "hub", "card", "inputs"],
+    ["opening"], ["embedder"], ["adapters", "neighbours"],
+    ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],
     ["train.__main__"], ["run.planning", "run.promotion", "run.proposal", "run.inspection"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip
