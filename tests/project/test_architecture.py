@@ -30,7 +30,8 @@ LAYERS = [
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported", "hub", "card", "inputs"],
     ["opening"], ["embedder"], ["adapters", "neighbours"],
     ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],
-    ["train.__main__"], ["run.planning", "run.promotion", "run.proposal", "run.inspection"],
+    ["train.__main__"], ["run.publishing"],
+    ["run.planning", "run.promotion", "run.proposal", "run.inspection"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;
