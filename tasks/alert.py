@@ -48,7 +48,7 @@ def _telling() -> dict[str, Any]:
     box["environment"] = box["environment"] | {"FLYTE_PLATFORM_CONSOLE_ENDPOINT": _console()}
     # An image that holds another program stops every other task: somebody must be told.
     del box["environment"]["CLIPPO_PROGRAM"]
-    return box | {"secret_requests": [WEBHOOK]}
+    return box | {"secret_requests": [WEBHOOK], "timeout": settings.TIMEOUTS["telling"]}
 
 
 @task(**_telling())

@@ -15,8 +15,10 @@ from clippo_core.config import EvaluateConfig
 from clippo_core.run.records import EvalResult
 from tasks.alert import alert_promoted
 from tasks.evaluate import (
+    gather,
     glue,
     imagenet,
+    mapped,
     open_checkpoint,
     open_promoted,
     plan_evaluations,
@@ -29,43 +31,76 @@ from workflows.pipeline import UNSCHEDULED, evaluate_all
 
 
 @workflow
-def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_imagenet(
+    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
+) -> list[EvalResult]:
     """Zero-shot and few-shot classification."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return imagenet(checkpoint=info, plan=plans.imagenet)
+    return gather(
+        names=["imagenet"],
+        checkpoint=info,
+        plans=[plans.imagenet],
+        found=[mapped(imagenet, info, plans.imagenet)],
+    )
 
 
 @workflow
-def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_retrieval(
+    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
+) -> list[EvalResult]:
     """Image-to-text and text-to-image retrieval."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return retrieval(checkpoint=info, plan=plans.retrieval)
+    return gather(
+        names=["retrieval"],
+        checkpoint=info,
+        plans=[plans.retrieval],
+        found=[mapped(retrieval, info, plans.retrieval)],
+    )
 
 
 @workflow
-def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> list[EvalResult]:
     """Visual question answering."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return vqa(checkpoint=info, plan=plans.vqa)
+    return gather(
+        names=["vqa"],
+        checkpoint=info,
+        plans=[plans.vqa],
+        found=[mapped(vqa, info, plans.vqa)],
+    )
 
 
 @workflow
-def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_glue(
+    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
+) -> list[EvalResult]:
     """Language understanding from drawn text."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return glue(checkpoint=info, plan=plans.glue)
+    return gather(
+        names=["glue"],
+        checkpoint=info,
+        plans=[plans.glue],
+        found=[mapped(glue, info, plans.glue)],
+    )
 
 
 @workflow
-def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_xm3600(
+    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
+) -> list[EvalResult]:
     """Retrieval in every language."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return xm3600(checkpoint=info, plan=plans.xm3600)
+    return gather(
+        names=["xm3600"],
+        checkpoint=info,
+        plans=[plans.xm3600],
+        found=[mapped(xm3600, info, plans.xm3600)],
+    )
 
 
 @workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from clippo_core.config import (
@@ -189,6 +189,16 @@ def evaluation(name: str) -> Evaluation:
         known = ", ".join(EVALUATIONS)
         raise ConfigError(f"there is no evaluation {name!r}; there are {known}.")
     return EVALUATIONS[name]
+
+
+def asked_for(plans: Mapping[str, EvaluatePlan]) -> dict[str, list[EvaluatePlan]]:
+    """Evaluation -> its plan alone in a list, or an empty one where the run does not ask for it: a
+    map over that list starts no pod.
+    """
+    return {
+        name: [plan] if evaluation(name).configs(plan.evaluate) else []
+        for name, plan in plans.items()
+    }
 
 
 def check_complete(known: typing.Iterable[str], where: str) -> None:
