@@ -1,19 +1,25 @@
 """What operators do by hand, as commands of `python -m clippo_core`: see every verdict, promote a
-model, go back to the one before.
+model, go back to the one before; delete what nothing needs any more.
 
-Each takes the pointer's address, `<root>/promoted-<name>.json`, local or s3://. The command line
-itself stands in `clippo_core/__main__.py`.
+The first three take the pointer's address, `<root>/promoted-<name>.json`, the last one the root,
+local or s3://. The command line itself stands in `clippo_core/__main__.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import getpass
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from clippo_core.errors import ConfigError
+
 if TYPE_CHECKING:
     from clippo_core.run.history import Promotion
+
+RUNS, DAYS = 4, 30.0
+"""Last runs of each name, and days, that retention keeps by default."""
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,6 +35,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         parser.add_argument(
             "--by", default="", metavar="NAME", help="who decides (default: the login)"
         )
+    retaining = command("retain", retain, "what of old runs is kept and why; --delete the rest")
+    retaining.add_argument("root", metavar="ROOT", help="folder of the runs, local or s3://")
+    retaining.add_argument("--runs", type=int, default=RUNS, help="last runs of each name to keep")
+    retaining.add_argument("--days", type=float, default=DAYS, help="keep what is younger")
+    retaining.add_argument("--delete", action="store_true", help="delete; there is no undo")
 
 
 def promotions(chosen: argparse.Namespace) -> None:
@@ -55,6 +66,22 @@ def rollback(chosen: argparse.Namespace) -> None:
     from clippo_core.run.promotion import rollback
 
     _said(rollback(chosen.pointer, chosen.by or getpass.getuser(), chosen.why))
+
+
+def retain(chosen: argparse.Namespace) -> None:
+    """What is kept and why, what is not, and how many bytes that is."""
+    from clippo_core.run.retention import survey
+
+    if chosen.runs < 1 or chosen.days < 0:
+        raise ConfigError("--runs is at least 1, and --days at least 0.")
+    now = datetime.datetime.now(datetime.UTC)
+    found = survey(chosen.root, chosen.runs, chosen.days, now)
+    print(found.table())
+    if chosen.delete:
+        deleted = found.delete()
+        print(f"Deleted {len(deleted):,} files.")
+    elif found.doomed:
+        print("Nothing was deleted: add --delete, which has no undo.")
 
 
 def _said(record: Promotion) -> None:

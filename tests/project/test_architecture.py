@@ -25,10 +25,10 @@ FILES = sorted(
 LAYERS = [
     ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
-    ["run.history", "run.judgement"], ["rendering"], ["data"],
+    ["run.history", "run.judgement", "run.planned"], ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"], ["analysis", "report"],
-    ["train.__main__"], ["run.planning", "run.promotion"],
+    ["train.__main__"], ["run.planning", "run.promotion", "run.retention"],
     ["commands", "run.commands", "usage"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;

@@ -99,7 +99,7 @@ def requests(template: Any) -> dict[str, str]:
 def test_every_box_is_there_with_its_image(package: Package) -> None:
     found = tasks(package)
     boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
-    boxes += ["gate.gate", "report.report", "preflight.probe"]
+    boxes += ["gate.gate", "report.report", "preflight.probe", "retain.retain"]
     boxes += [f"alert.{name}" for name in ("alert", "alert_promoted", "refused")]
     boxes += [
         f"evaluate.{name}"
@@ -245,6 +245,17 @@ def test_schedules_hand_over_their_kickoff_time(package: Package) -> None:
         assert (policy.max, policy.behavior) == (1, ConcurrencyLimitBehavior.SKIP)
     assert weekly.workflow_id.name == "workflows.pipeline.pretrain_and_evaluate"
     assert nightly.workflow_id.name == "workflows.evaluation.evaluate_promoted"
+
+
+def test_deletion_is_scheduled_apart_and_told_to_delete_by_its_plan_alone(package: Package) -> None:
+    spec = package["LaunchPlan:weekly_retention"].spec
+    assert spec.entity_metadata.schedule.cron_schedule.schedule == "0 6 * * 3"
+    plain = package["LaunchPlan:workflows.retention.retention"].spec
+    chosen = [
+        one.default_inputs.parameters["delete"].default.scalar.primitive.boolean
+        for one in (spec, plain)
+    ]
+    assert chosen == [True, False]
 
 
 def test_workflows_fail_whole_nodes_late_and_tell_somebody(package: Package) -> None:
