@@ -70,6 +70,8 @@ class Propeller:
     def __init__(self, pods: Pods, parallel: int = 2) -> None:
         self.pods = pods
         self.cache: dict[str, Any] = {}
+        self.timeouts: dict[str, float] = {}
+        """By a word in a task's name: seconds instead of its timeout, for no test waits a day."""
         self._slots = threading.Semaphore(parallel)
 
     def __call__(self, execution: Execution) -> None:
@@ -245,6 +247,8 @@ class _Walk:
         # compiler/transformers/k8s/utils.go: computeRetryStrategy, computeDeadline.
         retries = node.metadata.retries.retries or template.metadata.retries.retries
         timeout = node.metadata.timeout.ToTimedelta().total_seconds()
+        shorter = [s for word, s in self.propeller.timeouts.items() if word in record.task]
+        timeout = shorter[0] if timeout and shorter else timeout
         queued, system_failures = time.monotonic(), 0
         while True:
             left = 2 * timeout - (time.monotonic() - queued) if timeout else math.inf
