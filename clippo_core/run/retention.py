@@ -201,8 +201,8 @@ class _Kept:
         """Keep the last `runs` of each name, and what is younger than the limit."""
         of: dict[str, list[str]] = defaultdict(list)
         for top in sorted(self.runs, key=self._planned_at, reverse=True):
-            name = _RUN.fullmatch(top)
-            of[name["name"] if name else top].append(top)
+            found = _RUN.fullmatch(top)
+            of[found["name"] if found else top].append(top)
         for name, tops in of.items():
             for top in tops[:runs]:
                 self._run(top, f"one of the last {runs} of {name}")
