@@ -134,7 +134,7 @@ class BaseFolder:
     @property
     def promotions(self) -> str:
         """Folder of the verdicts of all names."""
-        return join(self.root, "promotions")
+        return join(self.root, PROMOTIONS)
 
     @property
     def index(self) -> str:
