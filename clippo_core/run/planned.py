@@ -1,7 +1,7 @@
 """What a run was planned to use, noted in its folder as plan.json: where its stages stand, in its
 own folder or in those of earlier runs, and the weights that it starts from.
 
-    weekly-<digest>/plan.json     {"places": {"render": ".../weekly-<earlier>", ...}, "start": ...}
+    weekly-<digest>/plan.json    {"places": {"render": ".../weekly-<earlier>", …}, "starts": […]}
 
 Retention reads it (`retention.py`); no result depends on it.
 """
@@ -27,8 +27,8 @@ class Planned:
     """When it was planned, ISO 8601, UTC."""
     places: dict[str, str] = field(default_factory=dict)
     """Stage -> the run's folder in which it stands, or will."""
-    start: str = ""
-    """The checkpoint or file that its training starts from; empty = from scratch."""
+    starts: list[str] = field(default_factory=list)
+    """Checkpoints or files that its training starts or goes on from; none = from scratch."""
     schema_version: int = PLANNED_SCHEMA
 
 

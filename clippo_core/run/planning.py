@@ -171,7 +171,8 @@ def _note(run: RunPlan) -> None:
         stages |= {f"{name}/{number}": part for number, part in parts}
     places = {name: stage.root for name, stage in stages.items()}
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    planned.write(run.root, planned.Planned(run.gate.name, at, places, run.gate.start))
+    starts = [uri for uri in (run.gate.start, run.pretrain.train.resume_from) if uri]
+    planned.write(run.root, planned.Planned(run.gate.name, at, places, starts))
 
 
 def _follow_promoted(

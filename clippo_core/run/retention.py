@@ -98,7 +98,11 @@ class Survey:
         again = {
             file.name: file for file in survey(self.root, self.runs, self.days, self.now).doomed
         }
-        files = [file for file in self.doomed if again.get(file.name) == file]
+        files = [
+            file
+            for file in self.doomed
+            if (now := again.get(file.name)) == file and now.modified == file.modified
+        ]
         marked = [file for file in files if file.uri.rpartition("/")[2] in _MARKERS]
         with ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(storage.delete, (file.uri for file in marked)))
@@ -143,9 +147,10 @@ class _Kept:
         self.runs = {
             top: [file.modified for file in found]
             for top, found in self.folders.items()
-            if not top.startswith(OF_A_CHECKPOINT) and _is_run(top, found)
+            if _is_run(top, found)
         }
-        evaluations = (top for top in self.folders if top.startswith(OF_A_CHECKPOINT))
+        evaluations = {top for top in self.folders if top.startswith(OF_A_CHECKPOINT)}
+        evaluations -= set(self.runs)
         self.ours = {file.name for top in (*self.runs, *evaluations) for file in self.folders[top]}
         self.whole: set[str] = set()
 
@@ -277,7 +282,8 @@ class _Kept:
             known = {"render": folder.shards, "pretrain": folder.checkpoints}
             self.keep(self.below(known.get(stage, evaluation)), where)
         if not self._has(top, RunFolder(top).report):
-            self.keep(self.below(plan.start), f"{top}, which is not finished, started from it")
+            for start in plan.starts:
+                self.keep(self.below(start), f"{top}, which is not finished, started from it")
 
     def _planned_at(self, top: str) -> str:
         """When a run was planned last; where it does not say so, when something was written."""

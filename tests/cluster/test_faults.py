@@ -163,6 +163,7 @@ CASES: dict[str, tuple[str, Fault, dict[str, Any]]] = {
         refused("PUT", "/shards/", 507),
         {"data__max_bad_share": 0.02},
     ),
+    "a root on the pod's own disk": ("plan", calm, {"root": "runs"}),
     "403 for a checkpoint": (
         "pretrain",
         refused("PUT", "/checkpoints/", 403),

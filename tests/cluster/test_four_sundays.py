@@ -109,7 +109,7 @@ def test_four_sundays(flyte: Flyte, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [one.verdict.promoted for one in records] == [True, True]
     assert records[1].start == start and records[1].order_seed != records[0].order_seed
     run = records[1].by.removeprefix("the gate of ")
-    assert planned.read(run).start == start
+    assert planned.read(run).starts == [start]
 
     # The third: nothing new, so nothing is trained.
     (third,) = clock.advance(FIRST + 2 * WEEK)

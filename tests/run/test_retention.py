@@ -75,7 +75,7 @@ def a_run(
     where = run if shards_of is None else BaseFolder(root).run("weekly", digest(shards_of))
     places = {"render": where.root, "pretrain": run.root, "retrieval": run.root}
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    planned.write(run.root, Planned("weekly", at, places, start))
+    planned.write(run.root, Planned("weekly", at, places, [start] if start else []))
     note = f'{{"root": "{run.root}", "generation": "g"}}'
     storage.write_text(BaseFolder(root).stage_note("pretrain", digest(number)), note)
     if where is run:

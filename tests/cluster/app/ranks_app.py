@@ -7,7 +7,6 @@ import os
 from flytekit import task, workflow
 from flytekitplugins.kfpytorch import Elastic
 
-
 TWO = Elastic(nnodes=2, nproc_per_node=1, max_restarts=2, increase_shared_mem=False)
 
 
