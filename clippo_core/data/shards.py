@@ -1,9 +1,10 @@
-"""Validated records -> WebDataset tars, their indexes, and a manifest that is written last.
+"""Validated records -> WebDataset tars of photos and frames of text pairs, their indexes, and a
+manifest that is written last.
 
     <root>/shards/numbers-00000.tar     00000000.png  00000000.json         a photo, its texts
                                         00000000.txt                        the first of them, for
                                                                             other programs
-                                        00000001.first.txt  00000001.json   a sentence, its partners
+                  texts-00000.jsonl.zst   text pairs (`text_frames`)
                   numbers-00000.index   where everything lies (`shard_index`)
                   manifest.json         size and sha256 of every file; the shards count only with it
 
@@ -32,9 +33,9 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config import digest
-from clippo_core.data import shard_index
+from clippo_core.data import index_file, shard_index, text_frames
 from clippo_core.data.images import decode_image, image_size
-from clippo_core.data.pairs import PhotoRecord, Record
+from clippo_core.data.pairs import PhotoRecord, Record, TextRecord
 from clippo_core.data.sources import annotation_files, tars
 from clippo_core.data.sources import kinds as sources
 from clippo_core.errors import DataError, NotFoundError, ShardError, StorageError
@@ -55,7 +56,7 @@ from clippo_core.run.records import (
 if TYPE_CHECKING:
     from clippo_core.rendering import Renderer
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the bytes of a shard change for the same records."""
 JPEG_QUALITY = 92
 T = TypeVar("T")
@@ -245,7 +246,7 @@ class _Job:
         inputs.
         """
         try:
-            index, about = shard_index.load(storage.fetch(storage.join(folder, self.index_name)))
+            index, about = index_file.load(storage.fetch(storage.join(folder, self.index_name)))
             if about["inputs"] != self.inputs:
                 return None
             entry = FileEntry(about["name"], int(about["bytes"]), about["sha256"], len(index))
@@ -267,9 +268,8 @@ class _Job:
             path = storage.fetch(self.foreign)
             index, name = shard_index.index_foreign(path, self.source, self.excluded), self.foreign
         else:
-            path = scratch / f"{self.name}.tar"
-            _write_tar(path, self.records, self.max_short_side_px, renderer)
-            index, name = shard_index.index_ours(path), path.name
+            path, index = self._written(scratch, renderer)
+            name = path.name
         entry = FileEntry(name, path.stat().st_size, storage.sha256_file(path), len(index))
         if not self.foreign:
             storage.upload(path, storage.join(folder, name))
@@ -280,9 +280,22 @@ class _Job:
             "bytes": str(entry.bytes),
             "sha256": entry.sha256,
         }
-        index.save(scratch / self.index_name, about)
+        index_file.save(index, scratch / self.index_name, about)
         storage.upload(scratch / self.index_name, storage.join(folder, self.index_name))
         return entry, index
+
+    def _written(
+        self, scratch: Path, renderer: Renderer | None
+    ) -> tuple[Path, shard_index.ShardIndex]:
+        """A file of our own records, and its index: a tar of photos, or frames of text pairs."""
+        pairs = [(key, one) for key, _, one in self.records if isinstance(one, TextRecord)]
+        assert len(pairs) in (0, len(self.records)), "a source holds photos or text pairs"
+        if pairs:
+            path = scratch / f"{self.name}.{text_frames.EXTENSION}"
+            return path, text_frames.write(path, pairs)
+        path = scratch / f"{self.name}.tar"
+        _write_tar(path, self.records, self.max_short_side_px, renderer)
+        return path, shard_index.index_ours(path)
 
     def index_entry(self, folder: str) -> FileEntry:
         path = storage.fetch(storage.join(folder, self.index_name))
@@ -349,7 +362,7 @@ def _write_tar(
     max_short_side_px: int,
     renderer: Renderer | None,
 ) -> None:
-    """A tar of records, the same bytes every time: no times, no owners, one order."""
+    """A tar of photos, the same bytes every time: no times, no owners, one order."""
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
         tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
@@ -366,8 +379,7 @@ def _write_tar(
                 "group": record.group,
             }
             members = {extension: data, "json": json.dumps(about, ensure_ascii=False).encode()}
-            if isinstance(record, PhotoRecord):  # where other programs look for the caption
-                members["txt"] = record.texts[0].encode()
+            members["txt"] = record.texts[0].encode()  # where other programs look for the caption
             if renderer is not None:
                 members |= {
                     f"text.{n}.png": one
@@ -380,13 +392,10 @@ def _write_tar(
 
 
 def _stored_photo(record: Record, key: str, max_short_side_px: int) -> tuple[str, bytes]:
-    """(extension, bytes) of a record's first side: the photo's own bytes, or a smaller JPEG; or the
-    first text.
-    """
+    """(extension, bytes) of a record's photo: its own bytes, or a smaller JPEG."""
     from PIL import Image
 
-    if not isinstance(record, PhotoRecord):
-        return "first.txt", record.first.encode()
+    assert isinstance(record, PhotoRecord)
     data = record.content or tars.picture_bytes(record.image)
     extension = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}.get(data[:2], "")
     short = min(image_size(data, key))

@@ -23,7 +23,7 @@ from checks import Refused, check, outcome
 from strategies import picture_files
 
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import shard_index
+from clippo_core.data import index_file, shard_index
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord
 from clippo_core.data.sources import tars
@@ -212,7 +212,7 @@ def check_index(data: bytes) -> bool:
     path = written("s-00000.index", data)
 
     def decode() -> Any:
-        index, about = shard_index.load(Path(path))
+        index, about = index_file.load(Path(path))
         keys = [index.key(n) for n in range(len(index))]
         ends = [span.sum() for span in (*index.first, *index.second, *index.drawings)]
         assert all(0 <= end <= int(about["bytes"]) for end in ends)
