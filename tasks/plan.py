@@ -11,7 +11,17 @@ from flytekit import Deck, task
 
 from clippo_core.config import RunConfig
 from clippo_core.config.small import NUMBERS_FOLDER
-from clippo_core.run.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
+from clippo_core.run.records import (
+    EvaluatedPlan,
+    EvaluatePlan,
+    GatePlan,
+    Part,
+    PartitionPlan,
+    PretrainPlan,
+    RenderPlan,
+    ValidatePlan,
+    WritePlan,
+)
 from tasks import settings
 
 
@@ -25,6 +35,10 @@ class Plans(NamedTuple):
     glue: EvaluatePlan
     xm3600: EvaluatePlan
     gate: GatePlan
+    partitions: list[Part]
+    measure: PartitionPlan
+    evaluated: EvaluatedPlan
+    write: WritePlan
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
@@ -36,7 +50,17 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
     Deck("Plan", plan_deck(config, run.root))
-    return Plans(run.validate, run.render, run.pretrain, **run.evaluations, gate=run.gate)
+    return Plans(
+        run.validate,
+        run.render,
+        run.pretrain,
+        **run.evaluations,
+        gate=run.gate,
+        partitions=run.partitions,
+        measure=run.measure,
+        evaluated=run.evaluated,
+        write=run.write,
+    )
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"))

@@ -17,20 +17,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from clippo_core import storage
-from clippo_core.config import EvaluateConfig
+from clippo_core.config import EvaluateConfig, digest, identity
+from clippo_core.data import parts
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources import photos as photo_sources
 from clippo_core.data.sources import tars
 from clippo_core.errors import ClippoError
 from clippo_core.evaluate.registry import EVALUATIONS, Pictures
+from clippo_core.run.folder import PreparedFolder
+from clippo_core.run.provenance import code_digest
+from clippo_core.run.records import EvaluatedPlan, Part
 
 MIN_STEM_CHARACTERS = 5
 _COCO_PREFIX = re.compile(r"^COCO_(train|val|test)\d{4}_")
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 
 
-@dataclass
-class Evaluated:
+@dataclass(frozen=True)
+class EvaluatedPictures:
     """Content and names of evaluated pictures -> the evaluation."""
 
     contents: dict[str, str] = field(default_factory=dict)
@@ -43,16 +47,27 @@ class Evaluated:
         return self.contents.get(sha256) or self.stems.get(plain_stem(stem))
 
 
+def fingerprints(plan: EvaluatedPlan) -> Part:
+    """What is evaluated, as noted before or read now."""
+    made_of = [identity(plan.evaluate), plan.content, code_digest(__name__)]
+    name = PreparedFolder.part("evaluated", digest(made_of))
+    found = parts.finished(plan.prepared, name, EvaluatedPictures)
+    if found is None:
+        found = evaluated_pictures(plan.evaluate)
+        return parts.write(plan.prepared, name, found, len(found.contents))
+    return parts.noted(name, found, len(found.contents))
+
+
 def plain_stem(stem: str) -> str:
     """A file's stem without COCO's prefix."""
     return _COCO_PREFIX.sub("", stem)
 
 
-def evaluated_pictures(config: EvaluateConfig) -> Evaluated:
+def evaluated_pictures(config: EvaluateConfig) -> EvaluatedPictures:
     """Read the pictures of all evaluations of a run. One that cannot be read is noted; the
     evaluation itself will say so.
     """
-    found = Evaluated()
+    found = EvaluatedPictures()
     for name, evaluation in EVALUATIONS.items():
         for pictures in evaluation.pictures(config):
             try:
@@ -62,7 +77,7 @@ def evaluated_pictures(config: EvaluateConfig) -> Evaluated:
     return found
 
 
-def _note(found: Evaluated, name: str, uris: list[str]) -> None:
+def _note(found: EvaluatedPictures, name: str, uris: list[str]) -> None:
     """Add the pictures at `uris`, by content and by stem, as shown by the evaluation `name`."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for uri, sha256 in zip(uris, pool.map(_sha256, uris), strict=True):
