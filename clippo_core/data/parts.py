@@ -1,6 +1,6 @@
 """What one step leaves of one partition for the next: a small JSON file, and tables beside it.
 
-    write(prepared, name, record, count) ─▶ Part(name, sha256, count) ─▶ read(prepared, part, Record)
+    write(prepared, name, record, count) ─▶ Part(name, sha256, count) ─▶ read(prepared, part, Kind)
 
 Names say what a file follows from (`run/folder.py`), so `finished` finds again what was made
 before, by whichever run. A Part that crossed a task is compared with its sha256. Where a file is

@@ -112,7 +112,9 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         return digest([modules, code_digest(*modules), seed, *map(identity, parts)])
 
     stages: dict[str, str] = {}
-    stages["validate"] = digested(VALIDATE, pairs, data, render, fonts, shown, benchmarks)
+    stages["validate"] = digested(
+        VALIDATE, pairs, data, render, fonts, shown, benchmarks, config.train.batch_pairs
+    )
     stages["render"] = digested(RENDER, pairs, data, render, fonts)
 
     def trained(model: ModelConfig, seed: int) -> str:
@@ -149,7 +151,13 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     return RunPlan(
         root=root,
         validate=ValidatePlan(
-            stage("validate", pairs), data, render, shown_alone, prepared, generation
+            stage("validate", pairs),
+            data,
+            render,
+            shown_alone,
+            prepared,
+            generation,
+            config.train.batch_pairs,
         ),
         render=RenderPlan(rendered, data, render, prepared),
         pretrain=PretrainPlan(

@@ -101,6 +101,8 @@ class ValidatePlan(Checked):
     prepared: str = ""
     generation: str = ""
     """Both as in PartitionPlan."""
+    batch_pairs: int = 0
+    """Pairs of a global batch, each of which has one place for a caption or photo; 0 = unknown."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ under another name is not recognised.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -19,17 +18,17 @@ from dataclasses import dataclass, field
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig, digest, identity
 from clippo_core.data import parts
+from clippo_core.data.pairs import key_hash
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources import photos as photo_sources
 from clippo_core.data.sources import tars
+from clippo_core.data.validate.plain import stem_hash
 from clippo_core.errors import ClippoError
 from clippo_core.evaluate.registry import EVALUATIONS, Pictures
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import EvaluatedPlan, Part
 
-MIN_STEM_CHARACTERS = 5
-_COCO_PREFIX = re.compile(r"^COCO_(train|val|test)\d{4}_")
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 
 
@@ -42,9 +41,9 @@ class EvaluatedPictures:
     notes: list[str] = field(default_factory=list)
     """Evaluations whose pictures could not be looked at, and why."""
 
-    def where(self, sha256: str, stem: str) -> str | None:
+    def where(self, content: int, stem: int) -> str | None:
         """The evaluation that shows a picture of this content or this name, or None."""
-        return self.contents.get(sha256) or self.stems.get(plain_stem(stem))
+        return self.contents.get(str(content)) or self.stems.get(str(stem))
 
 
 def fingerprints(plan: EvaluatedPlan) -> Part:
@@ -56,11 +55,6 @@ def fingerprints(plan: EvaluatedPlan) -> Part:
         found = evaluated_pictures(plan.evaluate)
         return parts.write(plan.prepared, name, found, len(found.contents))
     return parts.noted(name, found, len(found.contents))
-
-
-def plain_stem(stem: str) -> str:
-    """A file's stem without COCO's prefix."""
-    return _COCO_PREFIX.sub("", stem)
 
 
 def evaluated_pictures(config: EvaluateConfig) -> EvaluatedPictures:
@@ -80,12 +74,12 @@ def evaluated_pictures(config: EvaluateConfig) -> EvaluatedPictures:
 def _note(found: EvaluatedPictures, name: str, uris: list[str]) -> None:
     """Add the pictures at `uris`, by content and by stem, as shown by the evaluation `name`."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for uri, sha256 in zip(uris, pool.map(_sha256, uris), strict=True):
-            if sha256:
-                found.contents.setdefault(sha256, name)
-            stem = plain_stem(files.stem(uri if ".tar#" in uri else uri.partition("#")[0]))
-            if len(stem) >= MIN_STEM_CHARACTERS:
-                found.stems.setdefault(stem, name)
+        for uri, content in zip(uris, pool.map(_content, uris), strict=True):
+            if content:
+                found.contents.setdefault(str(content), name)
+            stem = stem_hash(files.stem(uri if ".tar#" in uri else uri.partition("#")[0]))
+            if stem:
+                found.stems.setdefault(str(stem), name)
 
 
 def _folder(pictures: Pictures) -> Iterator[str]:
@@ -135,9 +129,9 @@ _LISTED: dict[str, Callable[[Pictures], Iterator[str]]] = {
 """How the pictures of each format are listed."""
 
 
-def _sha256(uri: str) -> str:
-    """sha256 of a picture's bytes; empty where it cannot be read (its evaluation will say so)."""
+def _content(uri: str) -> int:
+    """Hash of a picture's bytes; 0 where it cannot be read (its evaluation will say so)."""
     try:
-        return hashlib.sha256(tars.picture_bytes(uri)).hexdigest()
+        return key_hash(tars.picture_bytes(uri))
     except ClippoError:
-        return ""
+        return 0

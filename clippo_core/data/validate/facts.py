@@ -44,9 +44,9 @@ RECORDS = {
     "n_texts": "int32",
     "photo_problem": "string",
     "short_side_px": "int32",
-    "photo_sha256": "string",
-    "perceptual": "binary",
-    "stem": "string",
+    "look_low": "uint64",
+    "look_high": "uint64",
+    "stem_hash": "uint64",
     "first_offset": "int64",
     "first_size": "int64",
     "second_offset": "int64",
@@ -54,12 +54,14 @@ RECORDS = {
 }
 """key_hash, group_hash, first_hash: as in a shard's index (`shard_index`), first_hash 0 where the
 bytes could not be read. kind: one of shard_index's. file: number of the tar in Facts.tars.
-perceptual: of a photo that could be decoded. stem: name by which a photo is compared with evaluated
-ones. Offsets and sizes: of the members in a foreign tar."""
+look_low, look_high: how a photo looks (`perceptual`), stem_hash: its file's name, as they are
+compared with evaluated photos; 0 where they say nothing. Offsets and sizes: of the members in a
+foreign tar."""
 TEXTS = {
     "ordinal": "int64",
     "number": "int32",
     "text_hash": "uint64",
+    "plain_hash": "uint64",
     "language": "string",
     "is_text": "bool",
     "is_blank": "bool",
@@ -70,7 +72,8 @@ TEXTS = {
     "rows": "int32",
     "shown": "string",
 }
-"""text_hash: pairs.key_hash of the text, 0 of what is none. is_repeated: within its record. rows:
+"""text_hash: pairs.key_hash of the text, 0 of what is none. plain_hash: of what stays of it when it
+is compared with evaluated captions (`plain`). is_repeated: within its record. rows:
 that it fills on the page. shown: what stands there, for a person."""
 VERDICT = {
     "table": "string",

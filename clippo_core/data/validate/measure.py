@@ -12,7 +12,6 @@ it was read.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import itertools
 import os
 import tempfile
@@ -27,10 +26,10 @@ from clippo_core.data import parts
 from clippo_core.data.images import decoded_image
 from clippo_core.data.pairs import PhotoRecord, Record, key_hash
 from clippo_core.data.partitions import Partition
+from clippo_core.data.perceptual import perceptual_hash
 from clippo_core.data.shard_index import FOREIGN_JSON, FOREIGN_TXT, PHOTO, TEXT
 from clippo_core.data.sources import annotation_files, tars
 from clippo_core.data.sources import kinds as sources
-from clippo_core.data.validate.evaluated import plain_stem
 from clippo_core.data.validate.facts import (
     FIRST,
     RECORDS,
@@ -40,6 +39,7 @@ from clippo_core.data.validate.facts import (
     TarFact,
     table_writer,
 )
+from clippo_core.data.validate.plain import plain_hash, stem_hash
 from clippo_core.errors import ClippoError, StorageError
 from clippo_core.rendering import Renderer
 from clippo_core.run.folder import PreparedFolder
@@ -171,6 +171,9 @@ def _record_row(entry: tuple[int, str, Record]) -> Row:
         "n_texts": len(record.texts),
         "first_offset": 0,
         "first_size": 0,
+        "look_low": 0,
+        "look_high": 0,
+        "stem_hash": 0,
         "second_offset": 0,
         "second_size": 0,
     }
@@ -190,13 +193,13 @@ def _photo(record: PhotoRecord) -> Row:
         row["kind"] = FOREIGN_TXT if extension == "txt" else FOREIGN_JSON
         row["first_offset"], row["first_size"] = tars.span(record.image)
     name = record.key if in_tar else record.image.rpartition("/")[2]
-    row["stem"] = plain_stem(annotation_files.stem(name))
+    row["stem_hash"] = stem_hash(annotation_files.stem(name))
     try:
         data = record.content or tars.picture_bytes(record.image)
-        row["photo_sha256"] = hashlib.sha256(data).hexdigest()
         row["first_hash"] = key_hash(data)
         with decoded_image(data, record.image) as pixels:
             row["short_side_px"] = min(pixels.shape[:2])
+            row["look_low"], row["look_high"] = perceptual_hash(pixels)
     except StorageError:
         raise  # the network's fault, not the photo's
     except ClippoError as error:
@@ -221,6 +224,7 @@ def _text_rows(ordinal: int, record: Record) -> Iterator[Row]:
             "ordinal": ordinal,
             "number": number,
             "text_hash": _text_hash(text),
+            "plain_hash": plain_hash(text) if is_text else 0,
             "text": text if is_text else None,
             "language": language,
             "is_text": is_text,

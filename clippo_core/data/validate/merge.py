@@ -45,8 +45,8 @@ def merge(
     left = {rule.name: LeftOut(rule.sentence, 0, []) for rule in RULES if rule.excludes}
     sound, n_excluded, exclusions = Counter[str](), 0, []
     keys: dict[str, set[int]] = {}
-    photos: Counter[str] = Counter()
-    photo_ids: dict[str, list[str]] = {}
+    photos = Counter[int]()
+    photo_ids: dict[int, list[str]] = {}
     for part, verdict_part in zip(facts, verdicts, strict=True):
         found = parts.read(prepared, part, Facts)
         verdict = parts.read(prepared, verdict_part, Verdict)
@@ -58,7 +58,7 @@ def merge(
         broken = rows.to_pylist()
         records = read_table(
             parts.table(prepared, found.records),
-            ["id", "key_hash", "is_photo", "photo_sha256", "stem"],
+            ["id", "key_hash", "is_photo", "first_hash", "stem_hash"],
         ).to_pylist()
         seen = keys.setdefault(found.source, set())
         mine = []
@@ -68,12 +68,12 @@ def merge(
                 mine.append(about | {"rule": "key_repeated", "shown": record["id"]})
             if record["is_photo"]:
                 checked["evaluated"] += 1
-                where = shown.where(record["photo_sha256"] or "", record["stem"] or "")
+                where = shown.where(record["first_hash"], record["stem_hash"])
                 if where:
                     mine.append(about | {"rule": "evaluated", "shown": where})
-                if record["photo_sha256"]:
-                    photos[record["photo_sha256"]] += 1
-                    photo_ids.setdefault(record["photo_sha256"], []).append(record["id"])
+                if record["first_hash"]:
+                    photos[record["first_hash"]] += 1
+                    photo_ids.setdefault(record["first_hash"], []).append(record["id"])
         seen |= {record["key_hash"] for record in records}
         for row in mine:
             failed[row["rule"]] += 1
@@ -84,7 +84,7 @@ def merge(
         for table, rows_of in bad_here.items():
             bad[table] += len(rows_of)
             named[table] += [f"{row['id']} {_reason(row)}" for row in rows_of[:5]]
-        for (ordinal, number), row in out.items():
+        for row in out.values():
             one = left[row["rule"]]
             example = f"{row['id']}: {row['shown']}"
             left[row["rule"]] = LeftOut(one.reason, one.count + 1, (one.examples + [example])[:3])

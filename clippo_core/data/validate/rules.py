@@ -70,7 +70,7 @@ RULES = (
     ),
     Rule("evaluated", "photos", "evaluated_in", "", "no photo is also evaluated", "evaluated_in"),
     Rule(
-        "photo_twice", "photos", "photo_sha256", "", "no photo comes twice", "photo_sha256",
+        "photo_twice", "photos", "first_hash", "", "no photo comes twice", "first_hash",
         excludes=False,
     ),
     Rule("not_a_text", "texts", "is_text", _IN_SET, _UNICODE, "shown", options=_TRUE),
