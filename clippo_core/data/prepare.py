@@ -43,6 +43,7 @@ def validate(
     render: RenderConfig,
     evaluate: EvaluateConfig | None = None,
     progress: bool = False,
+    batch_pairs: int = 0,
 ) -> Judged:
     """Measure and judge every pair under `<stage.root>/prepared`. Raises DataError where a source
     is unreadable or empty, or too many records are unusable.
@@ -54,7 +55,7 @@ def validate(
     facts = [measure(plan, part, progress) for part in cut]
     verdicts = [judge(plan, part) for part in facts]
     shown = fingerprints(EvaluatedPlan(prepared, evaluate, stage.data_digest))
-    whole = ValidatePlan(stage, data, render, evaluate, prepared)
+    whole = ValidatePlan(stage, data, render, evaluate, prepared, batch_pairs=batch_pairs)
     report, exclusions = merge(whole, facts, verdicts, shown)
     return Judged(report, facts, exclusions)
 

@@ -68,10 +68,9 @@ RULES = (
         "small_photo", "photos", "short_side_px", _BETWEEN, _SIDES, "short_side_px",
         options=(("min_value", MIN_SIDE_PX),),
     ),
-    Rule("evaluated", "photos", "evaluated_in", "", "no photo is also evaluated", "evaluated_in"),
+    Rule("evaluated", "photos", "first_hash", "", "no photo is also evaluated", "id"),
     Rule(
-        "photo_twice", "photos", "first_hash", "", "no photo comes twice", "first_hash",
-        excludes=False,
+        "photo_twice", "photos", "first_hash", "", "no photo comes twice", "id", excludes=False,
     ),
     Rule("not_a_text", "texts", "is_text", _IN_SET, _UNICODE, "shown", options=_TRUE),
     Rule("blank", "texts", "is_blank", _IN_SET, "no text is empty", "shown", options=_FALSE),
@@ -91,6 +90,25 @@ RULES = (
     Rule(
         "no_glyph", "texts", "has_missing_glyph", _IN_SET, "the font has every glyph", "shown",
         excludes=False, options=_FALSE,
+    ),
+    Rule(
+        "text_repeated", "texts", "text_hash", "", "no text comes twice", "shown", excludes=False,
+    ),
+    Rule(
+        "evaluated_caption", "texts", "plain_hash", "", "no text is an evaluated caption", "shown",
+        counts_as_bad=False,
+    ),
+    Rule(
+        "frequent_text", "texts", "text_hash", "", "no text is too frequent for a batch", "shown",
+        counts_as_bad=False,
+    ),
+    Rule(
+        "frequent_photo", "photos", "first_hash", "", "no photo is too frequent for a batch", "id",
+        counts_as_bad=False,
+    ),
+    Rule(
+        "frequent_group", "records", "group_hash", "", "no group is too frequent for a batch", "id",
+        counts_as_bad=False,
     ),
 )  # fmt: skip
 """In the order in which they are reported; the first one that a row breaks is the reason for
