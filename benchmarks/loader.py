@@ -29,11 +29,11 @@ import numpy as np
 from PIL import Image
 
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, prepare, shards
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.records import Records
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, StagePlan
 
 OUT = Path(__file__).resolve().parent / "out" / "loader.json"
 FLICKR = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k"
@@ -87,9 +87,9 @@ def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
         name="flickr8k",
     )
     data = DataConfig((source,), store_drawings=True)
-    report = ValidationReport(2300, [], {}, {"flickr8k": 1.0}, {}, {}, "benchmark")
-    plan = RenderPlan(StagePlan(str(folder), 0, "benchmark"), data, RenderConfig(image_px=image_px))
-    return shards.write_shards(plan, report, progress=False), data
+    stage, render = StagePlan(str(folder), 0, "benchmark"), RenderConfig(image_px=image_px)
+    judged = prepare.validate(stage, data, render)
+    return prepare.write_shards(stage, data, render, judged), data
 
 
 def rates(

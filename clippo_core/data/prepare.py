@@ -34,6 +34,7 @@ class Judged:
 
     report: ValidationReport
     facts: list[Part]
+    verdicts: list[Part]
     exclusions: list[Part]
 
 
@@ -57,7 +58,7 @@ def validate(
     shown = fingerprints(EvaluatedPlan(prepared, evaluate, stage.data_digest))
     whole = ValidatePlan(stage, data, render, evaluate, prepared, batch_pairs=batch_pairs)
     report, exclusions = merge(whole, facts, verdicts, shown)
-    return Judged(report, facts, exclusions)
+    return Judged(report, facts, verdicts, exclusions)
 
 
 def write_shards(

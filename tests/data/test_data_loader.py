@@ -11,12 +11,14 @@ import math
 import os
 import tarfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from prepared import shards_of
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
@@ -24,7 +26,7 @@ from clippo_core.data import loader, shard_index, shards
 from clippo_core.data.images import decode_image, squash
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, Shard, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, Shard
 
 RENDER = RenderConfig(image_px=64)
 
@@ -65,18 +67,8 @@ def write_sentences(folder: Path, n: int, groups: int = 0) -> SourceConfig:
     return SourceConfig("tsv", str(folder / "sentences.tsv"), name="sentences")
 
 
-def report_of(excluded: dict[str, str] | None = None) -> ValidationReport:
-    return ValidationReport(
-        0, [], excluded or {}, {"photos": 1.0}, {"en": 0.0}, {"en": 0.0}, "data"
-    )
-
-
-def made(root: Path | str, data: DataConfig, excluded: dict[str, str] | None = None) -> Manifest:
-    return shards.write_shards(
-        RenderPlan(StagePlan(str(root), 0, "data"), data, RENDER),
-        report_of(excluded),
-        progress=False,
-    )
+def made(root: Path | str, data: DataConfig, excluded: Iterable[str] = ()) -> Manifest:
+    return shards_of(root, data, RENDER, tuple(excluded))
 
 
 def listed(manifest: Manifest) -> list[Shard]:
