@@ -27,6 +27,7 @@ from clippo_core.data.validate.evaluated import Evaluated
 from clippo_core.data.validate.facts import EXCLUSION, FIRST, Facts, LanguageSums, Verdict, schema
 from clippo_core.data.validate.named import Named, names_of
 from clippo_core.data.validate.rules import RULES
+from clippo_core.data.validate.thinning import PART_BITS
 from clippo_core.errors import DataError
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import Expectation, LeftOut, Part, ValidatePlan, ValidationReport
@@ -251,18 +252,19 @@ def _store(db: duckdb.DuckDBPyConnection, prepared: str, n_parts: int) -> list[P
     import pyarrow as pa
     import pyarrow.parquet
 
-    rows = db.execute(
-        "SELECT record, number, place FROM excluded ORDER BY record, number"
-    ).fetchnumpy()
-    number, ordinal = questions.split(rows["record"])
+    rows = questions.arrays(
+        db,
+        f"SELECT record >> {PART_BITS} AS part, record & {(1 << PART_BITS) - 1} AS ordinal,"
+        " number, place FROM excluded ORDER BY record, number",
+    )
     names = np.array([rule.name for rule in RULES], object)
     stored = []
     for part in range(n_parts):
-        mine = slice(*np.searchsorted(number, [part, part + 1]))
+        mine = slice(*np.searchsorted(rows["part"], [part, part + 1]))
         if mine.start == mine.stop:
             stored.append(Part("", "", 0))
             continue
-        columns = [ordinal[mine], rows["number"][mine], names[rows["place"][mine]]]
+        columns = [rows["ordinal"][mine], rows["number"][mine], names[rows["place"][mine]]]
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch, "exclusions")
             pa.parquet.write_table(

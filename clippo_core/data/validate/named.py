@@ -44,19 +44,19 @@ def _named(
     [(key,)] = db.execute(f"SELECT id FROM records {one}", where).fetchall()
     shown = key
     if rule.table == "texts":
-        found = db.execute(f"SELECT shown FROM texts {one} AND number = ?", [*where, number])
-        shown = found.fetchall()[0][0]
+        [(shown,)] = db.execute(
+            f"SELECT shown FROM texts {one} AND number = ?", [*where, number]
+        ).fetchall()
         key += "#first" if number == FIRST else f"#{number}"
     if rule.name == "evaluated":
-        found = db.execute(
+        [(how, evaluation)] = db.execute(
             "SELECT how, evaluation FROM shown WHERE record = ? ORDER BY ALL LIMIT 1", [record]
-        )
-        how, evaluation = found.fetchall()[0]
+        ).fetchall()
         shown = evaluation + HOW[how]
     elif rule.kind:
-        found = db.execute(
+        noted = db.execute(
             f"SELECT shown FROM verdicts {one} AND number = ? AND rule = ?",
             [*where, number, rule.name],
         ).fetchall()
-        shown = found[0][0] if found else shown
+        shown = noted[0][0] if noted else shown
     return Named(key, str(shown)[:MAX_SHOWN], place)

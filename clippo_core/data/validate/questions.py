@@ -59,6 +59,12 @@ def split(record: int) -> tuple[int, int]:
     return record >> PART_BITS, record & ((1 << PART_BITS) - 1)
 
 
+def arrays(db: duckdb.DuckDBPyConnection, select: str) -> dict[str, np.ndarray]:
+    """The columns of an answer without nulls."""
+    found = db.execute(select).fetchnumpy()
+    return {name: np.asarray(column) for name, column in found.items()}
+
+
 def note_repeated_keys(db: duckdb.DuckDBPyConnection) -> int:
     """Records whose key an earlier partition of their source has too; keys that come again within a
     partition have been given other ids.
@@ -188,15 +194,16 @@ def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> l
 
 
 def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thinned]:
-    marked = db.execute("SELECT * FROM marked ORDER BY record, number, place").fetchnumpy()
+    marked = arrays(db, "SELECT * FROM marked ORDER BY record, number, place")
     if not len(marked["record"]):
         return []
-    records = db.execute(
+    records = arrays(
+        db,
         f"SELECT record, (kind = {TEXT})::INTEGER AS kind, key_hash,"
         " n_texts - coalesce(lost, 0) AS n FROM all_records SEMI JOIN marked USING (record)"
         " LEFT JOIN (SELECT record, count(*) AS lost FROM out"
-        f" WHERE number <> {FIRST} GROUP BY record) USING (record) ORDER BY record"
-    ).fetchnumpy()
+        f" WHERE number <> {FIRST} GROUP BY record) USING (record) ORDER BY record",
+    )
     names = np.stack([marked["place"].astype(np.uint64), marked["hash"]], 1)
     values, first, marks = np.unique(names, axis=0, return_index=True, return_inverse=True)
     found = thinning.Frequent(
