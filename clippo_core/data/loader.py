@@ -46,7 +46,7 @@ AT_ONCE = 16
 
 Encode = Callable[[list[str]], np.ndarray]
 Read = Callable[[int], Opened]
-"""(row, (offset, size) in its tar) -> the bytes."""
+"""A row -> its record."""
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         self._slices = plan.order.rank_slices(rank, world_size)
         self._keeps = plan.records.sizes[0] * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
-        self._texts: dict[tuple[bool, int], list[str]] = {}
+        self._said: dict[tuple[bool, int], Opened] = {}
         as_stored = text_encoder.digest == plan.manifest.render_digest
         self._drawn = plan.wants_drawings and not varied and as_stored
         self._window = functools.lru_cache(maxsize=2)(self._rank_window)
@@ -194,19 +194,20 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         (rows, chosen), places = window.batch(nth), np.r_[self._slices]
         n_photos = self._slices[0].stop - self._slices[0].start
         index, read = window.rows.index, self._read(window, rows, step)
+        photo_rows, text_rows = rows[:n_photos], rows[n_photos:]
         photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
-        for place, row in enumerate(rows[:n_photos]):
+        for place, row in enumerate(photo_rows):
             make = partial(_photo, index, row, read, self._image_px)
             photos[place] = self._kept(self._photos, int(window.rows.records[row]), make)
-        firsts = [read(row).member(index.first[row]).decode() for row in rows[n_photos:]]
+        pairs = [self._what_it_says(window.rows, row, read) for row in text_rows]
         encode_first, encode_second = self._encoders(step, places, n_photos)
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
-            first_text=torch.from_numpy(encode_first(firsts)),
+            first_text=torch.from_numpy(encode_first([pair.first.decode() for pair in pairs])),
             second_text=torch.from_numpy(
                 self._second(window.rows, rows, chosen, read, encode_second)
             ),
-            keys=[index.key(row) for row in rows],
+            keys=[index.key(row) for row in photo_rows] + [pair.key for pair in pairs],
             places=places,
             step=step,
         )
@@ -269,16 +270,32 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         them.
         """
         spans = found.index.drawings[found.text_starts[rows] + chosen]
-        if self._drawn and spans[:, 1].all():
-            drawings = [read(row).member(span) for row, span in zip(rows, spans, strict=True)]
-            return np.stack([_masks(drawing) for drawing in drawings])
-        said = []
-        for row, text in zip(rows, chosen, strict=True):
-            is_text = found.index.kinds[row] == shard_index.TEXT
-            name = (bool(is_text), int(found.records[row]))
-            texts = self._kept(self._texts, name, partial(_texts, read, row))
-            said.append(texts[text])
-        return encode(said)
+        stored = spans[:, 1] > 0 if self._drawn else np.zeros(len(rows), bool)
+        said = [
+            self._what_it_says(found, row, read).texts[text]
+            for row, text, is_stored in zip(rows, chosen, stored, strict=True)
+            if not is_stored
+        ]
+        live = encode(said) if said or not rows else None
+        if not stored.any():
+            assert live is not None
+            return live
+        drawn = [_masks(read(rows[n]).member(spans[n])) for n in np.flatnonzero(stored)]
+        second = np.empty((len(rows), *drawn[0].shape), drawn[0].dtype)
+        second[stored] = drawn
+        if live is not None:
+            second[~stored] = live
+        return second
+
+    def _what_it_says(self, found: Rows, row: int, read: Read) -> Opened:
+        """A record's texts; of a text pair, its id and first text too."""
+        is_text = bool(found.index.kinds[row] == shard_index.TEXT)
+
+        def opened() -> Opened:
+            whole = read(row)
+            return whole._replace(data=b"", first=whole.first if is_text else b"")
+
+        return self._kept(self._said, (is_text, int(found.records[row])), opened)
 
     def _kept(self, kept: dict[K, T], name: K, make: Callable[[], T]) -> T:
         """What `make` gives, from memory if it is there."""
@@ -291,11 +308,7 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
 
 
 def _photo(index: shard_index.ShardIndex, row: int, read: Read, image_px: int) -> np.ndarray:
-    return squash(decode_image(read(row).member(index.first[row]), index.key(row)), image_px)
-
-
-def _texts(read: Read, row: int) -> list[str]:
-    return read(row).texts
+    return squash(decode_image(read(row).first, index.key(row)), image_px)
 
 
 def _masks(drawing: bytes) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""A partition's records -> WebDataset tars, their indexes, and a list of them that is written last.
+"""A partition's records -> WebDataset tars of photos and frames of text pairs, their indexes, and a
+list of them that is written last.
 
-    numbers-1f0c….00000.tar    00000000.png  00000000.json         a photo, its texts
-                               00000000.txt                        the first of them, for other
-                                                                   programs
-                               00000001.first.txt  00000001.json   a sentence, its partners
-    numbers-1f0c….00000.index  where everything lies (`shard_index`)
-    list-1f0c….json            the shards of this partition, for the manifest (`shards`)
+    numbers-1f0c…-00000.tar     00000000.png  00000000.json         a photo, its texts
+                                00000000.txt                        the first of them, for other
+                                                                    programs
+    texts-5a21…-00000.jsonl.zst text pairs (`text_frames`)
+    numbers-1f0c…-00000.index   where everything lies (`shard_index`)
+    list-1f0c….json             the shards of this partition, for the manifest (`shards`)
 
 The json has key, source, texts, languages and group; `KEY.text.N.png`, by choice, is the Nth text
 rendered (1 bit, ink black). Photos keep their bytes unless their short side is above the limit.
@@ -35,9 +36,9 @@ import numpy as np
 
 from clippo_core import storage
 from clippo_core.config import digest
-from clippo_core.data import parts, shard_index
+from clippo_core.data import index_file, parts, shard_index, text_frames
 from clippo_core.data.images import decode_image, image_size
-from clippo_core.data.pairs import PhotoRecord, Record
+from clippo_core.data.pairs import PhotoRecord, Record, TextRecord
 from clippo_core.data.partitions import Partition
 from clippo_core.data.sources import kinds as sources
 from clippo_core.data.sources import tars
@@ -162,15 +163,31 @@ class _Job:
                 if done:
                     yield done
                     continue
-                path = scratch / f"{self._name(number)}.tar"
-                _write_tar(path, records, plan.max_short_side_px, renderer)
-                index = shard_index.index_ours(path)
+                path, index = self._made(scratch, number, records, plan, renderer)
                 entry = FileEntry(
                     path.name, path.stat().st_size, storage.sha256_file(path), len(index)
                 )
                 storage.upload(path, storage.join(store, path.name))
                 path.unlink()
                 yield self._stored(store, scratch, number, entry, index)
+
+    def _made(
+        self,
+        scratch: Path,
+        number: int,
+        records: tuple[tuple[str, str, Record], ...],
+        plan: WritePlan,
+        renderer: Renderer | None,
+    ) -> tuple[Path, shard_index.ShardIndex]:
+        """A file of our own records, and its index: a tar of photos, or frames of text pairs."""
+        pairs = [(key, one) for key, _, one in records if isinstance(one, TextRecord)]
+        assert len(pairs) in (0, len(records)), "a source holds photos or text pairs"
+        if pairs:
+            path = scratch / f"{self._name(number)}.{text_frames.EXTENSION}"
+            return path, text_frames.write(path, pairs)
+        path = scratch / f"{self._name(number)}.tar"
+        _write_tar(path, records, plan.max_short_side_px, renderer)
+        return path, shard_index.index_ours(path)
 
     def _name(self, number: int) -> str:
         return f"{self.what.name}-{self.key[:16]}-{number:05d}"
@@ -218,7 +235,7 @@ class _Job:
         """The shard, once its index is stored."""
         path = scratch / f"{self._name(number)}.index"
         about = {"name": tar.name, "bytes": str(tar.bytes), "sha256": tar.sha256}
-        index.save(path, about)
+        index_file.save(index, path, about)
         storage.upload(path, storage.join(store, path.name))
         entry = FileEntry(path.name, path.stat().st_size, storage.sha256_file(path))
         path.unlink()
@@ -229,8 +246,8 @@ class _Job:
         name = self._name(number)
         try:
             path = storage.fetch(storage.join(store, f"{name}.index"))
-            index, about = shard_index.load(path)
-            tar = storage.fetch(storage.join(store, f"{name}.tar"), sha256=about["sha256"])
+            index, about = index_file.load(path)
+            tar = storage.fetch(storage.join(store, about["name"]), sha256=about["sha256"])
         except (ShardError, StorageError, OSError, KeyError):
             return None
         return Shard(
@@ -254,7 +271,7 @@ def _write_tar(
     max_short_side_px: int,
     renderer: Renderer | None,
 ) -> None:
-    """A tar of records, the same bytes every time: no times, no owners, one order."""
+    """A tar of photos, the same bytes every time: no times, no owners, one order."""
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
         tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
@@ -271,8 +288,7 @@ def _write_tar(
                 "group": record.group,
             }
             members = {extension: data, "json": json.dumps(about, ensure_ascii=False).encode()}
-            if isinstance(record, PhotoRecord):  # where other programs look for the caption
-                members["txt"] = record.texts[0].encode()
+            members["txt"] = record.texts[0].encode()  # where other programs look for the caption
             if renderer is not None:
                 members |= {
                     f"text.{n}.png": one
@@ -285,13 +301,10 @@ def _write_tar(
 
 
 def _stored_photo(record: Record, key: str, max_short_side_px: int) -> tuple[str, bytes]:
-    """(extension, bytes) of a record's first side: the photo's own bytes, or a smaller JPEG; or the
-    first text.
-    """
+    """(extension, bytes) of a record's photo: its own bytes, or a smaller JPEG."""
     from PIL import Image
 
-    if not isinstance(record, PhotoRecord):
-        return "first.txt", record.first.encode()
+    assert isinstance(record, PhotoRecord)
     data = record.content or tars.picture_bytes(record.image)
     extension = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}.get(data[:2], "")
     short = min(image_size(data, key))

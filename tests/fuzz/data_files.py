@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from strategies import JSON_VALUES, fuzzed, picture_files
 
+from clippo_core.data import shard_index
+from clippo_core.data.index_file import packed
+
 _TEXTS = st.sampled_from(
     [
         "a dog",
@@ -136,15 +139,16 @@ def web_tar(draw: DrawFn) -> bytes:
 
 
 @lru_cache
-def _arrays() -> dict[str, np.ndarray]:
-    """An index of three records with four texts."""
+def _arrays(kind: int) -> dict[str, np.ndarray]:
+    """An index of three photos, or text pairs, with four texts."""
+    is_text = kind == shard_index.TEXT
     return {
-        "kinds": np.array([0, 1, 2], np.uint8),
-        "first": np.array([[512, 20], [1024, 5], [2048, 8]]),
-        "second": np.array([[600, 20], [1536, 5], [2560, 8]]),
+        "kinds": np.array([1, 1, 1] if is_text else [0, 2, 3], np.uint8),
+        "first": np.array([[0, 80], [0, 80], [80, 50]] if is_text else [[512, 20]] * 3),
+        "second": np.array([[0, 0], [1, 0], [0, 0]] if is_text else [[600, 20]] * 3),
         "drawings": np.zeros((4, 2), np.int64),
-        "keys": np.frombuffer(b"s/as/bs/\xc3\xa9", np.uint8),
-        "key_ends": np.array([3, 6, 10]),
+        "keys": np.frombuffer(b"" if is_text else b"s/as/bs/\xc3\xa9", np.uint8),
+        "key_ends": np.array([0, 0, 0] if is_text else [3, 6, 10]),
         **{name: np.arange(3, dtype=np.uint64) for name in ("key_hashes", "group_hashes")},
         "first_hashes": np.arange(3, dtype=np.uint64),
         "text_counts": np.array([1, 2, 1]),
@@ -154,22 +158,33 @@ def _arrays() -> dict[str, np.ndarray]:
 
 @fuzzed("index")
 def index_file(draw: DrawFn) -> bytes:
-    """A shard's index; or one with an array left out, of another type, or with other numbers."""
+    """A shard's index with other numbers, whose checks are right; or one with an array left out, of
+    another type, or changed.
+    """
     from safetensors.numpy import save
 
-    arrays = dict(_arrays())
+    known = dict(_arrays(draw(st.sampled_from([shard_index.PHOTO, shard_index.TEXT]))))
     rng = random.Random(draw(st.integers(0, 2**64 - 1)))
+    number = rng.choice([0, 1, 2, 200, 2**31, 2**62]) * rng.choice([1, 1, -1])
+    for name in draw(st.lists(st.sampled_from(["kinds", "first", "second"]), max_size=1)):
+        known[name] = known[name].copy()
+        place = rng.randrange(known[name].size)
+        known[name].flat[place] = np.array(number).astype(known[name].dtype)
+    try:
+        arrays = packed(shard_index.ShardIndex(**known))
+    except (ValueError, IndexError):  # what no writer could bring about
+        arrays = packed(shard_index.ShardIndex(**_arrays(shard_index.PHOTO)))
     for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
-        array = arrays.pop(name, None)
-        change = draw(st.sampled_from(["none", "type", "number", "shorter", "number", "same"]))
-        if array is None or change == "none":
+        array = arrays.pop(name)
+        change = draw(st.sampled_from(["none", "type", "number", "shorter", "same"]))
+        if change == "none":
             continue
         if change == "number" and array.size:
             array = array.copy()
-            number = rng.choice([0, 1, 2, 200, 2**31, 2**62]) * rng.choice([1, 1, -1])
             array.flat[rng.randrange(array.size)] = np.array(number).astype(array.dtype)
         changed = {"type": array.astype(np.float32), "shorter": array[:-1]}
-        arrays[name] = np.ascontiguousarray(changed.get(change, array))
+        arrays[name] = changed.get(change, array)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = _entry(
         draw, inputs=st.just("x"), name=st.just("s-00000.tar"), sha256=st.just("0" * 64),
         bytes=st.just(draw(st.sampled_from(["3", "-1", "1_0"])) if draw(_SCRAP) == 0 else "10240"),

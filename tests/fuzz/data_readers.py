@@ -24,7 +24,7 @@ from strategies import picture_files
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import parts, shard_index
+from clippo_core.data import index_file, parts, shard_index
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord
 from clippo_core.data.partitions import make_partitions
@@ -215,7 +215,7 @@ def check_web_tar(data: bytes) -> bool:
             shards = write(write_plan(data, render, prepared), facts, NOTHING, False)
             folder = storage.join(prepared, "shards")
             for shard in parts.read(folder, shards, ShardList).shards:
-                arrays, _ = shard_index.load(Path(folder, shard.index.name))
+                arrays, _ = index_file.load(Path(folder, shard.index.name))
                 return [arrays.key(n) for n in range(len(arrays))]
         return []
 
@@ -229,7 +229,7 @@ def check_index(data: bytes) -> bool:
     path = written("s-00000.index", data)
 
     def decode() -> Any:
-        index, about = shard_index.load(Path(path))
+        index, about = index_file.load(Path(path))
         keys = [index.key(n) for n in range(len(index))]
         ends = [span.sum() for span in (*index.first, *index.second, *index.drawings)]
         assert all(0 <= end <= int(about["bytes"]) for end in ends)
