@@ -528,8 +528,8 @@ def test_shards_in_a_bucket(
     opened = shards.open_manifest(remote.uri)
     assert [b.keys for b in read((opened, data), 4)] == [b.keys for b in read(mixed, 4)]
     assert torch.equal(read((opened, data), 1)[0].photos, read(mixed, 1)[0].photos)
-    [damaged] = [s.tar for s in listed(remote) if s.tar.name == "photos-00001.tar"]
-    storage.write_bytes(storage.join(remote.uri, damaged.name), b"x" * damaged.bytes)
+    damaged = listed(remote)[1].tar
+    storage.write_bytes(storage.join(remote.store, damaged.name), b"x" * damaged.bytes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another node's"))
     with pytest.raises(ShardError, match=f"{damaged.name}: record photos/photo-00.. is not what"):
         read((opened, data), 4)

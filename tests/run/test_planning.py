@@ -109,9 +109,14 @@ def test_a_new_learning_rate_keeps_the_shards(config: RunConfig) -> None:
 def test_lost_bytes_run_again(config: RunConfig) -> None:
     plan = make_plan(config, SUNDAY)
     finish_render(plan)
-    assert make_plan(config, SUNDAY).render == plan.render
-    next(Path(plan.render.stage.root, "shards").glob("*.tar")).unlink()
-    assert make_plan(config, SUNDAY).render.stage.generation != plan.render.stage.generation
+    same = make_plan(config, SUNDAY)
+    assert (same.render, same.measure, same.write) == (plan.render, plan.measure, plan.write)
+    next(Path(plan.render.prepared, "shards").glob("*.zst")).unlink()
+    after = make_plan(config, SUNDAY)
+    assert after.render.stage.generation != plan.render.stage.generation
+    # No cache answers for what stands beside it either; each finds what is still there.
+    generations = {after.measure.generation, after.write.generation, after.validate.generation}
+    assert len(generations) == 1 and plan.measure.generation not in generations
 
 
 def test_new_data_under_an_old_name_is_noticed(config: RunConfig) -> None:
@@ -255,6 +260,7 @@ def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
     before, plan = noted(whole), make_plan(whole, SUNDAY)
     changed = variants(whole, runtime=True)
     assert set(changed) == {
+        "data.partition_bytes",
         "evaluate.batch_size",
         "gate.error",
         "gate.floors",
@@ -296,6 +302,8 @@ def moves(path: str, before: EvaluateConfig, after: EvaluateConfig) -> set[str]:
     part, _, rest = path.partition(".")
     if part in ("data", "render", "seed"):
         return STAGES
+    if path == "train.batch_pairs":  # validation looks for what is too frequent for a batch
+        return {"validate", "pretrain", *EVALUATIONS}
     if part in ("model", "optim", "train"):
         return {"pretrain", *EVALUATIONS}
     if part == "is_demo":
