@@ -22,7 +22,7 @@ from clippo_core import storage
 from clippo_core.data import parts
 from clippo_core.data.pairs import text_pairs_per_batch
 from clippo_core.data.validate import questions, thinning
-from clippo_core.data.validate.database import open_database
+from clippo_core.data.validate.database import arrays, open_database
 from clippo_core.data.validate.evaluated import Evaluated
 from clippo_core.data.validate.facts import EXCLUSION, FIRST, Facts, LanguageSums, Verdict, schema
 from clippo_core.data.validate.named import Named, names_of
@@ -252,7 +252,7 @@ def _store(db: duckdb.DuckDBPyConnection, prepared: str, n_parts: int) -> list[P
     import pyarrow as pa
     import pyarrow.parquet
 
-    rows = questions.arrays(
+    rows = arrays(
         db,
         f"SELECT record >> {PART_BITS} AS part, record & {(1 << PART_BITS) - 1} AS ordinal,"
         " number, place FROM excluded ORDER BY record, number",

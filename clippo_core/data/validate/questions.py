@@ -18,6 +18,7 @@ import numpy as np
 from clippo_core.data import perceptual
 from clippo_core.data.shard_index import TEXT
 from clippo_core.data.validate import thinning
+from clippo_core.data.validate.database import arrays, repeated
 from clippo_core.data.validate.facts import FIRST
 from clippo_core.data.validate.rules import RULES
 from clippo_core.data.validate.thinning import PART_BITS
@@ -59,20 +60,11 @@ def split(record: int) -> tuple[int, int]:
     return record >> PART_BITS, record & ((1 << PART_BITS) - 1)
 
 
-def arrays(db: duckdb.DuckDBPyConnection, select: str) -> dict[str, np.ndarray]:
-    """The columns of an answer without nulls."""
-    found = db.execute(select).fetchnumpy()
-    return {name: np.asarray(column) for name, column in found.items()}
-
-
 def note_repeated_keys(db: duckdb.DuckDBPyConnection) -> int:
     """Records whose key an earlier partition of their source has too; keys that come again within a
     partition have been given other ids.
     """
-    db.execute(
-        "CREATE TABLE keys AS SELECT key_hash, count(*) AS n FROM all_records"
-        " GROUP BY key_hash HAVING n > 1"
-    )
+    _keep(db, "keys", key_hash=repeated(db, "records", "key_hash")[0])
     db.execute(
         "CREATE TABLE again AS SELECT record, key_hash FROM all_records"
         " SEMI JOIN keys USING (key_hash)"
@@ -120,11 +112,7 @@ def note_captions(db: duckdb.DuckDBPyConnection) -> int:
 
 def count_twice(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """How many photos, and texts, come more than once; notes the marks of both."""
-    counts = {}
-    for rule, kind in TWICE.items():
-        _count(db, kind, 2)
-        [(counts[rule],)] = db.execute(f"SELECT coalesce(sum(n), 0) FROM {kind}").fetchall()
-    return {rule: int(count) for rule, count in counts.items()}
+    return {rule: _count(db, kind) for rule, kind in TWICE.items()}
 
 
 def sizes(db: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], int]:
@@ -177,7 +165,7 @@ def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> l
     least = max(2, int(np.ceil(thinning.LIMIT / 2 / rate)))
     if any(batches.takes_stretches(kind) for kind in (0, 1)):
         least = max(2, min(least, batches.window_steps // 2))
-    _count(db, "frequent_group", least)
+    _count(db, "frequent_group")
     rows = " UNION ALL ".join(
         f"SELECT record, {'number' if table == 'texts' else FIRST} AS number, {column} AS hash,"
         f" {PLACE[rule]} AS place FROM all_{table}"
@@ -219,10 +207,7 @@ def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thin
     n_all, n_out = (
         np.bincount(marks.reshape(-1)[which], minlength=len(values)) for which in (slice(None), out)
     )
-    left_out = {
-        name: np.ascontiguousarray(marked[name][out]) for name in ("record", "number", "place")
-    }
-    db.register("left_out", _arrow(left_out))
+    _keep(db, "left_out", **{name: marked[name][out] for name in ("record", "number", "place")})
     db.execute("INSERT INTO broken SELECT record, number, place FROM left_out")
     order = sorted(np.flatnonzero(n_out), key=lambda mark: (-drawn[mark], first[mark]))
     return [
@@ -238,13 +223,13 @@ def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thin
     ]
 
 
-def _count(db: duckdb.DuckDBPyConnection, rule: str, least: int) -> None:
-    """A table, of the rule's name, with the marks that come at least so often."""
-    table, column, condition = MARKS[rule]
-    db.execute(
-        f"CREATE TABLE {rule} AS SELECT {column} AS hash, count(*) AS n FROM {table}"
-        f" WHERE {column} <> 0 AND {condition} GROUP BY {column} HAVING n >= {least}"
-    )
+def _count(db: duckdb.DuckDBPyConnection, rule: str) -> int:
+    """A table, of the rule's name, with the marks that come more than once; how many rows those
+    are.
+    """
+    values, counts = repeated(db, *MARKS[rule])
+    _keep(db, rule, hash=values, n=counts)
+    return int(counts.sum())
 
 
 def _insert(db: duckdb.DuckDBPyConnection, rule: str, select: str) -> int:
@@ -252,7 +237,10 @@ def _insert(db: duckdb.DuckDBPyConnection, rule: str, select: str) -> int:
     return int(n)
 
 
-def _arrow(columns: dict[str, np.ndarray]) -> object:
+def _keep(db: duckdb.DuckDBPyConnection, table: str, **columns: np.ndarray) -> None:
+    """A table with these columns."""
     import pyarrow as pa
 
-    return pa.table(columns)
+    db.register("columns_of_it", pa.table(columns))
+    db.execute(f"CREATE TABLE {table} AS SELECT * FROM columns_of_it")
+    db.unregister("columns_of_it")
