@@ -112,10 +112,10 @@ def text_pairs(folder: Path) -> Iterable[dict[str, Any]]:
     }
     for name, source in sources.items():
         data = DataConfig((source,), text_pair_share=1.0)
-        report = ValidationReport(0, [], {}, {}, {}, {}, "benchmark")
-        plan = RenderPlan(StagePlan(str(folder / name), 0, "benchmark"), data, RenderConfig())
+        stage = StagePlan(str(folder / name), 0, "benchmark")
+        judged = prepare.validate(stage, data, RenderConfig())
         start = time.process_time()
-        manifest = shards.write_shards(plan, report, progress=False)
+        manifest = prepare.write_shards(stage, data, RenderConfig(), judged)
         written = time.process_time() - start
         records = Records(manifest, 2**20)
         n = manifest.n_pairs

@@ -182,9 +182,7 @@ def test_text_pairs_from_a_bucket_and_from_a_disk(
     data = DataConfig(
         (source,), text_pair_share=1.0, records_per_shard=300, window_records=64, block_records=8
     )
-    report = ValidationReport(1024, [], {}, {}, {}, {}, "data")
-    plans = [RenderPlan(StagePlan(root, 0, "data"), data, RENDER) for root in (s3, str(tmp_path))]
-    remote, local = (shards.write_shards(plan, report, progress=False) for plan in plans)
+    remote, local = (shards_of(root, data, RENDER) for root in (s3, tmp_path))
     requests.clear()
     keys: Counter[str] = Counter()
     for one, two in zip(batches(remote, data, 64), batches(local, data, 64), strict=True):
