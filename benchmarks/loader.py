@@ -33,11 +33,11 @@ import numpy as np
 from PIL import Image
 
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, prepare, shards
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.records import Records
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, StagePlan
 
 OUT = Path(__file__).resolve().parent / "out" / "loader.json"
 SLICES = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -95,9 +95,9 @@ def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
         name="flickr8k",
     )
     data = DataConfig((source,), store_drawings=True)
-    report = ValidationReport(2300, [], {}, {"flickr8k": 1.0}, {}, {}, "benchmark")
-    plan = RenderPlan(StagePlan(str(folder), 0, "benchmark"), data, RenderConfig(image_px=image_px))
-    return shards.write_shards(plan, report, progress=False), data
+    stage, render = StagePlan(str(folder), 0, "benchmark"), RenderConfig(image_px=image_px)
+    judged = prepare.validate(stage, data, render)
+    return prepare.write_shards(stage, data, render, judged), data
 
 
 def text_pairs(folder: Path) -> Iterable[dict[str, Any]]:
@@ -112,10 +112,10 @@ def text_pairs(folder: Path) -> Iterable[dict[str, Any]]:
     }
     for name, source in sources.items():
         data = DataConfig((source,), text_pair_share=1.0)
-        report = ValidationReport(0, [], {}, {}, {}, {}, "benchmark")
-        plan = RenderPlan(StagePlan(str(folder / name), 0, "benchmark"), data, RenderConfig())
+        stage = StagePlan(str(folder / name), 0, "benchmark")
+        judged = prepare.validate(stage, data, RenderConfig())
         start = time.process_time()
-        manifest = shards.write_shards(plan, report, progress=False)
+        manifest = prepare.write_shards(stage, data, RenderConfig(), judged)
         written = time.process_time() - start
         records = Records(manifest, 2**20)
         n = manifest.n_pairs

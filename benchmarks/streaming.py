@@ -34,9 +34,9 @@ from PIL import Image
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, prepare, shards
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import RenderPlan, StagePlan, ValidationReport, dumps, loads
+from clippo_core.run.records import StagePlan, dumps, loads
 
 OUT = Path(__file__).resolve().parent / "out" / "streaming.json"
 TARS, EACH, WINDOW, BLOCK, BATCH, PX = 20, 1024, 4096, 64, 64, 32
@@ -104,9 +104,8 @@ def prepared(bucket: str) -> tuple[str, str, int]:
         storage.write_bytes(f"{bucket}/set/{number:05d}.tar", content.getvalue())
     source = SourceConfig("webdataset", f"{bucket}/set/*.tar", name="web")
     data = DataConfig((source,), window_records=WINDOW, block_records=BLOCK)
-    report = ValidationReport(TARS * EACH, [], {}, {"web": 1.0}, {}, {}, "data")
-    plan = RenderPlan(StagePlan(f"{bucket}/run", 0, "data"), data, RenderConfig(image_px=PX))
-    manifest = shards.write_shards(plan, report, progress=False)
+    stage, render = StagePlan(f"{bucket}/run", 0, "data"), RenderConfig(image_px=PX)
+    manifest = prepare.write_shards(stage, data, render, prepare.validate(stage, data, render))
     n_bytes = sum(shard.tar.bytes for shard in shards.shard_list(manifest))
     return manifest.uri, dumps(data), n_bytes
 

@@ -13,7 +13,17 @@ from flytekit import Deck, task
 from clippo_core.config import RunConfig
 from clippo_core.config.small import NUMBERS_FOLDER
 from clippo_core.evaluate.registry import asked_for
-from clippo_core.run.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
+from clippo_core.run.records import (
+    EvaluatedPlan,
+    EvaluatePlan,
+    GatePlan,
+    Part,
+    PartitionPlan,
+    PretrainPlan,
+    RenderPlan,
+    ValidatePlan,
+    WritePlan,
+)
 from tasks import settings
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +39,10 @@ class Plans(NamedTuple):
     glue: list[EvaluatePlan]
     xm3600: list[EvaluatePlan]
     gate: GatePlan
+    partitions: list[Part]
+    measure: PartitionPlan
+    evaluated: EvaluatedPlan
+    write: WritePlan
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
@@ -45,8 +59,17 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     Deck("Benchmarks", inspection_deck(found.facts, found.faults))
     for fault in found.faults:
         _logger.warning("%s That evaluation will have no result; training goes on.", fault)
-    asked = asked_for(run.evaluations)
-    return Plans(run.validate, run.render, run.pretrain, **asked, gate=run.gate)
+    return Plans(
+        run.validate,
+        run.render,
+        run.pretrain,
+        **asked_for(run.evaluations),
+        gate=run.gate,
+        partitions=run.partitions,
+        measure=run.measure,
+        evaluated=run.evaluated,
+        write=run.write,
+    )
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"))

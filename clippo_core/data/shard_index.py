@@ -134,35 +134,6 @@ def index_ours(path: Path) -> ShardIndex:
     return indexed(rows)
 
 
-def index_foreign(path: Path, source: str, excluded: Iterable[str]) -> ShardIndex:
-    """Index of a tar of img2dataset's kind, without the records whose id (`<source>/<tar>/<key>`)
-    is in `excluded`.
-    """
-    left_out = set(excluded)
-    seen: dict[str, int] = {}
-    rows = []
-    with open(path, "rb") as tar:
-        for entry in tars.entries(path):
-            key = f"{source}/{path.stem}/{entry.key}"
-            times = seen.get(key, 0)
-            seen[key] = times + 1
-            key += f"@{times}" if times else ""
-            if key in left_out or f"{key}#0" in left_out:
-                continue
-            texts, problem = tars.foreign_text(tar.fileno(), entry, key)
-            if problem:
-                continue
-            first = entry.members[entry.picture]
-            kind, extension = (
-                (FOREIGN_TXT, "txt") if "txt" in entry.members else (FOREIGN_JSON, "json")
-            )
-            photo = os.pread(tar.fileno(), first[1], first[0])
-            rows.append(
-                Row(kind, first, entry.members[extension], key, "", photo, texts, ((0, 0),))
-            )
-    return indexed(rows)
-
-
 @dataclass(frozen=True)
 class Row:
     """What an index must know of a record."""

@@ -64,7 +64,7 @@ def validation_deck(report: ValidationReport) -> str:
     """
     return deck(
         fragment("heading", title="Data validation", marks=[], text=""),
-        fragment("expectations", report=report, reasons=exclusions(report)),
+        fragment("expectations", report=report),
         fragment("data", data=report),
     )
 
@@ -162,14 +162,6 @@ def metric_group(
         "protocol": result.protocol,
         "rows": rows_of(result, config, published),
     }
-
-
-def exclusions(report: ValidationReport) -> list[tuple[str, list[str]]]:
-    """Reason -> keys of the records left out, the commonest reason first."""
-    by_reason: dict[str, list[str]] = {}
-    for key, reason in sorted(report.excluded.items()):
-        by_reason.setdefault(reason, []).append(key)
-    return sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
 
 
 def run_facts(config: RunConfig) -> list[tuple[str, str]]:

@@ -31,6 +31,8 @@ from clippo_core.run.folder import (
     PROMOTIONS,
     RESULT,
     STAGES,
+    BaseFolder,
+    PreparedFolder,
     RunFolder,
 )
 from clippo_core.run.history import Promotion
@@ -110,6 +112,9 @@ class Survey:
         with ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(storage.delete, (file.uri for file in marked)))
             list(pool.map(storage.delete, (file.uri for file in files)))
+        prepared = BaseFolder(self.root).prepared
+        if any(file.uri.startswith(f"{prepared}/") for file in files):  # no cache may answer now
+            storage.delete(PreparedFolder(prepared).generation)
         for top in {file.name.partition("/")[0] for file in files}:
             storage.delete_empty_folders(storage.join(self.root, top))
         return files

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from clippo_core.errors import ConflictError, NotFoundError, StorageError
+from clippo_core.errors import ConflictError, NotFoundError, StorageError, TooLargeError
 from clippo_core.untrusted.names import reason
 
 PART_BYTES = 64 << 20
@@ -252,7 +252,7 @@ class Objects:
         reply = self._call("get_object", uri)
         if max_bytes and reply["ContentLength"] > max_bytes:
             reply["Body"].close()
-            raise StorageError(
+            raise TooLargeError(
                 f"{uri} has {reply['ContentLength']:,} bytes, more than {max_bytes:,}; shrink or"
                 " remove it."
             )

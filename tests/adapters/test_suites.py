@@ -26,7 +26,6 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError
 from clippo_core.neighbours import graphs
 from clippo_core.run.planning import make_plan
-from clippo_core.run.records import ValidationReport
 
 TEXTS = ["a dog", "zwei Hunde", "", "七十", "x"]
 
@@ -50,14 +49,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tower of the demo, trained for a minute: good enough that no rank hangs on the last bit."""
-    from clippo_core.data.shards import write_shards
+    from prepared import shards_of
+
     from clippo_core.train.loop import pretrain
 
     steps = {"train__steps": 150, "optim__warmup_steps": 20, "optim__cooldown_steps": 30}
     config = replace(presets.demo(str(world.parent)), **steps)
     plan = make_plan(config, datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
-    report = ValidationReport(0, [], {}, {}, {}, {}, plan.render.stage.data_digest)
-    manifest = write_shards(plan.render, report, progress=False)
+    manifest = shards_of(world.parent, plan.render.data, plan.render.render)
     model = Clippo.load(pretrain(plan.pretrain, manifest).uri, "cpu")
     path = str(tmp_path_factory.mktemp("trained") / "model.safetensors")
     model.save(path)

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import validated, written
 
 from clippo_core import storage
-from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
-from clippo_core.data import shards
+from clippo_core.config import DataConfig, RenderConfig, SourceConfig
+from clippo_core.data import prepare
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import tars
 from clippo_core.data.sources.guess import guess_source
 from clippo_core.data.sources.kinds import read_source
 from clippo_core.data.survey import survey
-from clippo_core.data.validate.expectations import validate
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.run.planning import content_digest, source_inputs
-from clippo_core.run.records import RenderPlan, StagePlan, ValidatePlan
+from clippo_core.run.records import StagePlan
 
 CAPTIONS = [f'photo {n}, a "dog", un café\t{n}' if n == 7 else f"photo {n}" for n in range(20)]
 
@@ -125,9 +125,9 @@ def test_every_layout_validates_and_becomes_shards(
 ) -> None:
     data, render = DataConfig((layouts[name],), max_bad_share=0.0), RenderConfig(image_px=64)
     stage = StagePlan(str(tmp_path), 0, content_digest(source_inputs(data)))
-    report = validate(ValidatePlan(stage, data, render, EvaluateConfig()), progress=False)
-    manifest = shards.write_shards(RenderPlan(stage, data, render), report, progress=False)
-    assert (report.n_records, manifest.n_photo_pairs) == (20, 20)
+    judged = prepare.validate(stage, data, render)
+    manifest = prepare.write_shards(stage, data, render, judged)
+    assert (judged.report.n_records, manifest.n_photo_pairs) == (20, 20)
 
 
 def test_our_shards_are_read_by_the_rules_of_others(
@@ -135,11 +135,9 @@ def test_our_shards_are_read_by_the_rules_of_others(
 ) -> None:
     """open_clip takes each record's picture and `txt`."""
     data, render = DataConfig((layouts["csv"],)), RenderConfig(image_px=64)
-    stage = StagePlan(str(tmp_path), 0, "d")
-    report = validate(ValidatePlan(stage, data, render, EvaluateConfig()), progress=False)
-    shards.write_shards(RenderPlan(stage, data, render), report, progress=False)
+    written(tmp_path, data, render, validated(tmp_path, data, render).judged)
     found: dict[str, dict[str, bytes]] = {}
-    (path,) = (tmp_path / "shards").glob("*.tar")
+    (path,) = (tmp_path / "prepared").glob("*.tar")
     with tarfile.open(path) as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")

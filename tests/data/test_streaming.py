@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import shards_of
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
@@ -25,7 +26,7 @@ from clippo_core.data import loader, separate, shards
 from clippo_core.data.records import Records
 from clippo_core.errors import ShardError
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport, dumps
+from clippo_core.run.records import Manifest, dumps
 from clippo_core.storage import bucket
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -50,9 +51,7 @@ def foreign(bucket_uri: str, tars: int, each: int, **settings: int) -> tuple[Man
         storage.write_bytes(f"{bucket_uri}/set/{number:05d}.tar", content.getvalue())
     source = SourceConfig("webdataset", f"{bucket_uri}/set/*.tar", name="web")
     data = dataclasses.replace(DataConfig((source,)), **settings)
-    report = ValidationReport(tars * each, [], {}, {"web": 1.0}, {}, {}, "data")
-    plan = RenderPlan(StagePlan(f"{bucket_uri}/run", 0, "data"), data, RENDER)
-    return shards.write_shards(plan, report, progress=False), data
+    return shards_of(f"{bucket_uri}/run", data, RENDER), data
 
 
 def batches(
@@ -143,9 +142,7 @@ def test_the_same_batches_from_a_bucket_and_from_a_disk(
         (tmp_path / "set" / name).write_bytes(storage.read_bytes(f"{s3}/set/{name}"))
     source = dataclasses.replace(data.sources[0], path=str(tmp_path / "set/*.tar"))
     here = dataclasses.replace(data, sources=(source,))
-    report = ValidationReport(200, [], {}, {"web": 1.0}, {}, {}, "data")
-    plan = RenderPlan(StagePlan(str(tmp_path / "run"), 0, "data"), here, RENDER)
-    local = shards.write_shards(plan, report, progress=False)
+    local = shards_of(tmp_path / "run", here, RENDER)
     for one, two in zip(batches(manifest, data, 30), batches(local, here, 30), strict=True):
         assert one.keys == two.keys
         assert (one.photos == two.photos).all() and (one.second_text == two.second_text).all()
@@ -185,9 +182,7 @@ def test_text_pairs_from_a_bucket_and_from_a_disk(
     data = DataConfig(
         (source,), text_pair_share=1.0, records_per_shard=300, window_records=64, block_records=8
     )
-    report = ValidationReport(1024, [], {}, {}, {}, {}, "data")
-    plans = [RenderPlan(StagePlan(root, 0, "data"), data, RENDER) for root in (s3, str(tmp_path))]
-    remote, local = (shards.write_shards(plan, report, progress=False) for plan in plans)
+    remote, local = (shards_of(root, data, RENDER) for root in (s3, tmp_path))
     requests.clear()
     keys: Counter[str] = Counter()
     for one, two in zip(batches(remote, data, 64), batches(local, data, 64), strict=True):

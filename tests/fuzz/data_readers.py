@@ -22,19 +22,24 @@ import numpy as np
 from checks import Refused, check, outcome
 from strategies import picture_files
 
+from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import index_file, shard_index
+from clippo_core.data import index_file, parts, shard_index
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord
+from clippo_core.data.partitions import make_partitions
+from clippo_core.data.prepare import write_plan
 from clippo_core.data.sources import tars
 from clippo_core.data.sources.kinds import read_records
-from clippo_core.data.validate import facts
-from clippo_core.data.validate.evaluated import Evaluated
+from clippo_core.data.validate.measure import measure
+from clippo_core.data.write import write
 from clippo_core.evaluate.imagenet.prompts import load_templates
 from clippo_core.rendering import font
+from clippo_core.run.records import Part, PartitionPlan, ShardList
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-readers-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+NOTHING = Part("", "", 0)
 PHOTOS = FOLDER / "photos"
 PHOTOS.mkdir()
 for _name, _content in (("0.jpg", picture_files()[7]), ("1.png", picture_files()[0])):
@@ -55,11 +60,14 @@ def records_of(kind: str, path: str, **options: Any) -> Any:
     data = DataConfig((source,), text_pair_share=0.0 if photos else 1.0)
 
     def decode() -> Any:
-        found = [(key, record) for _, key, record in read_records(data)]
+        found = list(read_records("s", source))
         if zlib.crc32(Path(path).read_bytes()) % 8:  # measuring takes 50 ms
             return found, b""
-        measured = facts.collect(data, RenderConfig(image_px=32), Evaluated(), progress=False)
-        return found, json.dumps([measured.records, measured.tars], ensure_ascii=False).encode()
+        with tempfile.TemporaryDirectory() as prepared:
+            (part,) = make_partitions(data, prepared)
+            facts = measure(PartitionPlan(prepared, RenderConfig(image_px=32)), part, False)
+            assert facts.count == len(found)
+            return found, storage.read_bytes(storage.join(prepared, facts.name))
 
     before = sorted(FOLDER.rglob("*"))
     found = outcome(decode, path)
@@ -198,9 +206,17 @@ def check_web_tar(data: bytes) -> bool:
     for _, record in good:
         assert tars.picture_bytes(record.image) in contents
 
-    def index() -> list[Any]:
-        arrays = shard_index.index_foreign(Path(path), "s", excluded)
-        return [arrays.key(n) for n in range(len(arrays))]
+    def index() -> list[str]:
+        data = DataConfig((SourceConfig("webdataset", path, name="s"),))
+        with tempfile.TemporaryDirectory() as prepared:
+            (part,) = make_partitions(data, prepared)
+            render = RenderConfig(image_px=32)
+            facts = measure(PartitionPlan(prepared, render), part, False)
+            shards = write(write_plan(data, render, prepared), facts, NOTHING, False)
+            for shard in parts.read(prepared, shards, ShardList).shards:
+                arrays, _ = index_file.load(Path(prepared, shard.index.name))
+                return [arrays.key(n) for n in range(len(arrays))]
+        return []
 
     assert outcome(index, path) == [key for key, _ in good]
     outcome(lambda: len(shard_index.index_ours(Path(path))), path)

@@ -44,8 +44,6 @@ from clippo_core.run.records import (
     Expectation,
     Manifest,
     Metric,
-    RenderPlan,
-    StagePlan,
     ValidationReport,
     Verdict,
 )
@@ -645,7 +643,8 @@ def test_without_tokenizers_clippos_lengths_stand_alone():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> RunRecord:
     """A run's folder with real shards (photos and sentence pairs) and a real, untrained tower."""
-    from clippo_core.data.shards import write_shards
+    from prepared import shards_of
+
     from clippo_core.embedder import Clippo
     from clippo_core.models import build_tower
 
@@ -684,10 +683,7 @@ def finished(tmp_path_factory) -> RunRecord:
         data=DataConfig(sources, text_pair_share=0.25, records_per_shard=5),
     )
     root = str(folder / "run")
-    report = ValidationReport(23, [], {}, {"photos": 0.6, "words": 0.4}, {}, {}, "d" * 64)
-    manifest = write_shards(
-        RenderPlan(StagePlan(root, 0, "d" * 64), config.data, config.render), report, progress=False
-    )
+    manifest = shards_of(root, config.data, config.render, data_digest="d" * 64)
     clippo = Clippo(build_tower(model, config.render.image_px, seed=0), config.render)
     clippo.save(folder / "model.safetensors")
     checkpoint = CheckpointInfo(

@@ -17,20 +17,18 @@ import numpy as np
 import pytest
 from faults import FaultProxy
 from PIL import Image
+from prepared import shards_of
 from ranks import steps_of
 from test_train import assert_same_run
 from tiny import tiny_plan
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, SourceConfig
-from clippo_core.data.shards import write_shards
 from clippo_core.engine.checkpoint import open_checkpoint
 from clippo_core.run.records import (
     CheckpointInfo,
     Manifest,
     PretrainPlan,
-    RenderPlan,
-    ValidationReport,
     dumps,
 )
 
@@ -65,8 +63,7 @@ def streamed(bucket: str, tmp_path: Path) -> tuple[PretrainPlan, Manifest]:
     )
     changes = {"train__steps": STEPS, "train__save_every_steps": 5, "optim__cooldown_steps": 10}
     plan = dataclasses.replace(tiny_plan(f"{bucket}/run", **changes), data=data)
-    report = ValidationReport(TARS * PHOTOS + PAIRS, [], {}, {}, {}, {}, plan.stage.data_digest)
-    return plan, write_shards(RenderPlan(plan.stage, data, plan.render), report, progress=False)
+    return plan, shards_of(plan.stage.root, data, plan.render, data_digest=plan.stage.data_digest)
 
 
 def started(plan: PretrainPlan, shards: Manifest, folder: Path, **env: str) -> subprocess.Popen:
