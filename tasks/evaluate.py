@@ -16,6 +16,7 @@ import logging
 from typing import Any, NamedTuple
 
 from flytekit import Cache, Deck, map_task, task
+from flytekit.types.file import FlyteFile, HTMLPage
 
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig
@@ -33,6 +34,13 @@ class Plans(NamedTuple):
     vqa: list[EvaluatePlan]
     glue: list[EvaluatePlan]
     xm3600: list[EvaluatePlan]
+
+
+class Evaluated(NamedTuple):
+    """What the evaluations of one model end with."""
+
+    report: HTMLPage
+    results: FlyteFile
 
 
 check_complete(Plans._fields, "tasks.evaluate.Plans")
@@ -80,13 +88,10 @@ def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
 def open_checkpoint(checkpoint: str) -> CheckpointInfo:
-    """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it
-    points to.
-    """
-    from clippo_core.engine.checkpoint import open_checkpoint as read
-    from clippo_core.run.history import promoted_uri
+    """The model that `checkpoint` names, in any form that Clippo.load takes, verified."""
+    from clippo_core.opening import model_info
 
-    return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
+    return model_info(checkpoint)
 
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
@@ -139,10 +144,34 @@ def gather(
         if not plan:
             results.append(EvalResult.skipped(name, "not configured for this run"))
             continue
-        result = one[0] or _failed(name, checkpoint, plan[0], POD_DIED)
+        result = one[0] or evaluation(name).failed(checkpoint, plan[0], POD_DIED)
         results.append(result)
         Deck(name, evaluation_deck(result, RunFolder(plan[0].stage.root).evaluation(name)))
     return results
+
+
+@task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
+def conclude(
+    checkpoint: CheckpointInfo,
+    plans: list[list[EvaluatePlan]],
+    results: list[EvalResult],
+    root: str,
+) -> Evaluated:
+    """Write the page of these evaluations, show it in the console, and print the table; fails where
+    none of them gave a number.
+    """
+    from clippo_core.report import evaluated
+    from clippo_core.run.folder import RunFolder
+
+    folders = {
+        result.name: RunFolder(plan[0].stage.root).evaluation(result.name)
+        for result, plan in zip(results, plans, strict=True)
+        if plan
+    }
+    found = evaluated.conclude(checkpoint, results, folders, root)
+    Deck("Report", found.html)
+    print(f"\n{found.words}\n")
+    return Evaluated(FlyteFile(found.report), FlyteFile(found.results))
 
 
 @task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
@@ -166,17 +195,4 @@ def require_all(results: list[EvalResult], promoted: str) -> list[EvalResult]:
 
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Run one evaluation, and turn any failure into a result."""
-    try:
-        return evaluation(name).run(checkpoint.uri, plan)
-    # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be
-    # lost with this one.
-    except Exception as error:
-        _logger.exception("evaluation %s failed", name)
-        return _failed(name, checkpoint, plan, f"{type(error).__name__}: {error}")
-
-
-def _failed(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan, why: str) -> EvalResult:
-    """A result without numbers."""
-    dataset = evaluation(name).configs(plan.evaluate)[0].dataset
-    weights = checkpoint.weights_sha256
-    return EvalResult.failed(name, dataset, why, weights_sha256=weights, is_demo=plan.is_demo)
+    return evaluation(name).attempt(checkpoint, plan)

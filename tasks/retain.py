@@ -6,8 +6,8 @@ import datetime
 
 from flytekit import task
 
-from clippo_core.run.commands import DAYS as DAYS
-from clippo_core.run.commands import RUNS as RUNS
+from clippo_core.run.retention import DAYS as DAYS
+from clippo_core.run.retention import RUNS as RUNS
 from tasks import settings
 
 

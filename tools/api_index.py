@@ -19,7 +19,16 @@ PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs" / "api.md"
 
 MODULES = {
-    "Use a model": ("embedder", "exported", "released", "published"),
+    "Use a model": ("embedder", "opening", "exported", "released", "published"),
+    "Hand a model on": (
+        "hub",
+        "card",
+        "run.publishing",
+        "neighbours.graphs",
+        "neighbours.timm_folder",
+        "adapters.clip_benchmark",
+        "adapters.mteb",
+    ),
     "Render text": ("rendering.renderer", "rendering.font", "rendering.census"),
     "Describe a run": (
         "config.run",

@@ -2,6 +2,7 @@
 
     <base>/stages/<stage>-<digest>.json     where a stage was completed, for later runs
            promoted-<name>.json             the pointer to the promoted model
+           promoted-<name>/                 the promoted model as a hub's folder, with its card
            promotions/<name>/NNNN.json      every verdict of the gate, oldest first; never changed
            index.html                       the page of all runs and verdicts
            <name>-summary.txt               the terminal's summary of the newest report
@@ -13,6 +14,7 @@
                journal.jsonl                one line per training step
                owner.json                   the process that trains here
                training.html, report.html   pages; analysis.json: what the report measured
+               results.json                 (evaluations alone) all results in one list
                evaluations/<evaluation>/    result.json written last, predictions.parquet,
                                             examples.json, timings.json
                    benchmark-<dataset>/     the same of one benchmark, part.json for result.json
@@ -52,6 +54,16 @@ def promotions(pointer: str) -> str:
     folder, _, file = pointer.rpartition("/")
     name = file.removeprefix(POINTER).removesuffix(".json")
     return join(folder or ".", PROMOTIONS, name)
+
+
+def run_of(checkpoint: str) -> str:
+    """Folder of the run that a step's checkpoint lies in; empty where it lies in none."""
+    return checkpoint.rpartition("/checkpoints/")[0]
+
+
+def promoted_folder(pointer: str) -> str:
+    """Folder of the promoted model in the form of a hub's, beside its pointer."""
+    return pointer.removesuffix(".json")
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,11 @@ class RunFolder:
     def report(self) -> str:
         """The report's page."""
         return join(self.root, "report.html")
+
+    @property
+    def results(self) -> str:
+        """All results of the evaluations of a finished checkpoint, as one list."""
+        return join(self.root, "results.json")
 
     @property
     def insight(self) -> str:

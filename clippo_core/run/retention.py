@@ -38,6 +38,9 @@ from clippo_core.run.records import ManifestFile, ShardList, loads
 from clippo_core.storage import FileStat
 from clippo_core.untrusted.json import field, load_json
 
+RUNS, DAYS = 4, 30.0
+"""Last runs of each name, and days, that are kept by default."""
+
 _RUN = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
 _MARKERS = (LATEST, MANIFEST, RESULT, PART)
 """Without these a folder counts as no whole, so they are deleted before what they list."""

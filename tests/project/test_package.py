@@ -112,6 +112,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
             "open_checkpoint",
             "open_promoted",
             "plan_evaluations",
+            "conclude",
             "gather",
             "require_all",
         )
@@ -120,7 +121,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
         trains = mapped(name).split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
-            ("open_checkpoint", "open_promoted", "plan_evaluations", "gather", "require_all")
+            ("open_checkpoint", "open_promoted", "plan_evaluations", "gather", "conclude", "require_all")
         )
         image = images["train" if trains else "cpu"]
         assert template.container.image == f"{image}:commit", name
@@ -224,6 +225,7 @@ def test_decks_are_on_where_something_is_shown(package: Package) -> None:
         "validate",
         "render",
         "pretrain",
+        "conclude",
         "gather",
         "gate",
         "report",
