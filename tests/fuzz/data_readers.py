@@ -200,15 +200,12 @@ def check_folder(data: bytes) -> bool:
     found = records_of("folder", str(home))
     if isinstance(found, Refused):
         return False
-    for _, record in found:
-        picture = Path(record.image) if not record.problem else home
-        beside = [
-            one for one in picture.parent.iterdir() if one.suffix.lower() == ".txt"
-            and one.stem == picture.stem
-        ]  # fmt: skip
-        if not record.problem:
-            assert home in picture.resolve().parents and picture.suffix.lower() in PICTURES
-            assert list(record.texts) in [[one.read_bytes().decode().strip()] for one in beside]
+    for record in _sound(found):
+        picture = Path(record.image)
+        assert home in picture.parents and picture.suffix.lower() in PICTURES
+        beside = [picture.with_suffix(end) for end in (".txt", ".TXT")]
+        texts = [one.read_bytes().decode(errors="replace") for one in beside if one.exists()]
+        assert list(record.texts) in [[text.strip()] for text in texts]
     return bool(_sound(found))
 
 
@@ -222,7 +219,9 @@ def check_hf_parquet(data: bytes) -> bool:
     rows = [
         row
         for group in range(pq.ParquetFile(io.BytesIO(data)).num_row_groups)
-        for row in pq.ParquetFile(io.BytesIO(data)).read_row_group(group).to_pylist()
+        for row in pq.ParquetFile(io.BytesIO(data))
+        .read_row_group(group, ["image", "text"])
+        .to_pylist()
     ]
     assert len(rows) == len(found)
     for (_, record), row in zip(found, rows, strict=True):
