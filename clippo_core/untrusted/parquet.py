@@ -103,7 +103,6 @@ class Table:
         columns, taken = {}, 0
         for name in self._wanted if names is None else names:
             kind = self._wanted[name]
-            self._check_items(number, name)
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
                 for batch in self._file.iter_batches(
@@ -142,20 +141,9 @@ class Table:
     def _paths(self, leaves: list[str]) -> list[str]:
         """Paths of the columns of plain values that `leaves` name; a list's is below its own."""
         schema = self._file.schema
-        every = [schema.column(number).path for number in range(len(schema))]
+        every = [schema.column(place).path for place in range(len(schema))]
         below = tuple(f"{leaf}." for leaf in leaves)
         return [path for path in every if path in leaves or path.startswith(below)]
-
-    def _check_items(self, number: int, name: str) -> None:
-        """Raise `error` where a row group's lists claim more items than it may have rows."""
-        if self._wanted[name] is Kind.TEXTS:
-            paths = self._paths(self._leaves[name])
-            about = self._file.metadata.row_group(number)
-            columns = [about.column(place) for place in range(about.num_columns)]
-            items = sum(one.num_values for one in columns if one.path_in_schema in paths)
-            if items > self._limits.parquet_group_rows:
-                fault = f"column {name} of row group {number} has {items:,} texts"
-                raise self._refuse(fault, "write it with smaller row groups")
 
     def _leaf(self, name: str) -> list[str]:
         """Paths that are read for a wanted column: its own, or those of a picture's struct."""
