@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from clippo_core.models import (
 )
 from clippo_core.models.convert import ARRAYS_PER_BLOCK, check_fit
 from clippo_core.models.text import TokenEncoder
+from clippo_core.progress import counted
 from clippo_core.released import RELEASED, fetch_released
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run import records
@@ -158,7 +158,7 @@ class Clippo:
         """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no
         list of str.
 
-        progress: a bar on stderr; None = where there are many batches and somebody is looking.
+        progress: a bar, or lines in the log; None = where there are many batches.
         """
         return self._texts(
             self.tower.embed_encoded_text, self.tower.config.embed_dim, texts, batch_size, progress
@@ -318,13 +318,11 @@ class Clippo:
         what: str,
         progress: bool | None,
     ) -> np.ndarray:
-        from tqdm import tqdm
-
         found = np.empty((n, width), np.float32)
-        show = progress if progress is not None else n > 4 * batch_size and sys.stderr.isatty()
+        show = progress if progress is not None else n > 4 * batch_size
         done = 0
         with (
-            tqdm(total=n, desc=what, unit="", disable=not show) as bar,
+            counted(what, n, unit=what, shown=show) as bar,
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
             for batch in batches:

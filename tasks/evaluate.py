@@ -146,5 +146,6 @@ def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> Eval
         result = EvalResult.failed(
             name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo
         )
-    Deck(name, evaluation_deck(result, RunFolder(plan.stage.root).evaluation(name)))
+    folder = RunFolder(plan.stage.root).evaluation(name)
+    Deck(name, evaluation_deck(result, folder, checkpoint=checkpoint.uri))
     return result

@@ -35,7 +35,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
-    Deck("Plan", plan_deck(config, run.root))
+    Deck("Plan", plan_deck(config, run.root, settings.place(), settings.expected_tflops()))
     return Plans(run.validate, run.render, run.pretrain, **run.evaluations, gate=run.gate)
 
 

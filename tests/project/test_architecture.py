@@ -23,9 +23,9 @@ FILES = sorted(
     for path in (PROJECT / folder).rglob("*.py")
 )
 LAYERS = [
-    ["errors"], ["untrusted"], ["config", "published"], ["run.records", "run.provenance"],
-    ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
-    ["run.history", "run.judgement"], ["rendering"], ["data"],
+    ["errors", "progress"], ["untrusted"], ["config", "published"],
+    ["run.records", "run.provenance"], ["evaluate.registry"], ["storage"],
+    ["run.journal", "run.folder"], ["run.history", "run.judgement"], ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported"], ["embedder"],
     ["train", "measure", "evaluate"], ["analysis", "report"],
     ["train.__main__"], ["run.planning", "run.promotion"],

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_plan
 
 from clippo_core.config import DataConfig, ModelConfig, SourceConfig, presets, replace
 from clippo_core.data.shards import shard_list
 from clippo_core.data.thumbnails import data_uri
+from clippo_core.engine.checkpoint import Progress, save_checkpoint
 from clippo_core.measure.contact import contact_item, contact_items
 from clippo_core.measure.insight import Insight, gather_insight
 from clippo_core.measure.lengths import Lengths, measure_lengths
@@ -234,7 +236,7 @@ def page() -> str:
 def all_decks() -> dict[str, str]:
     run = made_run()
     return {
-        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}"),
+        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}", [("version", HOSTILE)], 1.0),
         "validation": decks.validation_deck(run.validation),
         "render": decks.render_deck(run.manifest, samples=run.insight.contact),
         "training": decks.training_deck(run.journal),
@@ -994,3 +996,28 @@ def test_chromium_draws_the_report(page, tmp_path):
     assert (pixels[:, :15] == pixels[0, 0]).all() and (pixels[:, -15:] == pixels[0, 0]).all(), (
         "something runs out of the page"
     )
+
+
+def test_a_plan_tells_where_it_runs_and_for_how_long() -> None:
+    place = [("version", "9bb5ac5-h200x8"), ("cluster", "h200x8, 1 × 8 GPUs")]
+    text = Reader(decks.plan_deck(presets.paper_b16(), "s3://b/runs/x", place, 3168.0)).text
+    assert "9bb5ac5-h200x8" in text and "1 × 8 GPUs" in text
+    # 333,000 steps of 10,240 pairs; B/16 at 224 px forward and backward is some 160 GFLOP a pair.
+    assert "about 1 d 23 h" in text
+    assert "if nothing waits" not in Reader(decks.plan_deck(RUN, "x", place)).text
+
+
+def test_a_deck_has_the_papers_numbers_and_what_the_checkpoint_differs_in(tmp_path: Path) -> None:
+    metrics = {"imagenet/zero_shot_top1": Metric(50.0, 48.0, 52.0, 0.1, 50_000)}
+    main = list(metrics)
+    result = EvalResult("imagenet", "imagenet", "val", "zero-shot", 50_000, metrics, {}, main)
+    alone = Reader(decks.evaluation_deck(result)).text
+    assert "61.4" in alone and "training data" in alone and "tower" not in alone
+    weights = {"x": np.zeros(3, np.float32)}
+    plan = tiny_plan(str(tmp_path / "run"))
+    uri = save_checkpoint(str(tmp_path), weights, weights, plan, Progress(6, 48, 0.5, 1)).uri
+    (Path(uri) / "weights.safetensors").write_bytes(b"not read")
+    shown = Reader(decks.evaluation_deck(result, checkpoint=uri)).text
+    assert "61.4" in shown and "training data, tower, 32 px, steps, batch" in shown
+    (Path(uri) / "manifest.json").write_text("{")
+    assert Reader(decks.evaluation_deck(result, checkpoint=uri)).text == alone
