@@ -106,7 +106,7 @@ def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte
             assert len(deck) < 2 << 20, node.task
             name = flyte.cluster.store.name(node.deck)
             assert flyte.cluster.store.content_type(name).startswith("text/html"), node.task
-    # The console can show the deck of training while it runs, and its pod's log tells how far it is.
+    # The console can show the deck of training while it runs, and its log tells how far it is.
     assert running and running[0].startswith("text/html; charset=utf-8 ")
     assert "6 of 6" in running[-1]
     logs = {node.task.rpartition(".")[2]: node.attempts[-1].log for node in first.nodes}
