@@ -10,6 +10,7 @@ import logging
 from typing import Any, NamedTuple
 
 from flytekit import Deck, task
+from flytekit.types.file import FlyteFile, HTMLPage
 
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig
@@ -27,6 +28,13 @@ class Plans(NamedTuple):
     vqa: EvaluatePlan
     glue: EvaluatePlan
     xm3600: EvaluatePlan
+
+
+class Evaluated(NamedTuple):
+    """What the evaluations of one model end with."""
+
+    report: HTMLPage
+    results: FlyteFile
 
 
 check_complete(Plans._fields, "tasks.evaluate.Plans")
@@ -73,13 +81,10 @@ def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
 def open_checkpoint(checkpoint: str) -> CheckpointInfo:
-    """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it
-    points to.
-    """
-    from clippo_core.engine.checkpoint import open_checkpoint as read
-    from clippo_core.run.history import promoted_uri
+    """The model that `checkpoint` names, in any form that Clippo.load takes, verified."""
+    from clippo_core.opening import model_info
 
-    return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
+    return model_info(checkpoint)
 
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
@@ -108,6 +113,24 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
     return Plans(**plan(evaluate, checkpoint, root))
 
 
+@task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
+def conclude(
+    checkpoint: CheckpointInfo, plans: list[EvaluatePlan], results: list[EvalResult], root: str
+) -> Evaluated:
+    """Write the page of these evaluations, show it in the console, and print the table; fails where
+    none of them gave a number.
+    """
+    from clippo_core.report import evaluated
+    from clippo_core.run.folder import RunFolder
+
+    names = {result.name: plan for result, plan in zip(results, plans, strict=True)}
+    folders = {name: RunFolder(plan.stage.root).evaluation(name) for name, plan in names.items()}
+    found = evaluated.conclude(checkpoint, results, folders, root)
+    Deck("Report", found.html)
+    print(f"\n{found.words}\n")
+    return Evaluated(FlyteFile(found.report), FlyteFile(found.results))
+
+
 @task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
 def require_all(results: list[EvalResult], promoted: str) -> list[EvalResult]:
     """The results, unless an evaluation failed, or its main metric differs from the one with which
@@ -132,20 +155,8 @@ def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> Eval
     from clippo_core.report.decks import evaluation_deck
     from clippo_core.run.folder import RunFolder
 
-    one = evaluation(name)
-    configs = one.configs(plan.evaluate)
-    if not configs:
-        return EvalResult.skipped(name, "not configured for this run")
-    try:
-        result = one.run(checkpoint.uri, plan)
-    # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be
-    # lost with this one.
-    except Exception as error:
-        _logger.exception("evaluation %s failed", name)
-        dataset, reason = configs[0].dataset, f"{type(error).__name__}: {error}"
-        result = EvalResult.failed(
-            name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo
-        )
-    folder = RunFolder(plan.stage.root).evaluation(name)
-    Deck(name, evaluation_deck(result, folder, checkpoint=checkpoint.uri))
+    result = evaluation(name).attempt(checkpoint, plan)
+    if evaluation(name).configs(plan.evaluate):
+        folder = RunFolder(plan.stage.root).evaluation(name)
+        Deck(name, evaluation_deck(result, folder, checkpoint=checkpoint.uri))
     return result

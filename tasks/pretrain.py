@@ -35,14 +35,14 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
         TrainingError,
     )
     from clippo_core.report.decks import training_deck
-    from clippo_core.report.watch import Watch
+    from clippo_core.report.tracker import watcher
     from clippo_core.run import journal
     from clippo_core.run.folder import RunFolder
     from clippo_core.train.loop import pretrain as train
 
     try:
         previous = _previous_attempt(RunFolder(plan.stage.root).checkpoints)
-        watch = functools.partial(Watch, also=_live_deck())
+        watch = functools.partial(watcher, also=_live_deck())
         checkpoint = train(plan, manifest, previous=previous, watch=watch)
     except (ConflictError, NotFoundError):
         raise

@@ -1,8 +1,10 @@
-"""Evaluations of a checkpoint that is there already: each alone, all five side by side, or those of
-the promoted model.
+"""Evaluations of a model that is there already: each alone, all five side by side, or those of the
+promoted model.
 
-    pyflyte run workflows evaluate_glue --checkpoint runs/demo-.../checkpoints \\
+    pyflyte run workflows evaluate_glue --checkpoint clippo_b16_yfcc100m \\
         --evaluate '{"glue": {"root": "data/glue"}}'
+
+`checkpoint` is whatever Clippo.load takes. The end is a table, and the path of a report.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from clippo_core.config import EvaluateConfig
 from clippo_core.run.records import EvalResult
 from tasks.alert import alert_promoted
 from tasks.evaluate import (
+    Evaluated,
+    conclude,
     glue,
     imagenet,
     open_checkpoint,
@@ -29,53 +33,58 @@ from workflows.pipeline import UNSCHEDULED, evaluate_all
 
 
 @workflow
-def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Zero-shot and few-shot classification."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return imagenet(checkpoint=info, plan=plans.imagenet)
+    result = imagenet(checkpoint=info, plan=plans.imagenet)
+    return conclude(checkpoint=info, plans=[plans.imagenet], results=[result], root=root)
 
 
 @workflow
-def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Image-to-text and text-to-image retrieval."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return retrieval(checkpoint=info, plan=plans.retrieval)
+    result = retrieval(checkpoint=info, plan=plans.retrieval)
+    return conclude(checkpoint=info, plans=[plans.retrieval], results=[result], root=root)
 
 
 @workflow
-def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Visual question answering."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return vqa(checkpoint=info, plan=plans.vqa)
+    result = vqa(checkpoint=info, plan=plans.vqa)
+    return conclude(checkpoint=info, plans=[plans.vqa], results=[result], root=root)
 
 
 @workflow
-def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Language understanding from drawn text."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return glue(checkpoint=info, plan=plans.glue)
+    result = glue(checkpoint=info, plan=plans.glue)
+    return conclude(checkpoint=info, plans=[plans.glue], results=[result], root=root)
 
 
 @workflow
-def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Retrieval in every language."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return xm3600(checkpoint=info, plan=plans.xm3600)
+    result = xm3600(checkpoint=info, plan=plans.xm3600)
+    return conclude(checkpoint=info, plans=[plans.xm3600], results=[result], root=root)
 
 
 @workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)
-def evaluate_checkpoint(
-    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
-) -> list[EvalResult]:
-    """All five evaluations, side by side; those that `evaluate` leaves out say so."""
+def evaluate_checkpoint(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
+    """All five evaluations, side by side, then their table and report; those that `evaluate` leaves
+    out say so.
+    """
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return evaluate_all(
+    results = evaluate_all(
         checkpoint=info,
         imagenet_plan=plans.imagenet,
         retrieval_plan=plans.retrieval,
@@ -83,6 +92,8 @@ def evaluate_checkpoint(
         glue_plan=plans.glue,
         xm3600_plan=plans.xm3600,
     )
+    all_plans = [plans.imagenet, plans.retrieval, plans.vqa, plans.glue, plans.xm3600]
+    return conclude(checkpoint=info, plans=all_plans, results=results, root=root)
 
 
 @workflow(

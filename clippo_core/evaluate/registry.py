@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -29,7 +30,7 @@ from clippo_core.config.evaluate import CLASS_MAPPINGS
 from clippo_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clippo_core.run.records import EvalResult, EvaluatePlan
+    from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 
 
 class Input(NamedTuple):
@@ -98,6 +99,27 @@ class Evaluation:
             checkpoint, plan, progress=progress
         )
         return result
+
+    def attempt(self, model: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+        """As `run`, but a failure becomes a result that says why, so that the other evaluations and
+        the report go on; and so does an evaluation that the plan does not ask for.
+        """
+        from clippo_core.run.records import EvalResult
+
+        configs = self.configs(plan.evaluate)
+        if not configs:
+            return EvalResult.skipped(self.name, "not configured for this run")
+        try:
+            return self.run(model.uri, plan)
+        # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not
+        # be lost with this one.
+        except Exception as error:
+            logging.getLogger(__name__).exception("evaluation %s failed", self.name)
+            dataset, reason = configs[0].dataset, f"{type(error).__name__}: {error}"
+            sha256 = model.weights_sha256
+            return EvalResult.failed(
+                self.name, dataset, reason, weights_sha256=sha256, is_demo=plan.is_demo
+            )
 
 
 def _imagenet_inputs(config: ImagenetConfig) -> list[Input]:

@@ -2,7 +2,9 @@
 
     <base>/stages/<stage>-<digest>.json     where a stage was completed, for later runs
            promoted-<name>.json             the pointer to the promoted model
+           promoted-<name>/                 the promoted model as a hub's folder, with its card
            promotions/<name>/NNNN.json      every verdict of the gate, oldest first; never changed
+           index.html                       the page of all runs and verdicts
            <name>-summary.txt               the terminal's summary of the newest report
            evaluation-<weights>/            evaluations of a finished checkpoint alone
            <name>-<digest>/                 the run's folder:
@@ -11,6 +13,7 @@
                journal.jsonl                one line per training step
                owner.json                   the process that trains here
                training.html, report.html   pages; analysis.json: what the report measured
+               results.json                 (evaluations alone) all results in one list
                evaluations/<evaluation>/    result.json written last, predictions.parquet,
                                             examples.json, timings.json
                    benchmark-<dataset>/     the same of one benchmark, part.json for result.json
@@ -50,6 +53,16 @@ def promotions(pointer: str) -> str:
     return join(folder or ".", "promotions", name)
 
 
+def run_of(checkpoint: str) -> str:
+    """Folder of the run that a step's checkpoint lies in; empty where it lies in none."""
+    return checkpoint.rpartition("/checkpoints/")[0]
+
+
+def promoted_folder(pointer: str) -> str:
+    """Folder of the promoted model in the form of a hub's, beside its pointer."""
+    return pointer.removesuffix(".json")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Addresses in a run's folder (local or s3://). Nothing is read or made."""
@@ -87,6 +100,11 @@ class RunFolder:
         return join(self.root, "report.html")
 
     @property
+    def results(self) -> str:
+        """All results of the evaluations of a finished checkpoint, as one list."""
+        return join(self.root, "results.json")
+
+    @property
     def insight(self) -> str:
         """What the report measured on model and data, kept for a second report."""
         return join(self.root, "analysis.json")
@@ -121,6 +139,16 @@ class BaseFolder:
     def promoted(self, name: str) -> str:
         """Pointer to the promoted model of the runs called `name`."""
         return join(self.root, f"{POINTER}{name}.json")
+
+    @property
+    def promotions(self) -> str:
+        """Folder of the verdicts of all names."""
+        return join(self.root, "promotions")
+
+    @property
+    def index(self) -> str:
+        """The page of all runs and verdicts."""
+        return join(self.root, "index.html")
 
     def summary(self, name: str) -> str:
         """The terminal's summary of the newest report of the runs called `name`."""

@@ -19,12 +19,12 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import decode
 from clippo_core.errors import ConfigError, ConflictError, DataError, NotFoundError
-from clippo_core.run.folder import promotions
+from clippo_core.run.folder import MANIFEST, promotions
 from clippo_core.run.records import Metric, Verdict, dumps
 from clippo_core.untrusted.json import field as field_of
 from clippo_core.untrusted.json import load_json, optional
 from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import reason, refusal
+from clippo_core.untrusted.names import name_problem, reason, refusal
 
 HISTORY_SCHEMA = 1
 """Version of a record's JSON."""
@@ -125,10 +125,18 @@ def point(pointer: str, record: Promotion) -> None:
 
 
 def promoted_uri(pointer: str) -> str:
-    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet,
-    DataError where the pointer is damaged.
+    """Address of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted
+    yet, DataError where the pointer is damaged.
+
+    A run's folder stands beside the pointer (`folder.py`), so a relative path is looked for there
+    first: the pointer may be named from elsewhere, or have been moved with the runs.
     """
-    return _taken_over(pointer).verdict.model_uri
+    uri = _taken_over(pointer).verdict.model_uri
+    parts = [part for part in uri.split("/") if part][-3:]  # run, checkpoints, step
+    if ".." in parts or name_problem("/".join(parts)):
+        return uri
+    beside = storage.join(pointer.rpartition("/")[0] or ".", *parts)
+    return beside if storage.exists(storage.join(beside, MANIFEST)) else uri
 
 
 def _load(data: bytes, uri: str) -> Any:

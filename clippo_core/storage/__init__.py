@@ -14,6 +14,7 @@ boto3's own chain. There is no append and no rename.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -22,7 +23,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -226,11 +227,36 @@ def read_range(uri: str, start: int, size: int, if_match: str = "") -> tuple[byt
     return _bucket().get_range(uri, start, size, if_match)
 
 
+def list_folders(uri: str, first: str) -> list[FileStat]:
+    """Every file, at any depth, in those folders directly under `uri` whose names begin with
+    `first`; nothing else under `uri` is looked at. Sorted by name; none is no error.
+    """
+    if is_local(uri):
+        root = local_path(uri)
+        with local.explained(root, "read"):
+            names = [e.name for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+        found = [
+            replace(stat, name=f"{name}/{stat.name}")
+            for name in names
+            if name.startswith(first)
+            for stat in _list_local(root / name)
+        ]
+    else:
+        base = len(uri.rstrip("/")) + 1
+        found = [
+            FileStat(one.uri[base:], one.bytes, one.uri, one.etag)
+            for one in _bucket().list(f"{uri.rstrip('/')}/{first}")
+            if "/" in one.uri[base:]
+        ]
+    return sorted(found, key=lambda stat: stat.name)
+
+
 def list_files(uri: str) -> list[FileStat]:
     """Every file under a folder or prefix, at any depth; the one file itself; or those that match
     `*` or ranges as `{000..999}` in the last part. Sorted by name.
 
-    Unfinished local writes do not show. Raises NotFoundError where there is nothing.
+    Unfinished local writes do not show, nor what vanished meanwhile. Raises NotFoundError where
+    there is nothing.
     """
     folder, _, pattern = uri.rpartition("/")
     wild = bool(_WILD.search(pattern))
@@ -308,20 +334,15 @@ def sha256_file(path: str | Path) -> str:
 def _list_local(root: Path) -> list[FileStat]:
     if root.is_file():
         return [FileStat(root.name, root.stat().st_size, str(root))]
-    files = [
-        Path(folder) / name
-        for folder, _, names in os.walk(root)
-        for name in names
-        if not local.is_temporary(name)
-    ]
-    return [
-        FileStat(
-            os.fsencode(path.relative_to(root)).decode(errors="backslashreplace"),
-            path.stat().st_size,
-            str(path),
-        )
-        for path in files
-    ]
+    found = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            if not local.is_temporary(name):
+                shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
+                with contextlib.suppress(FileNotFoundError):  # it vanished meanwhile
+                    found.append(FileStat(shown, path.stat().st_size, str(path)))
+    return found
 
 
 def _list_bucket(root: str) -> list[FileStat]:

@@ -7,6 +7,7 @@ that what is launched does its work (tests/cluster/test_whole_run.py).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ from tiny import tiny_plan
 
 from clippo_core.config import GateConfig
 from clippo_core.engine.checkpoint import Progress, save_checkpoint
+from clippo_core.evaluate.results import write_result
 from clippo_core.run import promotion
 from clippo_core.run.records import EvalResult, GatePlan, Metric, StagePlan
 
@@ -125,6 +127,8 @@ def promoted_twice(root: str) -> list[str]:
         folder = f"{root}/run-{number}/checkpoints"
         progress = Progress(6, 48, 1.0, 1, finished=True, state={})
         info = save_checkpoint(folder, weights, {}, tiny_plan("runs"), progress)
+        result = dataclasses.replace(result, weights_sha256=info.weights_sha256)
+        write_result(f"{root}/run-{number}/evaluations/retrieval", result)
         assert promotion.decide(plan, info, [result]).promoted
         uris.append(info.uri)
     return uris

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROGRAM = ("clippo_core", "tasks", "workflows")
-PEERS = {"atheris", "clip_benchmark", "grad_cache", "gradcache", "inf_cl"}
+PEERS = {"atheris", "clip_benchmark", "grad_cache", "gradcache", "inf_cl", "mteb"}
 """What a benchmark or the fuzzer uses only where it can be imported."""
 
 

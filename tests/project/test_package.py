@@ -98,6 +98,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
             "open_checkpoint",
             "open_promoted",
             "plan_evaluations",
+            "conclude",
             "require_all",
         )
     ]
@@ -105,7 +106,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
         trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
-            ("open_checkpoint", "open_promoted", "plan_evaluations", "require_all")
+            ("open_checkpoint", "open_promoted", "plan_evaluations", "conclude", "require_all")
         )
         image = images["train" if trains else "cpu"]
         assert template.container.image == f"{image}:commit", name
@@ -177,6 +178,7 @@ def test_decks_are_on_where_something_is_shown(package: Package) -> None:
         "validate",
         "render",
         "pretrain",
+        "conclude",
         "imagenet",
         "retrieval",
         "vqa",

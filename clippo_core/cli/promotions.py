@@ -1,26 +1,47 @@
-"""What operators do by hand, as commands of `python -m clippo_core`: see every verdict, promote a
+"""`clippo promotions | promote | rollback`: what operators do by hand: see every verdict, promote a
 model, go back to the one before.
 
-Each takes the pointer's address, `<root>/promoted-<name>.json`, local or s3://. The command line
-itself stands in `clippo_core/__main__.py`.
+Each takes the pointer's address, `<root>/promoted-<name>.json`, local or s3://.
 """
 
 from __future__ import annotations
 
 import argparse
 import getpass
-from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from clippo_core.cli.options import Names, add_command
 
 if TYPE_CHECKING:
     from clippo_core.run.history import Promotion
 
+LISTING = """\
+Every verdict, oldest first; * is the promoted model.
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands. command: (name, function, summary) -> its parser."""
-    listing = command("promotions", promotions, "every verdict of the gate, and by whom")
-    promoting = command("promote", promote, "promote a model by hand")
-    going_back = command("rollback", rollback, "go back to the model promoted before")
+  clippo promotions s3://clippo/runs/promoted-weekly.json
+"""
+PROMOTING = """\
+MODEL is the number of a record (a refused model has one, too), or a checkpoint's address. Later
+models are held against it, in all the metrics that its record has.
+
+  clippo promote runs/promoted-weekly.json 7 --why 'captions were cleaned'
+  clippo promote runs/promoted-weekly.json runs/mine-1a2b3c/checkpoints --why first
+"""
+GOING_BACK = """\
+The model that was promoted before the present one; given twice, the one before that. To go to
+another one: promote NUMBER.
+
+  clippo rollback s3://clippo/runs/promoted-weekly.json --why 'wrong colours'
+"""
+
+
+def add(names: Names) -> None:
+    """Add the three commands."""
+    summary = "every verdict of the gate, and by whom"
+    listing = add_command(names, "promotions", promotions, summary, LISTING)
+    promoting = add_command(names, "promote", promote, "promote a model by hand", PROMOTING)
+    summary = "go back to the model promoted before"
+    going_back = add_command(names, "rollback", rollback, summary, GOING_BACK)
     for parser in (listing, promoting, going_back):
         parser.add_argument("pointer", metavar="POINTER", help="promoted-NAME.json, local or s3://")
     promoting.add_argument("model", metavar="MODEL", help="a record's number, or a checkpoint")
