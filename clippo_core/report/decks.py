@@ -1,6 +1,7 @@
 """What each task shows in the Flyte console: one HTML fragment per task, small, self-contained,
 with every foreign text escaped.
 
+    plan_deck(config, root) · inspection_deck(facts, faults)
     validation_deck(report) · render_deck(manifest, render) · training_deck(journal)
     evaluation_deck(result, folder) · gate_deck(verdict)
 
@@ -16,6 +17,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
 from clippo_core.errors import ClippoError, DataError, NotFoundError
+from clippo_core.extras import optional_import
 from clippo_core.measure.contact import ContactItem, safe_picture
 from clippo_core.published import published
 from clippo_core.report import digits
@@ -55,6 +57,15 @@ def plan_deck(
     )
 
 
+def inspection_deck(facts: Sequence[str], faults: Sequence[str]) -> str:
+    """Whether the benchmarks of a run are there and their first pictures open, a line each."""
+    marks = [f"{len(faults)} not usable"] if faults else []
+    return deck(
+        fragment("heading", title="Benchmarks", marks=marks, text=""),
+        fragment("inspection", facts=facts, faults=faults),
+    )
+
+
 def validation_deck(report: ValidationReport) -> str:
     """Each expectation with what was checked, what failed and the three worst rows; what is left
     out; shares by source and language.
@@ -89,7 +100,8 @@ def render_deck(
 
 def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
     """The live page's curves, of the journal's lines so far."""
-    from markupsafe import Markup
+    with optional_import():
+        from markupsafe import Markup
 
     return deck(
         fragment("heading", title="Training", marks=[], text=""),

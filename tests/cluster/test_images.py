@@ -15,8 +15,7 @@ import pytest
 import tiny
 from cluster import Cluster, story
 from images import TOOLS, Builder, ContainerPods
-from test_make import Checkout, worked
-from test_whole_run import Flyte
+from registered import registered, upload
 from webhook import Webhook
 
 from clippo_core.config import RunConfig
@@ -66,19 +65,15 @@ def test_the_whole_workflow_runs_in_containers(
     with Cluster(s3_server, tmp_path / "no-image") as cluster, Webhook() as webhook:
         (tmp_path / "no-image").mkdir()
         pods = ContainerPods(cluster.store, tmp_path / "no-image")
-        pods.builder, pods.secrets = builder, {("clippo", "webhook"): webhook.address}
+        pods.builder = builder
         cluster.pods = cluster.propeller.pods = pods
-        for path in (tmp_path / "data").rglob("*"):
-            if path.is_file():
-                cluster.store.write(path.relative_to(tmp_path).as_posix(), path.read_bytes())
+        upload(cluster, tmp_path / "data")
         plan = tiny.tiny_plan("", cluster.store.uri("data"))
         parts = {
             name: getattr(plan, name) for name in ("data", "render", "model", "optim", "train")
         }
         config = RunConfig("tiny", root=cluster.store.uri("runs"), **parts)
-        checkout = Checkout(tmp_path, cluster.configuration(tmp_path))
-        worked(checkout.make("register"))
-        execution = Flyte(cluster, checkout, config, webhook).run()
+        execution = registered(tmp_path, cluster, config, webhook).run()
         assert execution.phase_name == "SUCCEEDED", story(execution)
         assert {len(node.attempts) for node in execution.nodes} == {1}
         (text,) = webhook.texts

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from cluster import Cluster
 from conftest import PROJECT
-from test_make import Checkout, said, worked
+from registered import Checkout, said, worked
 from tiny import tiny_plan
 
 from clippo_core.config import GateConfig
