@@ -70,7 +70,7 @@ def plan_of(root: str, saved: dict[str, Any]) -> PretrainPlan:
     """The plan of the run at `root` whose recipe was saved, with default values for what does not
     belong to a recipe. Raises ConfigError.
     """
-    parts = {name: decode(cls, saved.get(name)) for name, cls in _PARTS.items()}
+    parts: dict[str, Any] = {name: decode(cls, saved.get(name)) for name, cls in _PARTS.items()}
     stage = StagePlan(root, int(saved.get("seed", 0)), str(saved.get("data_digest", "")))
     return PretrainPlan(stage, **parts)
 

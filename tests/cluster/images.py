@@ -86,7 +86,7 @@ class Builder:
         return int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
 
     def _build(self, tag: str, recipe: Path, context: Path, options: list[str]) -> None:
-        words = ["bud", "--isolation", "chroot", "--pull-never", "--format", "docker"]
+        words = ["bud", "--isolation", "chroot", "--pull-never", "--layers", "--format", "docker"]
         words += ["--signature-policy", f"{self.folder}/policy.json", *options]
         self.buildah(*words, "-t", tag, "-f", str(recipe), str(context), timeout=3600)
 
