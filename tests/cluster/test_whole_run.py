@@ -89,7 +89,7 @@ def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte
     (plan,) = (node for node in first.nodes if node.task == "tasks.plan.plan")
     assert version in flyte.cluster.store.read(flyte.cluster.store.name(plan.deck))
     pages = [name for name in flyte.cluster.store.names("runs") if name.endswith(".html")]
-    assert {name.rpartition("/")[2] for name in pages} == {"training.html", "report.html"}
+    assert {"training.html", "report.html"} <= {name.rpartition("/")[2] for name in pages}
     kinds = {flyte.cluster.store.content_type(name) for name in pages}
     assert kinds == {"text/html; charset=utf-8"}
     # Nothing was evaluated, so nothing was promoted, and somebody was told so.
