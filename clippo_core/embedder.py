@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -38,6 +37,7 @@ from clippo_core.exported import write_exported
 from clippo_core.models import Tower, normalise, resize_positions
 from clippo_core.models.text import TokenEncoder
 from clippo_core.opening import TOKEN_KINDS, TOKENIZER, open_model, weights_digest
+from clippo_core.progress import counted
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run.records import EvalResult
 
@@ -153,7 +153,7 @@ class Clippo:
         """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no
         list of str.
 
-        progress: a bar on stderr; None = where there are many batches and somebody is looking.
+        progress: a bar, or lines in the log; None = where there are many batches.
         """
         return self._texts(
             self.tower.embed_encoded_text, self.tower.config.embed_dim, texts, batch_size, progress
@@ -408,12 +408,9 @@ class Clippo:
         progress: bool | None,
     ) -> np.ndarray:
         """Rows of all batches, float32 [n, width]; n None: of how many is not known before."""
-        from tqdm import tqdm
-
         found = [np.empty((0, width), np.float32)]
-        is_long = n is None or n > 4 * batch_size
-        show = progress if progress is not None else is_long and sys.stderr.isatty()
-        with tqdm(total=n, desc=what, unit="", disable=not show) as bar:
+        show = progress if progress is not None else n is None or n > 4 * batch_size
+        with counted(what, n or 0, unit=what, shown=show) as bar:
             for batch in batches:
                 found.append(self._embedded(tower, batch))
                 bar.update(len(batch))
