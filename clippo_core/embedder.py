@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -385,7 +385,7 @@ class Clippo:
         inputs.check_batch_size(batch_size)
         _known(preprocess)
         numbered = enumerate(inputs.pictures(images))
-        n = len(images) if hasattr(images, "__len__") else None
+        n = len(images) if isinstance(images, Sized) else None
 
         def prepare(one: tuple[int, Any]) -> np.ndarray:
             return self.prepared(one[1], f"image {one[0]}", preprocess)
