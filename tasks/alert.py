@@ -86,16 +86,17 @@ def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
     """
     scheduled = f" of {kickoff_time:%Y-%m-%d %H:%M}" if kickoff_time.year > 1970 else ""
     text = f"{what}{scheduled} {outcome}\n{_place()}"
-    _logger.error(text)
+    _logger.error(text.partition("\n")[0] if _is_local() else text)
     try:
         webhook = current_context().secrets.get(WEBHOOK.group, WEBHOOK.key)
     except ValueError:
-        _logger.warning(
-            "nobody else was told: this project has no Flyte secret %s/%s with the address of a"
-            " webhook",
-            WEBHOOK.group,
-            WEBHOOK.key,
-        )
+        if not _is_local():  # there, who started it reads the log
+            _logger.warning(
+                "nobody else was told: this project has no Flyte secret %s/%s with the address of a"
+                " webhook",
+                WEBHOOK.group,
+                WEBHOOK.key,
+            )
         return
     request = urllib.request.Request(
         webhook, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
@@ -108,6 +109,11 @@ def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
         raise FlyteRecoverableException(
             f"The webhook in the secret {WEBHOOK.group}/{WEBHOOK.key} took no message: {error}."
         ) from None
+
+
+def _is_local() -> bool:
+    """Whether this is `pyflyte run` without a cluster."""
+    return bool(current_context().execution_id.project == "local")
 
 
 def _place() -> str:

@@ -11,14 +11,18 @@ from importlib import metadata
 
 from clippo_core.cli import (
     analyse,
+    check,
     classify,
     convert,
     embed,
     evaluate,
+    index,
+    new,
     preset,
     promotions,
     released,
     render,
+    search,
     tokenizer,
 )
 from clippo_core.cli.options import SHAPE
@@ -26,12 +30,16 @@ from clippo_core.errors import ClippoError
 
 COMMANDS = (
     embed,
+    index,
+    search,
     classify,
     render,
+    new,
+    check,
+    preset,
     evaluate,
     convert,
     analyse,
-    preset,
     released,
     tokenizer,
     promotions,

@@ -11,6 +11,7 @@ import getpass
 from typing import TYPE_CHECKING
 
 from clippo_core.cli.options import Names, add_command
+from clippo_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from clippo_core.run.history import Promotion
@@ -57,6 +58,11 @@ def promotions(chosen: argparse.Namespace) -> None:
     from clippo_core.run import history
 
     past = history.read(chosen.pointer)
+    if not past:
+        raise ConfigError(
+            f"{chosen.pointer}: nothing was judged under this name; give the"
+            " <root>/promoted-<name>.json of a run that has ended."
+        )
     current = history.promoted(past)
     for one in past:
         mark = "*" if one is current else " "

@@ -18,6 +18,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import RunConfig, to_json
 from clippo_core.errors import NotFoundError
+from clippo_core.extras import optional_import
 from clippo_core.measure.insight import Insight
 from clippo_core.report import decks, digits, overview, runs
 from clippo_core.report.curves import by_step
@@ -149,7 +150,8 @@ def _parts(
     run: RunRecord, groups: list[dict[str, Any]], published: PublishedLookup | None
 ) -> dict[str, Any]:
     """The page's parts by the template's names; an empty one is left out there."""
-    from markupsafe import Markup
+    with optional_import():
+        from markupsafe import Markup
 
     paper_name, paper = paper_run(run.config)
     charts = Markup(training_charts(run.journal, run.config.train.steps))

@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from clippo_core.errors import NotFoundError, StorageError
+from clippo_core.extras import optional_import
 from clippo_core.storage import bucket, local
 from clippo_core.storage.bucket import Objects
 from clippo_core.untrusted.limits import LIMITS
@@ -260,6 +261,7 @@ def list_files(uri: str) -> list[FileStat]:
     """
     folder, _, pattern = uri.rpartition("/")
     wild = bool(_WILD.search(pattern))
+    folder = folder or ("/" if uri.startswith("/") else ".")
     found = (
         _list_local(local_path(folder if wild else uri))
         if is_local(uri)
@@ -386,8 +388,9 @@ def _bucket() -> Objects:
 @functools.lru_cache(maxsize=4)
 def _connect(endpoint: str, key_id: str, secret: str, process: int) -> Objects:
     """A connection for these settings in this process: a forked child makes its own."""
-    import boto3
-    from botocore.config import Config
+    with optional_import():
+        import boto3
+        from botocore.config import Config
 
     config = Config(
         retries={

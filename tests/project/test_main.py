@@ -58,14 +58,13 @@ def test_embed(folder, capsys):
         "--device",
         "cpu",
     )
-    assert code == 0 and "2 texts, 2 images, 16 numbers each" in out
+    assert code == 0 and "2 images, 2 texts, 16 numbers each" in out
     model = Clippo.load("model.npz", "cpu")
     with np.load("all.npz") as found:
         np.testing.assert_array_equal(found["texts"], model.embed_texts(["a dog", "zwei Hunde"]))
         np.testing.assert_array_equal(found["images"], model.embed_images(["0.png", "1.png"]))
-        assert list(found["text_names"]) == ["a dog", "zwei Hunde"] and list(
-            found["image_names"]
-        ) == ["0.png", "1.png"]
+        assert bytes(found["text_names"]).decode().split("\n") == ["a dog", "zwei Hunde"]
+        assert bytes(found["image_names"]).decode().split("\n") == ["0.png", "1.png"]
 
 
 def test_classify(folder, capsys):
@@ -382,7 +381,7 @@ def test_a_tokenizers_mistakes(folder, capsys):
         assert code == 2 and error.startswith("error: ") and sentence in error, (arguments, error)
     assert not Path("x.model").exists()
     code, _, error = run(capsys, "embed", "model.npz", "--texts", "texts.txt", "--out", "no/x.npz")
-    assert code == 2 and error == "error: no/x.npz: No such file or directory; check the path.\n"
+    assert code == 2 and "no/x.npz: there is no folder no; make it" in error
 
 
 def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
@@ -395,7 +394,7 @@ def test_what_is_wrong_is_said_in_a_sentence(folder, capsys, tmp_path):
         ),
         (
             ("embed", "model.npz", "--images", "texts.txt", "--out", "x.npz"),
-            "texts.txt: it is no readable picture",
+            "x.npz: nothing could be embedded; 2 items were left out",
         ),
         (("classify", "model.npz", "0.png"), "at least one class name"),
         (("analyse", "lengths", "--texts", "en", "--tokenizer", "a=b"), "expected NAME=FILE"),

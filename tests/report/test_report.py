@@ -236,6 +236,7 @@ def all_decks() -> dict[str, str]:
     run = made_run()
     return {
         "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}"),
+        "benchmarks": decks.inspection_deck([f"fine {HOSTILE}"], [f"bad {HOSTILE}"]),
         "validation": decks.validation_deck(run.validation),
         "render": decks.render_deck(run.manifest, samples=run.insight.contact),
         "training": decks.training_deck(run.journal),

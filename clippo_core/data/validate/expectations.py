@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from clippo_core.data.validate import facts
 from clippo_core.data.validate.evaluated import Evaluated, evaluated_pictures
 from clippo_core.errors import DataError
+from clippo_core.extras import optional_import
 from clippo_core.run.records import Expectation, ValidatePlan, ValidationReport
 
 if TYPE_CHECKING:
@@ -210,7 +211,8 @@ def validate(plan: ValidatePlan, progress: bool = True) -> ValidationReport:
 
 
 def _frames(table: facts.Facts) -> dict[str, pandas.DataFrame]:
-    import pandas
+    with optional_import():
+        import pandas
 
     records, texts = pandas.DataFrame(table.records), pandas.DataFrame(table.texts)
     return {
@@ -224,8 +226,9 @@ def _frames(table: facts.Facts) -> dict[str, pandas.DataFrame]:
 def _judge(frames: dict[str, pandas.DataFrame], rules: tuple[_Rule, ...]) -> list[list[int]]:
     """For each rule, the rows of its table that break it."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    with optional_import():
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
