@@ -298,7 +298,8 @@ class Clippo:
         if target.endswith((".safetensors", ".npz", ".pt", ".bin")):
             raise ConfigError(f"{folder}: save_pretrained writes a folder; `save` writes one file.")
         last, facts = Path(target).resolve().name, (*self._card_facts(), *training)
-        about = About(name or last, facts, license, source or last)
+        kind = self.tower.config.kind
+        about = About(name or last, facts, license, source or last, kind)
         hub.write_folder(target, self.save, self._facts(), model_card(about, results))
 
     def push_to_hub(
@@ -343,13 +344,18 @@ class Clippo:
         config = self.tower.config
         count = sum(parameter.numel() for parameter in self.tower.parameters())
         fonts = ", ".join(Path(font).name for font in self.render.fonts)
+        texts = [
+            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
+            ("layout of texts", self.render.layout),
+        ]
+        if config.kind in TOKEN_KINDS:
+            texts = [("texts", f"SentencePiece, {config.text_tokens} tokens")]
         return [
             ("tower", f"{config.kind}, width {config.width}, depth {config.depth}"),
             ("parameters", f"{count:,}"),
             ("images", f"{self.image_px} x {self.image_px} px, patches of {config.PATCH_PX}"),
             ("embedding", f"{config.embed_dim} numbers"),
-            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
-            ("layout of texts", self.render.layout),
+            *texts,
             ("digest of rendering", self.render_digest),
             ("sha256 of weights", self.weights_sha256),
         ]

@@ -313,6 +313,7 @@ def test_only_own_markup_is_trusted_in_templates():
         for match in re.findall(r"\{\{[^{}]*\|\s*safe[^{}]*\}\}", path.read_text())
     }
     assert trusted == {
+        ("evaluated.html.jinja", "{{ css|safe }}"),
         ("parts.html.jinja", "{{ figure.svg|safe }}"),
         ("report.html.jinja", "{{ css|safe }}"),
         ("runs.html.jinja", "{{ css|safe }}"),
