@@ -27,7 +27,9 @@ MODEL is one of
                        `clippo released` lists all six)
   a big_vision file    path/to/model.npz
   an exported file     path/to/model.safetensors
-  a run's checkpoint   runs/demo-1a2b3c/checkpoints, or s3://bucket/run/checkpoints
+  a run, a checkpoint  runs/demo-1a2b3c, or s3://bucket/run/checkpoints
+  the promoted model   runs/promoted-demo.json
+  a hub's folder       path/to/folder (of `clippo convert`), or hf-hub:ORG/NAME@REVISION
 """
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.config import decode
 from clippo_core.errors import ConfigError, DataError, NotFoundError
+from clippo_core.extras import optional_import
 from clippo_core.search.inputs import Item
 from clippo_core.untrusted.arrays import map_npy
 from clippo_core.untrusted.json import at, load_json
@@ -234,8 +235,9 @@ def _metadata_uri(folder: str, side: Side, number: int, apart: bool) -> str:
 
 
 def _parquet(side: Side, items: Sequence[Item]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with optional_import():
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     columns = (
         {"caption": [item.name for item in items]}

@@ -79,6 +79,8 @@ class Table:
             rows = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
         self.group_rows: tuple[int, ...] = tuple(rows)
         """Rows of each row group."""
+        self.names: list[str] = list(self._file.schema_arrow.names)
+        """All of its columns, also those that are not wanted."""
         if min(rows, default=0) < 0 or sum(rows) > limits.parquet_rows:
             raise self._refuse(f"its footer claims {sum(rows):,} rows")
         if not sum(rows):

@@ -26,9 +26,11 @@ from tower_reference import SMALL, perturbed
 from clippo_core.errors import ConfigError
 from clippo_core.extras import EXTRAS, optional_import
 
+PEERS = {"clip_benchmark", "faiss", "mteb", "usearch"}
+"""Used only where somebody installed them: what is adapted to, and graphs for `clippo index`."""
 ABOUT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 OPTIONAL: dict[str, list[str]] = ABOUT["optional-dependencies"]
-TOGETHER = {"huggingface_hub": "timm", "torchvision": "timm", "packaging": "pip"}
+TOGETHER = {"huggingface_hub": "timm", "torchvision": "timm"}
 """Modules that come with a declared package."""
 
 
@@ -116,7 +118,7 @@ def test_every_optional_library_is_imported_with_a_sentence_at_hand() -> None:
             assert id(node) in excused or not names & EXTRAS.keys(), (
                 f"{path}:{node.lineno}: put it under `with optional_import():`"
             )
-    foreign = seen - sys.stdlib_module_names - declared - EXTRAS.keys() - TOGETHER.keys()
+    foreign = seen - sys.stdlib_module_names - declared - EXTRAS.keys() - TOGETHER.keys() - PEERS
     assert foreign == {"clippo_core"}, "not declared in pyproject.toml, or not in EXTRAS"
     assert EXTRAS.keys() - seen == set(), "in EXTRAS, and imported nowhere"
 

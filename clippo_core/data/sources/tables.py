@@ -131,6 +131,25 @@ def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoReco
         raise refusal(DataError, where, fault, "check the name, or fetch it again") from error
 
 
+def column_names(source: SourceConfig) -> list[str]:
+    """The columns of a dataset of the hub, or of the first parquet file. Raises DataError."""
+    if not source.on_hub:
+        uri = files.files(source.path, ".parquet")[0]
+        with files.opened(uri) as file:
+            return parquet.open_parquet(file, uri, {}, error=DataError).names
+    with optional_import():
+        import datasets
+
+    try:
+        found = datasets.load_dataset_builder(source.path, revision=source.revision or None)
+        features = found.info.features
+    except Exception as error:  # of datasets, its file systems and the network
+        fault = "there is no such file or folder, and it cannot be read from Hugging Face's hub"
+        remedy = "check the path, or the name on the hub"
+        raise refusal(DataError, source.path, f"{fault} ({reason(error)})", remedy) from error
+    return list(features or ())
+
+
 def pinned(source: SourceConfig) -> str:
     """The commit that a dataset's branch or tag stands at on the hub. Raises DataError where it
     cannot be asked, and `revision` is no commit.

@@ -56,7 +56,7 @@ def evaluated_pictures(config: EvaluateConfig) -> Evaluated:
     for name, evaluation in EVALUATIONS.items():
         for pictures in evaluation.pictures(config):
             try:
-                _note(found, name, list(_LISTED[pictures.format](pictures)))
+                _note(found, name, list(listed_pictures(pictures)))
             except ClippoError as error:
                 found.notes.append(f"{name}: {error}")
     return found
@@ -118,6 +118,13 @@ _LISTED: dict[str, Callable[[Pictures], Iterator[str]]] = {
     "xm3600": _xm3600,
 }
 """How the pictures of each format are listed."""
+
+
+def listed_pictures(pictures: Pictures) -> Iterator[str]:
+    """Addresses of a set of evaluated pictures, one after another. Raises DataError, StorageError
+    where what lists them cannot be read.
+    """
+    return _LISTED[pictures.format](pictures)
 
 
 def _sha256(uri: str) -> str:
