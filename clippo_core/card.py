@@ -36,8 +36,8 @@ class About:
     """What it is and how it was trained: name, value."""
     license: str = UNKNOWN
     """Of the weights, as the hub writes it (`apache-2.0`, `cc-by-4.0`, …)."""
-    source: str = ""
-    """What Clippo.from_pretrained takes; empty = this folder."""
+    source: str = "."
+    """What Clippo.from_pretrained takes."""
 
 
 def model_card(about: About, results: Sequence[EvalResult] = ()) -> str:
@@ -49,7 +49,7 @@ def model_card(about: About, results: Sequence[EvalResult] = ()) -> str:
         " length; the dot product of two is their cosine.",
         "## Use",
         "```python\nfrom clippo_core.embedder import Clippo    # pip install clippo-flyte\n\n"
-        f'model = Clippo.from_pretrained("{about.source or "."}")\n'
+        f'model = Clippo.from_pretrained("{about.source}")\n'
         'model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T\n```',
         "## The model",
         _table(("", ""), [(name, _cell(value)) for name, value in about.facts]),

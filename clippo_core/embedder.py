@@ -285,18 +285,20 @@ class Clippo:
         training: Sequence[tuple[str, str]] = (),
         license: str = UNKNOWN,
         name: str = "",
+        source: str = "",
     ) -> None:
         """Write a folder as the Hugging Face hub keeps them: weights, config.json, and a model card
         (README.md) with the numbers of `results`.
 
         folder: local or s3://; files in it are replaced. training: facts about the training, by
-        name. license: of the weights, in the hub's words. name: the card's title; default the
-        folder's. Raises ConfigError, StorageError.
+        name. license: of the weights, in the hub's words. name: the card's title; source: what its
+        example loads; default of both: the folder's name. Raises ConfigError, StorageError.
         """
         target = str(folder).rstrip("/")
         if target.endswith((".safetensors", ".npz", ".pt", ".bin")):
             raise ConfigError(f"{folder}: save_pretrained writes a folder; `save` writes one file.")
-        about = About(name or target.rpartition("/")[2], (*self._card_facts(), *training), license)
+        last, facts = Path(target).resolve().name, (*self._card_facts(), *training)
+        about = About(name or last, facts, license, source or last)
         hub.write_folder(target, self.save, self._facts(), model_card(about, results))
 
     def push_to_hub(
@@ -306,7 +308,7 @@ class Clippo:
         address with the commit, for `load`. card: as for `save_pretrained`. Raises StorageError.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **{"name": name} | card)
+            self.save_pretrained(folder, **{"name": name, "source": name} | card)
             return hub.push_folder(
                 folder, name, private=private, token=token, message="A CLIPPO model"
             )
@@ -340,13 +342,13 @@ class Clippo:
     def _card_facts(self) -> list[tuple[str, str]]:
         config = self.tower.config
         count = sum(parameter.numel() for parameter in self.tower.parameters())
-        fonts = ", ".join(self.render.fonts) or "GNU Unifont, as shipped with clippo-flyte"
+        fonts = ", ".join(Path(font).name for font in self.render.fonts)
         return [
             ("tower", f"{config.kind}, width {config.width}, depth {config.depth}"),
             ("parameters", f"{count:,}"),
             ("images", f"{self.image_px} x {self.image_px} px, patches of {config.PATCH_PX}"),
             ("embedding", f"{config.embed_dim} numbers"),
-            ("font", fonts),
+            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
             ("layout of texts", self.render.layout),
             ("digest of rendering", self.render_digest),
             ("sha256 of weights", self.weights_sha256),

@@ -33,14 +33,14 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
         TrainingError,
     )
     from clippo_core.report.decks import training_deck
-    from clippo_core.report.watch import Watch
+    from clippo_core.report.tracker import watcher
     from clippo_core.run import journal
     from clippo_core.run.folder import RunFolder
     from clippo_core.train.loop import pretrain as train
 
     try:
         previous = _previous_attempt(RunFolder(plan.stage.root).checkpoints)
-        checkpoint = train(plan, manifest, previous=previous, watch=Watch)
+        checkpoint = train(plan, manifest, previous=previous, watch=watcher)
     except (ConflictError, NotFoundError):
         raise
     # Trying again helps: the run goes on from its last checkpoint.

@@ -122,12 +122,7 @@ def evaluation_deck(
             hits=[e for e in shown if e["hit"]],
             misses=[e for e in shown if not e["hit"]],
         ),
-        fragment(
-            "facts",
-            entries=[
-                (name, digits.count(number)) for name, number in sorted(result.counts.items())
-            ],
-        ),
+        fragment("counts", counts=result.counts),
     )
 
 
@@ -248,6 +243,7 @@ def clean_examples(examples: Any) -> list[dict[str, Any]]:
         {
             "hit": bool(example.get("hit")),
             "pictures": [uri for uri in map(safe_picture, _listed(example.get("pictures"))) if uri],
+            "labels": [str(label) for label in _listed(example.get("labels"))],
             **{name: str(example.get(name) or "") for name in ("asked", "predicted", "truth")},
         }
         for example in _listed(examples)

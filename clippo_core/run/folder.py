@@ -4,6 +4,7 @@
            promoted-<name>.json             the pointer to the promoted model
            promoted-<name>/                 the promoted model as a hub's folder, with its card
            promotions/<name>/NNNN.json      every verdict of the gate, oldest first; never changed
+           index.html                       the page of all runs and verdicts
            <name>-summary.txt               the terminal's summary of the newest report
            evaluation-<weights>/            evaluations of a finished checkpoint alone
            <name>-<digest>/                 the run's folder:
@@ -138,6 +139,16 @@ class BaseFolder:
     def promoted(self, name: str) -> str:
         """Pointer to the promoted model of the runs called `name`."""
         return join(self.root, f"{POINTER}{name}.json")
+
+    @property
+    def promotions(self) -> str:
+        """Folder of the verdicts of all names."""
+        return join(self.root, "promotions")
+
+    @property
+    def index(self) -> str:
+        """The page of all runs and verdicts."""
+        return join(self.root, "index.html")
 
     def summary(self, name: str) -> str:
         """The terminal's summary of the newest report of the runs called `name`."""

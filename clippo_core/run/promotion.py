@@ -210,8 +210,13 @@ def _judged(
         for name, one in compared.items()
         if not judgement.is_better(plan.gate, one, len(compared))
     }
+    others = {
+        name: one
+        for name, one in compared.items()
+        if by_number[one.promotion].weights_sha256 != checkpoint.weights_sha256
+    }
     verdict = dataclasses.replace(
-        record.verdict, promoted=not reasons, reason=words, compared=compared
+        record.verdict, promoted=not reasons, reason=words, compared=others
     )
     return dataclasses.replace(
         record, verdict=verdict, references={**dict.fromkeys(now, number), **kept}

@@ -51,14 +51,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tower of the demo, trained for a minute: good enough that no rank hangs on the last bit."""
     from clippo_core.data.shards import write_shards
-    from clippo_core.train.loop import train
+    from clippo_core.train.loop import pretrain
 
     steps = {"train__steps": 150, "optim__warmup_steps": 20, "optim__cooldown_steps": 30}
     config = replace(presets.demo(str(world.parent)), **steps)
     plan = make_plan(config, datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
     report = ValidationReport(0, [], {}, {}, {}, {}, plan.render.stage.data_digest)
     manifest = write_shards(plan.render, report, progress=False)
-    model = Clippo.load(train(plan.pretrain, manifest).uri, "cpu")
+    model = Clippo.load(pretrain(plan.pretrain, manifest).uri, "cpu")
     path = str(tmp_path_factory.mktemp("trained") / "model.safetensors")
     model.save(path)
     return path

@@ -5,12 +5,17 @@ plain timm reads, and graphs.
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from forms import drawn_tower, point_to, save_run
+from hub_double import hub
 from test_embedder import SENTENCES
 
 from clippo_core import models
@@ -64,7 +69,7 @@ def test_a_folder_goes_round(model: Clippo, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "one/config.json").read_text())
     assert about["model"]["width"] == 48 and about["weights_sha256"] == model.weights_sha256
     loaded.save_pretrained(tmp_path / "two", results=[result(model.weights_sha256)], license="mit",
-                           name="one")  # fmt: skip
+                           name="one", source="one")  # fmt: skip
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -182,3 +187,45 @@ def test_a_side_that_no_graph_can_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="only its image side"):
         graphs.side(model, "text")
     graphs.export_side(model, "image")
+
+
+TRAFFIC = """
+import sys
+from clippo_core.embedder import Clippo
+from clippo_core.errors import ClippoError
+names = sys.argv[1:]
+if names[0].endswith(".safetensors"):
+    model = Clippo.load(names.pop(0), "cpu")
+    names.append(model.push_to_hub("someone/small", license="mit", token="hf_secret"))
+    print(names[-1])
+for name in names:
+    try:
+        print(Clippo.from_pretrained(name).weights_sha256)
+    except ClippoError as error:
+        print(error)
+"""
+
+
+def test_a_hub_gives_back_what_was_pushed(model: Clippo, tmp_path: Path) -> None:
+    path = str(tmp_path / "m.safetensors")
+    model.save(path)
+
+    def said(*words: str, **environment: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", TRAFFIC, *words], capture_output=True, text=True, timeout=300,
+            env=os.environ | {"HF_HOME": str(tmp_path / "home")} | environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    with hub() as server:
+        names = ["someone/small", "hf-hub:someone/none", "hf-hub:someone/small@v9"]
+        address, *found = said(path, *names, HF_ENDPOINT=server.url)
+    assert re.fullmatch(r"hf-hub:someone/small@[0-9a-f]{40}", address)
+    assert server.token == "hf_secret" and parsed(server.cards[0]).license == "mit"
+    assert 'from_pretrained("someone/small")' in server.cards[0]
+    assert found[0] == found[3] == model.weights_sha256
+    assert all("no such repository or revision" in line for line in found[1:3])
+    # Without a network, what was fetched once is there, and the rest is said.
+    offline = said(address, "someone/other", HF_HUB_OFFLINE="1")
+    assert offline[0] == model.weights_sha256 and "the hub cannot be reached" in offline[1]

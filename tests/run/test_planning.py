@@ -166,6 +166,7 @@ def test_evaluations_are_kept_apart() -> None:
 
 STAGES = {"validate", "render", "pretrain", *EVALUATIONS}
 ANOTHER = {
+    "train.tracker": "tensorboard",
     "optim.name": "adamw",
     "optim.momentum_dtype": "float32",
     "train.precision": "float32",
@@ -271,6 +272,8 @@ def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
                 "memory_gib",
                 "save_every_steps",
                 "timeout_seconds",
+                "tracker",
+                "tracker_uri",
                 "zero_stage",
             )
         ),
