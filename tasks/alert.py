@@ -12,6 +12,7 @@ Flyte's own notifications are e-mail only.
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import logging
 import os
@@ -48,7 +49,7 @@ def _telling() -> dict[str, Any]:
     box["environment"] = box["environment"] | {"FLYTE_PLATFORM_CONSOLE_ENDPOINT": _console()}
     # An image that holds another program stops every other task: somebody must be told.
     del box["environment"]["CLIPPO_PROGRAM"]
-    return box | {"secret_requests": [WEBHOOK]}
+    return box | {"secret_requests": [WEBHOOK], "timeout": settings.TIMEOUTS["telling"]}
 
 
 @task(**_telling())
@@ -139,9 +140,26 @@ def _stage(message: str) -> str:
     """
     function = re.search(r'/tasks/\w+\.py", line \d+, in ([a-z]\w*)', message)
     execution = re.escape(current_context().execution_id.name)
-    pod = re.search(rf"\b{execution}-(n\d+(?:-\d+-n\d+)*)-\d+\b", message)
-    found = function or pod
-    return f" in {found[1]}" if found else ""
+    pod = re.search(rf"\b{execution}-(n\d+(?:-\d+-n\d+|-n\d+)*)-\d+\b", message)
+    if function or not pod:
+        return f" in {function[1]}" if function else ""
+    return f" in {_task_of(pod[1]) or pod[1]}"
+
+
+def _task_of(node: str) -> str:
+    """Function of the task of a node, by the node's id from the root's on, as in `n4-0-n1`; empty
+    where the workflow of this execution is not at hand.
+    """
+    module, _, name = os.environ.get("FLYTE_INTERNAL_EXECUTION_WORKFLOW", "").rpartition(".")
+    try:
+        entity = getattr(importlib.import_module(module), name)
+        for part in re.findall(r"n\d+", node):
+            if not hasattr(entity, "nodes"):  # a task; what follows is the item of its map
+                break
+            entity = next(one for one in entity.nodes if one.id == part).flyte_entity
+        return str(getattr(entity, "python_function_task", entity).name).rpartition(".")[2]
+    except Exception:  # whatever it is: the message goes out, with the node's id
+        return ""
 
 
 def _first_line(message: str) -> str:

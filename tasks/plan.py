@@ -12,6 +12,7 @@ from flytekit import Deck, task
 
 from clippo_core.config import RunConfig
 from clippo_core.config.small import NUMBERS_FOLDER
+from clippo_core.evaluate.registry import asked_for
 from clippo_core.run.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
 from tasks import settings
 
@@ -22,11 +23,11 @@ class Plans(NamedTuple):
     validate: ValidatePlan
     render: RenderPlan
     pretrain: PretrainPlan
-    imagenet: EvaluatePlan
-    retrieval: EvaluatePlan
-    vqa: EvaluatePlan
-    glue: EvaluatePlan
-    xm3600: EvaluatePlan
+    imagenet: list[EvaluatePlan]
+    retrieval: list[EvaluatePlan]
+    vqa: list[EvaluatePlan]
+    glue: list[EvaluatePlan]
+    xm3600: list[EvaluatePlan]
     gate: GatePlan
 
 
@@ -44,7 +45,8 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     Deck("Benchmarks", inspection_deck(found.facts, found.faults))
     for fault in found.faults:
         _logger.warning("%s That evaluation will have no result; training goes on.", fault)
-    return Plans(run.validate, run.render, run.pretrain, **run.evaluations, gate=run.gate)
+    asked = asked_for(run.evaluations)
+    return Plans(run.validate, run.render, run.pretrain, **asked, gate=run.gate)
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"))

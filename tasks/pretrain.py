@@ -27,10 +27,10 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
     from clippo_core.errors import (
         ConflictError,
+        LostRankError,
         NotFoundError,
         Preempted,
         StorageError,
-        TrainingError,
     )
     from clippo_core.report.decks import training_deck
     from clippo_core.report.tracker import watcher
@@ -43,8 +43,9 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
         checkpoint = train(plan, manifest, previous=previous, watch=watcher)
     except (ConflictError, NotFoundError):
         raise
-    # Trying again helps: the run goes on from its last checkpoint.
-    except (Preempted, TrainingError, StorageError) as error:
+    # Trying again helps: the run goes on from its last checkpoint. It does not help against a loss
+    # that is not finite, which is a function of seed and step.
+    except (Preempted, LostRankError, StorageError) as error:
         raise FlyteRecoverableException(str(error)) from error
     Deck("Training", training_deck(journal.read(checkpoint.journal)))
     return checkpoint

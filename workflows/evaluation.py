@@ -19,8 +19,10 @@ from tasks.alert import alert_promoted
 from tasks.evaluate import (
     Evaluated,
     conclude,
+    gather,
     glue,
     imagenet,
+    mapped,
     open_checkpoint,
     open_promoted,
     plan_evaluations,
@@ -37,8 +39,14 @@ def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "ru
     """Zero-shot and few-shot classification."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    result = imagenet(checkpoint=info, plan=plans.imagenet)
-    return conclude(checkpoint=info, plans=[plans.imagenet], results=[result], root=root)
+    asked = [plans.imagenet]
+    results = gather(
+        names=["imagenet"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(imagenet, info, plans.imagenet)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
@@ -46,8 +54,14 @@ def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "r
     """Image-to-text and text-to-image retrieval."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    result = retrieval(checkpoint=info, plan=plans.retrieval)
-    return conclude(checkpoint=info, plans=[plans.retrieval], results=[result], root=root)
+    asked = [plans.retrieval]
+    results = gather(
+        names=["retrieval"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(retrieval, info, plans.retrieval)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
@@ -55,8 +69,14 @@ def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") 
     """Visual question answering."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    result = vqa(checkpoint=info, plan=plans.vqa)
-    return conclude(checkpoint=info, plans=[plans.vqa], results=[result], root=root)
+    asked = [plans.vqa]
+    results = gather(
+        names=["vqa"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(vqa, info, plans.vqa)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
@@ -64,8 +84,14 @@ def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs")
     """Language understanding from drawn text."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    result = glue(checkpoint=info, plan=plans.glue)
-    return conclude(checkpoint=info, plans=[plans.glue], results=[result], root=root)
+    asked = [plans.glue]
+    results = gather(
+        names=["glue"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(glue, info, plans.glue)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
@@ -73,8 +99,14 @@ def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs
     """Retrieval in every language."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    result = xm3600(checkpoint=info, plan=plans.xm3600)
-    return conclude(checkpoint=info, plans=[plans.xm3600], results=[result], root=root)
+    asked = [plans.xm3600]
+    results = gather(
+        names=["xm3600"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(xm3600, info, plans.xm3600)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)

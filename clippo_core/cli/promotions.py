@@ -1,17 +1,20 @@
-"""`clippo promotions | promote | rollback`: what operators do by hand: see every verdict, promote a
-model, go back to the one before.
+"""`clippo promotions | promote | rollback | retain`: what operators do by hand: see every verdict,
+promote a model, go back to the one before, delete what nothing needs any more.
 
-Each takes the pointer's address, `<root>/promoted-<name>.json`, local or s3://.
+The first three take the pointer's address, `<root>/promoted-<name>.json`, the last one the root,
+local or s3://.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import getpass
 from typing import TYPE_CHECKING
 
 from clippo_core.cli.options import Names, add_command
 from clippo_core.errors import ConfigError
+from clippo_core.run.retention import DAYS, RUNS
 
 if TYPE_CHECKING:
     from clippo_core.run.history import Promotion
@@ -36,8 +39,17 @@ another one: promote NUMBER.
 """
 
 
+RETAINING = """\
+Kept are the promoted model, the last runs of each name, what is younger, and whatever these need:
+the gate's references and their scores, what a rollback goes to, what an unfinished run started from.
+
+  clippo retain s3://clippo/runs --runs 8 --days 60
+  clippo retain runs --delete
+"""
+
+
 def add(names: Names) -> None:
-    """Add the three commands."""
+    """Add the four commands."""
     summary = "every verdict of the gate, and by whom"
     listing = add_command(names, "promotions", promotions, summary, LISTING)
     promoting = add_command(names, "promote", promote, "promote a model by hand", PROMOTING)
@@ -51,6 +63,12 @@ def add(names: Names) -> None:
         parser.add_argument(
             "--by", default="", metavar="NAME", help="who decides (default: the login)"
         )
+    summary = "what of old runs is kept and why; --delete the rest"
+    retaining = add_command(names, "retain", retain, summary, RETAINING)
+    retaining.add_argument("root", metavar="ROOT", help="folder of the runs, local or s3://")
+    retaining.add_argument("--runs", type=int, default=RUNS, help="last runs of each name to keep")
+    retaining.add_argument("--days", type=float, default=DAYS, help="keep what is younger")
+    retaining.add_argument("--delete", action="store_true", help="delete; there is no undo")
 
 
 def promotions(chosen: argparse.Namespace) -> None:
@@ -82,6 +100,22 @@ def rollback(chosen: argparse.Namespace) -> None:
     from clippo_core.run.promotion import rollback
 
     _said(rollback(chosen.pointer, chosen.by or getpass.getuser(), chosen.why))
+
+
+def retain(chosen: argparse.Namespace) -> None:
+    """What is kept and why, what is not, and how many bytes that is."""
+    from clippo_core.run.retention import survey
+
+    if chosen.runs < 1 or chosen.days < 0:
+        raise ConfigError("--runs is at least 1, and --days at least 0.")
+    now = datetime.datetime.now(datetime.UTC)
+    found = survey(chosen.root, chosen.runs, chosen.days, now)
+    print(found.table())
+    if chosen.delete:
+        deleted = found.delete()
+        print(f"Deleted {len(deleted):,} files.")
+    elif found.doomed:
+        print("Nothing was deleted: add --delete, which has no undo.")
 
 
 def _said(record: Promotion) -> None:

@@ -8,6 +8,7 @@
            <name>-summary.txt               the terminal's summary of the newest report
            evaluation-<weights>/            evaluations of a finished checkpoint alone
            <name>-<digest>/                 the run's folder:
+               plan.json                    the folders in which its stages stand, its start
                shards/                      tars, their indexes, manifest.json written last
                checkpoints/                 step-…/ with manifest.json each, and latest.json
                journal.jsonl                one line per training step
@@ -42,6 +43,8 @@ PART = "part.json"
 """The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
 
 
+PROMOTIONS, STAGES, OF_A_CHECKPOINT = "promotions", "stages", "evaluation-"
+"""How the names of the other things beside the runs begin."""
 POINTER = "promoted-"
 """How the name of a pointer begins."""
 
@@ -50,7 +53,7 @@ def promotions(pointer: str) -> str:
     """Folder of the verdicts behind a pointer: beside it."""
     folder, _, file = pointer.rpartition("/")
     name = file.removeprefix(POINTER).removesuffix(".json")
-    return join(folder or ".", "promotions", name)
+    return join(folder or ".", PROMOTIONS, name)
 
 
 def run_of(checkpoint: str) -> str:
@@ -68,6 +71,11 @@ class RunFolder:
     """Addresses in a run's folder (local or s3://). Nothing is read or made."""
 
     root: str
+
+    @property
+    def plan(self) -> str:
+        """What the run was planned to use."""
+        return join(self.root, "plan.json")
 
     @property
     def shards(self) -> str:
@@ -130,11 +138,11 @@ class BaseFolder:
 
     def stage_note(self, stage: str, digest: str) -> str:
         """Note of the folder in which a stage with this digest was completed last."""
-        return join(self.root, "stages", f"{stage}-{digest[:32]}.json")
+        return join(self.root, STAGES, f"{stage}-{digest[:32]}.json")
 
     def evaluation_of(self, weights_sha256: str) -> str:
         """Folder of the evaluations of a finished checkpoint that has these weights."""
-        return join(self.root, f"evaluation-{weights_sha256[:12]}")
+        return join(self.root, f"{OF_A_CHECKPOINT}{weights_sha256[:12]}")
 
     def promoted(self, name: str) -> str:
         """Pointer to the promoted model of the runs called `name`."""
@@ -143,7 +151,7 @@ class BaseFolder:
     @property
     def promotions(self) -> str:
         """Folder of the verdicts of all names."""
-        return join(self.root, "promotions")
+        return join(self.root, PROMOTIONS)
 
     @property
     def index(self) -> str:

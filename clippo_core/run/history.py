@@ -93,6 +93,16 @@ def promoted(past: list[Promotion]) -> Promotion | None:
     return next((record for record in reversed(past) if record.verdict.promoted), None)
 
 
+def promoted_before(past: list[Promotion]) -> Promotion | None:
+    """The promotion that a rollback goes back to: the one before the first of the present weights,
+    so that a second rollback goes further back. None where there is none.
+    """
+    found = [one for one in past if one.verdict.promoted]
+    weights = [one.weights_sha256 for one in found]
+    first = weights.index(weights[-1]) if weights else 0
+    return found[first - 1] if first else None
+
+
 def append(pointer: str, record: Promotion) -> None:
     """Add a record. Raises ConflictError where its number is taken."""
     uri = storage.join(promotions(pointer), f"{record.number:04d}.json")

@@ -115,12 +115,10 @@ def rollback(pointer: str, by: str, why: str) -> Promotion:
     """Promote by hand the model that was promoted before the present one. Raises ConfigError where
     there is none.
     """
-    promoted = [one for one in history.read(pointer) if one.verdict.promoted]
-    weights = [one.weights_sha256 for one in promoted]
-    first = weights.index(weights[-1]) if weights else 0  # so that a second one goes further back
-    if not first:
+    earlier = history.promoted_before(history.read(pointer))
+    if earlier is None:
         raise ConfigError(f"{pointer} has no earlier promotion to go back to.")
-    return promote(pointer, str(promoted[first - 1].number), by, why)
+    return promote(pointer, str(earlier.number), by, why)
 
 
 def drift(pointer: str, results: list[EvalResult], error: float = GateConfig().error) -> list[str]:

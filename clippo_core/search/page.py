@@ -100,9 +100,9 @@ def seen_text(gallery: Gallery, text: str) -> dict[str, str]:
     )
     words = [f"{model.image_px} × {model.image_px} px, {rows} of {model.image_px // 16} rows used."]
     if cut:
-        words.append(f"{cut:,} characters do not fit on the page; the tower does not see them.")
+        words.append(f"Does not fit on the page, and is not seen: {_characters(cut)}.")
     if missing:
-        words.append(f"{missing:,} characters have no glyph in the font: drawn as a box.")
+        words.append(f"Not in the font, and drawn as a box: {_characters(missing)}.")
     return {
         "seen": data_uri(model.renderer.render([text])[0], model.image_px),
         "note": " ".join(words),
@@ -132,6 +132,10 @@ def check_photos(gallery: Gallery) -> None:
         gallery.picture(0)
     except ImageError as error:
         raise ConfigError(f"{error} The page shows the pictures from where they were.") from error
+
+
+def _characters(n: int) -> str:
+    return "1 character" if n == 1 else f"{n:,} characters"
 
 
 def _pairs(hits: Sequence[Hit]) -> list[tuple[int, float]]:

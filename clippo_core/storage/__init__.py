@@ -59,6 +59,8 @@ class FileStat:
     bytes: int
     uri: str
     _etag: str = field(default="", repr=False)
+    modified: float = field(default=0.0, compare=False)
+    """When its content was last written, in seconds since 1970."""
 
     @functools.cached_property
     def etag(self) -> str:
@@ -305,6 +307,14 @@ def delete(uri: str) -> None:
         _bucket().delete(found.uri)
 
 
+def delete_empty_folders(uri: str) -> None:
+    """Remove the folders below a local folder, and itself, that hold nothing; a bucket has none."""
+    if is_local(uri):
+        for folder, _, _ in os.walk(local_path(uri), topdown=False):
+            with contextlib.suppress(OSError):  # something is in it
+                os.rmdir(folder)
+
+
 def _fault(uri: str) -> str:
     """Why an address cannot be used, as part of a sentence; empty for one that can."""
     hidden = hidden_in(unquote(uri) if uri.startswith("file://") else uri)
@@ -335,7 +345,7 @@ def sha256_file(path: str | Path) -> str:
 
 def _list_local(root: Path) -> list[FileStat]:
     if root.is_file():
-        return [FileStat(root.name, root.stat().st_size, str(root))]
+        return [_stat(root, root.name)]
     found = []
     for folder, _, names in os.walk(root):
         for name in names:
@@ -343,14 +353,21 @@ def _list_local(root: Path) -> list[FileStat]:
             if not local.is_temporary(name):
                 shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
                 with contextlib.suppress(FileNotFoundError):  # it vanished meanwhile
-                    found.append(FileStat(shown, path.stat().st_size, str(path)))
+                    found.append(_stat(path, shown))
     return found
+
+
+def _stat(path: Path, name: str) -> FileStat:
+    found = path.stat()
+    return FileStat(name, found.st_size, str(path), modified=found.st_mtime)
 
 
 def _list_bucket(root: str) -> list[FileStat]:
     base = len(root.rstrip("/")) + 1
     return [
-        FileStat(one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag)
+        FileStat(
+            one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag, one.modified
+        )
         for one in _under(root)
     ]
 

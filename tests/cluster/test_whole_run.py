@@ -8,39 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 from cluster import Cluster, build_image, story
-from flytekit import FlyteContextManager
-from flytekit.core.type_engine import TypeEngine
-from test_make import Checkout, worked
+from registered import Flyte, registered, upload
 from webhook import Webhook
 
-from clippo_core.config import RunConfig, replace
+from clippo_core.config import RunConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-PLAN = "pretrain_and_evaluate"
-
-
-@dataclasses.dataclass
-class Flyte:
-    """A cluster on which the project is registered, with data and a webhook."""
-
-    cluster: Cluster
-    checkout: Checkout
-    config: RunConfig
-    webhook: Webhook
-
-    def run(self, **changes: Any) -> Any:
-        """Launch with the config changed, and wait for the end."""
-        context = FlyteContextManager.current_context()
-        config = replace(self.config, **changes)
-        kind = TypeEngine.to_literal_type(RunConfig)
-        literal = TypeEngine.to_literal(context, config, RunConfig, kind).to_flyte_idl()
-        version = self.checkout.version()
-        return self.cluster.run(PLAN, version, {"config": literal}, timeout=1800)
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +26,12 @@ def flyte(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     image = build_image(folder / "image")
     tiny.write_tiny_data(folder / "data")
     with Cluster(s3_server, image) as cluster, Webhook() as webhook:
-        for path in (folder / "data").rglob("*"):
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
-                cluster.store.write(name, path.read_bytes())
+        upload(cluster, folder / "data")
         plan = tiny.tiny_plan("", cluster.store.uri("data"))
         names = ("data", "render", "model", "optim", "train")
         parts = {name: getattr(plan, name) for name in names}
         config = RunConfig("tiny", root=cluster.store.uri("runs"), **parts)
-        checkout = Checkout(folder, cluster.configuration(folder))
-        worked(checkout.make("register"))
-        cluster.pods.secrets = {("clippo", "webhook"): webhook.address}
-        yield Flyte(cluster, checkout, config, webhook)
+        yield registered(folder, cluster, config, webhook)
 
 
 def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte: Flyte) -> None:

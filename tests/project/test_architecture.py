@@ -26,12 +26,12 @@ LAYERS = [
     ["errors"], ["extras"], ["untrusted"],
     ["config", "published"], ["run.records", "run.provenance"],
     ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
-    ["run.history", "run.judgement"], ["rendering"], ["data"],
+    ["run.history", "run.judgement", "run.planned"], ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported", "hub", "card", "inputs"],
     ["opening"], ["embedder"], ["adapters", "neighbours"],
     ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],
     ["train.__main__"], ["run.publishing"],
-    ["run.planning", "run.promotion", "run.proposal", "run.inspection"],
+    ["run.planning", "run.promotion", "run.retention", "run.proposal", "run.inspection"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip
 """Low to high; what stands in one list does not import one another;

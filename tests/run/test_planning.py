@@ -33,7 +33,7 @@ from clippo_core.errors import ConfigError, DataError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
 from clippo_core.evaluate.scores import Scores
-from clippo_core.run import promotion
+from clippo_core.run import planned, promotion
 from clippo_core.run.planning import (
     RunPlan,
     benchmark_digest,
@@ -478,3 +478,15 @@ def test_the_weekly_presets_share_a_pointer_and_all_but_the_start_and_the_schedu
     assert warm.train.steps < scratch.train.steps and warm.optim.lr < scratch.optim.lr
     kept = dataclasses.replace(warm, optim=scratch.optim, train=scratch.train, model=scratch.model)
     assert kept == scratch
+
+
+def test_a_run_notes_what_it_names(config: RunConfig, warm: RunConfig) -> None:
+    first = promote(make_plan(config, SUNDAY), "first")
+    Path(config.data.sources[0].path).write_text("one\ntwo\nthree\nfour\n")
+    plan = make_plan(replace(warm, train__resume_from="s3://elsewhere/run"), SUNDAY)
+    found = planned.read(plan.root)
+    assert (found.name, found.starts) == (config.name, [first, "s3://elsewhere/run"])
+    assert found.places["render"] == plan.render.stage.root
+    assert {"pretrain", *plan.evaluations} <= set(found.places)
+    parts = plan.evaluations["retrieval"].benchmarks
+    assert len([name for name in found.places if name.startswith("retrieval/")]) == len(parts)

@@ -91,10 +91,6 @@ class Browser:
         """Type into a field."""
         self._ask("POST", f"/element/{self._find(selector)}/value", {"text": text})
 
-    def clear(self, selector: str) -> None:
-        """Empty a field."""
-        self._ask("POST", f"/element/{self._find(selector)}/clear", {})
-
     def click(self, selector: str) -> None:
         """Click on an element."""
         self._ask("POST", f"/element/{self._find(selector)}/click", {})
