@@ -121,7 +121,14 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
         trains = mapped(name).split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
-            ("open_checkpoint", "open_promoted", "plan_evaluations", "gather", "conclude", "require_all")
+            (
+                "open_checkpoint",
+                "open_promoted",
+                "plan_evaluations",
+                "gather",
+                "conclude",
+                "require_all",
+            )
         )
         image = images["train" if trains else "cpu"]
         assert template.container.image == f"{image}:commit", name
