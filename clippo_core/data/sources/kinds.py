@@ -98,7 +98,7 @@ def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
         return read(source, language)
     if source.kind == "folder":
         return tables.folder_records(source.path, language)
-    uris = source_files(source) if uris is None else uris
+    uris = source_files(source) if uris is None else list(uris)
     match source.kind:
         case "karpathy":
             return _chain(
