@@ -53,7 +53,7 @@ def random_tables(seed: int) -> tuple[list[Rows], list[Rows], list[Rows], Rows]:
         texts.append([])
         verdicts.append([])
         for ordinal in range(int(rng.integers(0, 40))):
-            is_photo = bool(rng.integers(2))
+            is_photo = part != 1
             low, high = (int(half) for half in looks[rng.integers(12)])
             for bit in rng.integers(0, 64, int(rng.integers(0, 12))):
                 low ^= 1 << int(bit)

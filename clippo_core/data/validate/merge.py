@@ -125,17 +125,28 @@ def _ask(db: duckdb.DuckDBPyConnection, counts: _Counts, n_texts: int, n_records
     for rule, (checked, failed) in asked.items():
         rows = []
         if failed and rule in questions.TWICE:
-            table, column, _ = questions.MARKS[questions.TWICE[rule]]
-            number = "number" if table == "texts" else FIRST
-            select = (
-                f"SELECT record, {number} AS number FROM all_{table} SEMI JOIN"
-                f" (SELECT hash FROM {questions.TWICE[rule]}) m ON {column} = m.hash"
-            )
-            rows = _first_rows(db, select, questions.PLACE[rule])
+            rows = _first_repeated(db, rule)
         elif failed:
             select = f"SELECT record, number FROM broken WHERE place = {questions.PLACE[rule]}"
             rows = _first_rows(db, select, questions.PLACE[rule])
         counts.add(rule, checked, failed, [str(one) for one in rows])
+
+
+def _first_repeated(db: duckdb.DuckDBPyConnection, rule: str) -> list[Named]:
+    """The first rows of which the photo, or the text, comes more than once."""
+    table, column, condition = questions.MARKS[questions.TWICE[rule]]
+    [(n_parts,)] = db.execute("SELECT max(part) + 1 FROM records").fetchall()
+    rows: list[Named] = []
+    for part in range(n_parts):  # nearly always the first one has them, and no other is read
+        select = (
+            f"SELECT record, {'number' if table == 'texts' else FIRST} AS number FROM all_{table}"
+            f" SEMI JOIN (SELECT hash FROM {questions.TWICE[rule]}) m ON {column} = m.hash"
+            f" WHERE part = {part} AND {condition}"
+        )
+        rows += _first_rows(db, select, questions.PLACE[rule])
+        if len(rows) >= SHOWN:
+            break
+    return rows[:SHOWN]
 
 
 def _first_rows(db: duckdb.DuckDBPyConnection, select: str, place: int) -> list[Named]:

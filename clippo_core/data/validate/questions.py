@@ -86,18 +86,38 @@ def note_evaluated(db: duckdb.DuckDBPyConnection) -> int:
         " UNION ALL SELECT record, 1, evaluation FROM all_records JOIN evaluated e"
         " ON e.kind = 'name' AND stem_hash = e.first WHERE is_photo"
     )
-    bits, mask = perceptual.BAND_BITS, (1 << perceptual.BAND_BITS) - 1
-    db.execute("CREATE TABLE looks AS SELECT * FROM evaluated WHERE kind = 'look'")
-    for half, ours in (("first", "look_low"), ("second", "look_high")):
-        for shift in range(0, 64 - bits, bits):
-            db.execute(
-                "INSERT INTO shown SELECT record, 2, evaluation FROM all_records r JOIN looks e"
-                f" ON (r.{ours} >> {shift}) & {mask} = (e.{half} >> {shift}) & {mask}"
-                " WHERE (look_low <> 0 OR look_high <> 0)"
-                " AND bit_count(xor(look_low, e.first)) + bit_count(xor(look_high, e.second))"
-                f" <= {perceptual.MAX_DISTANCE}"
-            )
+    _note_looks(db)
     return _insert(db, "evaluated", f"SELECT DISTINCT record, {FIRST} FROM shown")
+
+
+def _note_looks(db: duckdb.DuckDBPyConnection) -> None:
+    """Photos that look like an evaluated one: equal in a band, and in nearly all of their bits."""
+    looks = arrays(db, "SELECT first, second FROM evaluated WHERE kind = 'look'")
+    bits, mask = perceptual.BAND_BITS, (1 << perceptual.BAND_BITS) - 1
+    bands = [(half, shift) for half in (0, 1) for shift in range(0, 64 - bits, bits)]
+    known = [np.zeros(1 << bits, bool) for _ in bands]
+    for (half, shift), table in zip(bands, known, strict=True):
+        table[looks[("first", "second")[half]] >> np.uint64(shift) & np.uint64(mask)] = True
+    near: list[list[np.ndarray]] = []
+    select = "SELECT record, look_low, look_high FROM all_records WHERE look_low | look_high <> 0"
+    for batch in db.sql(select).to_arrow_reader(2**17):  # a glance, which rules out most photos
+        record, *halves = (column.to_numpy() for column in batch.columns)
+        is_near = np.zeros(len(record), bool)
+        for (half, shift), table in zip(bands, known, strict=True):
+            is_near |= table[halves[half] >> np.uint64(shift) & np.uint64(mask)]
+        near.append([column[is_near] for column in (record, *halves)])
+    if not near:
+        return
+    record, low, high = (np.concatenate(columns) for columns in zip(*near, strict=True))
+    _keep(db, "near", record=record, look_low=low, look_high=high)
+    for half, shift in bands:
+        ours, theirs = ("look_low", "look_high")[half], ("first", "second")[half]
+        db.execute(
+            "INSERT INTO shown SELECT record, 2, evaluation FROM near JOIN evaluated e"
+            f" ON ({ours} >> {shift}) & {mask} = (e.{theirs} >> {shift}) & {mask}"
+            " WHERE e.kind = 'look' AND bit_count(xor(look_low, e.first))"
+            f" + bit_count(xor(look_high, e.second)) <= {perceptual.MAX_DISTANCE}"
+        )
 
 
 def note_captions(db: duckdb.DuckDBPyConnection) -> int:
@@ -117,7 +137,7 @@ def count_twice(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 def sizes(db: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], int]:
     """(partition, 0 for photos or 1 for text pairs) -> records that are usable: not left out, nor
-    with all their texts.
+    with all their texts. A partition has records of one kind.
     """
     db.execute(
         "CREATE OR REPLACE TABLE gone AS"
@@ -125,18 +145,10 @@ def sizes(db: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], int]:
         " SELECT record FROM all_records JOIN (SELECT record, count(*) AS lost FROM out"
         f" WHERE number <> {FIRST} GROUP BY record) USING (record) WHERE lost >= n_texts"
     )
-    kind = f"(kind = {TEXT})::INTEGER"
-    counts = {
-        (part, of): n
-        for part, of, n in db.execute(
-            f"SELECT part, {kind}, count(*) FROM all_records GROUP BY ALL"
-        ).fetchall()
-    }
-    for part, of, n in db.execute(
-        f"SELECT part, {kind}, count(*) FROM all_records SEMI JOIN gone USING (record) GROUP BY ALL"
-    ).fetchall():
-        counts[part, of] -= n
-    return counts
+    all_of = f"SELECT part, max((kind = {TEXT})::INTEGER), count(*) FROM records GROUP BY part"
+    gone_of = f"SELECT record >> {PART_BITS} AS part, count(*) FROM gone GROUP BY part"
+    gone = dict(db.execute(gone_of).fetchall())
+    return {(part, kind): n - gone.get(part, 0) for part, kind, n in db.execute(all_of).fetchall()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,15 +174,12 @@ def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> l
     rate = max((n / max(size, n) for size, n in pairs if n), default=0.0)
     if not rate:
         return []
-    least = max(2, int(np.ceil(thinning.LIMIT / 2 / rate)))
-    if any(batches.takes_stretches(kind) for kind in (0, 1)):
-        least = max(2, min(least, batches.window_steps // 2))
     _count(db, "frequent_group")
+    least = thinning.LIMIT / 2 / rate
     rows = " UNION ALL ".join(
         f"SELECT record, {'number' if table == 'texts' else FIRST} AS number, {column} AS hash,"
-        f" {PLACE[rule]} AS place FROM all_{table}"
-        f" SEMI JOIN (SELECT hash FROM {rule} WHERE n >= {least}) m ON {column} = m.hash"
-        f" WHERE {condition}"
+        f" {PLACE[rule]} AS place FROM all_{table} SEMI JOIN ({_suspects(rule, least, batches)}) m"
+        f" ON {column} = m.hash WHERE {condition}"
         for rule, (table, column, condition) in MARKS.items()
     )
     db.execute(f"CREATE TABLE marked AS SELECT * FROM ({rows}) ANTI JOIN gone USING (record)")
@@ -179,6 +188,22 @@ def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> l
         " WHERE marked.record = out.record AND marked.number = out.number"
     )
     return _thin(db, batches)
+
+
+def _suspects(rule: str, least: float, batches: thinning.Batches) -> str:
+    """Select the marks that come `least` times; where windows take stretches of neighbours, also
+    those that are often in one, and often enough to fill half of a window's batches.
+    """
+    select = f"SELECT hash FROM {rule} WHERE n >= {least}"
+    if not any(batches.takes_stretches(kind) for kind in (0, 1)):
+        return select
+    table, column, condition = MARKS[rule]
+    return (
+        f"{select} UNION SELECT {column} AS hash FROM all_{table} SEMI JOIN"
+        f" (SELECT hash FROM {rule} WHERE n >= {batches.window_steps // 2}) m ON {column} = m.hash"
+        f" WHERE {condition} GROUP BY {column}, record // {batches.block_records}"
+        f" HAVING count(*) > {batches.most_of_a_stretch}"
+    )
 
 
 def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thinned]:
