@@ -73,7 +73,7 @@ def repeated(
     db: duckdb.DuckDBPyConnection, table: str, column: str, condition: str = "true"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(values, how often each comes), uint64 and int64: those of a column of hashes that come more
-    than once, but for 0. Sorting takes a tenth of what a GROUP BY over as many groups as rows does.
+    than once, but for 0. Sorting takes half of what a GROUP BY takes, in time and memory.
     """
     where = f"{column} <> 0 AND {condition}"
     [(n_rows,)] = db.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchall()
