@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROJECT ?= clippo
 DOMAIN ?= production
+# Address of an index that has torch's CPU builds (torch's page on installing names one); empty = the usual torch.
+TORCH_INDEX_URL ?=
 # The client's configuration, and the images' names.
 FLYTE ?= flyte.yaml
 # One code, one image, one version: images are tagged with the commit, and what is registered is named after the commit and the shape.
@@ -21,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist lo
 .PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register preflight run \
 	activate deactivate clean
 
-setup: $(VENV)/.installed ## make .venv and install both locks
+setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z -]*:.*## /{printf "%-22s%s\n", $$1, $$2}' Makefile
@@ -30,6 +32,8 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and neither was found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing requirements.lock and requirements-dev.lock into $(VENV) (some minutes, once) ..."
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX_URL),grep -E '^torch(vision)?==' requirements.lock | xargs $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --no-deps --index-url "$(TORCH_INDEX_URL)")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-r requirements.lock -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

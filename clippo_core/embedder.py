@@ -3,56 +3,46 @@
     model = Clippo.load("clippo_b16_yfcc100m")
     model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T        cosines [1, 2]
 
-`load` takes a released name, an .npz, an exported .safetensors, or a run's checkpoint.
-Preprocessing is the reference's: images squashed to the tower's size (bilinear, without antialias,
-truncated to uint8), texts rendered as the checkpoint was trained.
+`load` takes whatever names a model (`opening.py`). Preprocessing is the reference's: images
+squashed to the tower's size (bilinear, without antialias, truncated to uint8), texts rendered as
+the checkpoint was trained. Two levels:
+
+    embed_images, embed_texts      pictures and str -> numpy arrays, in batches
+    preprocess ─▶ encode_image,    tensors -> tensors, as open_clip, timm and the suites around
+    draw ─▶ encode_text            them call it
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import os
-import re
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 import torch
 
-from clippo_core import models, storage
+from clippo_core import hub, inputs, models, storage
+from clippo_core.card import UNKNOWN, About, model_card
 from clippo_core.config import ModelConfig, RenderConfig, replace
-from clippo_core.data.images import decode_image, fewshot_crop, squash
-from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, RenderError
-from clippo_core.exported import open_exported, write_exported
-from clippo_core.models import (
-    Tower,
-    build_tower,
-    load_big_vision,
-    load_weights,
-    normalise,
-    resize_positions,
-)
-from clippo_core.models.convert import ARRAYS_PER_BLOCK, check_fit
+from clippo_core.data.images import fewshot_crop, squash
+from clippo_core.errors import ConfigError, RenderError
+from clippo_core.exported import write_exported
+from clippo_core.models import Tower, normalise, resize_positions
 from clippo_core.models.text import TokenEncoder
-from clippo_core.released import RELEASED, fetch_released
+from clippo_core.opening import TOKEN_KINDS, TOKENIZER, open_model, weights_digest
 from clippo_core.rendering import Renderer, TextEncoder
-from clippo_core.run import records
-from clippo_core.run.folder import RunFolder
-from clippo_core.untrusted.json import field
-from clippo_core.untrusted.names import reason, refusal
+from clippo_core.run.records import EvalResult
 
 Preprocess = Literal["squash", "fewshot"]
-_TOKENIZER = "tokenizer.model"
-_SHA256 = re.compile("[0-9a-f]{64}")
-_TOKEN_KINDS = ("one_tower_clip", "two_tower_clip")
-_EMBEDDING = "token_embed.weight"
-C = TypeVar("C")
+_RESIZE = {"squash": squash, "fewshot": fewshot_crop}
 
 
 class Clippo:
@@ -71,11 +61,11 @@ class Clippo:
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision is {precision!r}; use 'float32' or 'bfloat16'.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = inputs.chosen_device(device)
         self.tower = tower.to(self.device).eval()
         self.render = replace(render, image_px=tower.image_px)
         self.renderer = Renderer.from_config(self.render, warn_font=warn_font)
-        reads_tokens = tower.config.kind in _TOKEN_KINDS
+        reads_tokens = tower.config.kind in TOKEN_KINDS
         if text_encoder is None:
             text_encoder = (
                 models.text_encoder(tower.config, self.render) if reads_tokens else self.renderer
@@ -95,25 +85,19 @@ class Clippo:
         strict_font: bool = False,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> Clippo:
-        """The model of a released name, a big_vision .npz, a single-file .safetensors, or a
-        checkpoint or run folder (local or s3://).
+        """The model that `source` names: a released name, an .npz, a .safetensors, a run, a
+        checkpoint, a promoted-NAME.json, a folder of `save_pretrained` (local or s3://), or
+        hf-hub:ORG/NAME@REVISION.
 
         device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one
         resamples the position embeddings. fonts: Unifont .hex files instead of the checkpoint's;
         released weights saw 9.0.06, and an exported file that had some needs them named.
         strict_font: raise where the fonts differ. precision: `bfloat16` is several times faster on
         a GPU; embeddings then have about three digits. Raises NotFoundError, CheckpointError,
-        ConfigError, StorageError.
+        ConfigError, DataError, StorageError.
         """
-        source = str(source)
-        if source in RELEASED:
-            tower, options = _from_npz(fetch_released(source))
-        elif source.endswith(".npz"):
-            tower, options = _from_npz(storage.fetch(source))
-        elif source.endswith(".safetensors"):
-            tower, options = _from_single_file(storage.fetch(source), source, fonts)
-        else:
-            tower, options = _from_checkpoint(source)
+        chosen = inputs.chosen_device(device)
+        tower, options = open_model(source, fonts)
         if image_px and image_px != tower.image_px:
             resize_positions(tower, image_px)
         render: RenderConfig = options.pop("render")
@@ -124,7 +108,7 @@ class Clippo:
         model = cls(
             tower,
             replace(render, strict_font=strict_font or render.strict_font),
-            device=device,
+            device=chosen,
             precision=precision,
             **options,
         )
@@ -136,6 +120,17 @@ class Clippo:
             )
             warnings.warn(f"{source}: texts are {why}.", stacklevel=2)
         return model
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str = "", **options: Any) -> Clippo:
+        """The model of a folder (or of anything else that `load` takes), or of the hub's
+        repository ORG/NAME. options: as for `load`, with its errors.
+        """
+        source = str(source)
+        is_repository = source.count("/") == 1 and not storage.exists(source)
+        if is_repository and not source.startswith(hub.HUB):
+            source = f"{hub.HUB}{source}"
+        return cls.load(f"{source}@{revision}" if revision else source, **options)
 
     @property
     def model(self) -> ModelConfig:
@@ -153,7 +148,7 @@ class Clippo:
         return self.text_encoder.digest
 
     def embed_texts(
-        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None
+        self, texts: Iterable[str], *, batch_size: int = 256, progress: bool | None = None
     ) -> np.ndarray:
         """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no
         list of str.
@@ -166,14 +161,14 @@ class Clippo:
 
     def embed_images(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         *,
         preprocess: Preprocess = "squash",
         batch_size: int = 256,
         progress: bool | None = None,
     ) -> np.ndarray:
-        """Embeddings of images (PIL image, path, s3:// address, or the bytes of a file), float32
-        [n, embed_dim], unit rows.
+        """Embeddings of images, float32 [n, embed_dim], unit rows. Each is a path or s3:// address,
+        the bytes of a file, a PIL image, an array uint8 [h, w, 3] or a tensor uint8 [3, h, w].
 
         preprocess: `squash` to the tower's size; `fewshot`: squash larger and cut the middle out.
         Raises ImageError, naming the image.
@@ -183,7 +178,7 @@ class Clippo:
         )
 
     def pooled_texts(
-        self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None
+        self, texts: Iterable[str], *, batch_size: int = 256, progress: bool | None = None
     ) -> np.ndarray:
         """What the tower pools of texts, before its head, float32 [n, width]: features for
         probes.
@@ -194,7 +189,7 @@ class Clippo:
 
     def pooled_images(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         *,
         preprocess: Preprocess = "fewshot",
         batch_size: int = 256,
@@ -207,7 +202,7 @@ class Clippo:
 
     def classify(
         self,
-        images: Sequence[Any],
+        images: Iterable[Any],
         names: Sequence[str],
         templates: Sequence[str] = ("{}",),
         *,
@@ -221,6 +216,8 @@ class Clippo:
         """
         if isinstance(names, str) or not names:
             raise ConfigError("names must be a list of at least one class name.")
+        if isinstance(templates, str):
+            raise ConfigError(f"templates is one str; pass a list: [{templates!r}].")
         bad = next((template for template in templates if "{}" not in template), None)
         if bad is not None or not templates:
             raise ConfigError(
@@ -241,30 +238,128 @@ class Clippo:
         logits = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
 
-    def save(self, path: str | Path) -> None:
-        """Write the model as one .safetensors file, weights and everything needed to use them;
-        `Clippo.load` reads it, without pickle.
+    def preprocess(self, image: Any) -> torch.Tensor:
+        """One picture, in any form that `embed_images` takes, as `encode_image` reads it: float32
+        [3, px, px] in -1..1. Raises ImageError.
         """
-        facts = {
+        return normalise(torch.from_numpy(self.prepared(image)))
+
+    def draw(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """Texts as `encode_text` reads them, [n, ...]: masks of drawn pages, uint16 (a baseline's
+        tokens, int32). Takes the place of a tokenizer.
+        """
+        return torch.from_numpy(self.text_encoder([texts] if isinstance(texts, str) else texts))
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of prepared images, float in -1..1 or uint8 [n, 3, px, px] -> float32
+        [n, embed_dim] on the model's device, unit rows; differentiable. Raises ImageError.
+        """
+        return self._encoded(self.tower.embed, images, "encode_image", "preprocess")
+
+    def encode_text(self, texts: torch.Tensor) -> torch.Tensor:
+        """The same of texts as `draw` gave them. Raises RenderError, ConfigError."""
+        return self._encoded(self.tower.embed_encoded_text, texts, "encode_text", "draw")
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as one .safetensors file (local or s3://), weights and everything needed
+        to use them; `Clippo.load` reads it, without pickle. Raises ConfigError for another ending.
+        """
+        if not str(path).endswith(".safetensors") or Path(path).is_dir():
+            raise ConfigError(
+                f"{path}: save writes one file, whose name ends in .safetensors; save_pretrained"
+                " writes a folder."
+            )
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in self.tower.named_parameters()
+        }
+        if isinstance(self.text_encoder, TokenEncoder):
+            content = self.text_encoder.processor.serialized_model_proto()
+            tensors[TOKENIZER] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+        write_exported(str(path), self._facts(), tensors)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        results: Sequence[EvalResult] = (),
+        training: Sequence[tuple[str, str]] = (),
+        license: str = UNKNOWN,
+        name: str = "",
+        source: str = "",
+    ) -> None:
+        """Write a folder as the Hugging Face hub keeps them: weights, config.json, and a model card
+        (README.md) with the numbers of `results`.
+
+        folder: local or s3://; files in it are replaced. training: facts about the training, by
+        name. license: of the weights, in the hub's words. name: the card's title; source: what its
+        example loads; default of both: the folder's name. Raises ConfigError, StorageError.
+        """
+        target = str(folder).rstrip("/")
+        if target.endswith((".safetensors", ".npz", ".pt", ".bin")):
+            raise ConfigError(f"{folder}: save_pretrained writes a folder; `save` writes one file.")
+        last, facts = Path(target).resolve().name, (*self._card_facts(), *training)
+        about = About(name or last, facts, license, source or last)
+        hub.write_folder(target, self.save, self._facts(), model_card(about, results))
+
+    def push_to_hub(
+        self, name: str, *, private: bool = False, token: str | None = None, **card: Any
+    ) -> str:
+        """Put the folder of `save_pretrained` into the hub's repository ORG/NAME; returns its
+        address with the commit, for `load`. card: as for `save_pretrained`. Raises StorageError.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **{"name": name, "source": name} | card)
+            return hub.push_folder(
+                folder, name, private=private, token=token, message="A CLIPPO model"
+            )
+
+    def prepared(
+        self, image: Any, name: str = "the image", preprocess: Preprocess = "squash"
+    ) -> np.ndarray:
+        """One picture as the tower reads it, uint8 [3, px, px]. `name` is what errors call it.
+        Raises ImageError, ConfigError.
+        """
+        square = _RESIZE[_known(preprocess)](inputs.pixels(image, name), self.image_px)
+        return np.ascontiguousarray(square.transpose(2, 0, 1))
+
+    def embed_prepared(self, batch: np.ndarray, what: Literal["texts", "images"]) -> np.ndarray:
+        """Embeddings of one batch of `prepared` images [n, 3, px, px], or of texts as
+        `text_encoder` gave them, float32 [n, embed_dim], unit rows.
+        """
+        tower = self.tower.embed if what == "images" else self.tower.embed_encoded_text
+        return self._embedded(tower, batch)
+
+    def _facts(self) -> dict[str, Any]:
+        """What an exported file's header says beside the weights."""
+        return {
             "model": dataclasses.asdict(self.tower.config),
             "render": dataclasses.asdict(self.render),
             "render_digest": self.render_digest,
             "weights_sha256": self.weights_sha256,
             "warn_font": self.renderer.warn_font,
         }
-        tensors = {
-            name: value.detach().cpu().contiguous() for name, value in self.tower.named_parameters()
-        }
-        if isinstance(self.text_encoder, TokenEncoder):
-            content = self.text_encoder.processor.serialized_model_proto()
-            tensors[_TOKENIZER] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-        write_exported(str(path), facts, tensors)
+
+    def _card_facts(self) -> list[tuple[str, str]]:
+        config = self.tower.config
+        count = sum(parameter.numel() for parameter in self.tower.parameters())
+        fonts = ", ".join(Path(font).name for font in self.render.fonts)
+        return [
+            ("tower", f"{config.kind}, width {config.width}, depth {config.depth}"),
+            ("parameters", f"{count:,}"),
+            ("images", f"{self.image_px} x {self.image_px} px, patches of {config.PATCH_PX}"),
+            ("embedding", f"{config.embed_dim} numbers"),
+            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
+            ("layout of texts", self.render.layout),
+            ("digest of rendering", self.render_digest),
+            ("sha256 of weights", self.weights_sha256),
+        ]
 
     def _texts(
-        self, tower: Any, width: int, texts: Sequence[str], batch_size: int, progress: bool | None
+        self, tower: Any, width: int, texts: Iterable[str], batch_size: int, progress: bool | None
     ) -> np.ndarray:
         if isinstance(texts, (str, bytes)):
             raise RenderError(f"texts is one {type(texts).__name__}; pass a list of str.")
+        inputs.check_batch_size(batch_size)
         texts = list(texts)
         batches = (
             self.text_encoder(texts[start : start + batch_size])
@@ -276,181 +371,79 @@ class Clippo:
         self,
         tower: Any,
         width: int,
-        images: Sequence[Any],
-        preprocess: str,
+        images: Iterable[Any],
+        preprocess: Preprocess,
         batch_size: int,
         progress: bool | None,
     ) -> np.ndarray:
-        if isinstance(images, (str, bytes, Path)):
-            raise ConfigError(f"images is one {type(images).__name__}; pass a list of images.")
-        if preprocess not in ("squash", "fewshot"):
-            raise ConfigError(f"preprocess is {preprocess!r}; use 'squash' or 'fewshot'.")
-        resize = squash if preprocess == "squash" else fewshot_crop
+        inputs.check_batch_size(batch_size)
+        _known(preprocess)
+        numbered = enumerate(inputs.pictures(images))
+        n = len(images) if hasattr(images, "__len__") else None
 
-        def prepare(numbered: tuple[int, Any]) -> np.ndarray:
-            position, image = numbered
-            name = str(image) if isinstance(image, (str, Path)) else f"image {position}"
-            return resize(decode_image(image, name), self.image_px).transpose(2, 0, 1)
+        def prepare(one: tuple[int, Any]) -> np.ndarray:
+            return self.prepared(one[1], f"image {one[0]}", preprocess)
 
         def batches(pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
-            numbered = list(enumerate(images))
-            ahead = [pool.submit(prepare, one) for one in numbered[:batch_size]]
-            for start in range(0, len(numbered), batch_size):
-                # The next batch is decoded while this one is embedded.
-                after = numbered[start + batch_size : start + 2 * batch_size]
-                ahead, now = [pool.submit(prepare, one) for one in after], ahead
+            def submit() -> list[Any]:
+                return [pool.submit(prepare, one) for one in itertools.islice(numbered, batch_size)]
+
+            ahead = submit()
+            while now := ahead:
+                ahead = submit()  # the next batch is decoded while this one is embedded
                 yield np.stack([one.result() for one in now])
 
         PIL.Image.init()  # Pillow's plugins are not safe to load from several threads
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return self._run(
-                tower, width, batches(pool), len(images), batch_size, "images", progress
-            )
+            return self._run(tower, width, batches(pool), n, batch_size, "images", progress)
 
-    @torch.inference_mode()
     def _run(
         self,
         tower: Any,
         width: int,
         batches: Iterator[np.ndarray],
-        n: int,
+        n: int | None,
         batch_size: int,
         what: str,
         progress: bool | None,
     ) -> np.ndarray:
+        """Rows of all batches, float32 [n, width]; n None: of how many is not known before."""
         from tqdm import tqdm
 
-        found = np.empty((n, width), np.float32)
-        show = progress if progress is not None else n > 4 * batch_size and sys.stderr.isatty()
-        done = 0
-        with (
-            tqdm(total=n, desc=what, unit="", disable=not show) as bar,
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
-        ):
+        found = [np.empty((0, width), np.float32)]
+        is_long = n is None or n > 4 * batch_size
+        show = progress if progress is not None else is_long and sys.stderr.isatty()
+        with tqdm(total=n, desc=what, unit="", disable=not show) as bar:
             for batch in batches:
-                given = torch.from_numpy(batch).to(self.device)
-                found[done : done + len(batch)] = (
-                    tower(normalise(given) if what == "images" else given).float().cpu().numpy()
-                )
-                done += len(batch)
+                found.append(self._embedded(tower, batch))
                 bar.update(len(batch))
-        return found
+        return np.concatenate(found)
 
+    @torch.inference_mode()
+    def _embedded(self, tower: Any, batch: np.ndarray) -> np.ndarray:
+        """One batch, prepared, through a part of the tower."""
+        given = torch.from_numpy(batch).to(self.device)
+        with self._autocast():
+            rows: np.ndarray = tower(given).float().cpu().numpy()
+        return rows
 
-def weights_digest(tower: torch.nn.Module) -> str:
-    """sha256 (hex) over names, shapes and values of a tower's parameters."""
-    total = hashlib.sha256()
-    for name, value in sorted(tower.named_parameters()):
-        total.update(f"{name} {tuple(value.shape)} ".encode())
-        total.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return total.hexdigest()
+    def _encoded(self, tower: Any, given: Any, name: str, maker: str) -> torch.Tensor:
+        if not isinstance(given, torch.Tensor):
+            raise ConfigError(
+                f"{name} takes a tensor, as `{maker}` gives it, and got {type(given).__name__};"
+                " embed_images and embed_texts take pictures and str."
+            )
+        with self._autocast():
+            features: torch.Tensor = tower(given.to(self.device))
+        return features.float()
 
-
-def _from_npz(path: Path) -> tuple[Tower, dict[str, Any]]:
-    """A big_vision file holds no render config: the reference layout at its own size, with a word
-    where the fonts differ.
-    """
-    tower = load_big_vision(path)
-    return tower, {
-        "render": RenderConfig(image_px=tower.image_px),
-        "weights_sha256": storage.sha256_file(path),
-        "warn_font": True,
-    }
-
-
-def _from_single_file(
-    path: Path, source: str, fonts: Sequence[str] | None
-) -> tuple[Tower, dict[str, Any]]:
-    with open_exported(path, source) as exported:
-        kinds: dict[str, type] = {"render_digest": str, "weights_sha256": str, "warn_font": bool}
-        options: dict[str, Any] = {
-            name: field(exported.facts, name, kind, source, error=CheckpointError)
-            for name, kind in kinds.items()
-        }
-        if options["weights_sha256"] and not _SHA256.fullmatch(options["weights_sha256"]):
-            fault = f"its weights_sha256 is {options['weights_sha256']!r}, and no sha256"
-            raise refusal(CheckpointError, source, fault, "export it again")
-        model = _decoded(ModelConfig, exported.facts, "model", source)
-        render = _decoded(RenderConfig, exported.facts, "render", source)
-        if render.fonts and fonts is None:  # an address in a stranger's file is not opened
-            fault = f"it was exported with fonts of its own ({', '.join(render.fonts)})"
-            raise refusal(CheckpointError, source, fault, "name them again, as fonts (--font)")
-        shapes = exported.shapes
-        shapes.pop(_TOKENIZER, None)
-        tower = _tower_of(model, render, shapes, source)
-        weights = exported.tensors()
-        if model.kind in _TOKEN_KINDS:
-            if _TOKENIZER not in weights:
-                fault = f"its tokenizer is missing (tensor {_TOKENIZER})"
-                raise refusal(CheckpointError, source, fault, "export it again")
-            content = weights.pop(_TOKENIZER)
-            options["text_encoder"] = _tokenizer(content, model, tower, source)
-        load_weights(tower, weights, source)
-    return tower, {"render": render, **options}
-
-
-def _decoded(cls: type[C], facts: dict[str, Any], name: str, source: str) -> C:
-    values = field(facts, name, dict, source, error=CheckpointError)
-    try:
-        return records.from_dict(cls, values)
-    except ConfigError as error:
-        raise refusal(CheckpointError, source, str(error), "export it again") from error
-
-
-def _tokenizer(
-    content: torch.Tensor, model: ModelConfig, tower: Tower, source: str
-) -> TokenEncoder:
-    """The tokenizer of an exported token tower, whose pieces the tower's embedding has rows for."""
-    try:
-        encoder = TokenEncoder(content.numpy().tobytes(), model.text_tokens)
-    except ConfigError as error:
-        raise refusal(CheckpointError, source, str(error), "export it again") from error
-    rows = next(
-        (len(value) for name, value in tower.named_parameters() if name.endswith(_EMBEDDING)), 0
-    )
-    if encoder.processor.get_piece_size() > rows:
-        fault = f"its tokenizer has {encoder.processor.get_piece_size():,} pieces"
-        fault += f", and its tower knows {rows:,}"
-        raise refusal(CheckpointError, source, fault, "export it again")
-    return encoder
-
-
-def _from_checkpoint(source: str) -> tuple[Tower, dict[str, Any]]:
-    from clippo_core.engine.checkpoint import open_checkpoint
-
-    try:
-        checkpoint = open_checkpoint(source)
-    except NotFoundError:
-        inside = RunFolder(source).checkpoints
-        if not storage.exists(inside):
-            raise
-        checkpoint = open_checkpoint(inside)  # a run's folder was named
-    weights = checkpoint.weights()
-    shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    tower = _tower_of(checkpoint.model, checkpoint.render, shapes, checkpoint.uri)
-    load_weights(tower, weights, checkpoint.uri)
-    options = {
-        "weights_sha256": checkpoint.info.weights_sha256,
-        "render_digest": checkpoint.progress.render_digest,
-    }
-    return tower, {"render": checkpoint.render, **options}
-
-
-def _tower_of(
-    model: ModelConfig, render: RenderConfig, shapes: dict[str, tuple[int, ...]], source: str
-) -> Tower:
-    """The tower for weights of these shapes, unfilled; refused before memory is taken for it."""
-    if model.depth * ARRAYS_PER_BLOCK > len(shapes):
-        fault = f"it is said to have {model.depth:,} blocks, and has {len(shapes):,} tensors"
-        raise refusal(CheckpointError, source, fault, "fetch or export it again")
-    embedding = next((shape for name, shape in shapes.items() if name.endswith(_EMBEDDING)), ())
-    # Built without drawing initial weights, and without reading those it once started from.
-    try:
-        tower = build_tower(
-            model, render.image_px, device="meta", vocab_size=embedding[0] if embedding else 1
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
-    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
-        fault = f"its configuration is that of no tower ({reason(error)})"
-        raise refusal(CheckpointError, source, fault, "fetch or export it again") from error
-    check_fit(tower, shapes, source)
-    return tower.to_empty(device="cpu")
+
+
+def _known(preprocess: str) -> str:
+    if preprocess not in _RESIZE:
+        raise ConfigError(f"preprocess is {preprocess!r}; use 'squash' or 'fewshot'.")
+    return preprocess

@@ -11,7 +11,8 @@ and what to do.
     │   ├── NotFoundError  it does not exist, or may not be read                    (never retried)
     │   └── ConflictError  a conditional write was lost: somebody else wrote first  (never retried)
     ├── CheckpointError    cut, of another tower, sha256 differs
-    ├── TrainingError      a run that must stop: non-finite losses, a lost rank
+    ├── TrainingError      a run that must stop: non-finite losses
+    │   └── LostRankError  a rank was lost; the same command goes on from the last checkpoint
     ├── EvaluationError    a protocol that cannot be applied: wrong split size, NaN scores, leaks
     └── Preempted          SIGTERM was received, a checkpoint is committed; start again to go on
 
@@ -67,6 +68,10 @@ class CheckpointError(ClippoError):
 
 class TrainingError(ClippoError):
     """A training run must stop."""
+
+
+class LostRankError(TrainingError):
+    """A rank of a training run was lost, or could not say that it goes on."""
 
 
 class EvaluationError(ClippoError):

@@ -43,7 +43,7 @@ class Exported:
         if _KEY not in file.metadata:
             raise CheckpointError(
                 f"{self.source} was not written by Clippo.save (no `{_KEY}` in its header). A timm"
-                " ViT becomes usable with `python -m clippo_core convert --image-only`."
+                " ViT becomes usable with `clippo convert --image-only`."
             )
         header = f"{self.source}, header"
         content = load_json(

@@ -12,6 +12,7 @@ Flyte's own notifications are e-mail only.
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import logging
 import os
@@ -48,7 +49,7 @@ def _telling() -> dict[str, Any]:
     box["environment"] = box["environment"] | {"FLYTE_PLATFORM_CONSOLE_ENDPOINT": _console()}
     # An image that holds another program stops every other task: somebody must be told.
     del box["environment"]["CLIPPO_PROGRAM"]
-    return box | {"secret_requests": [WEBHOOK]}
+    return box | {"secret_requests": [WEBHOOK], "timeout": settings.TIMEOUTS["telling"]}
 
 
 @task(**_telling())
@@ -86,16 +87,17 @@ def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
     """
     scheduled = f" of {kickoff_time:%Y-%m-%d %H:%M}" if kickoff_time.year > 1970 else ""
     text = f"{what}{scheduled} {outcome}\n{_place()}"
-    _logger.error(text)
+    _logger.error(text.partition("\n")[0] if _is_local() else text)
     try:
         webhook = current_context().secrets.get(WEBHOOK.group, WEBHOOK.key)
     except ValueError:
-        _logger.warning(
-            "nobody else was told: this project has no Flyte secret %s/%s with the address of a"
-            " webhook",
-            WEBHOOK.group,
-            WEBHOOK.key,
-        )
+        if not _is_local():  # there, who started it reads the log
+            _logger.warning(
+                "nobody else was told: this project has no Flyte secret %s/%s with the address of a"
+                " webhook",
+                WEBHOOK.group,
+                WEBHOOK.key,
+            )
         return
     request = urllib.request.Request(
         webhook, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"}
@@ -108,6 +110,11 @@ def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
         raise FlyteRecoverableException(
             f"The webhook in the secret {WEBHOOK.group}/{WEBHOOK.key} took no message: {error}."
         ) from None
+
+
+def _is_local() -> bool:
+    """Whether this is `pyflyte run` without a cluster."""
+    return bool(current_context().execution_id.project == "local")
 
 
 def _place() -> str:
@@ -133,9 +140,26 @@ def _stage(message: str) -> str:
     """
     function = re.search(r'/tasks/\w+\.py", line \d+, in ([a-z]\w*)', message)
     execution = re.escape(current_context().execution_id.name)
-    pod = re.search(rf"\b{execution}-(n\d+(?:-\d+-n\d+)*)-\d+\b", message)
-    found = function or pod
-    return f" in {found[1]}" if found else ""
+    pod = re.search(rf"\b{execution}-(n\d+(?:-\d+-n\d+|-n\d+)*)-\d+\b", message)
+    if function or not pod:
+        return f" in {function[1]}" if function else ""
+    return f" in {_task_of(pod[1]) or pod[1]}"
+
+
+def _task_of(node: str) -> str:
+    """Function of the task of a node, by the node's id from the root's on, as in `n4-0-n1`; empty
+    where the workflow of this execution is not at hand.
+    """
+    module, _, name = os.environ.get("FLYTE_INTERNAL_EXECUTION_WORKFLOW", "").rpartition(".")
+    try:
+        entity = getattr(importlib.import_module(module), name)
+        for part in re.findall(r"n\d+", node):
+            if not hasattr(entity, "nodes"):  # a task; what follows is the item of its map
+                break
+            entity = next(one for one in entity.nodes if one.id == part).flyte_entity
+        return str(getattr(entity, "python_function_task", entity).name).rpartition(".")[2]
+    except Exception:  # whatever it is: the message goes out, with the node's id
+        return ""
 
 
 def _first_line(message: str) -> str:

@@ -1,71 +1,86 @@
-"""The tasks `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side.
+"""The tasks `imagenet`, `retrieval`, `vqa`, `glue` and `xm3600`: one evaluation each, side by side;
+and `gather`, which makes one list of what they leave.
 
-One that fails returns a result that says why, so that the other four and the report go on; such a
-result is never promoted, and never answered from a cache (`run/planning.py`).
+    plans.glue, a list of one or none ─▶ map of `glue` ─▶ its result, None, or nothing ─▶ gather
+
+One that fails returns a result that says why. One whose pod dies leaves None, for a map of which no
+item has to succeed goes on; one that the run does not ask for is a map over nothing, so no GPU is
+asked for. `gather` gives each a result, so that gate and report always have five. A failed one is
+never promoted, and never answered from a cache (`run/planning.py`).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any, NamedTuple
 
-from flytekit import Deck, task
+from flytekit import Cache, Deck, map_task, task
+from flytekit.types.file import FlyteFile, HTMLPage
 
 from clippo_core import storage
 from clippo_core.config import EvaluateConfig
 from clippo_core.errors import EvaluationError, NotFoundError
-from clippo_core.evaluate.registry import check_complete, evaluation
+from clippo_core.evaluate.registry import asked_for, check_complete, evaluation
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
 
 
 class Plans(NamedTuple):
-    """One plan per evaluation, each a named output of its own."""
+    """At most one plan per evaluation, each list a named output of its own."""
 
-    imagenet: EvaluatePlan
-    retrieval: EvaluatePlan
-    vqa: EvaluatePlan
-    glue: EvaluatePlan
-    xm3600: EvaluatePlan
+    imagenet: list[EvaluatePlan]
+    retrieval: list[EvaluatePlan]
+    vqa: list[EvaluatePlan]
+    glue: list[EvaluatePlan]
+    xm3600: list[EvaluatePlan]
+
+
+class Evaluated(NamedTuple):
+    """What the evaluations of one model end with."""
+
+    report: HTMLPage
+    results: FlyteFile
 
 
 check_complete(Plans._fields, "tasks.evaluate.Plans")
 _logger = logging.getLogger(__name__)
+POD_DIED = (
+    "its pod ended without a result (out of memory, out of time, or its node was lost); the console"
+    " shows its attempts"
+)
 
 
-def _box(name: str) -> dict[str, Any]:
-    """Cache and deck of the task of one evaluation: its cache follows the code of that one
-    alone.
-    """
-    cache = settings.cached(evaluation(name).module)
-    return {"cache": cache, "enable_deck": True, "deck_fields": ()}
+def _cache(name: str) -> Cache:
+    """The cache of one evaluation's task follows the code of that one alone."""
+    return settings.cached(evaluation(name).module)
 
 
-@task(**settings.evaluation(), **_box("imagenet"))
+@task(**settings.evaluation(), cache=_cache("imagenet"))
 def imagenet(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Zero-shot and few-shot classification."""
     return _evaluate("imagenet", checkpoint, plan)
 
 
-@task(**settings.evaluation(), **_box("retrieval"))
+@task(**settings.evaluation(), cache=_cache("retrieval"))
 def retrieval(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Image-to-text and text-to-image retrieval."""
     return _evaluate("retrieval", checkpoint, plan)
 
 
-@task(**settings.evaluation(), **_box("vqa"))
+@task(**settings.evaluation(), cache=_cache("vqa"))
 def vqa(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Visual question answering, fine-tuned."""
     return _evaluate("vqa", checkpoint, plan)
 
 
-@task(**settings.evaluation(), **_box("glue"))
+@task(**settings.evaluation(), cache=_cache("glue"))
 def glue(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Language understanding from drawn text, fine-tuned."""
     return _evaluate("glue", checkpoint, plan)
 
 
-@task(**settings.evaluation(), **_box("xm3600"))
+@task(**settings.evaluation(), cache=_cache("xm3600"))
 def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
     """Retrieval in every language."""
     return _evaluate("xm3600", checkpoint, plan)
@@ -73,13 +88,10 @@ def xm3600(checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
 def open_checkpoint(checkpoint: str) -> CheckpointInfo:
-    """A checkpoint by its URI, verified; or, for the pointer to a promoted model, the checkpoint it
-    points to.
-    """
-    from clippo_core.engine.checkpoint import open_checkpoint as read
-    from clippo_core.run.history import promoted_uri
+    """The model that `checkpoint` names, in any form that Clippo.load takes, verified."""
+    from clippo_core.opening import model_info
 
-    return read(promoted_uri(checkpoint) if checkpoint.endswith(".json") else checkpoint).info
+    return model_info(checkpoint)
 
 
 @task(**settings.processing(cpu="2", memory="8Gi"))
@@ -105,7 +117,61 @@ def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root:
     from clippo_core.run.planning import plan_evaluations as plan
 
     settings.require_shared(root)
-    return Plans(**plan(evaluate, checkpoint, root))
+    return Plans(**asked_for(plan(evaluate, checkpoint, root)))
+
+
+def mapped(evaluation: Any, checkpoint: CheckpointInfo, plan: list[EvaluatePlan]) -> Any:
+    """The map of one evaluation's task over its plan, of which no item has to succeed."""
+    one = functools.partial(evaluation, checkpoint=checkpoint)
+    return map_task(one, min_success_ratio=0.0)(plan=plan)
+
+
+@task(**settings.processing(cpu="2", memory="8Gi"), enable_deck=True, deck_fields=())
+def gather(
+    names: list[str],
+    checkpoint: CheckpointInfo,
+    plans: list[list[EvaluatePlan]],
+    found: list[list[EvalResult | None]],
+) -> list[EvalResult]:
+    """One result per evaluation, whatever became of its pod; their decks, since flytekit writes
+    none in the pods of a map. `plans`, `found`: by evaluation, in the order of `names`.
+    """
+    from clippo_core.report.decks import evaluation_deck
+    from clippo_core.run.folder import RunFolder
+
+    results = []
+    for name, plan, one in zip(names, plans, found, strict=True):
+        if not plan:
+            results.append(EvalResult.skipped(name, "not configured for this run"))
+            continue
+        result = one[0] or evaluation(name).failed(checkpoint, plan[0], POD_DIED)
+        results.append(result)
+        Deck(name, evaluation_deck(result, RunFolder(plan[0].stage.root).evaluation(name)))
+    return results
+
+
+@task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
+def conclude(
+    checkpoint: CheckpointInfo,
+    plans: list[list[EvaluatePlan]],
+    results: list[EvalResult],
+    root: str,
+) -> Evaluated:
+    """Write the page of these evaluations, show it in the console, and print the table; fails where
+    none of them gave a number.
+    """
+    from clippo_core.report import evaluated
+    from clippo_core.run.folder import RunFolder
+
+    folders = {
+        result.name: RunFolder(plan[0].stage.root).evaluation(result.name)
+        for result, plan in zip(results, plans, strict=True)
+        if plan
+    }
+    found = evaluated.conclude(checkpoint, results, folders, root)
+    Deck("Report", found.html)
+    print(f"\n{found.words}\n")
+    return Evaluated(FlyteFile(found.report), FlyteFile(found.results))
 
 
 @task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
@@ -128,23 +194,5 @@ def require_all(results: list[EvalResult], promoted: str) -> list[EvalResult]:
 
 
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
-    """Run one evaluation, turn any failure into a result, draw the deck."""
-    from clippo_core.report.decks import evaluation_deck
-    from clippo_core.run.folder import RunFolder
-
-    one = evaluation(name)
-    configs = one.configs(plan.evaluate)
-    if not configs:
-        return EvalResult.skipped(name, "not configured for this run")
-    try:
-        result = one.run(checkpoint.uri, plan)
-    # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not be
-    # lost with this one.
-    except Exception as error:
-        _logger.exception("evaluation %s failed", name)
-        dataset, reason = configs[0].dataset, f"{type(error).__name__}: {error}"
-        result = EvalResult.failed(
-            name, dataset, reason, weights_sha256=checkpoint.weights_sha256, is_demo=plan.is_demo
-        )
-    Deck(name, evaluation_deck(result, RunFolder(plan.stage.root).evaluation(name)))
-    return result
+    """Run one evaluation, and turn any failure into a result."""
+    return evaluation(name).attempt(checkpoint, plan)

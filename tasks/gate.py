@@ -10,9 +10,11 @@ from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Verdic
 from tasks import settings
 
 
-@task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
+@task(**settings.processing(cpu="2", memory="8Gi"), enable_deck=True, deck_fields=())
 def gate(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) -> Verdict:
-    """Decide, and move the promoted pointer by compare-and-swap."""
+    """Decide, move the promoted pointer by compare-and-swap, and write the promoted model's folder
+    beside it.
+    """
     from clippo_core.report.decks import gate_deck
     from clippo_core.run.promotion import decide
 

@@ -5,12 +5,14 @@ attribute access on promises unreliably. Never cached.
 from __future__ import annotations
 
 import datetime
+import logging
 from typing import NamedTuple
 
 from flytekit import Deck, task
 
 from clippo_core.config import RunConfig
 from clippo_core.config.small import NUMBERS_FOLDER
+from clippo_core.evaluate.registry import asked_for
 from clippo_core.run.records import (
     EvaluatedPlan,
     EvaluatePlan,
@@ -24,16 +26,18 @@ from clippo_core.run.records import (
 )
 from tasks import settings
 
+_logger = logging.getLogger(__name__)
+
 
 class Plans(NamedTuple):
     validate: ValidatePlan
     render: RenderPlan
     pretrain: PretrainPlan
-    imagenet: EvaluatePlan
-    retrieval: EvaluatePlan
-    vqa: EvaluatePlan
-    glue: EvaluatePlan
-    xm3600: EvaluatePlan
+    imagenet: list[EvaluatePlan]
+    retrieval: list[EvaluatePlan]
+    vqa: list[EvaluatePlan]
+    glue: list[EvaluatePlan]
+    xm3600: list[EvaluatePlan]
     gate: GatePlan
     partitions: list[Part]
     measure: PartitionPlan
@@ -44,17 +48,22 @@ class Plans(NamedTuple):
 @task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
 def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     """Split the run into stages and digest the data that each one reads."""
-    from clippo_core.report.decks import plan_deck
-    from clippo_core.run.planning import make_plan
+    from clippo_core.report.decks import inspection_deck, plan_deck
+    from clippo_core.run.inspection import inspect_benchmarks
+    from clippo_core.run.planning import fill_kickoff, make_plan
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
     Deck("Plan", plan_deck(config, run.root))
+    found = inspect_benchmarks(fill_kickoff(config.evaluate, kickoff_time))
+    Deck("Benchmarks", inspection_deck(found.facts, found.faults))
+    for fault in found.faults:
+        _logger.warning("%s That evaluation will have no result; training goes on.", fault)
     return Plans(
         run.validate,
         run.render,
         run.pretrain,
-        **run.evaluations,
+        **asked_for(run.evaluations),
         gate=run.gate,
         partitions=run.partitions,
         measure=run.measure,

@@ -27,24 +27,25 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
     from clippo_core.errors import (
         ConflictError,
+        LostRankError,
         NotFoundError,
         Preempted,
         StorageError,
-        TrainingError,
     )
     from clippo_core.report.decks import training_deck
-    from clippo_core.report.watch import Watch
+    from clippo_core.report.tracker import watcher
     from clippo_core.run import journal
     from clippo_core.run.folder import RunFolder
     from clippo_core.train.loop import pretrain as train
 
     try:
         previous = _previous_attempt(RunFolder(plan.stage.root).checkpoints)
-        checkpoint = train(plan, manifest, previous=previous, watch=Watch)
+        checkpoint = train(plan, manifest, previous=previous, watch=watcher)
     except (ConflictError, NotFoundError):
         raise
-    # Trying again helps: the run goes on from its last checkpoint.
-    except (Preempted, TrainingError, StorageError) as error:
+    # Trying again helps: the run goes on from its last checkpoint. It does not help against a loss
+    # that is not finite, which is a function of seed and step.
+    except (Preempted, LostRankError, StorageError) as error:
         raise FlyteRecoverableException(str(error)) from error
     Deck("Training", training_deck(journal.read(checkpoint.journal)))
     return checkpoint

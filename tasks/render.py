@@ -10,10 +10,7 @@ from clippo_core.run.records import Manifest, Part, RenderPlan, ValidationReport
 from tasks import settings
 
 
-@task(
-    **settings.processing(cpu="16", memory="32Gi", disk="500Gi"),
-    cache=settings.cached("clippo_core.data.write"),
-)
+@task(**settings.processing(), cache=settings.cached("clippo_core.data.write"))
 def write(facts: Part, excluded: Part, plan: WritePlan) -> Part:
     """Write the shards of a partition."""
     from clippo_core.data.write import write as write_partition

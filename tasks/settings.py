@@ -11,6 +11,7 @@ file holds no setting of the method: those are `clippo_core/config/`.
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,11 @@ class ClusterShape:
     cpu: str = "2"
     memory: str = "8Gi"
     disk: str = "20Gi"
+    """Of one node, as `cpu` and `memory` are: an evaluation, which has one GPU, gets its share."""
     interruptible: bool = False
+    pod_template: str = ""
+    """Name of a PodTemplate in the project's namespace (docs/cluster.md) that pods with GPUs start
+    from: tolerations, network devices, grace period; empty = Flyte's default."""
 
 
 SHAPES: dict[str, ClusterShape] = {
@@ -55,7 +60,14 @@ SHAPES: dict[str, ClusterShape] = {
         1, 8, gpu="8", accelerator=accelerators.H200, cpu="128", memory="1000Gi", disk="1000Gi"
     ),
     "h100x8x8": ClusterShape(
-        8, 8, gpu="8", accelerator=accelerators.H100, cpu="128", memory="1000Gi", disk="1000Gi"
+        8,
+        8,
+        gpu="8",
+        accelerator=accelerators.H100,
+        cpu="128",
+        memory="1000Gi",
+        disk="1000Gi",
+        pod_template="clippo-h100x8x8",
     ),
     "spot-a100x8": ClusterShape(
         1,
@@ -66,6 +78,7 @@ SHAPES: dict[str, ClusterShape] = {
         memory="900Gi",
         disk="1000Gi",
         interruptible=True,
+        pod_template="clippo-spot-a100x8",
     ),
 }
 """Pairs/s of each are in benchmarks/RESULTS.md; another cluster is another line here."""
@@ -87,6 +100,16 @@ if os.environ.get("CLIPPO_PROGRAM", PROGRAM) != PROGRAM:
     )
 
 remember_schemas()
+
+TIMEOUTS = {
+    "training": datetime.timedelta(days=21),
+    "evaluation": datetime.timedelta(hours=24),
+    "processing": datetime.timedelta(hours=12),
+    "telling": datetime.timedelta(minutes=20),
+}
+"""How long one attempt of a task of each kind may run. All attempts together, with the time in the
+queue, may take twice as long: then Flyte ends the node, so that what hangs holds no GPU for ever.
+Far more than each should take; a longer training needs a longer one here."""
 
 RENDEZVOUS_SECONDS = 900
 """How long nodes wait for each other: pods of one job can start many minutes apart."""
@@ -121,10 +144,11 @@ def training() -> dict[str, Any]:
         "task_config": elastic(),
         "container_image": TRAIN_IMAGE,
         "requests": _gpu_resources(),
-        "limits": _gpu_resources(),
         "accelerator": SHAPE.accelerator,
+        "pod_template_name": SHAPE.pod_template or None,
         "shared_memory": True,
         "retries": 5,
+        "timeout": TIMEOUTS["training"],
         "interruptible": SHAPE.interruptible,
         "environment": (
             _environment()
@@ -143,20 +167,20 @@ def training() -> dict[str, Any]:
 
 
 def evaluation() -> dict[str, Any]:
-    """Task settings of one evaluation: one GPU where the cluster has any."""
-    resources = Resources(
-        cpu=_share(SHAPE.cpu),
-        mem=SHAPE.memory,
-        gpu="1" if SHAPE.gpu else None,
-        ephemeral_storage=SHAPE.disk,
-    )
+    """Task settings of one evaluation: where the cluster has GPUs, one and its share of a node."""
     return {
         "container_image": TRAIN_IMAGE,
-        "requests": resources,
-        "limits": resources,
+        "requests": Resources(
+            cpu=_share(SHAPE.cpu, 2),
+            mem=_share(SHAPE.memory),
+            gpu="1" if SHAPE.gpu else None,
+            ephemeral_storage=_share(SHAPE.disk),
+        ),
         "accelerator": SHAPE.accelerator,
+        "pod_template_name": SHAPE.pod_template or None,
         "shared_memory": True,
         "retries": 2,
+        "timeout": TIMEOUTS["evaluation"],
         "interruptible": SHAPE.interruptible,
         "environment": _environment(),
     }
@@ -164,12 +188,11 @@ def evaluation() -> dict[str, Any]:
 
 def processing(cpu: str = "4", memory: str = "16Gi", disk: str = "100Gi") -> dict[str, Any]:
     """Task settings of CPU work: plan, validation, rendering, gate, report."""
-    resources = Resources(cpu=cpu, mem=memory, ephemeral_storage=disk)
     return {
         "container_image": CPU_IMAGE,
-        "requests": resources,
-        "limits": resources,
+        "requests": Resources(cpu=cpu, mem=memory, ephemeral_storage=disk),
         "retries": 2,
+        "timeout": TIMEOUTS["processing"],
         "environment": _environment(),
     }
 
@@ -209,6 +232,8 @@ def _gpu_resources() -> Resources:
     )
 
 
-def _share(cpu: str) -> str:
-    """Cores beside one GPU of a node."""
-    return str(max(2, int(cpu) // max(1, int(SHAPE.gpu or 1))))
+def _share(of_a_node: str, at_least: int = 1) -> str:
+    """What belongs to one GPU of a node's cores, memory or disk (`128`, `1000Gi`)."""
+    number = of_a_node.rstrip("Gi")
+    each = max(at_least, int(number) // int(SHAPE.gpu or 1))
+    return f"{each}{of_a_node.removeprefix(number)}"

@@ -13,7 +13,8 @@ from workflows.evaluation import (
 )
 from workflows.pipeline import demo, pretrain_and_evaluate
 from workflows.preflight import preflight
-from workflows.retraining import nightly_evaluation, weekly_retraining
+from workflows.retention import retention
+from workflows.retraining import nightly_evaluation, weekly_retention, weekly_retraining
 
 __all__ = [
     "demo",
@@ -27,5 +28,7 @@ __all__ = [
     "nightly_evaluation",
     "preflight",
     "pretrain_and_evaluate",
+    "retention",
+    "weekly_retention",
     "weekly_retraining",
 ]

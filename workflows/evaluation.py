@@ -1,8 +1,10 @@
-"""Evaluations of a checkpoint that is there already: each alone, all five side by side, or those of
-the promoted model.
+"""Evaluations of a model that is there already: each alone, all five side by side, or those of the
+promoted model.
 
-    pyflyte run workflows evaluate_glue --checkpoint runs/demo-.../checkpoints \\
+    pyflyte run workflows evaluate_glue --checkpoint clippo_b16_yfcc100m \\
         --evaluate '{"glue": {"root": "data/glue"}}'
+
+`checkpoint` is whatever Clippo.load takes. The end is a table, and the path of a report.
 """
 
 from __future__ import annotations
@@ -15,8 +17,12 @@ from clippo_core.config import EvaluateConfig
 from clippo_core.run.records import EvalResult
 from tasks.alert import alert_promoted
 from tasks.evaluate import (
+    Evaluated,
+    conclude,
+    gather,
     glue,
     imagenet,
+    mapped,
     open_checkpoint,
     open_promoted,
     plan_evaluations,
@@ -29,53 +35,88 @@ from workflows.pipeline import UNSCHEDULED, evaluate_all
 
 
 @workflow
-def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Zero-shot and few-shot classification."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return imagenet(checkpoint=info, plan=plans.imagenet)
+    asked = [plans.imagenet]
+    results = gather(
+        names=["imagenet"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(imagenet, info, plans.imagenet)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
-def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Image-to-text and text-to-image retrieval."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return retrieval(checkpoint=info, plan=plans.retrieval)
+    asked = [plans.retrieval]
+    results = gather(
+        names=["retrieval"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(retrieval, info, plans.retrieval)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
-def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Visual question answering."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return vqa(checkpoint=info, plan=plans.vqa)
+    asked = [plans.vqa]
+    results = gather(
+        names=["vqa"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(vqa, info, plans.vqa)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
-def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Language understanding from drawn text."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return glue(checkpoint=info, plan=plans.glue)
+    asked = [plans.glue]
+    results = gather(
+        names=["glue"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(glue, info, plans.glue)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow
-def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> EvalResult:
+def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Retrieval in every language."""
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return xm3600(checkpoint=info, plan=plans.xm3600)
+    asked = [plans.xm3600]
+    results = gather(
+        names=["xm3600"],
+        checkpoint=info,
+        plans=asked,
+        found=[mapped(xm3600, info, plans.xm3600)],
+    )
+    return conclude(checkpoint=info, plans=asked, results=results, root=root)
 
 
 @workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)
-def evaluate_checkpoint(
-    checkpoint: str, evaluate: EvaluateConfig, root: str = "runs"
-) -> list[EvalResult]:
-    """All five evaluations, side by side; those that `evaluate` leaves out say so."""
+def evaluate_checkpoint(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
+    """All five evaluations, side by side, then their table and report; those that `evaluate` leaves
+    out say so.
+    """
     info = open_checkpoint(checkpoint=checkpoint)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    return evaluate_all(
+    results = evaluate_all(
         checkpoint=info,
         imagenet_plan=plans.imagenet,
         retrieval_plan=plans.retrieval,
@@ -83,6 +124,8 @@ def evaluate_checkpoint(
         glue_plan=plans.glue,
         xm3600_plan=plans.xm3600,
     )
+    all_plans = [plans.imagenet, plans.retrieval, plans.vqa, plans.glue, plans.xm3600]
+    return conclude(checkpoint=info, plans=all_plans, results=results, root=root)
 
 
 @workflow(

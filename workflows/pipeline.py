@@ -2,8 +2,8 @@
 
 plan ─▶ validate ─▶ render ─▶ pretrain ─┬▶ imagenet ──┐
                                         ├▶ retrieval ─┤
-                                        ├▶ vqa ───────┼▶ gate ─┬▶ report
-                                        ├▶ glue ──────┤        └▶ refused
+                                        ├▶ vqa ───────┼▶ gather ─▶ gate ─┬▶ report
+                                        ├▶ glue ──────┤                  └▶ refused
                                         └▶ xm3600 ────┘
 
 Measuring, judging and writing are mapped over partitions of the sources:
@@ -21,7 +21,7 @@ from flytekit import WorkflowFailurePolicy, map_task, workflow
 from clippo_core.config import RunConfig, presets
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks.alert import alert, refused
-from tasks.evaluate import glue, imagenet, retrieval, vqa, xm3600
+from tasks.evaluate import gather, glue, imagenet, mapped, retrieval, vqa, xm3600
 from tasks.gate import gate
 from tasks.plan import numbers, plan
 from tasks.pretrain import pretrain
@@ -36,20 +36,25 @@ UNSCHEDULED = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 @workflow
 def evaluate_all(
     checkpoint: CheckpointInfo,
-    imagenet_plan: EvaluatePlan,
-    retrieval_plan: EvaluatePlan,
-    vqa_plan: EvaluatePlan,
-    glue_plan: EvaluatePlan,
-    xm3600_plan: EvaluatePlan,
+    imagenet_plan: list[EvaluatePlan],
+    retrieval_plan: list[EvaluatePlan],
+    vqa_plan: list[EvaluatePlan],
+    glue_plan: list[EvaluatePlan],
+    xm3600_plan: list[EvaluatePlan],
 ) -> list[EvalResult]:
-    """The five evaluations, side by side."""
-    return [
-        imagenet(checkpoint=checkpoint, plan=imagenet_plan),
-        retrieval(checkpoint=checkpoint, plan=retrieval_plan),
-        vqa(checkpoint=checkpoint, plan=vqa_plan),
-        glue(checkpoint=checkpoint, plan=glue_plan),
-        xm3600(checkpoint=checkpoint, plan=xm3600_plan),
-    ]
+    """The five evaluations, side by side: a result of each, whatever became of its pod."""
+    return gather(
+        names=["imagenet", "retrieval", "vqa", "glue", "xm3600"],
+        checkpoint=checkpoint,
+        plans=[imagenet_plan, retrieval_plan, vqa_plan, glue_plan, xm3600_plan],
+        found=[
+            mapped(imagenet, checkpoint, imagenet_plan),
+            mapped(retrieval, checkpoint, retrieval_plan),
+            mapped(vqa, checkpoint, vqa_plan),
+            mapped(glue, checkpoint, glue_plan),
+            mapped(xm3600, checkpoint, xm3600_plan),
+        ],
+    )
 
 
 @workflow(

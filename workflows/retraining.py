@@ -1,5 +1,6 @@
 """Launch plans: one run by hand (`make run`), retraining every week, evaluation of the promoted
-model every night. Registered inactive; `make activate` starts the schedules.
+model every night, deletion of old runs every week. Registered inactive; `make activate` starts the
+schedules.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from clippo_core.config import RunConfig, presets
 from clippo_core.run.folder import BaseFolder
 from workflows.evaluation import evaluate_promoted
 from workflows.pipeline import UNSCHEDULED, pretrain_and_evaluate
+from workflows.retention import retention
 
 OPERATORS = ["clippo-operators@example.org"]
 """Who is told of a failure by Flyte's own e-mail; the webhook of tasks/alert.py is the other
@@ -51,6 +53,16 @@ nightly_evaluation = LaunchPlan.get_or_create(
         "root": _weekly.root,
     },
     schedule=CronSchedule(schedule="0 4 * * *", kickoff_time_input_arg="kickoff_time"),
+    notifications=_NOTIFICATIONS,
+    concurrency=_ONE_AT_A_TIME,
+)
+
+# It deletes, as soon as somebody switches it on; the workflow `retention` by itself only tells.
+weekly_retention = LaunchPlan.get_or_create(
+    retention,
+    name="weekly_retention",
+    default_inputs={"root": _weekly.root, "delete": True},
+    schedule=CronSchedule(schedule="0 6 * * 3"),
     notifications=_NOTIFICATIONS,
     concurrency=_ONE_AT_A_TIME,
 )

@@ -32,7 +32,7 @@ MAX_FAULTS = 50
 """So many faults of one value are named; a whole RunConfig has some 150 fields."""
 ANOTHER_VERSION = (
     "If another version of this project wrote it, write it anew with this one: a config with "
-    "`python -m clippo_core preset`, a launch plan with `make register`."
+    "`clippo preset`, a launch plan with `make register`."
 )
 
 

@@ -157,6 +157,18 @@ class TrainConfig(Checked, path="train"):
     """A checkpoint to go on from when the run has none of its own (weights, optimizer and step)."""
     augment: AugmentConfig = AugmentConfig()
     """How rendered text varies; off by default, as in the paper."""
+    tracker: Runtime[Literal["none", "tensorboard", "mlflow"]] = "none"
+    """Where the journal's figures, the results and the verdict go as well. TensorBoard's files lie
+    in the run's folder; the tool is installed apart."""
+    tracker_uri: Runtime[str] = ""
+    """Address of the MLflow server."""
+
+    def check_together(self) -> None:
+        """MLflow has an address."""
+        require(
+            self.tracker != "mlflow" or bool(self.tracker_uri),
+            "train.tracker is mlflow, and train.tracker_uri is empty; give the server's address.",
+        )
 
     def pairs_per_rank(self, world_size: int) -> int:
         """Pairs of the global batch on each of `world_size` ranks. Raises ConfigError where they do

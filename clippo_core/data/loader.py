@@ -27,11 +27,10 @@ import torch
 
 from clippo_core.config import DataConfig, digest
 from clippo_core.data import shard_index
+from clippo_core.data.batch_plan import BatchPlan, RankWindow
 from clippo_core.data.blocks import PARALLEL
 from clippo_core.data.images import decode_image, squash
-from clippo_core.data.order import Order, Pool
-from clippo_core.data.pairs import text_pairs_per_batch
-from clippo_core.data.records import Opened, Records, Rows
+from clippo_core.data.records import Opened, Rows
 from clippo_core.errors import ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
@@ -114,53 +113,6 @@ def batches(
     )
 
 
-class BatchPlan:
-    """What stands in every batch of a run, by step; reads indexes, but no photo and no text."""
-
-    def __init__(self, manifest: Manifest, data: DataConfig, batch_pairs: int, seed: int) -> None:
-        """Raises ShardError where the manifest is not whole, ConfigError where no batch of this
-        size can be filled.
-        """
-        self.manifest = manifest
-        self.records = Records(manifest, data.window_records)
-        self.n_texts = text_pairs_per_batch(batch_pairs, data.text_pair_share)
-        self.n_photos = batch_pairs - self.n_texts
-        self.wants_drawings = data.store_drawings
-        photos, texts = (
-            Pool(size, partial(self.records.marks, kind), partial(self.records.key, kind))
-            for kind, size in enumerate(self.records.sizes)
-        )
-        self.order = Order(
-            photos,
-            texts,
-            self.n_photos,
-            self.n_texts,
-            seed,
-            window_records=data.window_records,
-            block_records=data.block_records,
-        )
-
-
-class _RankWindow:
-    """The records of a rank's places in the batches of a window."""
-
-    def __init__(
-        self, plan: BatchPlan, places: tuple[slice, slice], number: int, drawings: bool
-    ) -> None:
-        window = plan.order.window(number)
-        photos, texts = (window.table[part] for part in places)
-        items = np.concatenate([photos, texts])
-        self.number, self._texts = number, window.texts[items]
-        records = (window.records[photos].reshape(-1), window.records[texts].reshape(-1))
-        self.rows = plan.records.rows(records, drawings)
-        """One per place and batch."""
-
-    def batch(self, number: int) -> tuple[list[int], list[int]]:
-        """(rows, which of their texts) of one of the window's batches, place by place."""
-        places, steps = self._texts.shape
-        return (np.arange(places) * steps + number).tolist(), self._texts[:, number].tolist()
-
-
 class _RankBatches(torch.utils.data.Dataset[Batch]):
     """Step -> this rank's batch; the same object works in this process and in workers."""
 
@@ -186,7 +138,7 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         self._fetching: set[int] = set()
         """Windows whose ranges this process has begun to fetch."""
         self._first_step: int | None = None
-        plan.records.share_ranges(digest([plan.manifest.sha256, plan.order.identity, world_size]))
+        plan.share(digest([plan.manifest.sha256, plan.order.identity, world_size]))
 
     def __getitem__(self, step: int) -> Batch:
         number, nth = divmod(step, self._plan.order.window_steps)
@@ -212,10 +164,10 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
             step=step,
         )
 
-    def _rank_window(self, number: int) -> _RankWindow:
-        return _RankWindow(self._plan, self._slices, number, self._drawn)
+    def _rank_window(self, number: int) -> RankWindow:
+        return RankWindow(self._plan, self._slices, number, self._drawn)
 
-    def _read(self, window: _RankWindow, rows: list[int], step: int) -> Read:
+    def _read(self, window: RankWindow, rows: list[int], step: int) -> Read:
         """What reads the rows of a batch. Ranges of tars in a bucket are read side
         by side; in the first batches that this process makes, a record by itself where the
         window's range is not there yet.

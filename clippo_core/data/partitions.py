@@ -15,6 +15,7 @@ dataset of the hub, aligned files.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import Part
 
 MAX_PARTITIONS = 1000
+PARALLEL = 16
+"""Files that are written at a time."""
 _USUAL = MAX_PARTITIONS // 4
 """Partitions are at least so large that this many would hold the data, if cuts fell evenly."""
 _LARGEST = 4
@@ -79,10 +82,13 @@ def make_partitions(data: DataConfig, prepared: str, listing: Listed = listed) -
     those of foreign tars by the names of their sources: the order of a run's records. Raises
     DataError where a file is missing, or there are too many sources.
     """
-    return [
-        parts.write(prepared, PreparedFolder.part("partitions", one.key), one, len(one.files))
-        for one in cut(data, listing)
-    ]
+
+    def store(one: Partition) -> Part:
+        name = PreparedFolder.part("partitions", one.key)
+        return parts.write(prepared, name, one, len(one.files))
+
+    with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+        return list(pool.map(store, cut(data, listing)))
 
 
 def cut(data: DataConfig, listing: Listed = listed) -> list[Partition]:

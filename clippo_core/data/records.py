@@ -13,9 +13,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-import io
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, NamedTuple, cast
 
@@ -27,6 +25,7 @@ from clippo_core.data.blocks import PARALLEL, Block, Blocks
 from clippo_core.data.index_file import IndexFile
 from clippo_core.data.order import Marks
 from clippo_core.data.pairs import key_hash
+from clippo_core.data.remote_file import RemoteFile
 from clippo_core.data.shard_index import TEXT, ShardIndex
 from clippo_core.errors import ShardError
 from clippo_core.run.records import Manifest
@@ -37,8 +36,6 @@ ATTEMPTS = 3
 """How often what is damaged is read: a record with other hashes, rows of an index."""
 OPEN_INDEXES = 4096
 """Indexes whose header a process keeps: some kilobytes each."""
-HEAD_BYTES = 2**11
-"""What is read of an index at first: its header is shorter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +280,7 @@ class Records:
         uri = shards.file_uri(self._manifest, entry)
         if self.ranges and not storage.is_local(uri):
             read = self.ranges.read
-            file = IndexFile(lambda: cast(IO[bytes], _Remote(read, uri, entry.bytes)), uri)
+            file = IndexFile(lambda: cast(IO[bytes], RemoteFile(read, uri, entry.bytes)), uri)
         else:
             path = shards.local_file(self._manifest, entry)
             file = IndexFile(lambda: path.open("rb"), uri)
@@ -298,28 +295,6 @@ class Records:
                 f"{shards.file_uri(self._manifest, self._shards[shard].index)} is the index of"
                 " another shard; delete it and run `render` again."
             )
-
-
-class _Remote(io.RawIOBase):
-    """A file in a bucket, of which is read what is asked for; its first bytes all at once."""
-
-    def __init__(self, read: Callable[[Block], bytes], uri: str, size: int) -> None:
-        self._read, self._uri, self._size, self._place, self._head = read, uri, size, 0, b""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Within the file; from its end too."""
-        self._place = offset + (self._size if whence == os.SEEK_END else 0)
-        return self._place
-
-    def read(self, size: int = -1) -> bytes:
-        """`size` bytes, fewer at the file's end."""
-        start, stop = self._place, min(self._place + size, self._size)
-        if stop <= HEAD_BYTES and start == 0:
-            self._head = self._read(Block(self._uri, 0, min(HEAD_BYTES, self._size)))
-        self._place = max(start, stop)
-        if stop <= len(self._head):
-            return self._head[start:stop]
-        return self._read(Block(self._uri, start, stop)) if stop > start else b""
 
 
 def _name(rows: Rows, row: int) -> str:

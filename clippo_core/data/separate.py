@@ -21,6 +21,7 @@ import itertools
 import numpy as np
 
 from clippo_core.data.pairs import mix
+from clippo_core.extras import optional_import
 
 DENSE = 1 / 8
 """From this share of records that meet one of their marks a window is dealt by matchings."""
@@ -115,8 +116,9 @@ class _Window:
 
     def match(self) -> None:
         """Deal the window anew: no item meets another with its most frequent mark."""
-        from scipy.sparse import csr_array
-        from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+        with optional_import():
+            from scipy.sparse import csr_array
+            from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
         size = self.places * self.steps
         first = self.n_marks + np.arange(size)  # an item that shares nothing has a mark of its own

@@ -1,8 +1,8 @@
 """Shards and their manifest, for who reads them.
 
     <root>/<run>/shards/manifest.json            sha256 of one list per partition, and totals
-    <root>/prepared/shards/list-….json           the shards of a partition
-                           numbers-….tar .index  photos and texts, and where they lie (`write`)
+    <root>/prepared/list-….json                  the shards of a partition
+                    numbers-….tar .index         photos and texts, and where they lie (`write`)
 
 The shards count only with a manifest, which is written last and names a sha256 of everything.
 Foreign tars stay where they are.

@@ -38,6 +38,7 @@ from clippo_core.untrusted.tensors import open_safetensors
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 SCHEMA = 1
+_STEP = "step-"
 _REMEDY = "delete that folder, and the checkpoint before it is used"
 _SHA256 = re.compile("[0-9a-f]{64}")
 T = TypeVar("T")
@@ -211,7 +212,7 @@ def finished_checkpoint(root: str) -> Checkpoint | None:
 
 def step_name(step: int) -> str:
     """Folder of a step's checkpoint."""
-    return f"step-{step:08d}"
+    return f"{_STEP}{step:08d}"
 
 
 class AsyncSaver:
@@ -338,15 +339,12 @@ def _read_manifest(uri: str) -> dict[str, Any]:
 
 def _steps(root: str) -> set[int]:
     """Steps under `root` with a manifest, sound or not."""
-    try:
-        names = [stat.name.split("/") for stat in storage.list_files(root)]
-    except NotFoundError:
-        return set()
+    names = [stat.name.split("/") for stat in storage.list_folders(root, _STEP)]
     found = [parts[0] for parts in names if len(parts) == 2 and parts[1] == MANIFEST]
     return {
-        int(name[5:])
+        int(name[len(_STEP) :])
         for name in found
-        if name.startswith("step-") and name[5:].isdecimal() and step_name(int(name[5:])) == name
+        if name[len(_STEP) :].isdecimal() and step_name(int(name[len(_STEP) :])) == name
     }
 
 

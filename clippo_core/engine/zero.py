@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clippo_core.engine.interface import Engine, check_fit
 from clippo_core.engine.ranks import init_distributed
 from clippo_core.errors import ConfigError
+from clippo_core.extras import optional_import
 from clippo_core.optim import Fragment, ShardedOptimizer
 
 WRITTEN_FOR = "0.19.8"
@@ -100,8 +101,9 @@ def _deepspeed(device: torch.device) -> Any:
 
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns that it found nothing better
-    import deepspeed
-    from deepspeed.utils import logger
+    with optional_import():
+        import deepspeed
+        from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     _check_private(deepspeed.ops, "__compatible_ops__")
@@ -130,7 +132,8 @@ def _config(stage: int, device: torch.device) -> dict[str, Any]:
 
 def _check_private(owner: Any, *names: str) -> None:
     """Raise ConfigError unless `owner`, which is DeepSpeed's, has these undocumented attributes."""
-    import deepspeed
+    with optional_import():
+        import deepspeed
 
     for name in names:
         if not hasattr(owner, name):

@@ -102,7 +102,7 @@ def examples(
     each: int = 3,
 ) -> list[dict[str, Any]]:
     """`each` hits and as many misses of each direction. Pictures: the query's, or the retrieved one
-    and then the right one.
+    and then the right one, with their labels.
     """
     found = []
     for i in results.hits_and_misses(forward.ranks == 1, seed, each=each):
@@ -121,6 +121,7 @@ def examples(
             {
                 "hit": bool(backward.ranks[i] == 1),
                 "pictures": [_example(record) for record in dict.fromkeys((retrieved, right))],
+                "labels": ["found", "right"] if retrieved != right else ["found and right"],
                 "asked": f"Which picture shows: {texts[i]}",
                 "predicted": f"picture {retrieved.key}",
                 "truth": f"picture {right.key}",

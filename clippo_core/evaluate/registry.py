@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from clippo_core.config import (
@@ -29,7 +30,7 @@ from clippo_core.config.evaluate import CLASS_MAPPINGS
 from clippo_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clippo_core.run.records import EvalResult, EvaluatePlan
+    from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 
 
 class Input(NamedTuple):
@@ -98,6 +99,31 @@ class Evaluation:
             checkpoint, plan, progress=progress
         )
         return result
+
+    def attempt(self, model: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:
+        """As `run`, but a failure becomes a result that says why, so that the other evaluations and
+        the report go on; and so does an evaluation that the plan does not ask for.
+        """
+        from clippo_core.run.records import EvalResult
+
+        if not self.configs(plan.evaluate):
+            return EvalResult.skipped(self.name, "not configured for this run")
+        try:
+            return self.run(model.uri, plan)
+        # Anything at all, an exhausted GPU too: the other evaluations of a week's training must not
+        # be lost with this one.
+        except Exception as error:
+            logging.getLogger(__name__).exception("evaluation %s failed", self.name)
+            return self.failed(model, plan, f"{type(error).__name__}: {error}")
+
+    def failed(self, model: CheckpointInfo, plan: EvaluatePlan, why: str) -> EvalResult:
+        """A result that says why there is none, of an evaluation that the plan asks for."""
+        from clippo_core.run.records import EvalResult
+
+        dataset, sha256 = self.configs(plan.evaluate)[0].dataset, model.weights_sha256
+        return EvalResult.failed(
+            self.name, dataset, why, weights_sha256=sha256, is_demo=plan.is_demo
+        )
 
 
 def _imagenet_inputs(config: ImagenetConfig) -> list[Input]:
@@ -189,6 +215,16 @@ def evaluation(name: str) -> Evaluation:
         known = ", ".join(EVALUATIONS)
         raise ConfigError(f"there is no evaluation {name!r}; there are {known}.")
     return EVALUATIONS[name]
+
+
+def asked_for(plans: Mapping[str, EvaluatePlan]) -> dict[str, list[EvaluatePlan]]:
+    """Evaluation -> its plan alone in a list, or an empty one where the run does not ask for it: a
+    map over that list starts no pod.
+    """
+    return {
+        name: [plan] if evaluation(name).configs(plan.evaluate) else []
+        for name, plan in plans.items()
+    }
 
 
 def check_complete(known: typing.Iterable[str], where: str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clippo_core.errors import EvaluationError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted.names import refusal
 from clippo_core.untrusted.parquet import Kind, open_parquet
 
@@ -83,8 +84,9 @@ class Scores:
 
     def to_parquet(self) -> bytes:
         """The table as a parquet file, a function of the rows alone."""
-        import pyarrow
-        import pyarrow.parquet
+        with optional_import():
+            import pyarrow
+            import pyarrow.parquet
 
         table = pyarrow.table(
             {name: pyarrow.array(values, _TYPES.get(name)) for name, values in self.columns.items()}

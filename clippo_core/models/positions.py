@@ -4,7 +4,8 @@
     grid [g, g, width] ─▶ scipy.ndimage.zoom, order 1 ─▶ [g', g', width]
 
 Linear, end points onto end points; not torch's bicubic, which pixel-aligns and overshoots. Text
-positions have no grid and stay.
+positions have no grid and stay. It is written out in numpy, bit for bit as scipy computes it, so
+that loading a model does not need scipy.
 """
 
 from __future__ import annotations
@@ -32,10 +33,16 @@ def resample_positions(positions: np.ndarray, n_patches: int) -> np.ndarray:
         )
     if old == new:
         return positions
-    from scipy.ndimage import zoom
-
-    grid = positions.reshape(old, old, -1)
-    return zoom(grid, (new / old, new / old, 1), order=1).reshape(1, n_patches, -1)
+    grid = positions.reshape(old, old, -1).astype(np.float64)
+    at = np.arange(new) * ((old - 1) / max(new - 1, 1))
+    low = np.floor(at).astype(int)
+    corners = ((low, 1 - (at - low)), (np.minimum(low + 1, old - 1), at - low))
+    zoomed = np.zeros((new, new, grid.shape[-1]))
+    for rows, row_weights in corners:
+        for columns, column_weights in corners:
+            weighted = grid[rows[:, None], columns] * row_weights[:, None, None]
+            zoomed += weighted * column_weights[:, None]
+    return zoomed.astype(positions.dtype).reshape(1, n_patches, -1)
 
 
 def resize_positions(tower: Tower, image_px: int) -> Tower:

@@ -22,6 +22,7 @@ from clippo_core import storage
 from clippo_core.config import DataConfig, ModelConfig, RenderConfig
 from clippo_core.data.sources.kinds import TextRecord, read_source
 from clippo_core.errors import ClippoError, ConfigError, NotFoundError, RenderError
+from clippo_core.extras import optional_import
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.untrusted.names import reason, refusal
 
@@ -89,7 +90,8 @@ def load_tokenizer(tokenizer: str | bytes) -> Any:
 
     Raises NotFoundError; ConfigError where it is no such file, or has no end-of-sentence piece.
     """
-    from sentencepiece import SentencePieceProcessor
+    with optional_import():
+        from sentencepiece import SentencePieceProcessor
 
     name = tokenizer if isinstance(tokenizer, str) else "the tokenizer"
     try:
@@ -142,7 +144,8 @@ def train_tokenizer(texts: Iterable[str], path: str, vocab_size: int = 32_000) -
     """
     import io
 
-    from sentencepiece import SentencePieceTrainer
+    with optional_import():
+        from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
     settings: Any = {

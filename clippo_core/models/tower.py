@@ -225,7 +225,9 @@ class Tower(nn.Module):
             )
 
     def _check_range(self, images: Tensor) -> None:
-        if not images.is_floating_point() or images.is_meta or not images.numel():
+        if not images.is_floating_point() or images.is_meta or torch.compiler.is_exporting():
+            return
+        if not images.numel():
             return
         low, high = images.aminmax()
         if not (low >= -1.01 and high <= 1.01):
@@ -281,9 +283,11 @@ def project(head: nn.Module, pooled: Tensor) -> Tensor:
 
 def at_least_one(module: nn.Module, x: Tensor) -> Tensor:
     """module(x), also for no rows: one row of zeros goes through and is dropped, so that gradients
-    (0) exist on every rank.
+    (0) exist on every rank. An exported graph, which nobody trains, takes any number of rows.
     """
-    return module(x) if len(x) else module(x.new_zeros(1, *x.shape[1:]))[:0]
+    if torch.compiler.is_exporting() or len(x):
+        return module(x)
+    return module(x.new_zeros(1, *x.shape[1:]))[:0]
 
 
 def layer_norm(width: int, **kwargs: Any) -> nn.LayerNorm:

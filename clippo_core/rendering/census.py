@@ -4,7 +4,7 @@ by language.
     language      texts   rows    cut  missing
     en            2,340   2.37   0.1%     0.0%
 
-`python -m clippo_core render --census` prints it. It counts; whether a share is too high is decided
+`clippo render --census` prints it. It counts; whether a share is too high is decided
 by validation (`data/validate/expectations.py`).
 """
 

@@ -1,6 +1,7 @@
 """What each task shows in the Flyte console: one HTML fragment per task, small, self-contained,
 with every foreign text escaped.
 
+    plan_deck(config, root) · inspection_deck(facts, faults)
     validation_deck(report) · render_deck(manifest, render) · training_deck(journal)
     evaluation_deck(result, folder) · gate_deck(verdict)
 
@@ -10,11 +11,13 @@ task makes the `Deck`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
 from clippo_core.errors import DataError, NotFoundError
+from clippo_core.extras import optional_import
 from clippo_core.measure.contact import ContactItem, safe_picture
 from clippo_core.report import digits
 from clippo_core.report.differences import paper_run, recipe_differences
@@ -43,6 +46,15 @@ def plan_deck(config: RunConfig, root: str) -> str:
         ),
         fragment("facts", entries=run_facts(config)),
         fragment("recipe", differences=recipe_differences(config, paper), paper_name=name),
+    )
+
+
+def inspection_deck(facts: Sequence[str], faults: Sequence[str]) -> str:
+    """Whether the benchmarks of a run are there and their first pictures open, a line each."""
+    marks = [f"{len(faults)} not usable"] if faults else []
+    return deck(
+        fragment("heading", title="Benchmarks", marks=marks, text=""),
+        fragment("inspection", facts=facts, faults=faults),
     )
 
 
@@ -80,7 +92,8 @@ def render_deck(
 
 def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
     """The live page's curves, of the journal's lines so far."""
-    from markupsafe import Markup
+    with optional_import():
+        from markupsafe import Markup
 
     return deck(
         fragment("heading", title="Training", marks=[], text=""),
@@ -109,12 +122,7 @@ def evaluation_deck(
             hits=[e for e in shown if e["hit"]],
             misses=[e for e in shown if not e["hit"]],
         ),
-        fragment(
-            "facts",
-            entries=[
-                (name, digits.count(number)) for name, number in sorted(result.counts.items())
-            ],
-        ),
+        fragment("counts", counts=result.counts),
     )
 
 
@@ -227,6 +235,7 @@ def clean_examples(examples: Any) -> list[dict[str, Any]]:
         {
             "hit": bool(example.get("hit")),
             "pictures": [uri for uri in map(safe_picture, _listed(example.get("pictures"))) if uri],
+            "labels": [str(label) for label in _listed(example.get("labels"))],
             **{name: str(example.get(name) or "") for name in ("asked", "predicted", "truth")},
         }
         for example in _listed(examples)

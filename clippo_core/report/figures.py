@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from clippo_core.data.scripts import SCRIPTS
+from clippo_core.extras import optional_import
 from clippo_core.report import digits
 from clippo_core.report.rows import Row
 from clippo_core.report.style import SERIES
@@ -120,7 +121,8 @@ def modality_gap_figure(
     """
     n = len(photos)
     with house_style():
-        from matplotlib.collections import LineCollection
+        with optional_import():
+            from matplotlib.collections import LineCollection
 
         figure, axes = canvas(5.6, 4.2)
         axes.add_collection(

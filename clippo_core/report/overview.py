@@ -29,6 +29,18 @@ PACKAGES = (
 )
 """Whose versions the report names."""
 
+HEADLINES = (
+    ("zero_shot_top1", "unseen pictures are named right, by the names alone"),
+    ("i2t_recall@1", "unseen pictures find their own text first"),
+    ("t2i_recall@1", "texts find their own unseen picture first"),
+    ("overall", "questions about a picture are answered right"),
+    ("average", "points in the mean over GLUE's tasks"),
+)
+"""What a main metric of this name says in words; the first that a run has is its headline."""
+
+SHORTEST_SECONDS = 0.5
+"""Parts of a stage that took less are left out of the table of times."""
+
 KINDS = {
     "clippo": "CLIPPO tower",
     "one_tower_clip": "1T-CLIP tower",
@@ -55,6 +67,44 @@ class RunRecord:
     timings: dict[str, dict[str, float]] = field(default_factory=dict)
     """Evaluation -> part -> seconds."""
     insight: Insight = field(default_factory=Insight)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A run's one figure."""
+
+    figure: str
+    """`91.1 of 100`."""
+    words: str
+    """What it counts, and what guessing gives."""
+    small: str
+    """The metric, its interval and n, and whether it is told apart from guessing."""
+
+
+def headline(groups: list[dict[str, Any]]) -> Headline | None:
+    """The first of HEADLINES among the main metrics; None where no evaluation has one."""
+    rows = [row for row in main_rows(groups) if row.found.value is not None]
+    for name, words in HEADLINES:
+        for row in rows:
+            if row.metric.rpartition("/")[2] == name:
+                return _headline(row, words)
+    return None
+
+
+def _headline(row: Row, words: str) -> Headline:
+    found = row.found
+    guessing = "" if found.chance is None else f"; guessing gives {digits.share(found.chance)}"
+    bounds = f", 95 % interval {digits.interval(found.bounds)}" if found.bounds else ""
+    told = {
+        True: "; above guessing by the interval's lower end",
+        False: "; not told apart from guessing",
+        None: "",
+    }[row.is_above_chance]
+    return Headline(
+        f"{digits.share(found.value)} of 100",
+        f"{words}{guessing}.",
+        f"{row.metric}{bounds}, n = {digits.count(found.n)}{told}.",
+    )
 
 
 def summary(run: RunRecord) -> str:
@@ -129,7 +179,37 @@ def cautions(run: RunRecord, groups: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def times(run: RunRecord) -> list[tuple[str, str, float]]:
+@dataclass(frozen=True)
+class StageTime:
+    """What a stage is known to have taken."""
+
+    stage: str
+    seconds: float
+    share: float
+    """Of the longest stage, 0..1."""
+    parts: str
+    """Its parts with their times; empty where it has but one."""
+
+
+def times(run: RunRecord) -> list[StageTime]:
+    """The time of each stage, in their order; stages that took next to nothing are left out."""
+    by_stage: dict[str, list[tuple[str, float]]] = {}
+    for stage, part, seconds in _parts_of_time(run):
+        if seconds >= SHORTEST_SECONDS:
+            by_stage.setdefault(stage, []).append((part.replace("_", " "), seconds))
+    totals = {stage: math.fsum(s for _, s in parts) for stage, parts in by_stage.items()}
+    return [
+        StageTime(
+            stage,
+            totals[stage],
+            totals[stage] / max(totals.values()),
+            ", ".join(f"{part} {digits.duration(s)}" for part, s in parts) * (len(parts) > 1),
+        )
+        for stage, parts in by_stage.items()
+    ]
+
+
+def _parts_of_time(run: RunRecord) -> list[tuple[str, str, float]]:
     """(stage, part, seconds) of what is known to have taken time."""
     steps = by_step(run.journal)
     speeds = [number_of(step, "pairs_per_second") for step in steps]

@@ -1,8 +1,8 @@
 """The report of a run: one HTML file that needs nothing else, neither network nor folder, and says
 first what matters.
 
-    what was run, on what, with which verdict ─▶ all numbers ─▶ training ─▶ pictures
-    ─▶ data ─▶ recipe ─▶ provenance
+    one figure and what it means ─▶ verdict ─▶ what was run, on what ─▶ all numbers
+    ─▶ hits and misses ─▶ training ─▶ pictures ─▶ data ─▶ recipe ─▶ provenance
 
 Every number stands with its n, its interval where there is one, and what guessing gives; what
 failed or was not run says why. It computes no metric and decides nothing.
@@ -18,8 +18,9 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import RunConfig, to_json
 from clippo_core.errors import NotFoundError
+from clippo_core.extras import optional_import
 from clippo_core.measure.insight import Insight
-from clippo_core.report import decks, digits, overview
+from clippo_core.report import decks, digits, overview, runs
 from clippo_core.report.curves import by_step
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.figures import (
@@ -36,6 +37,7 @@ from clippo_core.report.pages import fragment
 from clippo_core.report.pictures import patch_figure
 from clippo_core.report.rows import PublishedLookup, nearest, summary_table
 from clippo_core.report.style import PAGE_CSS
+from clippo_core.report.tracker import track_outcome
 from clippo_core.run.folder import BaseFolder, RunFolder
 from clippo_core.run.records import CheckpointInfo, EvalResult, Manifest, ValidationReport, Verdict
 
@@ -47,6 +49,7 @@ class Report:
     path: str
     """File or object."""
     html: str
+    """The page without links to other pages, for a deck."""
 
 
 def write_report(
@@ -98,19 +101,26 @@ def write_report(
             seed=config.seed,
         ),
     )
-    html = report_page(run, published)
     path = RunFolder(root).report
-    storage.write_text(path, html)
+    storage.write_text(path, report_page(run, published))
+    runs.write_runs_page(config.root)
     summary = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {path}\n"
     storage.write_text(BaseFolder(config.root).summary(config.name), summary)
-    return Report(path, html)
+    track_outcome(config.train, root, checkpoint.step, results, verdict, path)
+    # In a deck a link to the page beside it leads nowhere.
+    return Report(path, report_page(run, published, has_links=False))
 
 
 def report_page(
-    run: RunRecord, published: PublishedLookup | None = None, *, written_at: float | None = None
+    run: RunRecord,
+    published: PublishedLookup | None = None,
+    *,
+    written_at: float | None = None,
+    has_links: bool = True,
 ) -> str:
     """The whole page, a function of the run's records and of `written_at`, the time that it shows,
-    in seconds since 1970 (None: now). `published` gives the paper's values of a metric.
+    in seconds since 1970 (None: now). `published` gives the paper's values of a metric; with
+    `has_links` it leads to the training page and to the page of all runs.
     """
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
     marks = {mark for result in run.results for mark in decks.badges_of(result)} - {"failed"}
@@ -118,7 +128,9 @@ def report_page(
         "report",
         css=PAGE_CSS,
         name=run.config.name,
+        has_links=has_links,
         marks=sorted(marks),
+        headline=overview.headline(groups),
         summary=overview.summary(run),
         cautions=overview.cautions(run, groups),
         insight_notes=run.insight.notes,
@@ -138,7 +150,8 @@ def _parts(
     run: RunRecord, groups: list[dict[str, Any]], published: PublishedLookup | None
 ) -> dict[str, Any]:
     """The page's parts by the template's names; an empty one is left out there."""
-    from markupsafe import Markup
+    with optional_import():
+        from markupsafe import Markup
 
     paper_name, paper = paper_run(run.config)
     charts = Markup(training_charts(run.journal, run.config.train.steps))

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clippo_core.extras import optional_import
 from clippo_core.report import digits
 from clippo_core.report.style import DECK_CSS
 
@@ -32,14 +33,16 @@ def fragment(template: str, **values: Any) -> Markup:
     """`templates/<template>.html.jinja` with `values` filled in, escaped; a value that is missing
     raises jinja2.UndefinedError.
     """
-    from markupsafe import Markup
+    with optional_import():
+        from markupsafe import Markup
 
     return Markup(_environment().get_template(f"{template}.html.jinja").render(**values))
 
 
 def deck(*fragments: Markup) -> str:
     """Fragments as one deck: a single element that brings its own styles."""
-    from markupsafe import escape
+    with optional_import():
+        from markupsafe import escape
 
     return (
         '<div class="deck'
@@ -55,7 +58,8 @@ def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
 
 def breakable(name: object) -> Markup:
     """A metric's or a setting's name, escaped, that may be broken after `/`, `_` and `.`."""
-    from markupsafe import Markup, escape
+    with optional_import():
+        from markupsafe import Markup, escape
 
     return Markup(re.sub(r"([/_.])", r"\1<wbr>", str(escape(name))))
 
@@ -69,7 +73,8 @@ def language(code: str) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    with optional_import():
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

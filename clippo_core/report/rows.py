@@ -89,6 +89,7 @@ def rows_of(
     A result that failed has numbers too where only some of its benchmarks failed.
     """
     rows = [failed_row(result, result.dataset or result.name)] if result.failure else []
+    published = _one_model(result, config, published)
     numbers = {name for name, metric in result.metrics.items() if metric.value is not None}
     order = [name for name in result.main_metrics if name in numbers]
     order += sorted(numbers - set(order))
@@ -97,6 +98,33 @@ def rows_of(
         differs = differences(result, config, metric if paper_metric else "") if paper else ""
         rows.append(row_of(result, metric, paper=paper, paper_metric=paper_metric, differs=differs))
     return rows + _not_run(result, published, config)
+
+
+def _one_model(
+    result: EvalResult, config: RunConfig | None, published: PublishedLookup | None
+) -> PublishedLookup | None:
+    """The published numbers of one model, so that a block of rows never mixes two: of our kind and
+    size, the one that was scored in most of the result's main metrics. None for a demo, whose tasks
+    nobody published on.
+    """
+    if published is None or result.is_demo:
+        return None
+    found: dict[tuple[str, str], int] = {}
+    for metric in result.main_metrics or result.metrics:
+        for one in dict.fromkeys(
+            (number.model, number.data)
+            for number in _published(result.name, metric, published, config)[0]
+        ):
+            found[one] = found.get(one, 0) + 1
+    if not found:
+        return published
+    model = next(iter(found))[0]  # the nearest comes first
+    chosen = max((one for one in found if one[0] == model), key=lambda one: found[one])
+
+    def of_chosen(metric: str, lookup: PublishedLookup = published) -> list[Published]:
+        return [one for one in lookup(metric) if (one.model, one.data) == chosen]
+
+    return of_chosen
 
 
 def differences(result: EvalResult, config: RunConfig | None, other_task: str = "") -> str:

@@ -45,7 +45,7 @@ PARTS_CSS = """
 border-top:1px solid var(--line)}
 .page h3{font-size:1.08rem;margin:1.6em 0 .4em}
 .page h4{font-size:.95rem;margin:1.1em 0 .3em}
-.page p{margin:.5em 0}
+.page p{margin:.5em 0}.page a{color:var(--series-1)}
 .soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .small{font-size:.85rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px 24px;\
@@ -75,10 +75,12 @@ border-bottom:1px solid var(--line)}
 .page .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-right:16px}
 .page tbody th{font-weight:400}
 .page td.num .small{white-space:normal}
-.metrics{min-width:760px;table-layout:fixed}
-.metrics th:nth-child(1){width:27%}.metrics th:nth-child(2){width:15%}\
-.metrics th:nth-child(3){width:11%}
-.metrics th:nth-child(4){width:19%}.metrics th:nth-child(5){width:9%}
+.metrics{table-layout:fixed}.metrics.withpaper{min-width:760px}
+.metrics th:nth-child(1){width:40%}
+.metrics.withpaper th:nth-child(1){width:27%}.metrics.withpaper th:nth-child(2){width:15%}\
+.metrics.withpaper th:nth-child(3){width:11%}
+.metrics.withpaper th:nth-child(4){width:9%}.metrics.withpaper th:nth-child(5){width:19%}
+.headline{font-size:1.15rem;margin:.9em 0}.headline strong{font-size:1.9rem;line-height:1.2}
 .page tr.group th{padding-top:1.3em;font-weight:600;border-bottom-color:var(--soft)}
 .page tr.group p{font-weight:400;margin:.2em 0}
 .page code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
@@ -101,6 +103,21 @@ overflow-wrap:anywhere}
 .pair dl{display:grid;grid-template-columns:auto 1fr;gap:0 8px;margin:0}.pair dt{color:var(--soft)}\
 .pair dd{margin:0;min-width:0}
 .bar{display:block;height:9px;background:var(--series-1);min-width:1px;margin-top:5px}
+.picture{display:flex;flex-direction:column;width:calc(50% - 2px)}.picture img{width:100%}
+.pair .pictures.single .picture{width:60%}.pair .pictures.single img{width:100%}
+.facts dt{overflow-wrap:anywhere}
+@media (max-width:640px){
+.figure{overflow-x:auto}.figure.wide svg{min-width:600px}
+.metrics.withpaper{min-width:0}.metrics thead{display:none}
+.metrics,.metrics tbody,.metrics tr{display:block;width:100%}
+.metrics th,.metrics td{display:block;width:auto!important;border:0;padding:1px 0}
+.metrics tr{border-bottom:1px solid var(--line);padding:8px 0}
+.metrics td.num{display:flex;justify-content:space-between;gap:12px;text-align:right;padding:1px 0}
+.metrics td:empty{display:none!important}
+.page tbody th{min-width:9em}
+.metrics td.small[data-label]::before{margin-right:10px}
+.metrics td[data-label]::before{content:attr(data-label);color:var(--soft);text-align:left}
+}
 .page details{margin:.6em 0}.page summary{cursor:pointer;color:var(--series-1)}
 """
 """Rules for what stands inside an element of class `page`: pages and decks alike."""

@@ -16,6 +16,7 @@ import io
 import re
 from typing import Any
 
+from clippo_core.extras import optional_import
 from clippo_core.report.style import SERIES, series
 
 INK = "#010203"
@@ -27,7 +28,8 @@ SOFT = "#7b8590"
 
 def house_style() -> Any:
     """Context in which a figure is drawn: text stays text, the page's colours, one light grid."""
-    import matplotlib
+    with optional_import():
+        import matplotlib
 
     matplotlib.use("Agg")
     return matplotlib.rc_context(
@@ -62,7 +64,8 @@ def house_style() -> Any:
 
 def canvas(width: float, height: float) -> tuple[Any, Any]:
     """A figure outside pyplot's registry, so that nothing is left open; inches at 100 px."""
-    from matplotlib.figure import Figure as Canvas
+    with optional_import():
+        from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
@@ -72,7 +75,8 @@ def to_svg(figure: Any, name: str, alt: str) -> str:
     """The figure's <svg> element: no metadata, ids that cannot meet another figure's, colours of
     the page.
     """
-    import matplotlib
+    with optional_import():
+        import matplotlib
 
     target = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -2,20 +2,24 @@
 
     <base>/stages/<stage>-<digest>.json     where a stage was completed, for later runs
            promoted-<name>.json             the pointer to the promoted model
+           promoted-<name>/                 the promoted model as a hub's folder, with its card
            promotions/<name>/NNNN.json      every verdict of the gate, oldest first; never changed
+           index.html                       the page of all runs and verdicts
            <name>-summary.txt               the terminal's summary of the newest report
            evaluation-<weights>/            evaluations of a finished checkpoint alone
            prepared/                        what is made of partitions of the sources, named by
                                             what it is made of, for all runs
                generation                   lost with any of it, so that no cache answers for it
                partitions/ facts/ verdicts/ evaluated/ exclusions/
-               shards/                      tars, their indexes, and lists of them
+               list-….json, <source>-….tar, .jsonl.zst, .index       shards
            <name>-<digest>/                 the run's folder:
+               plan.json                    the folders in which its stages stand, its start
                shards/                      manifest.json: the lists of its shards
                checkpoints/                 step-…/ with manifest.json each, and latest.json
                journal.jsonl                one line per training step
                owner.json                   the process that trains here
                training.html, report.html   pages; analysis.json: what the report measured
+               results.json                 (evaluations alone) all results in one list
                evaluations/<evaluation>/    result.json written last, predictions.parquet,
                                             examples.json, timings.json
                    benchmark-<dataset>/     the same of one benchmark, part.json for result.json
@@ -44,6 +48,8 @@ PART = "part.json"
 """The record of one benchmark of several: no result by itself, so `read_results` passes it over."""
 
 
+PROMOTIONS, STAGES, OF_A_CHECKPOINT = "promotions", "stages", "evaluation-"
+"""How the names of the other things beside the runs begin."""
 POINTER = "promoted-"
 """How the name of a pointer begins."""
 
@@ -52,7 +58,17 @@ def promotions(pointer: str) -> str:
     """Folder of the verdicts behind a pointer: beside it."""
     folder, _, file = pointer.rpartition("/")
     name = file.removeprefix(POINTER).removesuffix(".json")
-    return join(folder or ".", "promotions", name)
+    return join(folder or ".", PROMOTIONS, name)
+
+
+def run_of(checkpoint: str) -> str:
+    """Folder of the run that a step's checkpoint lies in; empty where it lies in none."""
+    return checkpoint.rpartition("/checkpoints/")[0]
+
+
+def promoted_folder(pointer: str) -> str:
+    """Folder of the promoted model in the form of a hub's, beside its pointer."""
+    return pointer.removesuffix(".json")
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,11 @@ class RunFolder:
     """Addresses in a run's folder (local or s3://). Nothing is read or made."""
 
     root: str
+
+    @property
+    def plan(self) -> str:
+        """What the run was planned to use."""
+        return join(self.root, "plan.json")
 
     @property
     def shards(self) -> str:
@@ -92,6 +113,11 @@ class RunFolder:
         return join(self.root, "report.html")
 
     @property
+    def results(self) -> str:
+        """All results of the evaluations of a finished checkpoint, as one list."""
+        return join(self.root, "results.json")
+
+    @property
     def insight(self) -> str:
         """What the report measured on model and data, kept for a second report."""
         return join(self.root, "analysis.json")
@@ -117,11 +143,11 @@ class BaseFolder:
 
     def stage_note(self, stage: str, digest: str) -> str:
         """Note of the folder in which a stage with this digest was completed last."""
-        return join(self.root, "stages", f"{stage}-{digest[:32]}.json")
+        return join(self.root, STAGES, f"{stage}-{digest[:32]}.json")
 
     def evaluation_of(self, weights_sha256: str) -> str:
         """Folder of the evaluations of a finished checkpoint that has these weights."""
-        return join(self.root, f"evaluation-{weights_sha256[:12]}")
+        return join(self.root, f"{OF_A_CHECKPOINT}{weights_sha256[:12]}")
 
     @property
     def prepared(self) -> str:
@@ -131,6 +157,16 @@ class BaseFolder:
     def promoted(self, name: str) -> str:
         """Pointer to the promoted model of the runs called `name`."""
         return join(self.root, f"{POINTER}{name}.json")
+
+    @property
+    def promotions(self) -> str:
+        """Folder of the verdicts of all names."""
+        return join(self.root, PROMOTIONS)
+
+    @property
+    def index(self) -> str:
+        """The page of all runs and verdicts."""
+        return join(self.root, "index.html")
 
     def summary(self, name: str) -> str:
         """The terminal's summary of the newest report of the runs called `name`."""
@@ -150,8 +186,8 @@ class PreparedFolder:
 
     @property
     def shards(self) -> str:
-        """Folder of tars, indexes and lists."""
-        return join(self.root, "shards")
+        """Where tars, indexes and lists lie."""
+        return self.root
 
     @staticmethod
     def part(kind: str, key: str, ending: str = ".json") -> str:

@@ -19,12 +19,12 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import decode
 from clippo_core.errors import ConfigError, ConflictError, DataError, NotFoundError
-from clippo_core.run.folder import promotions
+from clippo_core.run.folder import MANIFEST, promotions
 from clippo_core.run.records import Metric, Verdict, dumps
 from clippo_core.untrusted.json import field as field_of
 from clippo_core.untrusted.json import load_json, optional
 from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import reason, refusal
+from clippo_core.untrusted.names import name_problem, reason, refusal
 
 HISTORY_SCHEMA = 1
 """Version of a record's JSON."""
@@ -93,6 +93,16 @@ def promoted(past: list[Promotion]) -> Promotion | None:
     return next((record for record in reversed(past) if record.verdict.promoted), None)
 
 
+def promoted_before(past: list[Promotion]) -> Promotion | None:
+    """The promotion that a rollback goes back to: the one before the first of the present weights,
+    so that a second rollback goes further back. None where there is none.
+    """
+    found = [one for one in past if one.verdict.promoted]
+    weights = [one.weights_sha256 for one in found]
+    first = weights.index(weights[-1]) if weights else 0
+    return found[first - 1] if first else None
+
+
 def append(pointer: str, record: Promotion) -> None:
     """Add a record. Raises ConflictError where its number is taken."""
     uri = storage.join(promotions(pointer), f"{record.number:04d}.json")
@@ -125,10 +135,18 @@ def point(pointer: str, record: Promotion) -> None:
 
 
 def promoted_uri(pointer: str) -> str:
-    """URI of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted yet,
-    DataError where the pointer is damaged.
+    """Address of the promoted model's checkpoint. Raises NotFoundError where nothing was promoted
+    yet, DataError where the pointer is damaged.
+
+    A run's folder stands beside the pointer (`folder.py`), so a relative path is looked for there
+    first: the pointer may be named from elsewhere, or have been moved with the runs.
     """
-    return _taken_over(pointer).verdict.model_uri
+    uri = _taken_over(pointer).verdict.model_uri
+    parts = [part for part in uri.split("/") if part][-3:]  # run, checkpoints, step
+    if ".." in parts or name_problem("/".join(parts)):
+        return uri
+    beside = storage.join(pointer.rpartition("/")[0] or ".", *parts)
+    return beside if storage.exists(storage.join(beside, MANIFEST)) else uri
 
 
 def _load(data: bytes, uri: str) -> Any:

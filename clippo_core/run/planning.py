@@ -45,7 +45,7 @@ from clippo_core.data.prepare import write_plan
 from clippo_core.errors import ConflictError, DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import whole_result
-from clippo_core.run import history
+from clippo_core.run import history, planned
 from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, PreparedFolder, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
@@ -148,7 +148,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         )
         for name in EVALUATIONS
     }
-    return RunPlan(
+    run = RunPlan(
         root=root,
         validate=ValidatePlan(
             stage("validate", pairs),
@@ -190,6 +190,21 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         evaluated=EvaluatedPlan(prepared, shown_alone, digest(benchmarks), generation),
         write=write_plan(data, render, prepared, generation),
     )
+    _note(run)
+    return run
+
+
+def _note(run: RunPlan) -> None:
+    """Note in the run's folder what it names, so that retention keeps it."""
+    stages = {"render": run.render.stage, "pretrain": run.pretrain.stage}
+    for name, one in run.evaluations.items():
+        stages[name] = one.stage
+        parts = enumerate(one.benchmarks.values())
+        stages |= {f"{name}/{number}": part for number, part in parts}
+    places = {name: stage.root for name, stage in stages.items()}
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    starts = [uri for uri in (run.gate.start, run.pretrain.train.resume_from) if uri]
+    planned.write(run.root, planned.Planned(run.gate.name, at, places, starts))
 
 
 def _generation(prepared: str, shards_uri: str) -> str:

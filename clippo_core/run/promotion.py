@@ -5,7 +5,8 @@
 The reference of a metric is the promotion that was last shown to be better in it, so a series of
 models that each lose a little is not held against its own last member. A person may overrule:
 `promote` and `rollback` make a record, too, and its model is the new reference. Every verdict is
-kept (`history.py`).
+kept (`history.py`), and the promoted model stands beside its pointer as a folder that others can
+load (`publishing.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from clippo_core.errors import ClippoError, ConfigError, ConflictError, DataErro
 from clippo_core.evaluate import paired
 from clippo_core.run import history, judgement
 from clippo_core.run.history import Promotion, ScoreFile
+from clippo_core.run.publishing import publish_promoted
 from clippo_core.run.records import (
     CheckpointInfo,
     Comparison,
@@ -56,6 +58,7 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
             and current.weights_sha256 == checkpoint.weights_sha256
         ):
             history.point(plan.promoted, current)
+            publish_promoted(plan.promoted, results)
             return record.verdict
         try:
             history.append(plan.promoted, record)
@@ -63,6 +66,7 @@ def decide(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]
             continue
         if record.verdict.promoted:
             history.point(plan.promoted, record)
+            publish_promoted(plan.promoted, results)
         return record.verdict
 
 
@@ -103,6 +107,7 @@ def promote(pointer: str, model: str, by: str, why: str) -> Promotion:
         except ConflictError:
             continue
         history.point(pointer, record)
+        publish_promoted(pointer)
         return record
 
 
@@ -110,12 +115,10 @@ def rollback(pointer: str, by: str, why: str) -> Promotion:
     """Promote by hand the model that was promoted before the present one. Raises ConfigError where
     there is none.
     """
-    promoted = [one for one in history.read(pointer) if one.verdict.promoted]
-    weights = [one.weights_sha256 for one in promoted]
-    first = weights.index(weights[-1]) if weights else 0  # so that a second one goes further back
-    if not first:
+    earlier = history.promoted_before(history.read(pointer))
+    if earlier is None:
         raise ConfigError(f"{pointer} has no earlier promotion to go back to.")
-    return promote(pointer, str(promoted[first - 1].number), by, why)
+    return promote(pointer, str(earlier.number), by, why)
 
 
 def drift(pointer: str, results: list[EvalResult], error: float = GateConfig().error) -> list[str]:
@@ -205,8 +208,13 @@ def _judged(
         for name, one in compared.items()
         if not judgement.is_better(plan.gate, one, len(compared))
     }
+    others = {
+        name: one
+        for name, one in compared.items()
+        if by_number[one.promotion].weights_sha256 != checkpoint.weights_sha256
+    }
     verdict = dataclasses.replace(
-        record.verdict, promoted=not reasons, reason=words, compared=compared
+        record.verdict, promoted=not reasons, reason=words, compared=others
     )
     return dataclasses.replace(
         record, verdict=verdict, references={**dict.fromkeys(now, number), **kept}

@@ -252,8 +252,7 @@ class Part:
     """
 
     name: str
-    """Of its file, below the folder `prepared` of the plan; of a list of shards, below its folder
-    of shards."""
+    """Of its file, below the folder `prepared` of the plan."""
     sha256: str
     """Of its file."""
     count: int

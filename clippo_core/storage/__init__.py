@@ -14,6 +14,7 @@ boto3's own chain. There is no append and no rename.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -22,12 +23,13 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from clippo_core.errors import NotFoundError, StorageError
+from clippo_core.extras import optional_import
 from clippo_core.storage import bucket, local
 from clippo_core.storage.bucket import Objects
 from clippo_core.untrusted.limits import LIMITS
@@ -57,6 +59,8 @@ class FileStat:
     bytes: int
     uri: str
     _etag: str = field(default="", repr=False)
+    modified: float = field(default=0.0, compare=False)
+    """When its content was last written, in seconds since 1970."""
 
     @functools.cached_property
     def etag(self) -> str:
@@ -226,14 +230,40 @@ def read_range(uri: str, start: int, size: int, if_match: str = "") -> tuple[byt
     return _bucket().get_range(uri, start, size, if_match)
 
 
+def list_folders(uri: str, first: str) -> list[FileStat]:
+    """Every file, at any depth, in those folders directly under `uri` whose names begin with
+    `first`; nothing else under `uri` is looked at. Sorted by name; none is no error.
+    """
+    if is_local(uri):
+        root = local_path(uri)
+        with local.explained(root, "read"):
+            names = [e.name for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+        found = [
+            replace(stat, name=f"{name}/{stat.name}")
+            for name in names
+            if name.startswith(first)
+            for stat in _list_local(root / name)
+        ]
+    else:
+        base = len(uri.rstrip("/")) + 1
+        found = [
+            FileStat(one.uri[base:], one.bytes, one.uri, one.etag)
+            for one in _bucket().list(f"{uri.rstrip('/')}/{first}")
+            if "/" in one.uri[base:]
+        ]
+    return sorted(found, key=lambda stat: stat.name)
+
+
 def list_files(uri: str) -> list[FileStat]:
     """Every file under a folder or prefix, at any depth; the one file itself; or those that match
     `*` or ranges as `{000..999}` in the last part. Sorted by name.
 
-    Unfinished local writes do not show. Raises NotFoundError where there is nothing.
+    Unfinished local writes do not show, nor what vanished meanwhile. Raises NotFoundError where
+    there is nothing.
     """
     folder, _, pattern = uri.rpartition("/")
     wild = bool(_WILD.search(pattern))
+    folder = folder or ("/" if uri.startswith("/") else ".")
     found = (
         _list_local(local_path(folder if wild else uri))
         if is_local(uri)
@@ -277,6 +307,14 @@ def delete(uri: str) -> None:
         _bucket().delete(found.uri)
 
 
+def delete_empty_folders(uri: str) -> None:
+    """Remove the folders below a local folder, and itself, that hold nothing; a bucket has none."""
+    if is_local(uri):
+        for folder, _, _ in os.walk(local_path(uri), topdown=False):
+            with contextlib.suppress(OSError):  # something is in it
+                os.rmdir(folder)
+
+
 def _fault(uri: str) -> str:
     """Why an address cannot be used, as part of a sentence; empty for one that can."""
     hidden = hidden_in(unquote(uri) if uri.startswith("file://") else uri)
@@ -307,27 +345,29 @@ def sha256_file(path: str | Path) -> str:
 
 def _list_local(root: Path) -> list[FileStat]:
     if root.is_file():
-        return [FileStat(root.name, root.stat().st_size, str(root))]
-    files = [
-        Path(folder) / name
-        for folder, _, names in os.walk(root)
-        for name in names
-        if not local.is_temporary(name)
-    ]
-    return [
-        FileStat(
-            os.fsencode(path.relative_to(root)).decode(errors="backslashreplace"),
-            path.stat().st_size,
-            str(path),
-        )
-        for path in files
-    ]
+        return [_stat(root, root.name)]
+    found = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            if not local.is_temporary(name):
+                shown = os.fsencode(path.relative_to(root)).decode(errors="backslashreplace")
+                with contextlib.suppress(FileNotFoundError):  # it vanished meanwhile
+                    found.append(_stat(path, shown))
+    return found
+
+
+def _stat(path: Path, name: str) -> FileStat:
+    found = path.stat()
+    return FileStat(name, found.st_size, str(path), modified=found.st_mtime)
 
 
 def _list_bucket(root: str) -> list[FileStat]:
     base = len(root.rstrip("/")) + 1
     return [
-        FileStat(one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag)
+        FileStat(
+            one.uri[base:] or root.rpartition("/")[2], one.bytes, one.uri, one.etag, one.modified
+        )
         for one in _under(root)
     ]
 
@@ -365,8 +405,9 @@ def _bucket() -> Objects:
 @functools.lru_cache(maxsize=4)
 def _connect(endpoint: str, key_id: str, secret: str, process: int) -> Objects:
     """A connection for these settings in this process: a forked child makes its own."""
-    import boto3
-    from botocore.config import Config
+    with optional_import():
+        import boto3
+        from botocore.config import Config
 
     config = Config(
         retries={

@@ -73,6 +73,8 @@ class Object(NamedTuple):
     uri: str
     bytes: int
     etag: str
+    modified: float
+    """Seconds since 1970."""
 
 
 class _Damaged(Exception):
@@ -236,7 +238,8 @@ class Objects:
             arguments = dict(Bucket=bucket, Prefix=key, MaxKeys=page, **more)
             reply = self._tried(prefix, functools.partial(self._list_page, arguments))
             for item in reply.get("Contents", []):
-                yield Object(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"])
+                changed = item["LastModified"].timestamp()
+                yield Object(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"], changed)
             if not reply.get("IsTruncated"):
                 return
             more = {"ContinuationToken": reply["NextContinuationToken"]}

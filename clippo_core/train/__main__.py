@@ -18,7 +18,7 @@ from clippo_core import storage
 from clippo_core.config import decode, parse_json
 from clippo_core.data.shards import open_manifest
 from clippo_core.errors import ClippoError, Preempted
-from clippo_core.report.watch import Watch
+from clippo_core.report.tracker import watcher
 from clippo_core.run import records
 from clippo_core.run.records import PretrainPlan
 from clippo_core.train.loop import pretrain
@@ -39,7 +39,9 @@ def main() -> int:
     try:
         plan = decode(PretrainPlan, parse_json(storage.read_text(given.plan), given.plan))
         manifest = open_manifest(given.manifest)
-        print(records.dumps(pretrain(plan, manifest, previous=given.previous, watch=Watch)), end="")
+        print(
+            records.dumps(pretrain(plan, manifest, previous=given.previous, watch=watcher)), end=""
+        )
     except Preempted as error:
         print(error, file=sys.stderr)
         return Preempted.EXIT_CODE

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from clippo_core.engine import Ranks
-from clippo_core.errors import ClippoError, TrainingError
+from clippo_core.errors import ClippoError, LostRankError
 
 SETUP_SECONDS = 900.0
 """How long ranks wait for one another while loading, saving at the end, or waiting for the run's
@@ -92,7 +92,7 @@ class Agreement:
 
     @contextmanager
     def noticing_lost_ranks(self) -> Iterator[None]:
-        """Turn a collective that failed or timed out into a TrainingError that says so."""
+        """Turn a collective that failed or timed out into a LostRankError that says so."""
         try:
             yield
         except RuntimeError as error:
@@ -102,7 +102,7 @@ class Agreement:
             )
             if self.ranks.world_size == 1 or not lost:
                 raise
-            raise TrainingError(
+            raise LostRankError(
                 f"rank {self.ranks.rank} of {self.ranks.world_size} lost another rank: it died, or"
                 f" did not answer within {self._timeout_seconds:g} s (train.timeout_seconds). Start"
                 f" again: the run goes on from its checkpoint. ({text[:200]})"

@@ -90,8 +90,8 @@ def pretrain(
 
     `previous`: checkpoints of an earlier attempt, if they are elsewhere. `watch`: makes what shows
     the run, on rank 0 (`report/watch.py`). Every rank gets the last checkpoint; a finished run is
-    not trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), TrainingError (a
-    rank was lost; too many non-finite losses), ConflictError (another process has the run),
+    not trained again. Raises Preempted (SIGTERM came, a checkpoint is committed), LostRankError,
+    TrainingError (too many non-finite losses), ConflictError (another process has the run),
     CheckpointError, ConfigError, StorageError.
     """
     ranks = _join(plan)

@@ -5,7 +5,7 @@ answered alike on every rank.
                                    still being written, a step later
     SIGTERM                        the save under way is awaited, this step is saved, Preempted is
                                    raised
-    a save failed                  its error on rank 0, TrainingError elsewhere; what was saved
+    a save failed                  its error on rank 0, LostRankError elsewhere; what was saved
                                    before is intact
 
 How a checkpoint is written, and how it is found again, is `engine/checkpoint.py`'s.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from clippo_core.engine import Engine
 from clippo_core.engine.checkpoint import AsyncSaver, Progress, save_checkpoint
-from clippo_core.errors import Preempted, TrainingError
+from clippo_core.errors import LostRankError, Preempted
 from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import CheckpointInfo, PretrainPlan
 from clippo_core.train.agreement import Agreement, Signal
@@ -44,7 +44,7 @@ class Saving:
         self._due = False
 
     def after_step(self, step: int) -> None:
-        """Save if it is time. Raises Preempted, StorageError, ConflictError, TrainingError."""
+        """Save if it is time. Raises Preempted, StorageError, ConflictError, LostRankError."""
         self._due = self._due or step % self._plan.train.save_every_steps == 0
         try:
             self._saver.check()
@@ -62,7 +62,7 @@ class Saving:
             wish = Signal.GO_ON  # only rank 0 knows whether the save before is over
         agreed = self._agreement.urgent(wish)
         if agreed == Signal.FAILED:
-            raise TrainingError(
+            raise LostRankError(
                 "rank 0 could not save the run; its message says why. What was saved before is"
                 " intact."
             )

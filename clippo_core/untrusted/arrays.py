@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal
 
 from clippo_core.errors import CheckpointError, ClippoError
 from clippo_core.untrusted.limits import LIMITS, Limits
@@ -167,6 +169,30 @@ def read_npy(
         found = size - facts.header_bytes
         raise refusal(error, where, f"{fault}, and has {found:,}", _REMEDY)
     return _read_values(file, facts)
+
+
+def map_npy(
+    path: str | Path,
+    where: str,
+    *,
+    error: type[ClippoError] = CheckpointError,
+    limits: Limits = LIMITS,
+) -> np.ndarray:
+    """The array of a .npy file, read-only and read from the file where it is looked at. Raises
+    `error` as `read_npy` does.
+    """
+    import numpy as np
+
+    with open(path, "rb") as file:
+        facts = _read_header(file, where, error, limits)
+        found = os.fstat(file.fileno()).st_size - facts.header_bytes
+        if facts.n_bytes != found:
+            fault = f"its array of shape {facts.shape} should have {facts.n_bytes:,} bytes"
+            raise refusal(error, where, f"{fault}, and has {found:,}", _REMEDY)
+        if not facts.n_bytes:
+            return np.empty(facts.shape, facts.dtype)
+        order: Literal["F", "C"] = "F" if facts.is_fortran else "C"
+        return np.memmap(file, facts.dtype, "r", facts.header_bytes, facts.shape, order)
 
 
 def _check_zip_end(file: IO[bytes], where: str, error: type[ClippoError], limits: Limits) -> None:

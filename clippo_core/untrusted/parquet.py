@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from clippo_core.errors import ClippoError, DataError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted.limits import LIMITS, Limits
 from clippo_core.untrusted.names import printable, reason, refusal
 
@@ -78,6 +79,8 @@ class Table:
             rows = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
         self.group_rows: tuple[int, ...] = tuple(rows)
         """Rows of each row group."""
+        self.names: list[str] = list(self._file.schema_arrow.names)
+        """All of its columns, also those that are not wanted."""
         if min(rows, default=0) < 0 or sum(rows) > limits.parquet_rows:
             raise self._refuse(f"its footer claims {sum(rows):,} rows")
         if not sum(rows):
@@ -116,7 +119,8 @@ class Table:
         return Group(columns, dict(sorted(problems.items())))
 
     def _open(self, file: IO[bytes], shared: list[str]) -> pq.ParquetFile:
-        import pyarrow.parquet
+        with optional_import():
+            import pyarrow.parquet
 
         return pyarrow.parquet.ParquetFile(
             file,
@@ -137,7 +141,8 @@ class Table:
             word = "occurs twice" if name in names else "is missing"
             fault = f"column {name} {word}; its columns are {shown}"
             raise self._refuse(fault, f"give one with {self._asked}")
-        import pyarrow as pa
+        with optional_import():
+            import pyarrow as pa
 
         found = self._file.schema_arrow.field(name).type
         kind, leaf = self._wanted[name], name
@@ -197,7 +202,8 @@ def open_parquet(
 
 
 def _is_of(found: pa.DataType, kind: Kind) -> bool:
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     types = pa.types
     if types.is_dictionary(found):
@@ -216,7 +222,8 @@ def _is_of(found: pa.DataType, kind: Kind) -> bool:
 
 def _values(column: pa.Array, kind: Kind) -> list[Any]:
     """Values by row as str, bytes, int or float, None for null; equal ones are one object."""
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     if pa.types.is_struct(column.type):
         column = column.flatten()[0]  # a null struct is a null

@@ -32,8 +32,7 @@ from flyteidl.core import identifier_pb2, literals_pb2
 from flyteidl.service import admin_pb2_grpc
 
 IN_THE_IMAGE = ("clippo_core", "tasks", "workflows", "requirements.lock")
-"""What containers/*.Dockerfile copy (tests/project/test_containers.py holds them to it)."""
-
+"""What containers/*.Dockerfile copy (test_double_admin.py holds the two together)."""
 
 APP = Path(__file__).parent / "app"
 
@@ -102,6 +101,7 @@ def small_cluster(s3: str) -> Iterator[Cluster]:
 
     if str(APP) not in sys.path:
         sys.path.append(str(APP))
+    import ranks_app
     import small_app
 
     with Cluster(s3, APP) as cluster:
@@ -113,6 +113,7 @@ def small_cluster(s3: str) -> Iterator[Cluster]:
         names = ["doubled", "tried", "clean", "secrets", "hanging", "patient", "impatient"]
         for name in [*names, "mapped"]:
             remote.register_workflow(getattr(small_app, name), settings, version="1")
+        remote.register_workflow(ranks_app.met, settings, version="1")
         yield cluster
 
 

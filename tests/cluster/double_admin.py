@@ -7,15 +7,16 @@ test_double_admin.py breaks each. `propeller` is called with every new execution
 
 from __future__ import annotations
 
-import base64
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent import futures
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import grpc
+from double_execution import Execution as Execution
+from double_execution import nodes_of, record_of, task_of
+from double_proxy import Proxy
 from double_rules import (
     DOMAINS,
     Key,
@@ -43,48 +44,17 @@ from flyteidl.admin import (
 from flyteidl.core import (
     compiler_pb2,
     identifier_pb2,
-    literals_pb2,
 )
 from flyteidl.service import (
     admin_pb2_grpc,
-    auth_pb2,
     auth_pb2_grpc,
-    dataproxy_pb2,
     dataproxy_pb2_grpc,
     identity_pb2_grpc,
     signal_pb2_grpc,
 )
-from google.protobuf.timestamp_pb2 import Timestamp
 
 
-@dataclass
-class Execution:
-    """One run of a workflow; FlytePropeller's double fills it."""
-
-    id: Any
-    spec: Any
-    plan: Any
-    workflow: Any
-    """The compiled closure."""
-    inputs: Any
-    phase: int = Phase.QUEUED
-    error: Any = None
-    outputs: Any = field(default_factory=literals_pb2.LiteralMap)
-    nodes: list[Any] = field(default_factory=list)
-    """A double_propeller.Node for each node, in the order in which they started."""
-    created: Timestamp = field(default_factory=Timestamp)
-
-    @property
-    def phase_name(self) -> str:
-        name: str = Phase.Phase.Name(self.phase)
-        return name
-
-
-class Admin(
-    admin_pb2_grpc.AdminServiceServicer,
-    dataproxy_pb2_grpc.DataProxyServiceServicer,
-    auth_pb2_grpc.AuthMetadataServiceServicer,
-):
+class Admin(admin_pb2_grpc.AdminServiceServicer, Proxy):
     """Runs while it is entered, at `endpoint`. `limits` are the platform's, by resource; without
     `token` nobody has to log in, and `token_endpoint` is where one gets it.
     """
@@ -144,8 +114,8 @@ class Admin(
     def CreateWorkflow(self, request: Any, context: Any) -> Any:
         project_exists(self.projects, request.id)
         spec = request.spec
-        for node in _nodes(spec.template, spec.sub_workflows):
-            reference = _task_of(node)
+        for node in nodes_of(spec.template, spec.sub_workflows):
+            reference = task_of(node)
             if reference and key(reference) not in self.tasks:
                 raise invalid(f"missing entity of type TASK with identifier {reference}")
             # The compiler sorts what a client sends in the order of a set
@@ -248,7 +218,7 @@ class Admin(
         closure.primary.template.id.CopyFrom(identifier)
         for inner in spec.sub_workflows:
             closure.sub_workflows.add().template.CopyFrom(inner)
-        references = map(_task_of, _nodes(spec.template, spec.sub_workflows))
+        references = map(task_of, nodes_of(spec.template, spec.sub_workflows))
         for reference in {key(one): one for one in references if one}.values():
             closure.tasks.add().CopyFrom(self._compiled_task(reference))
         return closure
@@ -277,58 +247,27 @@ class Admin(
         return execution_pb2.ExecutionCreateResponse(id=execution.id)
 
     def GetExecution(self, request: Any, context: Any) -> Any:
-        return _execution(self._running(request.id))
+        return record_of(self.running(request.id))
 
     def GetExecutionData(self, request: Any, context: Any) -> Any:
-        execution = self._running(request.id)
+        execution = self.running(request.id)
         return execution_pb2.WorkflowExecutionGetDataResponse(
             full_inputs=execution.inputs, full_outputs=execution.outputs
         )
 
     def ListNodeExecutions(self, request: Any, context: Any) -> Any:
-        execution = self._running(request.workflow_execution_id)
+        execution = self.running(request.workflow_execution_id)
         found = [node.record(execution.id) for node in execution.nodes]
         return node_execution_pb2.NodeExecutionList(node_executions=found)
 
     def TerminateExecution(self, request: Any, context: Any) -> Any:
-        self._running(request.id).phase = Phase.ABORTED
+        self.running(request.id).phase = Phase.ABORTED
         return execution_pb2.ExecutionTerminateResponse()
 
-    def _running(self, identifier: Any) -> Execution:
+    def running(self, identifier: Any) -> Execution:
         if identifier.name not in self.executions:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"no execution {identifier.name}")
         return self.executions[identifier.name]
-
-    # Data and login -----------------------------------------------------------------------------
-
-    def CreateUploadLocation(self, request: Any, context: Any) -> Any:
-        """flyteadmin/dataproxy/service.go: a signed address below a folder named after the
-        content.
-        """
-        digest = base64.b32encode(request.content_md5).decode().rstrip("=")
-        folder = request.filename_root or digest
-        name = f"uploads/{request.project}/{request.domain}/{folder}/{request.filename}"
-        return dataproxy_pb2.CreateUploadLocationResponse(
-            signed_url=self.store.signed("put_object", name), native_url=self.store.uri(name)
-        )
-
-    def CreateDownloadLink(self, request: Any, context: Any) -> Any:
-        """flyteadmin/dataproxy/service.go: only a node that has a deck gets a link to it."""
-        node = request.node_execution_id
-        for one in self._running(node.execution_id).nodes:
-            if one.path == node.node_id and one.deck:
-                url = self.store.signed("get_object", self.store.name(one.deck))
-                urls = dataproxy_pb2.PreSignedURLs(signed_url=[url])
-                return dataproxy_pb2.CreateDownloadLinkResponse(pre_signed_urls=urls)
-        raise Refused(grpc.StatusCode.NOT_FOUND, f"{node.node_id} has no deck")
-
-    def GetOAuth2Metadata(self, request: Any, context: Any) -> Any:
-        return auth_pb2.OAuth2MetadataResponse(token_endpoint=self.token_endpoint)
-
-    def GetPublicClientConfig(self, request: Any, context: Any) -> Any:
-        return auth_pb2.PublicClientAuthConfigResponse(
-            client_id="flytectl", authorization_metadata_key="authorization"
-        )
 
 
 class _Answering(grpc.ServerInterceptor):
@@ -363,29 +302,3 @@ def _known(entities: dict[Key, Any], identifier: Any, kind: str) -> Any:
         message = f"missing entity of type {kind} with identifier {identifier}"
         raise Refused(grpc.StatusCode.NOT_FOUND, message)
     return entities[key(identifier)]
-
-
-def _nodes(template: Any, inner: Any) -> Iterator[Any]:
-    for workflow in (template, *inner):
-        yield from workflow.nodes
-        if workflow.HasField("failure_node"):
-            yield workflow.failure_node
-
-
-def _task_of(node: Any) -> Any:
-    """The id of a node's task, of a map's items too; None where it runs no task."""
-    target = node.array_node.node if node.HasField("array_node") else node
-    return target.task_node.reference_id if target.HasField("task_node") else None
-
-
-def _execution(execution: Execution) -> Any:
-    closure = execution_pb2.ExecutionClosure(
-        phase=execution.phase,
-        created_at=execution.created,
-        started_at=execution.created,
-        workflow_id=execution.workflow.primary.template.id,
-        computed_inputs=execution.inputs,
-    )
-    if execution.error is not None:
-        closure.error.CopyFrom(execution.error)
-    return execution_pb2.Execution(id=execution.id, spec=execution.spec, closure=closure)

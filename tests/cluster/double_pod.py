@@ -49,8 +49,8 @@ class Ended:
 class Pods:
     """Runs attempts. `image`: the folder that every pod gets a copy of as its working directory.
 
-    `secrets`: (group, key) -> value; `oom`: task name -> how many of its next attempts are killed
-    for their memory; `fault`: see Fault.
+    `secrets`: (group, key) -> value; `oom`: task name, or `name[index]` of a map's item -> how many
+    of its next attempts are killed for their memory; `fault`: see Fault.
     """
 
     def __init__(self, store: Store, image: Path) -> None:
@@ -207,8 +207,10 @@ class Pods:
         with self._lock:
             self._running.setdefault(execution.id.name, []).extend(processes)
         task = template.id.name
-        if self.oom.get(task, 0) > 0:
-            self.oom[task] -= 1
+        item = f"{task}[{index}]"
+        killed = item if item in self.oom else task
+        if self.oom.get(killed, 0) > 0:
+            self.oom[killed] -= 1
             _end(processes[0], signal.SIGKILL)
             codes: list[Any] = [*(_waited(one, 60) for one in processes[1:]), "OOMKilled"]
         else:

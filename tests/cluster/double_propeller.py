@@ -7,17 +7,16 @@ test_double_propeller.py breaks each. What a pod is stands in double_pod.py.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from double_admin import Execution
+from double_bindings import before, bound, cache_key
 from double_pod import Ended, Pods
 from double_rules import Phase, key
 from flyteidl.admin import node_execution_pb2
@@ -70,6 +69,8 @@ class Propeller:
     def __init__(self, pods: Pods, parallel: int = 2) -> None:
         self.pods = pods
         self.cache: dict[str, Any] = {}
+        self.timeouts: dict[str, float] = {}
+        """By a word in a task's name: seconds instead of its timeout, for no test waits a day."""
         self._slots = threading.Semaphore(parallel)
 
     def __call__(self, execution: Execution) -> None:
@@ -111,7 +112,7 @@ class _Walk:
             if template.HasField("failure_node"):
                 self._failure_node(template.failure_node, outputs, path, failed.error)
             raise
-        return _bound(template.outputs, outputs)
+        return bound(template.outputs, outputs)
 
     def _nodes(self, template: Any, outputs: dict[str, Any], path: str) -> None:
         nodes = {n.id: n for n in template.nodes if n.id not in ("start-node", "end-node")}
@@ -119,7 +120,7 @@ class _Walk:
         with ThreadPoolExecutor(len(nodes) or 1) as threads:
             while waiting or running:
                 for name in list(waiting) if self.finish_others or not failed else []:
-                    if _before(nodes[name]) <= set(outputs):
+                    if before(nodes[name]) <= set(outputs):
                         node = waiting.pop(name)
                         running[threads.submit(self._node, node, outputs, path)] = name
                 if not running:
@@ -142,7 +143,7 @@ class _Walk:
         (nodes/subworkflow/subworkflow.go, workflow/executor.go).
         """
         bindings = [one for one in node.inputs if one.var != "err"]
-        inputs = _bound(bindings, outputs)
+        inputs = bound(bindings, outputs)
         if len(bindings) < len(node.inputs):
             union = inputs.literals["err"].scalar.union
             union.value.scalar.error.message = error.message
@@ -152,7 +153,7 @@ class _Walk:
         self._task(node, self._template(node), inputs, f"{path}{node.id}")
 
     def _node(self, node: Any, outputs: dict[str, Any], path: str) -> Any:
-        inputs, path = _bound(node.inputs, outputs), f"{path}{node.id}"
+        inputs, path = bound(node.inputs, outputs), f"{path}{node.id}"
         if node.HasField("workflow_node"):
             inner = self.inner[key(node.workflow_node.sub_workflow_ref)]
             return self.workflow(inner, inputs, f"{path}-0-")
@@ -220,7 +221,7 @@ class _Walk:
         """
         record = Node(path, template.id.name)
         self.execution.nodes.append(record)
-        cached = _cache_key(template, keyed or inputs) if template.metadata.discoverable else ""
+        cached = cache_key(template, keyed or inputs) if template.metadata.discoverable else ""
         if cached in self.propeller.cache:
             record.from_cache, record.phase = True, NodePhase.SUCCEEDED
             return self.propeller.cache[cached]
@@ -245,6 +246,8 @@ class _Walk:
         # compiler/transformers/k8s/utils.go: computeRetryStrategy, computeDeadline.
         retries = node.metadata.retries.retries or template.metadata.retries.retries
         timeout = node.metadata.timeout.ToTimedelta().total_seconds()
+        shorter = [s for word, s in self.propeller.timeouts.items() if word in record.task]
+        timeout = shorter[0] if timeout and shorter else timeout
         queued, system_failures = time.monotonic(), 0
         while True:
             left = 2 * timeout - (time.monotonic() - queued) if timeout else math.inf
@@ -282,66 +285,3 @@ class _Walk:
 
 def _error(code: str, message: str, kind: int) -> Any:
     return execution_pb2.ExecutionError(code=code, message=message, kind=kind)
-
-
-def _before(node: Any) -> set[str]:
-    """Ids of the nodes that must be done before `node` starts."""
-    named = {source for binding in node.inputs for source in _sources(binding.binding)}
-    return (set(node.upstream_node_ids) | named) - {"start-node", ""}
-
-
-def _sources(binding: Any) -> Iterator[str]:
-    kind = binding.WhichOneof("value")
-    if kind == "promise":
-        yield binding.promise.node_id
-    elif kind == "collection":
-        for one in binding.collection.bindings:
-            yield from _sources(one)
-    elif kind == "map":
-        for one in binding.map.bindings.values():
-            yield from _sources(one)
-
-
-def _bound(bindings: Any, outputs: dict[str, Any]) -> Any:
-    """flytepropeller/pkg/controller/nodes/resolve.go: Resolve. Attributes of outputs are refused,
-    for this project wires whole values only.
-    """
-    values = literals_pb2.LiteralMap()
-    for one in bindings:
-        values.literals[one.var].CopyFrom(_literal(one.binding, outputs))
-    return values
-
-
-def _literal(binding: Any, outputs: dict[str, Any]) -> Any:
-    kind, literal = binding.WhichOneof("value"), literals_pb2.Literal()
-    if kind == "promise":
-        if binding.promise.attr_path:
-            raise NotImplementedError(f"{binding.promise}: an attribute of an output")
-        literal.CopyFrom(outputs[binding.promise.node_id].literals[binding.promise.var])
-    elif kind == "scalar":
-        literal.scalar.CopyFrom(binding.scalar)
-    elif kind == "collection":
-        literal.collection.SetInParent()
-        for one in binding.collection.bindings:
-            literal.collection.literals.add().CopyFrom(_literal(one, outputs))
-    elif kind == "map":
-        literal.map.SetInParent()
-        for name, one in binding.map.bindings.items():
-            literal.map.literals[name].CopyFrom(_literal(one, outputs))
-    return literal
-
-
-def _cache_key(template: Any, inputs: Any) -> str:
-    """flytepropeller/pkg/controller/nodes/catalog/datacatalog/transformer.go: project, domain and
-    name of the task, its cache version, its interface, and the inputs.
-    """
-    ignored = set(template.metadata.cache_ignore_input_vars)
-    named = literals_pb2.LiteralMap()
-    for name, literal in inputs.literals.items():
-        if name not in ignored:
-            named.literals[name].CopyFrom(literal)
-    parts = [*key(template.id)[:3], template.metadata.discovery_version]
-    digest = hashlib.sha256("\n".join(parts).encode())
-    for message in (template.interface, named):
-        digest.update(message.SerializeToString(deterministic=True))
-    return digest.hexdigest()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
-from cluster import APP, Cluster, small_cluster
+from cluster import APP, IN_THE_IMAGE, Cluster, small_cluster
+from conftest import PROJECT
 from double_admin import Execution
 from double_rules import RUNNING, STOCK_LIMITS, Phase, quantity
 from flyteidl.admin import common_pb2, launch_plan_pb2, task_pb2, workflow_pb2
@@ -24,6 +26,13 @@ def small(s3_server: str) -> Iterator[Cluster]:
     with small_cluster(s3_server) as cluster:
         cluster.admin.propeller = None  # these tests ask what is accepted, not what runs
         yield cluster
+
+
+def test_pods_hold_what_the_images_hold() -> None:
+    for recipe in (PROJECT / "containers").glob("*.Dockerfile"):
+        lines = re.findall(r"^COPY --chown=\S+ (.+) \S+$", recipe.read_text(), re.M)
+        copied = {name for line in lines for name in line.split()}
+        assert copied == set(IN_THE_IMAGE), recipe.name
 
 
 def identifier(kind: int, name: str, version: str = "1", **place: str) -> Any:

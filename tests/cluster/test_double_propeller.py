@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import urllib.request
@@ -167,6 +168,17 @@ def test_the_usual_policy_stops_at_the_first_failure(small: Cluster) -> None:
     execution = run(small, "impatient")
     assert execution.phase_name == "FAILED"
     assert len(execution.nodes) < 5, story(execution)
+
+
+def test_the_pods_of_a_pytorch_job_meet_through_what_the_operator_tells_them(
+    small: Cluster,
+) -> None:
+    """kubeflow/training-operator pkg/controller.v1/pytorch/envvar.go and elastic.go."""
+    execution = small.run("ranks_app.met", "1")
+    told = {"PET_NNODES": "2:2", "PET_NPROC_PER_NODE": "1", "PET_RDZV_BACKEND": "c10d"}
+    said = text(execution)
+    assert said.startswith(f"3 {told} 2 "), story(execution)
+    assert re.search(r"worker-[01]$", said)
 
 
 def test_a_map_has_a_pod_and_a_cache_per_item(small: Cluster) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,63 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, build_image
-from conftest import PROJECT
+from cluster import Cluster
 from double_rules import STOCK_LIMITS
 from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal
+from registered import Checkout, said, worked
 
 from clippo_core.config import RunConfig, presets
 
 pytestmark = pytest.mark.slow
-VENV = Path(sys.executable).parent.parent
 PLANS = {"pretrain_and_evaluate", "weekly_retraining", "nightly_evaluation"}
-
-
-class Checkout:
-    """A clone of the project as it is now, with everything committed, and its own make."""
-
-    def __init__(self, folder: Path, configuration: Path) -> None:
-        self.folder, self.configuration = build_image(folder / "checkout"), configuration
-        for name in ("containers", "tools"):
-            shutil.copytree(PROJECT / name, self.folder / name)
-        for name in ("Makefile", "requirements-dev.lock", "pyproject.toml"):
-            shutil.copy(PROJECT / name, self.folder / name)
-        (self.folder / ".gitignore").write_text("__pycache__/\n*.pyc\n")
-        self.git("init", "--quiet")
-        self.commit()
-
-    def git(self, *words: str) -> str:
-        who = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
-        command = ["git", *who, *words]
-        return subprocess.run(
-            command, cwd=self.folder, check=True, capture_output=True, text=True, timeout=60
-        ).stdout.strip()
-
-    def commit(self) -> None:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", "As it is now")
-
-    def version(self, shape: str = "laptop") -> str:
-        return f"{self.git('rev-parse', '--short=12', 'HEAD')}-{shape}"
-
-    def make(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`make`, without installing anything: the environment of the tests is there."""
-        command = ["make", f"VENV={VENV}", f"--old-file={VENV}/.installed"]
-        command += [f"FLYTE={self.configuration}", *words]
-        home = self.folder.parent / "home"
-        home.mkdir(exist_ok=True)
-        kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS")}
-        place = {"HOME": str(home), "PYTHONPATH": str(self.folder)}
-        return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=kept | place | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +37,6 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def checkout(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     folder = tmp_path_factory.mktemp("project")
     return Checkout(folder, cluster.configuration(folder))
-
-
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    return done.stdout[-4000:] + done.stderr[-4000:]
-
-
-def worked(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, said(done)
 
 
 def plans(cluster: Cluster, version: str) -> set[str]:

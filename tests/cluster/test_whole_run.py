@@ -6,6 +6,7 @@ told of failures, and what a stale image does.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,12 @@ from typing import Any
 import pytest
 import tiny
 from cluster import Cluster, build_image, story
-from flytekit import FlyteContextManager
-from flytekit.core.type_engine import TypeEngine
-from test_make import Checkout, worked
+from registered import Flyte, registered, upload
 from webhook import Webhook
 
-from clippo_core.config import RunConfig, replace
+from clippo_core.config import RunConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-PLAN = "pretrain_and_evaluate"
-
-
-@dataclasses.dataclass
-class Flyte:
-    """A cluster on which the project is registered, with data and a webhook."""
-
-    cluster: Cluster
-    checkout: Checkout
-    config: RunConfig
-    webhook: Webhook
-
-    def run(self, **changes: Any) -> Any:
-        """Launch with the config changed, and wait for the end."""
-        context = FlyteContextManager.current_context()
-        config = replace(self.config, **changes)
-        kind = TypeEngine.to_literal_type(RunConfig)
-        literal = TypeEngine.to_literal(context, config, RunConfig, kind).to_flyte_idl()
-        version = self.checkout.version()
-        return self.cluster.run(PLAN, version, {"config": literal}, timeout=1800)
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +28,12 @@ def flyte(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     image = build_image(folder / "image")
     tiny.write_tiny_data(folder / "data")
     with Cluster(s3_server, image) as cluster, Webhook() as webhook:
-        for path in (folder / "data").rglob("*"):
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
-                cluster.store.write(name, path.read_bytes())
+        upload(cluster, folder / "data")
         plan = tiny.tiny_plan("", cluster.store.uri("data"))
         names = ("data", "render", "model", "optim", "train")
         parts = {name: getattr(plan, name) for name in names}
         config = RunConfig("tiny", root=cluster.store.uri("runs"), **parts)
-        checkout = Checkout(folder, cluster.configuration(folder))
-        worked(checkout.make("register"))
-        cluster.pods.secrets = {("clippo", "webhook"): webhook.address}
-        yield Flyte(cluster, checkout, config, webhook)
+        yield registered(folder, cluster, config, webhook)
 
 
 def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte: Flyte) -> None:
@@ -82,8 +55,58 @@ def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte
     assert text.endswith(f"https://flyte.example.org/console/{address}")
     second = flyte.run()
     assert second.phase_name == "SUCCEEDED", story(second)
-    cached = {node.task.rpartition(".")[2] for node in second.nodes if node.from_cache}
-    assert {"validate", "render", "pretrain"} <= cached
+    assert {"validate", "render", "pretrain", *MAPPED} <= {name for name, n in ran(second, True)}
+
+
+MAPPED = ("measure", "judge", "write")
+
+
+def ran(execution: Any, from_cache: bool = False) -> set[tuple[str, int]]:
+    """(task, number of its nodes or items) that ran, or that the cache answered."""
+    names = [
+        re.sub("map_(.*)_[0-9a-f]{32}-arraynode", r"\1", node.task.rpartition(".")[2])
+        for node in execution.nodes
+        if node.from_cache == from_cache
+    ]
+    return {(name, names.count(name)) for name in names}
+
+
+def test_a_killed_item_is_named_and_then_only_it_runs(flyte: Flyte) -> None:
+    """Of the partitions of a source, one item's machine dies at each attempt: the others are done,
+    nothing after the map begins; once the machine is sound, only this one is measured. One more
+    file then is one more item of each map.
+    """
+    store, source = flyte.cluster.store, flyte.config.data.sources[1]
+    folder = source.path.rpartition("/")[0]
+    lines = [f"left {n}\tright {n}\n" for n in range(64)]
+
+    def add(number: int) -> None:
+        text = "".join(lines[16 * number : 16 * number + 16])
+        store.write(f"{store.name(folder)}/parts/{number}.tsv", text.encode())
+
+    for number in range(3):
+        add(number)
+    source = dataclasses.replace(source, path=f"{folder}/parts/*.tsv", name="parts")
+    changes = {
+        "name": "parts",
+        "data__sources": (flyte.config.data.sources[0], source),
+        "data__partition_bytes": 1,
+    }
+    (measure,) = {key[2] for key in flyte.cluster.admin.tasks if "map_measure" in key[2]}
+    flyte.cluster.pods.oom = {f"{measure}[2]": 99}
+    killed = flyte.run(**changes)
+    assert killed.phase_name == "FAILED" and "[2]: " in killed.error.message, story(killed)
+    done = [node.task for node in killed.nodes if node.phase_name == "SUCCEEDED"]
+    assert done.count(measure) == 3 and not [name for name in done if "judge" in name]
+    flyte.cluster.pods.oom = {}
+    again = flyte.run(**changes)
+    assert again.phase_name == "SUCCEEDED", story(again)
+    assert ("measure", 1) in ran(again) and ("judge", 4) in ran(again)
+    add(3)
+    more = flyte.run(**changes)
+    assert more.phase_name == "SUCCEEDED", story(more)
+    assert {(name, 1) for name in MAPPED} <= ran(more)
+    assert {(name, 4) for name in MAPPED} <= ran(more, True)
 
 
 def test_a_failure_is_told_once_with_its_stage(flyte: Flyte) -> None:

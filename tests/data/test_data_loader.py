@@ -23,6 +23,7 @@ from prepared import shards_of
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
 from clippo_core.data import index_file, loader, shard_index, shards
+from clippo_core.data.batch_plan import BatchPlan
 from clippo_core.data.images import decode_image, squash
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.rendering import Renderer
@@ -181,7 +182,7 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
     manifest, data = mixed
     renderer = Renderer.from_config(RENDER)
     folder = Path(data.sources[0].images)
-    plan = loader.BatchPlan(manifest, data, 16, 5)
+    plan = BatchPlan(manifest, data, 16, 5)
     for batch in read(mixed, 6):
         draw = plan.order.draw(batch.step)
         for place, key in enumerate(batch.keys):
@@ -201,7 +202,7 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
 
 def test_captions_take_turns(mixed: tuple[Manifest, DataConfig]) -> None:
     manifest, data = mixed
-    plan = loader.BatchPlan(manifest, data, 16, 5)
+    plan = BatchPlan(manifest, data, 16, 5)
     said: dict[int, list[tuple[int, int]]] = {}
     for step in range(16 * 12):
         draw = plan.order.draw(step)
@@ -311,7 +312,7 @@ def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
     made(tmp_path / "run", data)
     write_photos(tmp_path, 8, captions=2)
     manifest = made(tmp_path / "run", data)
-    rows = loader.BatchPlan(manifest, data, 4, 0).records.rows((np.arange(8), np.arange(0)))
+    rows = BatchPlan(manifest, data, 4, 0).records.rows((np.arange(8), np.arange(0)))
     assert rows.index.text_counts.tolist() == [2] * 8
 
 
@@ -331,7 +332,7 @@ def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
     )
     excluded |= dict.fromkeys([f"photos/photo-0005#{n}" for n in range(3)], "bad")
     manifest = made(tmp_path / "run", data, excluded)
-    records = loader.BatchPlan(manifest, data, 4, 0).records
+    records = BatchPlan(manifest, data, 4, 0).records
     assert records.sizes == (4, 2)
     rows = records.rows((np.arange(4), np.arange(2)))
     read = [records.read(rows, row, 0, at_once=False) for row in range(6)]

@@ -26,7 +26,9 @@ from clippo_core.config import DataConfig, RenderConfig, SourceConfig
 from clippo_core.data import prepare
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import tars
+from clippo_core.data.sources.guess import guess_source
 from clippo_core.data.sources.kinds import read_source
+from clippo_core.data.survey import survey
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.run.planning import content_digest, source_inputs
 from clippo_core.run.records import StagePlan
@@ -135,7 +137,7 @@ def test_our_shards_are_read_by_the_rules_of_others(
     data, render = DataConfig((layouts["csv"],)), RenderConfig(image_px=64)
     written(tmp_path, data, render, validated(tmp_path, data, render).judged)
     found: dict[str, dict[str, bytes]] = {}
-    (path,) = (tmp_path / "prepared" / "shards").glob("*.tar")
+    (path,) = (tmp_path / "prepared").glob("*.tar")
     with tarfile.open(path) as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
@@ -283,7 +285,9 @@ def hub() -> Iterator[str]:
 PINNED = """
 from clippo_core.config import SourceConfig
 from clippo_core.data.sources.tables import pinned
+from clippo_core.data.sources.guess import guess_source
 from clippo_core.data.sources.kinds import read_source
+from clippo_core.data.survey import survey
 from clippo_core.errors import DataError
 def told(function):
     try:
@@ -322,3 +326,80 @@ def test_offline_the_hub_is_not_asked(tmp_path: Path) -> None:
     for line in (found[0], found[1], found[3]):
         assert "cannot be looked up" in line and "offline" in line.lower(), line
     assert "cannot be read" in found[4]
+
+
+@pytest.mark.parametrize(
+    "layout", ["karpathy", "csv", "csv with tabs", "folder", "parquet", "tars", "tars of a range"]
+)
+def test_a_path_alone_says_what_lies_there(layout: str, layouts: dict[str, SourceConfig]) -> None:
+    written = layouts[layout]
+    guessed = guess_source(written.path)
+    assert seen(guessed) == seen(written)
+    found = survey(guessed)
+    assert (found.records, found.is_least, found.most_in_a_batch) == (20, False, 20)
+    assert (found.opened, found.problems, found.unusable) == (10, [], 0)
+
+
+def test_a_path_of_texts_says_what_lies_there(tmp_path: Path) -> None:
+    texts = {
+        "lines.txt": "One.\nTwo.\nThree.\n",
+        "train.en": "a\nb\n",
+        "train.de": "c\nd\n",
+        "pairs.tsv": "a dog\tein Hund\na cat\teine Katze\n",
+        "c4.json": '{"text": "One. Two."}\n{"text": "Three. Four."}\n',
+        "odd.csv": "id,words\n1,a\n",
+        "odd.json": '{"images": []}',
+        "odd.jsonl": '{"url": "x"}\n',
+    }
+    for name, content in texts.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/1.jpg").write_bytes(PHOTOS[0])
+
+    def kind(given: str) -> SourceConfig:
+        return guess_source("=".join(str(tmp_path / part) for part in given.split("=")))
+
+    assert kind("lines.txt").kind == "sentences" and kind("pairs.tsv").kind == "tsv"
+    assert kind("c4.json").kind == "c4"
+    pair = kind("train.en=train.de")
+    assert (pair.kind, pair.second_path) == ("moses", str(tmp_path / "train.de"))
+    assert pair.languages == ("en", "de")
+    for given, sentence in (
+        ("nothing", "there is no such file or folder"),
+        ("empty", "there is no such file or folder"),
+        ("pictures", "no picture in it has a .txt beside it"),
+        ("odd.csv", r"its header \(id, words\) names no picture or no caption"),
+        ("odd.json", "neither Karpathy's nor COCO's"),
+        ("odd.jsonl", "neither `text` nor `image/key`"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            kind(given)
+
+
+def test_pictures_are_looked_for_beside_their_annotations(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    coco = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 1, "caption": "a dog"}],
+    }
+    path = tmp_path / "annotations/captions.json"
+    path.write_text(json.dumps(coco))
+    with pytest.raises(DataError, match=r"captions\.json=FOLDER"):
+        guess_source(str(path))
+    (tmp_path / "val2017/1.jpg").write_bytes(PHOTOS[0])
+    assert guess_source(str(path)).images == str(tmp_path / "val2017")
+    assert guess_source(f"{path}={tmp_path}").images == str(tmp_path)
+
+
+def test_how_common_a_text_is_bounds_the_batch(tmp_path: Path) -> None:
+    for n in range(20):
+        (tmp_path / f"{n:02d}.jpg").write_bytes(PHOTOS[n])
+        (tmp_path / f"{n:02d}.txt").write_text("a dog" if n < 5 else f"photo {n}")
+    (tmp_path / "19.jpg").write_bytes(b"no picture")
+    found = survey(SourceConfig("folder", str(tmp_path)))
+    assert found.most_in_a_batch == 4 and found.top == "the text 'a dog'"
+    (tmp_path / "00.jpg").write_bytes(b"no picture")
+    found = survey(SourceConfig("folder", str(tmp_path)))
+    assert len(found.problems) == 1 and "00.jpg" in found.problems[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from prepared import shards_of
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, separate, shards
 from clippo_core.data.records import Records
 from clippo_core.errors import ShardError
 from clippo_core.rendering import Renderer
@@ -145,6 +146,51 @@ def test_the_same_batches_from_a_bucket_and_from_a_disk(
     for one, two in zip(batches(manifest, data, 30), batches(local, here, 30), strict=True):
         assert one.keys == two.keys
         assert (one.photos == two.photos).all() and (one.second_text == two.second_text).all()
+
+
+def test_a_window_is_dealt_once_a_node(
+    s3: str, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks of a node: each window's order is made once, from marks that are read once; no copy
+    of an index stays, and what the ranks hold is what one would.
+    """
+    manifest, data = foreign(s3, 8, 100, window_records=256, block_records=16)
+    alone = batches(manifest, data, 40)
+    shutil.rmtree(node)
+    dealt: list[int] = []
+    deal = separate.dealt
+    monkeypatch.setattr(separate, "dealt", lambda *a: [dealt.append(1), deal(*a)][1])
+    ranks = [
+        loader.batches(
+            manifest, data, image_px=32, batch_pairs=16, seed=0, text_encoder=ENCODE, steps=40,
+            rank=rank, world_size=2,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for batch, *parts in zip(alone, *ranks, strict=True):
+        assert sorted(batch.keys) == sorted(sum((part.keys for part in parts), []))
+    assert len(dealt) == -(-40 // 16)
+    assert {path.relative_to(node / "clippo").parts[0] for path in node.rglob("*.*")} == {"blocks"}
+
+
+def test_text_pairs_from_a_bucket_and_from_a_disk(
+    s3: str, node: Path, tmp_path: Path, requests: list[tuple[str, int]]
+) -> None:
+    rows = "".join(f"en\tde\tfirst {i}\tzweiter {i}\n" for i in range(1024))
+    (tmp_path / "pairs.tsv").write_text(rows)
+    source = SourceConfig("tsv", str(tmp_path / "pairs.tsv"), name="pairs")
+    data = DataConfig(
+        (source,), text_pair_share=1.0, records_per_shard=300, window_records=64, block_records=8
+    )
+    remote, local = (shards_of(root, data, RENDER) for root in (s3, tmp_path))
+    requests.clear()
+    keys: Counter[str] = Counter()
+    for one, two in zip(batches(remote, data, 64), batches(local, data, 64), strict=True):
+        assert one.keys == two.keys and (one.first_text == two.first_text).all()
+        assert (one.second_text == two.second_text).all()
+        keys.update(one.keys)
+    assert len(keys) == 1024 and set(keys.values()) == {1}
+    assert {operation for operation, _ in requests} == {"get_object"}
 
 
 def test_a_replaced_tar_is_named(s3: str, node: Path) -> None:

@@ -213,9 +213,8 @@ def check_web_tar(data: bytes) -> bool:
             render = RenderConfig(image_px=32)
             facts = measure(PartitionPlan(prepared, render), part, False)
             shards = write(write_plan(data, render, prepared), facts, NOTHING, False)
-            folder = storage.join(prepared, "shards")
-            for shard in parts.read(folder, shards, ShardList).shards:
-                arrays, _ = index_file.load(Path(folder, shard.index.name))
+            for shard in parts.read(prepared, shards, ShardList).shards:
+                arrays, _ = index_file.load(Path(prepared, shard.index.name))
                 return [arrays.key(n) for n in range(len(arrays))]
         return []
 

@@ -223,6 +223,16 @@ def test_weights_of_another_tower_are_refused(tower):
         models.load_weights(models.build_tower(CONFIG, 32), weights, "the file")
 
 
+@pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (7, 12), (2, 3), (3, 1), (1, 2)])
+def test_positions_are_resampled_as_scipy_does_to_the_last_bit(old, new):
+    from scipy.ndimage import zoom
+
+    grid = np.random.default_rng(old).normal(size=(old, old, 32)).astype(np.float32)
+    found = resample_positions(grid.reshape(1, old * old, 32), new * new)
+    expected = zoom(grid, (new / old, new / old, 1), order=1)
+    np.testing.assert_array_equal(found.reshape(new, new, 32), expected, strict=True)
+
+
 def test_positions_are_resampled_by_the_reference_rule(tower):
     grid = tower.pos_embed.detach().numpy().reshape(3, 3, 32)
     resampled = resample_positions(tower.pos_embed.detach().numpy(), 25).reshape(5, 5, 32)

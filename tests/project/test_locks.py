@@ -15,8 +15,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROGRAM = ("clippo_core", "tasks", "workflows")
-PEERS = {"atheris", "clip_benchmark", "grad_cache", "gradcache", "inf_cl"}
-"""What a benchmark or the fuzzer uses only where it can be imported."""
+PEERS = {
+    "atheris",
+    "clip_benchmark",
+    "faiss",
+    "grad_cache",
+    "gradcache",
+    "inf_cl",
+    "mteb",
+    "onnxruntime",
+    "usearch",
+}
+"""What an adapter, an index, a benchmark or the fuzzer uses only where it can be imported."""
 
 
 def pins(name: str) -> dict[str, str]:

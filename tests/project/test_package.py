@@ -5,6 +5,7 @@ images, resources, schedule, interfaces.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ from flyteidl.admin import launch_plan_pb2, task_pb2, workflow_pb2
 from flyteidl.core import types_pb2
 from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
+from clippo_core.evaluate.registry import EVALUATIONS
 from clippo_core.run.provenance import program_digest
 
 PYFLYTE = Path(sys.executable).with_name("pyflyte")
@@ -82,10 +84,23 @@ def tasks(package: Package) -> dict[str, Any]:
     }
 
 
+def mapped(name: str) -> str:
+    """Name of the task that a map is made of; of another task its own."""
+    return re.sub(r"\.map_(\w+)_[0-9a-f]{32}-arraynode$", r".\1", name)
+
+
+def requests(template: Any) -> dict[str, str]:
+    """What a pod of this task asks for, by resource."""
+    names = template.container.resources.ResourceName
+    asked = template.container.resources.requests
+    return {names.Name(one.name): one.value for one in asked}
+
+
 def test_every_box_is_there_with_its_image(package: Package) -> None:
     found = tasks(package)
     boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
-    boxes += ["gate.gate", "report.report", "preflight.probe"]
+    boxes += ["gate.gate", "report.report", "preflight.probe", "retain.retain"]
+    boxes += ["validate.evaluated", "validate.measure", "validate.judge", "render.write"]
     boxes += [f"alert.{name}" for name in ("alert", "alert_promoted", "refused")]
     boxes += [
         f"evaluate.{name}"
@@ -98,14 +113,23 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
             "open_checkpoint",
             "open_promoted",
             "plan_evaluations",
+            "conclude",
+            "gather",
             "require_all",
         )
     ]
-    assert set(found) == {f"tasks.{box}" for box in boxes}
+    assert {mapped(name) for name in found} == {f"tasks.{box}" for box in boxes}
     images = yaml.safe_load((PROJECT / "flyte.yaml").read_text())["images"]
     for name, template in found.items():
-        trains = name.split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
-            ("open_checkpoint", "open_promoted", "plan_evaluations", "require_all")
+        trains = mapped(name).split(".")[1] in ("pretrain", "evaluate") and not name.endswith(
+            (
+                "open_checkpoint",
+                "open_promoted",
+                "plan_evaluations",
+                "gather",
+                "conclude",
+                "require_all",
+            )
         )
         image = images["train" if trains else "cpu"]
         assert template.container.image == f"{image}:commit", name
@@ -122,29 +146,59 @@ def test_pretraining_gets_the_cluster(package: Package) -> None:
         and pretrain.custom["elasticConfig"]["nprocPerNode"] == 8
     )
     assert pretrain.custom["runPolicy"]["cleanPodPolicy"] == "CLEANPOD_POLICY_ALL"
-    requests = {request.name: request.value for request in pretrain.container.resources.requests}
-    assert requests[pretrain.container.resources.GPU] == "8"
+    assert requests(pretrain)["GPU"] == "8"
     assert pretrain.extended_resources.gpu_accelerator.device == "nvidia-h100"
     assert pretrain.extended_resources.shared_memory.mount_path == "/dev/shm"
     assert pretrain.metadata.retries.retries == 5
 
 
+def test_eight_evaluations_fit_on_a_node_and_only_they_and_training_ask_for_gpus(
+    package: Package,
+) -> None:
+    found = tasks(package)
+    share = {"CPU": "16", "GPU": "1", "MEMORY": "125Gi", "EPHEMERAL_STORAGE": "125Gi"}
+    for name, template in found.items():
+        is_evaluation = mapped(name).rpartition(".")[2] in EVALUATIONS
+        trains = name == "tasks.pretrain.pretrain"
+        assert (requests(template) == share) is is_evaluation, name
+        assert ("GPU" in requests(template)) is (is_evaluation or trains), name
+        template_name = "clippo-h100x8x8" if is_evaluation or trains else ""
+        assert template.metadata.pod_template_name == template_name, name
+        # Where there is none, Flyte takes the request for the limit.
+        assert not template.container.resources.limits, name
+
+
+def test_what_hangs_ends(package: Package) -> None:
+    hours = {"pretrain": 21 * 24, **dict.fromkeys(EVALUATIONS, 24)}
+    hours |= dict.fromkeys(("alert", "alert_promoted", "refused"), 1 / 3)
+    for name, template in tasks(package).items():
+        seconds = template.metadata.timeout.ToTimedelta().total_seconds()
+        assert seconds == 3600 * hours.get(mapped(name).rpartition(".")[2], 12), name
+
+
+def test_no_evaluation_has_to_succeed_and_one_that_nobody_asks_for_starts_no_pod(
+    package: Package,
+) -> None:
+    whole = package["WorkflowSpec:workflows.pipeline.evaluate_all"].template
+    maps = [node for node in whole.nodes if node.HasField("array_node")]
+    assert len(maps) == len(EVALUATIONS)
+    for node in maps:
+        array = node.array_node
+        assert array.WhichOneof("success_criteria") == "min_success_ratio"
+        assert array.min_success_ratio == 0 and list(array.bound_inputs) == ["checkpoint"]
+        assert array.node.metadata.timeout.ToTimedelta().days == 1
+        assert array.node.metadata.retries.retries == 2
+
+
 def test_what_is_cached_is_versioned_by_its_code(package: Package) -> None:
     found = tasks(package)
     cached = {name for name, template in found.items() if template.metadata.discoverable}
-    evaluations = {
-        f"tasks.evaluate.{name}" for name in ("imagenet", "retrieval", "vqa", "glue", "xm3600")
-    }
-    assert (
-        cached
-        == {
-            "tasks.validate.validate",
-            "tasks.render.render",
-            "tasks.pretrain.pretrain",
-        }
-        | evaluations
-    )
-    versions = {name: found[name].metadata.discovery_version for name in cached}
+    evaluations = {f"tasks.evaluate.{name}" for name in EVALUATIONS}
+    boxes = ["validate.validate", "validate.evaluated", "render.render", "pretrain.pretrain"]
+    boxes += ["validate.measure", "validate.judge", "render.write"]
+    assert {mapped(name) for name in cached} == {f"tasks.{box}" for box in boxes} | evaluations
+    versions = {mapped(name): found[name].metadata.discovery_version for name in cached}
+    assert all(versions[mapped(name)] == found[name].metadata.discovery_version for name in cached)
     assert all(len(version) == 16 for version in versions.values())
     assert len(set(versions.values())) == len(versions)
 
@@ -177,11 +231,8 @@ def test_decks_are_on_where_something_is_shown(package: Package) -> None:
         "validate",
         "render",
         "pretrain",
-        "imagenet",
-        "retrieval",
-        "vqa",
-        "glue",
-        "xm3600",
+        "conclude",
+        "gather",
         "gate",
         "report",
     }
@@ -202,6 +253,17 @@ def test_schedules_hand_over_their_kickoff_time(package: Package) -> None:
         assert (policy.max, policy.behavior) == (1, ConcurrencyLimitBehavior.SKIP)
     assert weekly.workflow_id.name == "workflows.pipeline.pretrain_and_evaluate"
     assert nightly.workflow_id.name == "workflows.evaluation.evaluate_promoted"
+
+
+def test_deletion_is_scheduled_apart_and_told_to_delete_by_its_plan_alone(package: Package) -> None:
+    spec = package["LaunchPlan:weekly_retention"].spec
+    assert spec.entity_metadata.schedule.cron_schedule.schedule == "0 6 * * 3"
+    plain = package["LaunchPlan:workflows.retention.retention"].spec
+    chosen = [
+        one.default_inputs.parameters["delete"].default.scalar.primitive.boolean
+        for one in (spec, plain)
+    ]
+    assert chosen == [True, False]
 
 
 def test_workflows_fail_whole_nodes_late_and_tell_somebody(package: Package) -> None:

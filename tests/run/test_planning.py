@@ -35,7 +35,7 @@ from clippo_core.errors import ConfigError, DataError
 from clippo_core.evaluate import results
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
 from clippo_core.evaluate.scores import Scores
-from clippo_core.run import promotion
+from clippo_core.run import planned, promotion
 from clippo_core.run.planning import (
     RunPlan,
     benchmark_digest,
@@ -111,7 +111,7 @@ def test_lost_bytes_run_again(config: RunConfig) -> None:
     finish_render(plan)
     same = make_plan(config, SUNDAY)
     assert (same.render, same.measure, same.write) == (plan.render, plan.measure, plan.write)
-    next(Path(plan.render.prepared, "shards").glob("*.zst")).unlink()
+    next(Path(plan.render.prepared).glob("*.zst")).unlink()
     after = make_plan(config, SUNDAY)
     assert after.render.stage.generation != plan.render.stage.generation
     # No cache answers for what stands beside it either; each finds what is still there.
@@ -175,6 +175,7 @@ def test_evaluations_are_kept_apart() -> None:
 
 STAGES = {"validate", "render", "pretrain", *EVALUATIONS}
 ANOTHER = {
+    "train.tracker": "tensorboard",
     "optim.name": "adamw",
     "optim.momentum_dtype": "float32",
     "train.precision": "float32",
@@ -281,6 +282,8 @@ def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
                 "memory_gib",
                 "save_every_steps",
                 "timeout_seconds",
+                "tracker",
+                "tracker_uri",
                 "zero_stage",
             )
         ),
@@ -487,3 +490,15 @@ def test_the_weekly_presets_share_a_pointer_and_all_but_the_start_and_the_schedu
     assert warm.train.steps < scratch.train.steps and warm.optim.lr < scratch.optim.lr
     kept = dataclasses.replace(warm, optim=scratch.optim, train=scratch.train, model=scratch.model)
     assert kept == scratch
+
+
+def test_a_run_notes_what_it_names(config: RunConfig, warm: RunConfig) -> None:
+    first = promote(make_plan(config, SUNDAY), "first")
+    Path(config.data.sources[0].path).write_text("one\ntwo\nthree\nfour\n")
+    plan = make_plan(replace(warm, train__resume_from="s3://elsewhere/run"), SUNDAY)
+    found = planned.read(plan.root)
+    assert (found.name, found.starts) == (config.name, [first, "s3://elsewhere/run"])
+    assert found.places["render"] == plan.render.stage.root
+    assert {"pretrain", *plan.evaluations} <= set(found.places)
+    parts = plan.evaluations["retrieval"].benchmarks
+    assert len([name for name in found.places if name.startswith("retrieval/")]) == len(parts)

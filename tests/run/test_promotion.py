@@ -59,6 +59,7 @@ def test_first_model_is_promoted(plan: GatePlan) -> None:
     assert history.promoted_uri(plan.promoted) == "runs/new"
     again = promotion.decide(plan, NEW, [result(40)])
     assert again.reason == "This model is the promoted one already."
+    assert again.compared == {}, "it is not held against itself"
     (record,) = history.read(plan.promoted)
     assert (record.number, record.by, record.data_digest) == (1, "the gate of runs/x", "d")
     assert record.metrics == {RECALL: Metric(40, 38, 42, None, 100)}

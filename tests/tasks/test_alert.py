@@ -91,6 +91,25 @@ def test_a_rank_and_a_pod_that_died_are_named(webhook: Webhook) -> None:
     assert died.endswith(f"failed in n4-0-n2: {pod.strip()}")
 
 
+@pytest.mark.parametrize(
+    ("workflow", "node", "stage"),
+    [
+        ("workflows.pipeline.pretrain_and_evaluate", "n2", "render"),
+        ("workflows.pipeline.pretrain_and_evaluate", "n4-0-n0-n0", "imagenet"),
+        ("workflows.pipeline.demo", "n1-0-n4-0-n5", "gather"),
+        ("workflows.pipeline.demo", "n7", "n7"),
+        ("gone.with_a_version", "n2", "n2"),
+    ],
+)
+def test_the_task_of_a_pod_that_died_is_named(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, workflow: str, node: str, stage: str
+) -> None:
+    monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_WORKFLOW", workflow)
+    pod = f"[local-{node}-2] terminated with exit code (137). Reason [OOMKilled]."
+    alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(pod))
+    assert f" failed in {stage}: {pod}" in webhook.texts[0]
+
+
 def test_without_a_schedule_or_an_error_it_still_tells(webhook: Webhook) -> None:
     never = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     alert(config=presets.demo(), kickoff_time=never)
@@ -137,4 +156,10 @@ def test_without_a_secret_the_log_says_that_nobody_was_told(
 ) -> None:
     monkeypatch.setenv("FLYTE_SECRETS_DEFAULT_DIR", str(tmp_path))
     alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(IN_VALIDATION))
+    assert "run demo of 2026-11-22 02:00 failed in validate" in caplog.text
+    # On this machine, who started the run reads the log: no word of webhooks and executions.
+    assert "nobody else was told" not in caplog.text and "execution local" not in caplog.text
+    monkeypatch.setattr("tasks.alert._is_local", lambda: False)
+    alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(IN_VALIDATION))
     assert "nobody else was told" in caplog.text and "clippo/webhook" in caplog.text
+    assert "execution local/local/local" in caplog.text

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from clippo_core.extras import optional_import
+
 IMAGE_PX, DIGIT_PX, TOP_PX = 64, 28, 34
 TRAIN_DIGITS = 1437
 """The digits of the training writers, the first ones; the others are held out."""
@@ -16,7 +18,8 @@ TRAIN_DIGITS = 1437
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """(uint8 [1797, 28, 28] white on black, int [1797] their digits), in scikit-learn's order."""
-    from sklearn.datasets import load_digits as load
+    with optional_import():
+        from sklearn.datasets import load_digits as load
 
     bunch = load()
     grey = (bunch.images * (255 / 16)).round().astype(np.uint8)

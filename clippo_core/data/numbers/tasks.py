@@ -26,6 +26,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from clippo_core.extras import optional_import
+
 NUMBERS = range(100)
 UNSEEN = (23, 37, 46, 54, 68, 72, 81, 95)
 """Numbers that stand in no training picture and in no training sentence."""
@@ -56,7 +58,8 @@ def name(number: int, language: str) -> str:
     """A number's name, as num2words spells it; `digits` gives the digits."""
     if language == "digits":
         return str(number)
-    from num2words import num2words
+    with optional_import():
+        from num2words import num2words
 
     return str(num2words(number, lang=language)).strip()
 

@@ -21,6 +21,7 @@ from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources.annotation_files import PICTURES
 from clippo_core.errors import ClippoError, DataError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted import parquet
 from clippo_core.untrusted.json import at
 from clippo_core.untrusted.limits import LIMITS
@@ -95,7 +96,8 @@ def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoReco
     streamed, unless the hub must not be asked (HF_HUB_OFFLINE): then from its local cache. Raises
     DataError.
     """
-    import datasets
+    with optional_import():
+        import datasets
 
     image, text = source.image_column or "image", source.text_column or "text"
     where = source.path + (f" at {source.revision}" if source.revision else "")
@@ -127,6 +129,25 @@ def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoReco
     except Exception as error:  # of datasets, its file systems, pyarrow and the network
         fault = f"it cannot be read ({reason(error)})"
         raise refusal(DataError, where, fault, "check the name, or fetch it again") from error
+
+
+def column_names(source: SourceConfig) -> list[str]:
+    """The columns of a dataset of the hub, or of the first parquet file. Raises DataError."""
+    if not source.on_hub:
+        uri = files.files(source.path, ".parquet")[0]
+        with files.opened(uri) as file:
+            return parquet.open_parquet(file, uri, {}, error=DataError).names
+    with optional_import():
+        import datasets
+
+    try:
+        found = datasets.load_dataset_builder(source.path, revision=source.revision or None)
+        features = found.info.features
+    except Exception as error:  # of datasets, its file systems and the network
+        fault = "there is no such file or folder, and it cannot be read from Hugging Face's hub"
+        remedy = "check the path, or the name on the hub"
+        raise refusal(DataError, source.path, f"{fault} ({reason(error)})", remedy) from error
+    return list(features or ())
 
 
 def pinned(source: SourceConfig) -> str:

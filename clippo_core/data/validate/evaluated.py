@@ -175,3 +175,10 @@ _LISTED: dict[str, Callable[[Pictures], Iterator[Shown]]] = {
     "xm3600": _xm3600,
 }
 """How the pictures of each format are listed."""
+
+
+def listed_pictures(pictures: Pictures) -> Iterator[str]:
+    """Addresses of a set of evaluated pictures, one after another. Raises DataError, StorageError
+    where what lists them cannot be read.
+    """
+    return (uri for uri, _ in _LISTED[pictures.format](pictures))

@@ -28,6 +28,7 @@ from clippo_core.data.validate.facts import (
     table_writer,
 )
 from clippo_core.data.validate.rules import MAX_SHOWN, RULES, Rule
+from clippo_core.extras import optional_import
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import Part, PartitionPlan
@@ -134,8 +135,9 @@ def _broken(frame: pandas.DataFrame, rules: list[Rule]) -> list[list[int]]:
     if frame.empty:
         return [[] for _ in rules]
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    with optional_import():
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
