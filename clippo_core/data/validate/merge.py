@@ -33,7 +33,7 @@ from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import Expectation, LeftOut, Part, ValidatePlan, ValidationReport
 
 if TYPE_CHECKING:
-    import duckdb
+    from clippo_core.data.validate.database import Database
 
 SHOWN = 3
 """Rows that the report names for each rule."""
@@ -108,7 +108,7 @@ def merge(
     return report, exclusions
 
 
-def _ask(db: duckdb.DuckDBPyConnection, counts: _Counts, n_texts: int, n_records: int) -> None:
+def _ask(db: Database, counts: _Counts, n_texts: int, n_records: int) -> None:
     """Put the questions that do not depend on the size of a batch."""
     [(n_photos,)] = db.execute("SELECT count(*) FROM records WHERE is_photo").fetchall()
     twice = questions.count_twice(db)
@@ -132,7 +132,7 @@ def _ask(db: duckdb.DuckDBPyConnection, counts: _Counts, n_texts: int, n_records
         counts.add(rule, checked, failed, [str(one) for one in rows])
 
 
-def _first_repeated(db: duckdb.DuckDBPyConnection, rule: str) -> list[Named]:
+def _first_repeated(db: Database, rule: str) -> list[Named]:
     """The first rows of which the photo, or the text, comes more than once."""
     table, column, condition = questions.MARKS[questions.TWICE[rule]]
     [(n_parts,)] = db.execute("SELECT max(part) + 1 FROM records").fetchall()
@@ -149,13 +149,13 @@ def _first_repeated(db: duckdb.DuckDBPyConnection, rule: str) -> list[Named]:
     return rows[:SHOWN]
 
 
-def _first_rows(db: duckdb.DuckDBPyConnection, select: str, place: int) -> list[Named]:
+def _first_rows(db: Database, select: str, place: int) -> list[Named]:
     rows = db.execute(f"{select} ORDER BY record, number LIMIT {SHOWN}").fetchall()
     return names_of(db, [(record, number, place) for record, number in rows])
 
 
 def _thin(
-    db: duckdb.DuckDBPyConnection,
+    db: Database,
     counts: _Counts,
     plan: ValidatePlan,
     sizes: dict[tuple[int, int], int],
@@ -197,9 +197,7 @@ def _refusal(error: thinning.TooFrequentError, batch_pairs: int) -> str:
     )
 
 
-def _stop_if_too_many(
-    db: duckdb.DuckDBPyConnection, found: list[Facts], max_bad_share: float
-) -> None:
+def _stop_if_too_many(db: Database, found: list[Facts], max_bad_share: float) -> None:
     """Raise DataError where the share of unusable records, of unusable texts, or of unreadable
     tars, is above what is tolerated.
     """
@@ -246,7 +244,7 @@ def _too_many(
     )
 
 
-def _left_out(db: duckdb.DuckDBPyConnection) -> tuple[list[LeftOut], int]:
+def _left_out(db: Database) -> tuple[list[LeftOut], int]:
     """What is left out, by its first reason, and how many records and texts that are."""
     db.execute("CREATE TABLE excluded AS SELECT * FROM out")
     found = []
@@ -258,7 +256,7 @@ def _left_out(db: duckdb.DuckDBPyConnection) -> tuple[list[LeftOut], int]:
     return found, sum(one.count for one in found)
 
 
-def _store(db: duckdb.DuckDBPyConnection, prepared: str, n_parts: int) -> list[Part]:
+def _store(db: Database, prepared: str, n_parts: int) -> list[Part]:
     """The exclusions of each partition in a file of its own, named by its content."""
     import pyarrow as pa
     import pyarrow.parquet

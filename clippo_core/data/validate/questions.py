@@ -24,7 +24,7 @@ from clippo_core.data.validate.rules import RULES
 from clippo_core.data.validate.thinning import PART_BITS
 
 if TYPE_CHECKING:
-    import duckdb
+    from clippo_core.data.validate.database import Database
 
 PLACE = {rule.name: place for place, rule in enumerate(RULES)}
 MARKS = {
@@ -37,7 +37,7 @@ TWICE = {"photo_twice": "frequent_photo", "text_repeated": "frequent_text"}
 """Rule that counts what comes twice -> the kind of mark."""
 
 
-def prepare(db: duckdb.DuckDBPyConnection) -> None:
+def prepare(db: Database) -> None:
     """Views with `record`, and what the verdicts found."""
     for name in ("records", "texts", "verdicts"):
         db.execute(
@@ -60,7 +60,7 @@ def split(record: int) -> tuple[int, int]:
     return record >> PART_BITS, record & ((1 << PART_BITS) - 1)
 
 
-def note_repeated_keys(db: duckdb.DuckDBPyConnection) -> int:
+def note_repeated_keys(db: Database) -> int:
     """Records whose key an earlier partition of their source has too; keys that come again within a
     partition have been given other ids.
     """
@@ -78,7 +78,7 @@ def note_repeated_keys(db: duckdb.DuckDBPyConnection) -> int:
     )
 
 
-def note_evaluated(db: duckdb.DuckDBPyConnection) -> int:
+def note_evaluated(db: Database) -> int:
     """Photos that an evaluation shows, by content, name or look."""
     db.execute(
         "CREATE TABLE shown AS SELECT record, 0 AS how, evaluation FROM all_records"
@@ -90,7 +90,7 @@ def note_evaluated(db: duckdb.DuckDBPyConnection) -> int:
     return _insert(db, "evaluated", f"SELECT DISTINCT record, {FIRST} FROM shown")
 
 
-def _note_looks(db: duckdb.DuckDBPyConnection) -> None:
+def _note_looks(db: Database) -> None:
     """Photos that look like an evaluated one: equal in a band, and in nearly all of their bits."""
     looks = arrays(db, "SELECT first, second FROM evaluated WHERE kind = 'look'")
     bits, mask = perceptual.BAND_BITS, (1 << perceptual.BAND_BITS) - 1
@@ -120,7 +120,7 @@ def _note_looks(db: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def note_captions(db: duckdb.DuckDBPyConnection) -> int:
+def note_captions(db: Database) -> int:
     """Texts that are also a caption of an evaluation."""
     return _insert(
         db,
@@ -130,12 +130,12 @@ def note_captions(db: duckdb.DuckDBPyConnection) -> int:
     )
 
 
-def count_twice(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def count_twice(db: Database) -> dict[str, int]:
     """How many photos, and texts, come more than once; notes the marks of both."""
     return {rule: _count(db, kind) for rule, kind in TWICE.items()}
 
 
-def sizes(db: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], int]:
+def sizes(db: Database) -> dict[tuple[int, int], int]:
     """(partition, 0 for photos or 1 for text pairs) -> records that are usable: not left out, nor
     with all their texts. A partition has records of one kind.
     """
@@ -166,7 +166,7 @@ class Thinned:
     n_out: int
 
 
-def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thinned]:
+def note_frequent(db: Database, batches: thinning.Batches) -> list[Thinned]:
     """The marks that were thinned, the most frequent ones first. Raises
     thinning.TooFrequentError.
     """
@@ -206,7 +206,7 @@ def _suspects(rule: str, least: float, batches: thinning.Batches) -> str:
     )
 
 
-def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thinned]:
+def _thin(db: Database, batches: thinning.Batches) -> list[Thinned]:
     marked = arrays(db, "SELECT * FROM marked ORDER BY record, number, place")
     if not len(marked["record"]):
         return []
@@ -248,7 +248,7 @@ def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thin
     ]
 
 
-def _count(db: duckdb.DuckDBPyConnection, rule: str) -> int:
+def _count(db: Database, rule: str) -> int:
     """A table, of the rule's name, with the marks that come more than once; how many rows those
     are.
     """
@@ -257,12 +257,12 @@ def _count(db: duckdb.DuckDBPyConnection, rule: str) -> int:
     return int(counts.sum())
 
 
-def _insert(db: duckdb.DuckDBPyConnection, rule: str, select: str) -> int:
+def _insert(db: Database, rule: str, select: str) -> int:
     [(n,)] = db.execute(f"INSERT INTO broken SELECT *, {PLACE[rule]} FROM ({select})").fetchall()
     return int(n)
 
 
-def _keep(db: duckdb.DuckDBPyConnection, table: str, **columns: np.ndarray) -> None:
+def _keep(db: Database, table: str, **columns: np.ndarray) -> None:
     """A table with these columns."""
     import pyarrow as pa
 
