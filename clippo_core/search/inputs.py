@@ -201,7 +201,8 @@ def _problem(path: str, line: Line) -> str:
 def _lines(path: str) -> Iterator[Line]:
     if path == "-":
         # As it comes: what is in the pipe is embedded while more is being written.
-        yield from read_lines(iter(lambda: sys.stdin.buffer.read1(2**20), b""), "standard input")
+        read = sys.stdin.buffer.read1  # type: ignore[union-attr]
+        yield from read_lines(iter(lambda: read(2**20), b""), "standard input")
         return
     with local.explained(path, "read"), open(path, "rb") as file:
         yield from read_lines(file, path)
