@@ -1,20 +1,24 @@
-"""How many pairs per second does the loader make from real JPEG shards, by worker processes, and
-does rendering text live cost anything?
+"""How many pairs per second does the loader make from real JPEG shards, by worker processes, does
+rendering text live cost anything, and what does a text pair cost on disk and in CPU time?
 
     python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 20]
-                                [--workers 0 1 2] [--need 2000]
+                                [--workers 0 1 2] [--need 2000] [--texts-only]
 
 Photos and captions of ../shared/data/flickr8k (224 px JPEGs, short side kept), written into shards
 with their rendered texts. Each row is the best of the rounds; "drawn" renders the captions in the
 loader, "stored" decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the
 webdataset library and Pillow's own resize (its usual use: other pixels, other order, no exactness),
 one text drawn. "share of a GPU" is the rate over --need pairs/s: what one accelerator is expected
-to consume. Parts are timed on one core, alone. Writes benchmarks/out/loader.json.
+to consume. Parts are timed on one core, alone. Text pairs are those of Multi30k (English and
+German), C4's sample and WMT21's newstest: bytes of text, bytes of shard and index, CPU time of
+writing them (from the files to the finished shards, one thread) and of reading one. Writes
+benchmarks/out/loader.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import json
 import os
@@ -29,14 +33,15 @@ import numpy as np
 from PIL import Image
 
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, prepare, shards
 from clippo_core.data.images import decode_image, squash
 from clippo_core.data.records import Records
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, StagePlan
 
 OUT = Path(__file__).resolve().parent / "out" / "loader.json"
-FLICKR = Path(__file__).resolve().parents[2] / "shared" / "data" / "flickr8k"
+SLICES = Path(__file__).resolve().parents[2] / "shared" / "data"
+FLICKR = SLICES / "flickr8k"
 
 
 def main() -> None:
@@ -52,19 +57,22 @@ def main() -> None:
         "--need", type=float, default=2000.0, help="pairs per second that one accelerator consumes"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts-only", action="store_true")
     arguments = parser.parse_args()
     if not FLICKR.is_dir():
         raise SystemExit(f"{FLICKR} is absent; this benchmark needs real JPEGs.")
     loader.KEEP_BYTES = 0  # a set too large to keep is the case that matters
     with tempfile.TemporaryDirectory() as folder:
-        manifest, data = prepared(Path(folder), arguments.image_px)
-        rows = [*rates(manifest, data, arguments), *parts(manifest, arguments.image_px)]
+        rows = list(text_pairs(Path(folder)))
+        if not arguments.texts_only:
+            manifest, data = prepared(Path(folder), arguments.image_px)
+            rows += [*rates(manifest, data, arguments), *parts(manifest, arguments.image_px)]
     for row in rows:
         share = (
             f"{row['pairs_per_second'] / arguments.need:8.0%}" if "pairs_per_second" in row else ""
         )
         print(
-            f"{row['what']:42s} {row.get('pairs_per_second', row.get('milliseconds')):10.2f}"
+            f"{row['what']:42s} {next(x for x in row.values() if isinstance(x, float)):10.2f}"
             f" {row['unit']:10s} {share}"
         )
     OUT.parent.mkdir(exist_ok=True)
@@ -87,9 +95,40 @@ def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
         name="flickr8k",
     )
     data = DataConfig((source,), store_drawings=True)
-    report = ValidationReport(2300, [], {}, {"flickr8k": 1.0}, {}, {}, "benchmark")
-    plan = RenderPlan(StagePlan(str(folder), 0, "benchmark"), data, RenderConfig(image_px=image_px))
-    return shards.write_shards(plan, report, progress=False), data
+    stage, render = StagePlan(str(folder), 0, "benchmark"), RenderConfig(image_px=image_px)
+    judged = prepare.validate(stage, data, render)
+    return prepare.write_shards(stage, data, render, judged), data
+
+
+def text_pairs(folder: Path) -> Iterable[dict[str, Any]]:
+    """What text pairs cost: a row for each set and figure."""
+    for language in ("en", "de"):
+        packed = SLICES / "multi30k_text" / f"train.{language}.gz"
+        (folder / f"m30k.{language}").write_bytes(gzip.decompress(packed.read_bytes()))
+    sources = {
+        "Multi30k": SourceConfig("moses", f"{folder}/m30k.en", second_path=f"{folder}/m30k.de"),
+        "C4": SourceConfig("c4", f"{SLICES}/c4_like/*.json.gz"),
+        "WMT21": SourceConfig("tsv", f"{SLICES}/wmt21_newstest/parallel.tsv"),
+    }
+    for name, source in sources.items():
+        data = DataConfig((source,), text_pair_share=1.0)
+        stage = StagePlan(str(folder / name), 0, "benchmark")
+        judged = prepare.validate(stage, data, RenderConfig())
+        start = time.process_time()
+        manifest = prepare.write_shards(stage, data, RenderConfig(), judged)
+        written = time.process_time() - start
+        records = Records(manifest, 2**20)
+        n = manifest.n_pairs
+        found = records.rows((np.arange(0), np.arange(n)))
+        chosen = np.random.default_rng(0).integers(0, n, 2000).tolist()
+        start = time.process_time()
+        read = [records.read(found, row, 0, at_once=False) for row in chosen]
+        reading = time.process_time() - start
+        texts = sum(len(one.first) + len("".join(one.texts).encode()) for one in read) / len(read)
+        yield {"what": f"{name}, text of a pair", "figure": texts, "unit": "bytes"}
+        yield {"what": f"{name}, shard and index", "figure": manifest.bytes / n, "unit": "bytes"}
+        yield {"what": f"{name}, written", "figure": written / n * 1e6, "unit": "us"}
+        yield {"what": f"{name}, read", "figure": reading / len(read) * 1e6, "unit": "us"}
 
 
 def rates(
@@ -161,23 +200,22 @@ def parts(manifest: Manifest, image_px: int) -> list[dict[str, Any]]:
     """Milliseconds per pair of each part, on one core."""
     source = Records(manifest, 2**20)
     renderer = Renderer(image_px=image_px)
-    rows = source.rows((np.arange(256), np.arange(0)), drawings=True)
+    found = source.rows((np.arange(256), np.arange(0)), drawings=True)
     records = range(256)
-
-    def member(row: int, span: np.ndarray) -> bytes:
-        start = int(span[0] - rows.spans[row, 0])
-        return source.read(rows, row, 0, at_once=False)[start : start + int(span[1])]
-
-    data = [member(row, rows.index.first[row]) for row in records]
+    read = [source.read(found, row, 0, at_once=False) for row in records]
+    data = [one.first for one in read]
     images = [np.resize(decode_image(one), (256, 341, 3)) for one in data]
-    texts = [loader._texts(rows, row, member)[0] for row in records]
-    drawings = [member(row, rows.index.drawings[rows.text_starts[row]]) for row in records]
+    texts = [one.texts[0] for one in read]
+    spans = found.index.drawings[found.text_starts]
+    drawings = [one.member(span) for one, span in zip(read, spans, strict=True)]
     work: dict[str, Callable[[], Any]] = {
         "decode a photo": lambda: [decode_image(one) for one in data],
         f"squash it to {image_px} px (from 341 x 256)": lambda: [
             squash(image, image_px) for image in images
         ],
-        "read and parse its texts": lambda: [loader._texts(rows, row, member) for row in records],
+        "read it and its texts": lambda: [
+            source.read(found, row, 0, at_once=False) for row in records
+        ],
         "draw a text": lambda: renderer.masks(texts),
         "decode a stored drawing": lambda: [loader._masks(one) for one in drawings],
     }

@@ -51,9 +51,7 @@ from clippo_core.run.records import (
     CheckpointInfo,
     Manifest,
     PretrainPlan,
-    RenderPlan,
     StagePlan,
-    ValidatePlan,
 )
 
 OUT = Path(__file__).resolve().parent / "out" / "robustness"
@@ -170,8 +168,8 @@ def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig,
     """The demo's preset with `changes`, and its checkpoint: trained now, or found under
     `out`/`name`. The data are those of `make demo`.
     """
-    from clippo_core.data.shards import open_manifest, write_shards
-    from clippo_core.data.validate.expectations import validate
+    from clippo_core.data import prepare
+    from clippo_core.data.shards import open_manifest
     from clippo_core.report.watch import Watch
     from clippo_core.train.loop import pretrain
 
@@ -182,10 +180,8 @@ def trained(out: Path, name: str, seed: int, **changes: Any) -> tuple[RunConfig,
     if storage.exists(f"{out}/shards/manifest.json"):
         manifest = open_manifest(f"{out}/shards")
     else:
-        manifest = write_shards(
-            RenderPlan(data, run.data, run.render),
-            validate(ValidatePlan(data, run.data, run.render, run.evaluate)),
-        )
+        judged = prepare.validate(data, run.data, run.render, run.evaluate)
+        manifest = prepare.write_shards(data, run.data, run.render, judged)
     stage = StagePlan(f"{out}/{name}", seed, manifest.data_digest)
     plan = PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train)
     return run, pretrain(plan, manifest, watch=Watch)

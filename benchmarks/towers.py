@@ -41,9 +41,7 @@ from clippo_core.run.records import (
     EvaluatePlan,
     Manifest,
     PretrainPlan,
-    RenderPlan,
     StagePlan,
-    ValidatePlan,
 )
 
 OUT = Path(__file__).resolve().parent / "out" / "towers"
@@ -160,12 +158,11 @@ def _recipe(chosen: argparse.Namespace, share: float, seed: int) -> RunConfig:
 
 
 def write_run_shards(run: RunConfig) -> Manifest:
-    from clippo_core.data.shards import write_shards
-    from clippo_core.data.validate.expectations import validate
+    from clippo_core.data import prepare
 
     stage = StagePlan(f"{run.root}/data", run.seed, config.digest(run.data))
-    report = validate(ValidatePlan(stage, run.data, run.render, run.evaluate))
-    return write_shards(RenderPlan(stage, run.data, run.render), report)
+    judged = prepare.validate(stage, run.data, run.render, run.evaluate)
+    return prepare.write_shards(stage, run.data, run.render, judged)
 
 
 def train_run_tokenizer(run: RunConfig, size: int) -> str:

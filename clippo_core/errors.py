@@ -54,6 +54,10 @@ class NotFoundError(StorageError):
     """The file or object does not exist, or may not be read; trying again would not help."""
 
 
+class TooLargeError(StorageError):
+    """A file has more bytes than its reader takes."""
+
+
 class ConflictError(StorageError):
     """A conditional write was lost to another writer."""
 

@@ -8,13 +8,24 @@ import datetime
 import logging
 from typing import NamedTuple
 
-from flytekit import Deck, task
+from flytekit import task
 
 from clippo_core.config import RunConfig
 from clippo_core.config.small import NUMBERS_FOLDER
 from clippo_core.evaluate.registry import asked_for
-from clippo_core.run.records import EvaluatePlan, GatePlan, PretrainPlan, RenderPlan, ValidatePlan
+from clippo_core.run.records import (
+    EvaluatedPlan,
+    EvaluatePlan,
+    GatePlan,
+    Part,
+    PartitionPlan,
+    PretrainPlan,
+    RenderPlan,
+    ValidatePlan,
+    WritePlan,
+)
 from tasks import settings
+from tasks.decks import show
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +40,10 @@ class Plans(NamedTuple):
     glue: list[EvaluatePlan]
     xm3600: list[EvaluatePlan]
     gate: GatePlan
+    partitions: list[Part]
+    measure: PartitionPlan
+    evaluated: EvaluatedPlan
+    write: WritePlan
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"), enable_deck=True, deck_fields=())
@@ -40,13 +55,23 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
-    Deck("Plan", plan_deck(config, run.root))
+    deck = plan_deck(config, run.root, settings.place(), settings.expected_tflops())
+    show("Plan", deck, run.root)
     found = inspect_benchmarks(fill_kickoff(config.evaluate, kickoff_time))
-    Deck("Benchmarks", inspection_deck(found.facts, found.faults))
+    show("Benchmarks", inspection_deck(found.facts, found.faults), run.root)
     for fault in found.faults:
         _logger.warning("%s That evaluation will have no result; training goes on.", fault)
-    asked = asked_for(run.evaluations)
-    return Plans(run.validate, run.render, run.pretrain, **asked, gate=run.gate)
+    return Plans(
+        run.validate,
+        run.render,
+        run.pretrain,
+        **asked_for(run.evaluations),
+        gate=run.gate,
+        partitions=run.partitions,
+        measure=run.measure,
+        evaluated=run.evaluated,
+        write=run.write,
+    )
 
 
 @task(**settings.processing(cpu="2", memory="4Gi"))

@@ -5,13 +5,18 @@ plan ─▶ validate ─▶ render ─▶ pretrain ─┬▶ imagenet ──┐
                                         ├▶ vqa ───────┼▶ gather ─▶ gate ─┬▶ report
                                         ├▶ glue ──────┤                  └▶ refused
                                         └▶ xm3600 ────┘
+
+Measuring, judging and writing are mapped over partitions of the sources:
+
+partitions ─▶ measure ─▶ judge ─▶ validate ─▶ write ─▶ render
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 
-from flytekit import WorkflowFailurePolicy, workflow
+from flytekit import WorkflowFailurePolicy, map_task, workflow
 
 from clippo_core.config import RunConfig, presets
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
@@ -20,9 +25,9 @@ from tasks.evaluate import gather, glue, imagenet, mapped, retrieval, vqa, xm360
 from tasks.gate import gate
 from tasks.plan import numbers, plan
 from tasks.pretrain import pretrain
-from tasks.render import render
+from tasks.render import render, write
 from tasks.report import Reported, report
-from tasks.validate import validate
+from tasks.validate import evaluated, judge, measure, validate
 
 UNSCHEDULED = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 """Kickoff time of a run that nobody scheduled."""
@@ -60,8 +65,14 @@ def pretrain_and_evaluate(
 ) -> Reported:
     """Validate, draw, pretrain, evaluate, gate, report: one run, from its config."""
     plans = plan(config=config, kickoff_time=kickoff_time)
-    validation = validate(plan=plans.validate)
-    manifest = render(plan=plans.render, validation=validation)
+    facts = map_task(functools.partial(measure, plan=plans.measure))(partition=plans.partitions)
+    verdicts = map_task(functools.partial(judge, plan=plans.measure))(facts=facts)
+    shown = evaluated(plan=plans.evaluated)
+    validation = validate(plan=plans.validate, facts=facts, verdicts=verdicts, evaluated=shown)
+    lists = map_task(functools.partial(write, plan=plans.write))(
+        facts=facts, excluded=validation.exclusions
+    )
+    manifest = render(plan=plans.render, validation=validation.report, lists=lists)
     checkpoint = pretrain(plan=plans.pretrain, manifest=manifest)
     results = evaluate_all(
         checkpoint=checkpoint,
@@ -76,7 +87,7 @@ def pretrain_and_evaluate(
     return report(
         config=config,
         plan=plans.gate,
-        validation=validation,
+        validation=validation.report,
         manifest=manifest,
         checkpoint=checkpoint,
         results=results,

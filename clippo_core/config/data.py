@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from clippo_core.config.check import Checked, require
-from clippo_core.config.hints import Check, Count, Input, Name, PagePx, Share, Whole
+from clippo_core.config.hints import Check, Count, Input, Name, PagePx, Runtime, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,9 @@ class DataConfig(Checked, path="data"):
     """Validation fails above this share of unusable records, of unusable texts, or of unreadable
     tars, 0..1; below it they are left out, counted and named. A tar that is damaged, cut short,
     empty or compressed is left out whole, and counts as one tar and one record."""
+    partition_bytes: Runtime[Count] = 2**30
+    """Source files are measured, judged and written in partitions of about so many bytes, more
+    where there would be too many (`data/partitions.py`); one file is never divided."""
 
     def check_together(self) -> None:
         """There are sources, of the kinds that the share of text pairs asks for."""

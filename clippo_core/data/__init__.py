@@ -5,6 +5,8 @@ the embedded world of numbers.
     expectations   what is usable, through Great Expectations
     pairs          records, captions by epoch, exact shares
     shards         records -> WebDataset tars, indexes, a manifest
+    text_frames    text pairs -> json lines in zstd frames
+    index_file     indexes on disk, read by range
     images         bytes -> uint8 pixels, the reference's resize
     order          which records stand in a step's batch
     loader         the batches of a rank

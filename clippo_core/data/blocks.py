@@ -1,6 +1,7 @@
 """What a rank has on disk of tars in a bucket: the byte ranges of this window and of the next.
 
     <cache>/blocks/<run>/<window>/<tar>-<start>-<stop>     one range of one tar, whole or not there
+                                 /window           the window's records in order (`window_file`)
 
 The processes of a node share the folder; a range is fetched by one of them. `forget` drops earlier
 windows, never anything outside this folder. A folder of a run that no process holds any more is
@@ -15,7 +16,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,14 @@ class Blocks:
         """The block on disk; unless `wait`, one that another process is just fetching may not be
         there yet. Raises ShardError.
         """
-        path = self.path(window, block)
+        return self.kept(self.path(window, block), lambda: self.read(block), wait)
+
+    def window_file(self, window: int, content: Callable[[], bytes]) -> Path:
+        """The file with the window's records, which one of the node's processes makes."""
+        return self.kept(self._root / str(window) / "window", content)
+
+    def kept(self, path: Path, content: Callable[[], bytes], wait: bool = True) -> Path:
+        """The file with its content, whole, made by one process; see `fetch`."""
         if path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +94,7 @@ class Blocks:
         with _lock(claim, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB) as is_ours:
             if is_ours and not path.exists():
                 temporary = path.with_name(f".{path.name}.tmp")
-                temporary.write_bytes(self.read(block))
+                temporary.write_bytes(content())
                 os.replace(temporary, path)
         return path
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from clippo_core.errors import ImageError
+from clippo_core.errors import ImageError, NotFoundError, TooLargeError
 from clippo_core.untrusted import pictures
 from clippo_core.untrusted.limits import LIMITS
 from clippo_core.untrusted.names import reason, refusal
@@ -69,7 +69,10 @@ def read_image_bytes(source: str | Path) -> bytes:
     if str(source).startswith("s3://"):
         from clippo_core import storage
 
-        return storage.read_bytes(str(source), LIMITS.picture_bytes)
+        try:
+            return storage.read_bytes(str(source), LIMITS.picture_bytes)
+        except (NotFoundError, TooLargeError) as error:
+            raise ImageError(str(error)) from error  # the picture's fault, not the network's
     try:
         with open(source, "rb", opener=_without_waiting) as file:
             facts = os.fstat(file.fileno())

@@ -27,11 +27,10 @@ import torch
 
 from clippo_core.config import DataConfig, digest
 from clippo_core.data import shard_index
+from clippo_core.data.batch_plan import BatchPlan, RankWindow
 from clippo_core.data.blocks import PARALLEL
 from clippo_core.data.images import decode_image, squash
-from clippo_core.data.order import Order, Pool
-from clippo_core.data.pairs import text_pairs_per_batch
-from clippo_core.data.records import Opened, Records, Rows
+from clippo_core.data.records import Opened, Rows
 from clippo_core.errors import ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
@@ -46,7 +45,7 @@ AT_ONCE = 16
 
 Encode = Callable[[list[str]], np.ndarray]
 Read = Callable[[int], Opened]
-"""(row, (offset, size) in its tar) -> the bytes."""
+"""A row -> its record."""
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -114,53 +113,6 @@ def batches(
     )
 
 
-class BatchPlan:
-    """What stands in every batch of a run, by step; reads indexes, but no photo and no text."""
-
-    def __init__(self, manifest: Manifest, data: DataConfig, batch_pairs: int, seed: int) -> None:
-        """Raises ShardError where the manifest is not whole, ConfigError where no batch of this
-        size can be filled.
-        """
-        self.manifest = manifest
-        self.records = Records(manifest, data.window_records)
-        self.n_texts = text_pairs_per_batch(batch_pairs, data.text_pair_share)
-        self.n_photos = batch_pairs - self.n_texts
-        self.wants_drawings = data.store_drawings
-        photos, texts = (
-            Pool(size, partial(self.records.marks, kind), partial(self.records.key, kind))
-            for kind, size in enumerate(self.records.sizes)
-        )
-        self.order = Order(
-            photos,
-            texts,
-            self.n_photos,
-            self.n_texts,
-            seed,
-            window_records=data.window_records,
-            block_records=data.block_records,
-        )
-
-
-class _RankWindow:
-    """The records of a rank's places in the batches of a window."""
-
-    def __init__(
-        self, plan: BatchPlan, places: tuple[slice, slice], number: int, drawings: bool
-    ) -> None:
-        window = plan.order.window(number)
-        photos, texts = (window.table[part] for part in places)
-        items = np.concatenate([photos, texts])
-        self.number, self._texts = number, window.texts[items]
-        records = (window.records[photos].reshape(-1), window.records[texts].reshape(-1))
-        self.rows = plan.records.rows(records, drawings)
-        """One per place and batch."""
-
-    def batch(self, number: int) -> tuple[list[int], list[int]]:
-        """(rows, which of their texts) of one of the window's batches, place by place."""
-        places, steps = self._texts.shape
-        return (np.arange(places) * steps + number).tolist(), self._texts[:, number].tolist()
-
-
 class _RankBatches(torch.utils.data.Dataset[Batch]):
     """Step -> this rank's batch; the same object works in this process and in workers."""
 
@@ -179,14 +131,14 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         self._slices = plan.order.rank_slices(rank, world_size)
         self._keeps = plan.records.sizes[0] * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
-        self._texts: dict[tuple[bool, int], list[str]] = {}
+        self._said: dict[tuple[bool, int], Opened] = {}
         as_stored = text_encoder.digest == plan.manifest.render_digest
         self._drawn = plan.wants_drawings and not varied and as_stored
         self._window = functools.lru_cache(maxsize=2)(self._rank_window)
         self._fetching: set[int] = set()
         """Windows whose ranges this process has begun to fetch."""
         self._first_step: int | None = None
-        plan.records.share_ranges(digest([plan.manifest.sha256, plan.order.identity, world_size]))
+        plan.share(digest([plan.manifest.sha256, plan.order.identity, world_size]))
 
     def __getitem__(self, step: int) -> Batch:
         number, nth = divmod(step, self._plan.order.window_steps)
@@ -194,27 +146,28 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         (rows, chosen), places = window.batch(nth), np.r_[self._slices]
         n_photos = self._slices[0].stop - self._slices[0].start
         index, read = window.rows.index, self._read(window, rows, step)
+        photo_rows, text_rows = rows[:n_photos], rows[n_photos:]
         photos = np.empty((n_photos, self._image_px, self._image_px, 3), np.uint8)
-        for place, row in enumerate(rows[:n_photos]):
+        for place, row in enumerate(photo_rows):
             make = partial(_photo, index, row, read, self._image_px)
             photos[place] = self._kept(self._photos, int(window.rows.records[row]), make)
-        firsts = [read(row).member(index.first[row]).decode() for row in rows[n_photos:]]
+        pairs = [self._what_it_says(window.rows, row, read) for row in text_rows]
         encode_first, encode_second = self._encoders(step, places, n_photos)
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
-            first_text=torch.from_numpy(encode_first(firsts)),
+            first_text=torch.from_numpy(encode_first([pair.first.decode() for pair in pairs])),
             second_text=torch.from_numpy(
                 self._second(window.rows, rows, chosen, read, encode_second)
             ),
-            keys=[index.key(row) for row in rows],
+            keys=[index.key(row) for row in photo_rows] + [pair.key for pair in pairs],
             places=places,
             step=step,
         )
 
-    def _rank_window(self, number: int) -> _RankWindow:
-        return _RankWindow(self._plan, self._slices, number, self._drawn)
+    def _rank_window(self, number: int) -> RankWindow:
+        return RankWindow(self._plan, self._slices, number, self._drawn)
 
-    def _read(self, window: _RankWindow, rows: list[int], step: int) -> Read:
+    def _read(self, window: RankWindow, rows: list[int], step: int) -> Read:
         """What reads the rows of a batch. Ranges of tars in a bucket are read side
         by side; in the first batches that this process makes, a record by itself where the
         window's range is not there yet.
@@ -269,16 +222,32 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         them.
         """
         spans = found.index.drawings[found.text_starts[rows] + chosen]
-        if self._drawn and spans[:, 1].all():
-            drawings = [read(row).member(span) for row, span in zip(rows, spans, strict=True)]
-            return np.stack([_masks(drawing) for drawing in drawings])
-        said = []
-        for row, text in zip(rows, chosen, strict=True):
-            is_text = found.index.kinds[row] == shard_index.TEXT
-            name = (bool(is_text), int(found.records[row]))
-            texts = self._kept(self._texts, name, partial(_texts, read, row))
-            said.append(texts[text])
-        return encode(said)
+        stored = spans[:, 1] > 0 if self._drawn else np.zeros(len(rows), bool)
+        said = [
+            self._what_it_says(found, row, read).texts[text]
+            for row, text, is_stored in zip(rows, chosen, stored, strict=True)
+            if not is_stored
+        ]
+        live = encode(said) if said or not rows else None
+        if not stored.any():
+            assert live is not None
+            return live
+        drawn = [_masks(read(rows[n]).member(spans[n])) for n in np.flatnonzero(stored)]
+        second = np.empty((len(rows), *drawn[0].shape), drawn[0].dtype)
+        second[stored] = drawn
+        if live is not None:
+            second[~stored] = live
+        return second
+
+    def _what_it_says(self, found: Rows, row: int, read: Read) -> Opened:
+        """A record's texts; of a text pair, its id and first text too."""
+        is_text = bool(found.index.kinds[row] == shard_index.TEXT)
+
+        def opened() -> Opened:
+            whole = read(row)
+            return whole._replace(data=b"", first=whole.first if is_text else b"")
+
+        return self._kept(self._said, (is_text, int(found.records[row])), opened)
 
     def _kept(self, kept: dict[K, T], name: K, make: Callable[[], T]) -> T:
         """What `make` gives, from memory if it is there."""
@@ -291,11 +260,7 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
 
 
 def _photo(index: shard_index.ShardIndex, row: int, read: Read, image_px: int) -> np.ndarray:
-    return squash(decode_image(read(row).member(index.first[row]), index.key(row)), image_px)
-
-
-def _texts(read: Read, row: int) -> list[str]:
-    return read(row).texts
+    return squash(decode_image(read(row).first, index.key(row)), image_px)
 
 
 def _masks(drawing: bytes) -> np.ndarray:

@@ -43,6 +43,8 @@ class PhotoRecord:
     """Why the record cannot be used, where already the reader knows."""
     content: bytes = b""
     """The picture's file, where it comes with the row of a table; `image` then only names it."""
+    text_at: tuple[str, int, int] = ("", 0, 0)
+    """Of a record in a tar: extension, offset and size of the member with its text."""
 
 
 @dataclass(frozen=True)

@@ -2,36 +2,40 @@
 
     number of a photo (or text pair)  ─▶  shard, row of its index  ─▶  bytes, hash compared
 
-At the start only the shards' sizes are known. A window's rows come from the indexes of the shards
-that it touches; the indexes of a set that fits into a window are kept. Local tars are read in
-place; of tars in a bucket a window's ranges are fetched (`blocks`). Photos and first texts are
-compared with their hash when they are used.
+At the start only the shards' sizes are known. A window's rows are read by range from the indexes of
+the shards that it touches (`index_file`); the indexes of a set that fits into a window are kept.
+Local shards are read in place; of shards in a bucket a window's ranges are fetched (`blocks`).
+Photos and texts are compared with their hash when they are used.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
 from clippo_core import storage
-from clippo_core.data import shard_index, shards
+from clippo_core.data import index_file, shard_index, shards, text_frames
 from clippo_core.data.blocks import PARALLEL, Block, Blocks
+from clippo_core.data.index_file import IndexFile
 from clippo_core.data.order import Marks
 from clippo_core.data.pairs import key_hash
-from clippo_core.data.shard_index import ShardIndex
+from clippo_core.data.remote_file import RemoteFile
+from clippo_core.data.shard_index import TEXT, ShardIndex
 from clippo_core.errors import ShardError
 from clippo_core.run.records import Manifest
 
 GAP_BYTES = 8 * 2**10
 """Ranges of a tar that lie closer than this are read as one."""
 ATTEMPTS = 3
-"""How often a record is read whose bytes have not its hashes."""
+"""How often what is damaged is read: a record with other hashes, rows of an index."""
+OPEN_INDEXES = 4096
+"""Indexes whose header a process keeps: some kilobytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class Rows:
     records: np.ndarray
     """int64 [n]: its number in its pool."""
     spans: np.ndarray
-    """int64 [n, 2]: the bytes of its tar, from and to, between which its members lie."""
+    """int64 [n, 2]: the bytes of its shard, from and to, between which its members lie."""
 
     @functools.cached_property
     def text_starts(self) -> np.ndarray:
@@ -67,16 +71,20 @@ class Rows:
 
 
 class Opened(NamedTuple):
-    """A record's bytes, which have the hashes of its index."""
+    """A record that has the hashes of its index."""
 
-    data: bytes
-    origin: int
-    """Where in its tar they begin."""
+    key: str
+    """Its id."""
+    first: bytes
+    """The photo, or the first text."""
     texts: list[str]
     """All sound texts."""
+    data: bytes
+    origin: int
+    """Where in its shard these bytes begin."""
 
     def member(self, span: np.ndarray) -> bytes:
-        """The member at a span (offset in the tar, size)."""
+        """The member at a span (offset in the shard, size)."""
         start = int(span[0]) - self.origin
         return self.data[start : start + int(span[1])]
 
@@ -101,7 +109,7 @@ class Records:
         """Photos, and text pairs."""
         self.fits_window = sum(self.sizes) <= window_records
         self._indexes: dict[int, ShardIndex] = {}
-        self._index_files: dict[int, Path] = {}
+        self._index_file = functools.lru_cache(OPEN_INDEXES)(self._opened_index)
         self._descriptors: dict[tuple[int, int], int] = {}
         self.ranges: Blocks | None = None
 
@@ -115,13 +123,13 @@ class Records:
         numbers, where = np.unique(records, return_inverse=True)
         parts = [
             (
-                index.key_hashes[rows],
-                index.group_hashes[rows],
-                index.first_hashes[rows],
-                index.text_counts[rows],
-                shard_index.ragged(index.text_hashes, index.text_counts, rows),
+                index.key_hashes,
+                index.group_hashes,
+                index.first_hashes,
+                index.text_counts,
+                index.text_hashes,
             )
-            for _, index, rows in self._by_shard(kind, numbers)
+            for _, index in self._by_shard(kind, numbers, places=False)
         ]
         *fixed, texts = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         keys, groups, firsts, counts = (column[where] for column in fixed)
@@ -129,8 +137,9 @@ class Records:
 
     def key(self, kind: int, record: int) -> str:
         """The id of a record."""
-        _, index, rows = self._by_shard(kind, np.array([record]))[0]
-        return index.key(int(rows[0]))
+        one, none = np.array([record]), np.arange(0)
+        rows = self.rows((none, one) if kind else (one, none))
+        return self.read(rows, 0, 0, at_once=True).key if kind else rows.index.key(0)
 
     def rows(self, records: tuple[np.ndarray, np.ndarray], drawings: bool = False) -> Rows:
         """The rows of photos and of text pairs, in their order; with `drawings`, the spans take
@@ -140,8 +149,7 @@ class Records:
         for kind, wanted in enumerate(records):
             unique, where = np.unique(wanted, return_inverse=True)
             found = [
-                (np.full(len(rows), shard), shard_index.take(index, rows))
-                for shard, index, rows in self._by_shard(kind, unique)
+                (np.full(len(index), shard), index) for shard, index in self._by_shard(kind, unique)
             ]
             if found:
                 parts.append(
@@ -150,7 +158,8 @@ class Records:
                 places.append(np.concatenate([shard for shard, _ in found])[where])
                 numbers.append(wanted)
         index = shard_index.concatenate(parts)
-        members = np.stack([index.first, index.second], axis=1)
+        second = np.where((index.kinds == TEXT)[:, None], index.first, index.second)
+        members = np.stack([index.first, second], axis=1)
         spans = np.stack([members[..., 0].min(1), members.sum(-1).max(1)], axis=1)
         if drawings:
             owner = np.repeat(np.arange(len(index)), index.text_counts)
@@ -197,25 +206,29 @@ class Records:
             if opened := self._opened(rows, row, data):
                 return opened
         raise ShardError(
-            f"{uri}: record {rows.index.key(row)} is not what it was when the shard was indexed"
+            f"{uri}: record {_name(rows, row)} is not what it was when the shard was indexed"
             " (cut short, damaged or replaced); delete the shard and run `render` again, or run the"
             " whole pipeline on the new data."
         )
 
     def _opened(self, rows: Rows, row: int, data: bytes) -> Opened | None:
         """The record with these bytes; None where they have not its hashes."""
-        index = rows.index
-        opened = Opened(data, int(rows.spans[row, 0]), [])
-        if key_hash(opened.member(index.first[row])) != index.first_hashes[row]:
-            return None
-        second = opened.member(index.second[row])
+        index, name, origin = rows.index, _name(rows, row), int(rows.spans[row, 0])
+        opened = Opened(name, b"", [], data, origin)
         try:
-            texts, _ = shard_index.parse_texts(int(index.kinds[row]), second, index.key(row))
+            if index.kinds[row] == TEXT:
+                pair = text_frames.read_pair(data, int(index.second[row, 0]), name)
+                opened = Opened(pair.key, pair.first.encode(), pair.texts, b"", origin)
+            else:
+                second = opened.member(index.second[row])
+                texts, _ = shard_index.parse_texts(int(index.kinds[row]), second, name)
+                opened = opened._replace(first=opened.member(index.first[row]), texts=texts)
         except ShardError:
             return None
-        noted = index.text_hashes[rows.text_starts[row] :][: len(texts)]
-        same = [key_hash(text) for text in texts] == noted.tolist()
-        return opened._replace(texts=texts) if same else None
+        start, count = int(rows.text_starts[row]), int(index.text_counts[row])
+        noted = [int(index.first_hashes[row]), *index.text_hashes[start : start + count].tolist()]
+        found = [key_hash(opened.first), *map(key_hash, opened.texts)]
+        return opened if found == noted else None
 
     def _uri(self, shard: int) -> str:
         return shards.file_uri(self._manifest, self._shards[shard].tar)
@@ -227,31 +240,65 @@ class Records:
             self._descriptors[place] = os.open(path, os.O_RDONLY)
         return os.pread(self._descriptors[place], stop - start, start)
 
-    def _by_shard(self, kind: int, numbers: np.ndarray) -> list[tuple[int, ShardIndex, np.ndarray]]:
-        """(shard, its index, rows) of ascending records of a pool."""
+    def _by_shard(
+        self, kind: int, numbers: np.ndarray, places: bool = True
+    ) -> list[tuple[int, ShardIndex]]:
+        """(shard, the index of its records among them) of ascending records of a pool."""
+        if not len(numbers):
+            return []
         starts = self._starts[:, kind]
         shard = np.searchsorted(starts, numbers, side="right") - 1
-        touched, first = np.unique(shard, return_index=True)
-        groups = np.split(numbers, first[1:])
-        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-            indexes = pool.map(self._index, touched.tolist())
-            return [
-                (n, index, rows - starts[n])
-                for n, index, rows in zip(touched.tolist(), indexes, groups, strict=False)
-            ]
+        cut = np.diff(shard) > 0
+        if self.ranges and not self.fits_window:  # ranges of one index are read side by side
+            cut |= np.diff(numbers) > index_file.GAP
+        cuts = np.flatnonzero(cut) + 1
+        touched = shard[np.r_[0, cuts]].tolist()
 
-    def _index(self, number: int) -> ShardIndex:
-        if number in self._indexes:
-            return self._indexes[number]
-        shard = self._shards[number]
-        if number not in self._index_files:
-            self._index_files[number] = shards.local_file(self._manifest, shard.index, True)
-        index, about = shard_index.load(self._index_files[number])
-        if about.get("sha256") != shard.tar.sha256:
-            raise ShardError(
-                f"{shards.file_uri(self._manifest, shard.index)} is the index of another shard;"
-                " delete it and run `render` again."
-            )
+        def one(shard: int, group: np.ndarray) -> ShardIndex:
+            return self._index(shard, group - starts[shard], places)
+
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            return list(zip(touched, pool.map(one, touched, np.split(numbers, cuts)), strict=True))
+
+    def _index(self, shard: int, rows: np.ndarray, places: bool) -> ShardIndex:
+        """The index of some records of a shard. Raises ShardError."""
         if self.fits_window:
-            self._indexes[number] = index
-        return index
+            if shard not in self._indexes:
+                path = shards.local_file(self._manifest, self._shards[shard].index, True)
+                index, about = index_file.load(path)
+                self._check_index(shard, about)
+                self._indexes[shard] = index
+            return shard_index.take(self._indexes[shard], rows, places)
+        for _ in range(ATTEMPTS - 1 if self.ranges else 0):
+            with contextlib.suppress(ShardError):
+                return self._index_file(shard).rows(rows, places=places)
+        return self._index_file(shard).rows(rows, places=places)
+
+    def _opened_index(self, shard: int) -> IndexFile:
+        """The index of a shard, of which rows are read as they are needed. Raises ShardError."""
+        entry = self._shards[shard].index
+        uri = shards.file_uri(self._manifest, entry)
+        if self.ranges and not storage.is_local(uri):
+            read = self.ranges.read
+            file = IndexFile(lambda: cast(IO[bytes], RemoteFile(read, uri, entry.bytes)), uri)
+        else:
+            path = shards.local_file(self._manifest, entry)
+            file = IndexFile(lambda: path.open("rb"), uri)
+        self._check_index(shard, file.about)
+        if len(file) != self._shards[shard].n_records:
+            raise ShardError(f"{uri} is the index of another shard; run `render` again.")
+        return file
+
+    def _check_index(self, shard: int, about: dict[str, str]) -> None:
+        if about.get("sha256") != self._shards[shard].tar.sha256:
+            raise ShardError(
+                f"{shards.file_uri(self._manifest, self._shards[shard].index)} is the index of"
+                " another shard; delete it and run `render` again."
+            )
+
+
+def _name(rows: Rows, row: int) -> str:
+    """What an error calls a record: a text pair's id lies in its frame."""
+    if rows.index.kinds[row] != TEXT:
+        return rows.index.key(row)
+    return f"in line {rows.index.second[row, 0] + 1} of the frame at byte {rows.spans[row, 0]:,}"

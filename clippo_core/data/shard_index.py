@@ -1,19 +1,16 @@
-"""What the order of batches must know about every record of a shard, and where its bytes lie: plain
-arrays, one safetensors file per shard.
+"""What the order of batches must know about every record of a shard, and where its bytes lie.
 
-    numbers-00000.tar  ─▶  numbers-00000.index
+    numbers-00000.tar  ─▶  arrays  ─▶  numbers-00000.index      (`index_file`)
 
     per record: kind, bytes of photo or first text, bytes of texts, hashes, group
 
-Training reads those of a window's shards and never lists a tar again. A foreign tar is indexed as
-it is, less what validation left out. An index holds no caption and no pixel, and says of which
-bytes it is the index (their sha256).
+Training never lists a tar again. A foreign tar is indexed as it is, less what validation left out.
+An index holds no caption and no pixel.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,16 +22,14 @@ import numpy as np
 from clippo_core.data.pairs import key_hash
 from clippo_core.data.sources import tars
 from clippo_core.errors import DataError, ShardError
-from clippo_core.untrusted.json import at, field, load_json, optional
-from clippo_core.untrusted.names import reason, refusal
-from clippo_core.untrusted.numbers import whole_number
-from clippo_core.untrusted.tensors import open_safetensors
-
-_AGAIN = "delete it and run `render` again"
+from clippo_core.untrusted.json import field, load_json, optional
+from clippo_core.untrusted.names import refusal
 
 PHOTO, TEXT, FOREIGN_TXT, FOREIGN_JSON = range(4)
 """Kinds of records: ours with a photo; ours with a first text; a foreign photo with txt; with
 json."""
+PIECE = 2**16
+"""Rows whose values are gathered at a time: the places of each byte of a key take eight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +39,19 @@ class ShardIndex:
     kinds: np.ndarray
     """uint8 [n]: PHOTO, TEXT, FOREIGN_TXT or FOREIGN_JSON."""
     first: np.ndarray
-    """int64 [n, 2]: offset and size, in bytes, of the photo or of the first text."""
+    """int64 [n, 2]: offset and size, in bytes, of the photo, or of a text pair's frame."""
     second: np.ndarray
-    """int64 [n, 2]: offset and size of the json or txt with the text(s)."""
+    """int64 [n, 2]: offset and size of the json or txt with the text(s); of a text pair, its line
+    in the frame, and 0."""
     drawings: np.ndarray
     """int64 [t, 2]: offset and size of each text's drawing; size 0 = there is none."""
     keys: np.ndarray
-    """uint8 [all keys]: the records' ids, UTF-8, one after the other."""
+    """uint8 [all keys]: the photos' ids, UTF-8, one after the other; a text pair's is empty, for it
+    lies in the frame."""
     key_ends: np.ndarray
     """int64 [n]: where each id ends."""
     key_hashes: np.ndarray
-    """uint64 [n]."""
+    """uint64 [n]; an index file keeps those of records that have a group or several texts."""
     group_hashes: np.ndarray
     """uint64 [n]: 0 = alone."""
     first_hashes: np.ndarray
@@ -68,79 +65,33 @@ class ShardIndex:
         return len(self.kinds)
 
     def key(self, record: int) -> str:
-        """Id of a record: `<source>/<key>`."""
+        """Id of a photo: `<source>/<key>`."""
         start = int(self.key_ends[record - 1]) if record else 0
         return self.keys[start : int(self.key_ends[record])].tobytes().decode()
 
-    def save(self, path: Path, about: dict[str, str]) -> None:
-        """Write the arrays and what they are about, the same bytes for the same content."""
-        from safetensors.numpy import save
 
-        arrays = {
-            field.name: np.ascontiguousarray(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-        }
-        path.write_bytes(save(arrays, metadata={"about": json.dumps(about, sort_keys=True)}))
-
-
-_COLUMNS: dict[str, tuple[str, str]] = {
-    "kinds": ("|u1", "n"), "first": ("<i8", "n2"), "second": ("<i8", "n2"),
-    "drawings": ("<i8", "t2"), "keys": ("|u1", "k"), "key_ends": ("<i8", "n"),
-    "key_hashes": ("<u8", "n"), "group_hashes": ("<u8", "n"), "first_hashes": ("<u8", "n"),
-    "text_counts": ("<i8", "n"), "text_hashes": ("<u8", "t"),
-}  # fmt: skip
-"""Type and shape of each array: n records, t texts, k bytes of keys."""
-
-
-def load(path: Path) -> tuple[ShardIndex, dict[str, str]]:
-    """(index, about) of an index file. Raises ShardError for anything else."""
-    where = str(path)
-    try:
-        with open(path, "rb") as file:
-            stored = open_safetensors(file, where, error=ShardError)
-            index = ShardIndex(**{name: stored.read(name) for name in _COLUMNS})
-    except OSError as error:
-        raise refusal(ShardError, where, f"it cannot be read ({reason(error)})", _AGAIN) from error
-    note = field(stored.metadata, "about", str, where, error=ShardError)
-    about = load_json(note, where, error=ShardError, remedy=_AGAIN)
-    about = at(about, dict[str, str], where, "about", error=ShardError)
-    n_bytes = whole_number(about.get("bytes", ""), f"{where}, bytes", error=ShardError)
-    if fault := _fault(index, n_bytes) or ("name" not in about and "it names no shard"):
-        raise refusal(ShardError, where, f"it is no shard index ({fault})", _AGAIN)
-    return index, about
-
-
-def _fault(index: ShardIndex, n_bytes: int) -> str:
-    """What contradicts itself in an index over a tar of `n_bytes`; empty = nothing."""
-    sizes = {"n": len(index.kinds), "t": len(index.text_hashes), "k": len(index.keys)}
-    for name, (dtype, shape) in _COLUMNS.items():
-        array = getattr(index, name)
-        if (array.dtype.str, array.shape) != (dtype, (sizes[shape[0]], 2)[: len(shape)]):
-            return f"{name} is {array.dtype.str} of shape {array.shape}"
+def fault(index: ShardIndex, n_bytes: int) -> str:
+    """What contradicts itself in an index over a shard of `n_bytes`; empty = nothing."""
+    is_text = index.kinds == TEXT
     if (index.kinds > FOREIGN_JSON).any():
         return "a record is of no known kind"
-    for spans in (index.first, index.second, index.drawings):
+    for spans in (index.first, index.second[~is_text], index.drawings):
         if (spans < 0).any() or (spans > n_bytes - spans[:, ::-1]).any():
             return "a record lies outside its shard"
-    keys = index.key_ends
-    if (np.diff(keys, prepend=0) < 0).any() or (keys[-1] if len(keys) else 0) != sizes["k"]:
-        return "its keys do not end where they should"
-    counts = index.text_counts
-    if (counts < 1).any() or (counts > sizes["t"]).any() or counts.sum() != sizes["t"]:
-        return "it counts other texts than it has"
+    lengths = np.diff(index.key_ends, prepend=0)
     try:
         index.keys.tobytes().decode()
     except UnicodeDecodeError:
         return "a key is not UTF-8"
-    starts = keys[:-1][keys[:-1] < sizes["k"]]
+    starts = (index.key_ends - lengths)[lengths > 0]
     if ((index.keys[starts] & 0xC0) == 0x80).any():
         return "a key ends within a letter"
     return ""
 
 
 def parse_texts(kind: int, data: bytes, where: str) -> tuple[list[str], list[str]]:
-    """(texts, languages) of a record of a `kind`, from the member that holds them; languages, with
-    a text pair's first one before, are known of our own shards only. Raises ShardError.
+    """(texts, languages) of a photo of a `kind`, from the member that holds them; languages are
+    known of our own shards only. Raises ShardError.
     """
     try:
         if kind in (FOREIGN_TXT, FOREIGN_JSON):
@@ -153,13 +104,13 @@ def parse_texts(kind: int, data: bytes, where: str) -> tuple[list[str], list[str
 
 
 def index_ours(path: Path) -> ShardIndex:
-    """Index of a tar that `shards` wrote. Raises ShardError."""
+    """Index of a tar of photos that `shards` wrote. Raises ShardError."""
     rows = []
     with open(path, "rb") as tar:
         for entry in tars.entries(path):
             where = f"{path}, record {entry.key}"
             members = entry.members
-            first = members.get(entry.picture or "first.txt")
+            first = members.get(entry.picture)
             if first is None or "json" not in members:
                 fault = "it is not as `render` writes it"
                 raise refusal(ShardError, where, fault, "delete the tar")
@@ -169,8 +120,8 @@ def index_ours(path: Path) -> ShardIndex:
             texts = field(about, "texts", list[str], where, error=ShardError)
             drawings = tuple(members.get(f"text.{n}.png", (0, 0)) for n in range(len(texts)))
             rows.append(
-                _Row(
-                    PHOTO if entry.picture else TEXT,
+                Row(
+                    PHOTO,
                     first,
                     members["json"],
                     field(about, "key", str, where, error=ShardError),
@@ -180,40 +131,13 @@ def index_ours(path: Path) -> ShardIndex:
                     drawings,
                 )
             )
-    return _index(rows)
-
-
-def index_foreign(path: Path, source: str, excluded: Iterable[str]) -> ShardIndex:
-    """Index of a tar of img2dataset's kind, without the records whose id (`<source>/<tar>/<key>`)
-    is in `excluded`.
-    """
-    left_out = set(excluded)
-    seen: dict[str, int] = {}
-    rows = []
-    with open(path, "rb") as tar:
-        for entry in tars.entries(path):
-            key = f"{source}/{path.stem}/{entry.key}"
-            times = seen.get(key, 0)
-            seen[key] = times + 1
-            key += f"@{times}" if times else ""
-            if key in left_out or f"{key}#0" in left_out:
-                continue
-            texts, problem = tars.foreign_text(tar.fileno(), entry, key)
-            if problem:
-                continue
-            first = entry.members[entry.picture]
-            kind, extension = (
-                (FOREIGN_TXT, "txt") if "txt" in entry.members else (FOREIGN_JSON, "json")
-            )
-            photo = os.pread(tar.fileno(), first[1], first[0])
-            rows.append(
-                _Row(kind, first, entry.members[extension], key, "", photo, texts, ((0, 0),))
-            )
-    return _index(rows)
+    return indexed(rows)
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """What an index must know of a record."""
+
     kind: int
     first: tuple[int, int]
     second: tuple[int, int]
@@ -224,11 +148,13 @@ class _Row:
     drawings: tuple[tuple[int, int], ...]
 
 
-def _index(rows: list[_Row]) -> ShardIndex:
+def indexed(rows: list[Row]) -> ShardIndex:
+    """The index of a shard's records, in their order."""
+
     def column(values: Iterable[Any], kind: Any, width: int = 0) -> np.ndarray:
         return np.array(list(values), kind).reshape((-1, width) if width else -1)
 
-    keys = [row.key.encode("utf-8", "replace") for row in rows]
+    keys = [b"" if row.kind == TEXT else row.key.encode("utf-8", "replace") for row in rows]
     return ShardIndex(
         kinds=column((row.kind for row in rows), np.uint8),
         first=column((row.first for row in rows), np.int64, 2),
@@ -244,21 +170,60 @@ def _index(rows: list[_Row]) -> ShardIndex:
     )
 
 
+def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """int64: lengths[0] numbers from starts[0] on, then those from starts[1] on, ..."""
+    nth = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + nth
+
+
 def ragged(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The values of some rows, where row i has the next counts[i] of `values`."""
-    starts, lengths = (np.cumsum(counts) - counts)[rows], counts[rows]
-    nth = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return values[np.repeat(starts, lengths) + nth]
+    starts = np.cumsum(counts) - counts
+    parts = [rows[n : n + PIECE] for n in range(0, len(rows), PIECE)] or [rows]
+    return np.concatenate([values[spread(starts[part], counts[part])] for part in parts])
 
 
-def take(index: ShardIndex, rows: np.ndarray) -> ShardIndex:
-    """The index of some of its records, in the order of `rows`."""
-    lengths = np.diff(index.key_ends, prepend=0)
-    plain = ("kinds", "first", "second", "key_hashes", "group_hashes", "first_hashes")
+def without_places(
+    kinds: np.ndarray,
+    key_hashes: np.ndarray,
+    group_hashes: np.ndarray,
+    first_hashes: np.ndarray,
+    text_counts: np.ndarray,
+    text_hashes: np.ndarray,
+) -> ShardIndex:
+    """An index that knows no keys, and zeros for spans."""
+    n, t = len(kinds), len(text_hashes)
+    spans = np.zeros((n, 2), np.int64)
     return ShardIndex(
-        **{name: getattr(index, name)[rows] for name in (*plain, "text_counts")},
-        drawings=ragged(index.drawings, index.text_counts, rows),
+        kinds=kinds,
+        first=spans,
+        second=spans,
+        drawings=np.zeros((t, 2), np.int64),
+        keys=np.zeros(0, np.uint8),
+        key_ends=np.zeros(n, np.int64),
+        key_hashes=key_hashes,
+        group_hashes=group_hashes,
+        first_hashes=first_hashes,
+        text_counts=text_counts,
+        text_hashes=text_hashes,
+    )
+
+
+def take(index: ShardIndex, rows: np.ndarray, places: bool = True) -> ShardIndex:
+    """The index of some of its records, in the order of `rows`; see `without_places`."""
+    plain = ("kinds", "key_hashes", "group_hashes", "first_hashes", "text_counts")
+    taken = without_places(
+        **{name: getattr(index, name)[rows] for name in plain},
         text_hashes=ragged(index.text_hashes, index.text_counts, rows),
+    )
+    if not places:
+        return taken
+    lengths = np.diff(index.key_ends, prepend=0)
+    return dataclasses.replace(
+        taken,
+        first=index.first[rows],
+        second=index.second[rows],
+        drawings=ragged(index.drawings, index.text_counts, rows),
         keys=ragged(index.keys, lengths, rows),
         key_ends=np.cumsum(lengths[rows]),
     )

@@ -50,14 +50,14 @@ def read_pairs(
 
     Raises ShardError for a missing or damaged shard.
     """
-    from clippo_core.data import shard_index, shards
+    from clippo_core.data import index_file, shard_index, shards
 
     random = np.random.default_rng(seed)
     listed = shards.shard_list(manifest)
     found: list[ShardPair] = []
     opened = 0
     for position in random.permutation(len(listed))[:MOST_INDEXES]:
-        index, _ = shard_index.load(shards.local_file(manifest, listed[position].index))
+        index, _ = index_file.load(shards.local_file(manifest, listed[position].index))
         places = np.flatnonzero((index.kinds != shard_index.TEXT) == photos)
         if len(places) and opened < MOST_SHARDS and len(found) < n:
             opened += 1
@@ -71,22 +71,14 @@ def read_pairs(
 
 
 def _read_pair(descriptor: int, index: ShardIndex, place: int) -> ShardPair:
-    from clippo_core.data import shard_index
+    from clippo_core.data import shard_index, text_frames
 
-    first, second = (
-        os.pread(descriptor, int(size), int(offset))
-        for offset, size in (index.first[place], index.second[place])
-    )
+    first = os.pread(descriptor, int(index.first[place, 1]), int(index.first[place, 0]))
+    if index.kinds[place] == shard_index.TEXT:
+        pair = text_frames.read_pair(first, int(index.second[place, 0]), f"record {place}")
+        own, *others = pair.languages
+        return ShardPair(pair.key, None, pair.first, pair.texts, others, own)
     kind, key = int(index.kinds[place]), index.key(place)
-    texts, known = shard_index.parse_texts(kind, second, key)
-    languages = known[-len(texts) :] or [""] * len(texts)
-    if kind != shard_index.TEXT:
-        return ShardPair(key, first, "", texts, languages)
-    return ShardPair(
-        key,
-        None,
-        first.decode(),
-        texts,
-        languages,
-        known[0] if len(known) > len(texts) else "",
-    )
+    second = os.pread(descriptor, int(index.second[place, 1]), int(index.second[place, 0]))
+    texts, languages = shard_index.parse_texts(kind, second, key)
+    return ShardPair(key, first, "", texts, languages or [""] * len(texts))

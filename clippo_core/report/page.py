@@ -176,9 +176,7 @@ def _parts(
         ),
         "lengths_part": _lengths_part(run.insight),
         "examples_parts": _example_parts(run),
-        "expectations_part": fragment(
-            "expectations", report=run.validation, reasons=decks.exclusions(run.validation)
-        ),
+        "expectations_part": fragment("expectations", report=run.validation),
         "shards_part": fragment("facts", entries=decks.manifest_facts(run.manifest)),
         "data_part": fragment("data", data=run.validation),
         "contact_part": (

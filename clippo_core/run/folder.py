@@ -7,13 +7,19 @@
            index.html                       the page of all runs and verdicts
            <name>-summary.txt               the terminal's summary of the newest report
            evaluation-<weights>/            evaluations of a finished checkpoint alone
+           prepared/                        what is made of partitions of the sources, named by
+                                            what it is made of, for all runs
+               generation                   lost with any of it, so that no cache answers for it
+               partitions/ facts/ verdicts/ evaluated/ exclusions/
+               list-….json, <source>-….tar, .jsonl.zst, .index       shards
            <name>-<digest>/                 the run's folder:
                plan.json                    the folders in which its stages stand, its start
-               shards/                      tars, their indexes, manifest.json written last
+               shards/                      manifest.json: the lists of its shards
                checkpoints/                 step-…/ with manifest.json each, and latest.json
                journal.jsonl                one line per training step
                owner.json                   the process that trains here
                training.html, report.html   pages; analysis.json: what the report measured
+               decks/                       of a local run: what the console shows of each task
                results.json                 (evaluations alone) all results in one list
                evaluations/<evaluation>/    result.json written last, predictions.parquet,
                                             examples.json, timings.json
@@ -113,6 +119,11 @@ class RunFolder:
         return join(self.root, "results.json")
 
     @property
+    def decks(self) -> str:
+        """Folder of the decks of a local run."""
+        return join(self.root, "decks")
+
+    @property
     def insight(self) -> str:
         """What the report measured on model and data, kept for a second report."""
         return join(self.root, "analysis.json")
@@ -144,6 +155,11 @@ class BaseFolder:
         """Folder of the evaluations of a finished checkpoint that has these weights."""
         return join(self.root, f"{OF_A_CHECKPOINT}{weights_sha256[:12]}")
 
+    @property
+    def prepared(self) -> str:
+        """Folder of what is made of partitions of the sources."""
+        return join(self.root, "prepared")
+
     def promoted(self, name: str) -> str:
         """Pointer to the promoted model of the runs called `name`."""
         return join(self.root, f"{POINTER}{name}.json")
@@ -161,3 +177,25 @@ class BaseFolder:
     def summary(self, name: str) -> str:
         """The terminal's summary of the newest report of the runs called `name`."""
         return join(self.root, f"{name}-summary.txt")
+
+
+@dataclass(frozen=True)
+class PreparedFolder:
+    """Addresses of what is made of partitions. `key`: digest of all that a file follows from."""
+
+    root: str
+
+    @property
+    def generation(self) -> str:
+        """The present generation of the folder's files."""
+        return join(self.root, "generation")
+
+    @property
+    def shards(self) -> str:
+        """Where tars, indexes and lists lie."""
+        return self.root
+
+    @staticmethod
+    def part(kind: str, key: str, ending: str = ".json") -> str:
+        """Name, relative to the folder, of a file of one kind (partitions, facts, ...)."""
+        return f"{kind}/{key[:32]}{ending}"

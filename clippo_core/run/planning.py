@@ -9,13 +9,15 @@ A stage whose digest was completed before, in whichever run's folder, is planned
 folder with the same `generation`, so that its inputs are equal and a cache answers. If the bytes
 are gone or were never finished, it gets a new generation, and no cache can answer: it runs again,
 and picks up whatever usable pieces lie in its folder. So new data under an old path retrains, a new
-learning rate does not render the text again, and deleted shards are made again.
+learning rate does not render the text again, and deleted shards are made again. What is made of the
+partitions of the sources lies beside the runs' folders, for all of them (`data/partitions.py`).
 
 The cache itself is Flyte's, keyed by these plans.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -36,30 +38,39 @@ from clippo_core.config import (
     identity,
 )
 from clippo_core.config.model import PROMOTED
-from clippo_core.data import shards
-from clippo_core.errors import DataError, NotFoundError
+from clippo_core.data import partitions, shards
+from clippo_core.data.partitions import Listed
+from clippo_core.data.partitions import listed as _listed
+from clippo_core.data.prepare import write_plan
+from clippo_core.errors import ConflictError, DataError, NotFoundError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import whole_result
 from clippo_core.run import history, planned
-from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, RunFolder
+from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, PreparedFolder, RunFolder
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
+    EvaluatedPlan,
     EvaluatePlan,
     GatePlan,
+    Part,
+    PartitionPlan,
     PretrainPlan,
     RenderPlan,
     StagePlan,
     ValidatePlan,
+    WritePlan,
 )
 from clippo_core.untrusted.json import field, load_json
 
-VALIDATE, RENDER, PRETRAIN = (
+MEASURE, JUDGE, MERGE, WRITE = (
+    "clippo_core.data.validate.measure",
     "clippo_core.data.validate.expectations",
-    "clippo_core.data.shards",
-    "clippo_core.train.loop",
+    "clippo_core.data.validate.merge",
+    "clippo_core.data.write",
 )
-"""The module behind each stage but the evaluations; its code is part of the stage's digest."""
+VALIDATE, RENDER, PRETRAIN = (MEASURE, JUDGE, MERGE), (MEASURE, WRITE), ("clippo_core.train.loop",)
+"""The modules behind each stage but the evaluations; their code is part of the stage's digest."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,11 @@ class RunPlan:
     pretrain: PretrainPlan
     evaluations: dict[str, EvaluatePlan]
     gate: GatePlan
+    partitions: list[Part]
+    """What each partition of the sources holds."""
+    measure: PartitionPlan
+    evaluated: EvaluatedPlan
+    write: WritePlan
 
 
 def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
@@ -92,11 +108,13 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     # Without what decides how they are run and judged, which touches no validation.
     shown_alone = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
 
-    def digested(module: str, *parts: Any, seed: int = config.seed) -> str:
-        return digest([module, code_digest(module), seed, *map(identity, parts)])
+    def digested(modules: tuple[str, ...], *parts: Any, seed: int = config.seed) -> str:
+        return digest([modules, code_digest(*modules), seed, *map(identity, parts)])
 
     stages: dict[str, str] = {}
-    stages["validate"] = digested(VALIDATE, pairs, data, render, fonts, shown, benchmarks)
+    stages["validate"] = digested(
+        VALIDATE, pairs, data, render, fonts, shown, benchmarks, config.train.batch_pairs
+    )
     stages["render"] = digested(RENDER, pairs, data, render, fonts)
 
     def trained(model: ModelConfig, seed: int) -> str:
@@ -111,7 +129,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     stages["pretrain"] = trained(model, order_seed)
     for name, one in EVALUATIONS.items():
         stages[name] = digested(
-            one.module, stages["pretrain"], only[name], benchmarks[name], config.is_demo
+            (one.module,), stages["pretrain"], only[name], benchmarks[name], config.is_demo
         )
     root = BaseFolder(config.root).run(config.name, digest(stages)).root
 
@@ -119,6 +137,8 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
         folder, generation = _place(config.root, root, name, stages[name])
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
+    rendered, prepared = stage("render", pairs), BaseFolder(config.root).prepared
+    generation = _generation(prepared, RunFolder(rendered.root).shards)
     evaluations = {
         name: EvaluatePlan(
             stage(name, benchmarks[name]),
@@ -130,8 +150,16 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     }
     run = RunPlan(
         root=root,
-        validate=ValidatePlan(stage("validate", pairs), data, render, shown_alone),
-        render=RenderPlan(stage("render", pairs), data, render),
+        validate=ValidatePlan(
+            stage("validate", pairs),
+            data,
+            render,
+            shown_alone,
+            prepared,
+            generation,
+            config.train.batch_pairs,
+        ),
+        render=RenderPlan(rendered, data, render, prepared),
         pretrain=PretrainPlan(
             dataclasses.replace(stage("pretrain", pairs), seed=order_seed),
             data,
@@ -157,6 +185,10 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
             order_seed=order_seed,
             benchmarks=_benchmarks(config.evaluate, listed),
         ),
+        partitions=partitions.make_partitions(data, prepared, listed),
+        measure=PartitionPlan(prepared, render, fonts, generation),
+        evaluated=EvaluatedPlan(prepared, shown_alone, digest(benchmarks), generation),
+        write=write_plan(data, render, prepared, generation),
     )
     _note(run)
     return run
@@ -173,6 +205,18 @@ def _note(run: RunPlan) -> None:
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     starts = [uri for uri in (run.gate.start, run.pretrain.train.resume_from) if uri]
     planned.write(run.root, planned.Planned(run.gate.name, at, places, starts))
+
+
+def _generation(prepared: str, shards_uri: str) -> str:
+    """The generation of what is made of partitions: a new one where the shards of this run were
+    lost, and where it was dropped with something else that is gone (`data/parts.py`).
+    """
+    uri = PreparedFolder(prepared).generation
+    if storage.exists(storage.join(shards_uri, MANIFEST)) and not shards.is_whole(shards_uri):
+        storage.delete(uri)
+    with contextlib.suppress(ConflictError):  # it is there, usually
+        storage.write_text(uri, uuid.uuid4().hex[:12], if_absent=True)
+    return storage.read_text(uri)
 
 
 def _follow_promoted(
@@ -250,19 +294,6 @@ def _parts(
         folder, generation = _place(base, root, stage, part, is_whole)
         found[config.dataset] = StagePlan(folder, seed, content, generation)
     return found
-
-
-def _listed(uri: str) -> list[list[Any]]:
-    """[name, bytes, etag] of every file of a file, folder or `*` pattern; empty = there is none."""
-    try:
-        return [[file.name, file.bytes, file.etag] for file in storage.list_files(uri)]
-    except NotFoundError:
-        return []
-
-
-Listed = Callable[[str], list[list[Any]]]
-"""How files are listed: `_listed`, or the same with what was listed before remembered, because on
-a local disk an etag is the sha256 of a file that is read whole."""
 
 
 def benchmark_digest(evaluate: EvaluateConfig, name: str, listed: Listed = _listed) -> str:

@@ -1,8 +1,8 @@
 """Values that cross a task: what one stage of the pipeline hands to the next, all of them small,
 frozen and JSON-able.
 
-    RunConfig ─▶ plan ─▶ RunPlan (one sub-plan per stage) ─▶ ValidationReport ─▶ Manifest
-              ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
+    RunConfig ─▶ plan ─▶ RunPlan (one sub-plan per stage) ─▶ Part per partition ─▶ ValidationReport
+              ─▶ Manifest ─▶ CheckpointInfo ─▶ 5 × EvalResult ─▶ Verdict
 
 Bulk bytes never stand here: a value carries their URI and sha256.
 
@@ -52,6 +52,44 @@ class StagePlan(Checked):
 
 
 @dataclass(frozen=True)
+class PartitionPlan(Checked):
+    """What measuring and judging a partition need beside it: nothing of the other partitions, so
+    that more data changes none of their cache's keys.
+    """
+
+    prepared: str
+    """Folder of what is made of partitions, shared by all runs under a root."""
+    render: RenderConfig
+    fonts: str = ""
+    """Digest of the fonts' content."""
+    generation: str = ""
+    """Changes when files of `prepared` were lost, so that no cache answers for them."""
+
+
+@dataclass(frozen=True)
+class WritePlan(Checked):
+    """What writing the shards of a partition needs beside it."""
+
+    prepared: str
+    render: RenderConfig
+    records_per_shard: int
+    store_drawings: bool
+    max_short_side_px: int
+    generation: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluatedPlan(Checked):
+    """Input of the fingerprints of what is evaluated."""
+
+    prepared: str
+    evaluate: EvaluateConfig
+    content: str = ""
+    """Digest of the benchmarks' files."""
+    generation: str = ""
+
+
+@dataclass(frozen=True)
 class ValidatePlan(Checked):
     """Input of the validation."""
 
@@ -60,6 +98,11 @@ class ValidatePlan(Checked):
     render: RenderConfig
     evaluate: EvaluateConfig
     """Read only to refuse training images that are also evaluated."""
+    prepared: str = ""
+    generation: str = ""
+    """Both as in PartitionPlan."""
+    batch_pairs: int = 0
+    """Pairs of a global batch, each of which has one place for a caption or photo; 0 = unknown."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +112,8 @@ class RenderPlan(Checked):
     stage: StagePlan
     data: DataConfig
     render: RenderConfig
+    prepared: str = ""
+    """As in PartitionPlan."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +190,24 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Records and texts that are left out of the shards for one reason."""
+
+    reason: str
+    """The expectation that they broke first."""
+    count: int
+    examples: list[str]
+    """Up to three of them: key and value."""
+
+
+@dataclass(frozen=True)
 class ValidationReport:
     """What validation found."""
 
     n_records: int
     expectations: list[Expectation]
-    excluded: dict[str, str]
-    """key -> reason, of the records that are left out of the shards."""
+    excluded: list[LeftOut]
+    """What is left out of the shards, by reason; which records, stands in a file per partition."""
     shares_by_source: dict[str, float]
     cut_share_by_language: dict[str, float]
     """Share of texts that the page cuts off, by language."""
@@ -160,6 +216,8 @@ class ValidationReport:
     data_digest: str
     mean_rows_by_language: dict[str, float] = field(default_factory=dict)
     """Mean number of text rows that a text fills on the page, by language."""
+    n_excluded: int = 0
+    """Records and texts that are left out."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ class Limits:
     tar_padding_bytes: int = MIB
     """Zeros after the end of a tar. Writers fill up to 10,240 bytes."""
 
+    zstd_bytes: int = GIB
+    """One unpacked frame. Ours hold a MiB of text pairs, or a single one of the longest lines."""
+
     npy_header_bytes: int = 10_000
     """The text before an array's values: numpy's own limit."""
     array_dimensions: int = 32

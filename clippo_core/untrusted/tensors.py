@@ -57,12 +57,29 @@ class Safetensors:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, of its own type and shape. Raises `error` where it is missing or cut."""
-        import numpy as np
+        facts = self._facts(name)
+        return self.read_rows(name, 0, facts.shape[0]) if facts.shape else self._read(name, facts)
 
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some rows of a tensor of at least one dimension, by a read of their bytes alone; `start`
+        and `stop` lie within it. Raises `error` where it is missing or cut.
+        """
+        facts = self._facts(name)
+        n_rows, *rest = facts.shape
+        row_bytes = math.prod(rest) * int(DTYPES[facts.dtype][2:])
+        shape, offset = (stop - start, *rest), facts.offset + start * row_bytes
+        assert 0 <= start <= stop <= n_rows
+        return self._read(name, TensorFacts(facts.dtype, shape, offset, (stop - start) * row_bytes))
+
+    def _facts(self, name: str) -> TensorFacts:
         if name not in self.facts:
             fault = f"tensor {printable(name)} is missing"
             raise refusal(self.error, self.where, fault, "give a file that has it")
-        facts = self.facts[name]
+        return self.facts[name]
+
+    def _read(self, name: str, facts: TensorFacts) -> np.ndarray:
+        import numpy as np
+
         values = np.empty(math.prod(facts.shape), DTYPES[facts.dtype])
         self.file.seek(facts.offset)
         view = values.view(np.uint8).data

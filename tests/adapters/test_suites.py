@@ -26,7 +26,6 @@ from clippo_core.embedder import Clippo
 from clippo_core.errors import ConfigError
 from clippo_core.neighbours import graphs
 from clippo_core.run.planning import make_plan
-from clippo_core.run.records import ValidationReport
 
 TEXTS = ["a dog", "zwei Hunde", "", "七十", "x"]
 
@@ -50,14 +49,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tower of the demo, trained for a minute: good enough that no rank hangs on the last bit."""
-    from clippo_core.data.shards import write_shards
+    from prepared import shards_of
+
     from clippo_core.train.loop import pretrain
 
     steps = {"train__steps": 150, "optim__warmup_steps": 20, "optim__cooldown_steps": 30}
     config = replace(presets.demo(str(world.parent)), **steps)
     plan = make_plan(config, datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
-    report = ValidationReport(0, [], {}, {}, {}, {}, plan.render.stage.data_digest)
-    manifest = write_shards(plan.render, report, progress=False)
+    manifest = shards_of(world.parent, plan.render.data, plan.render.render)
     model = Clippo.load(pretrain(plan.pretrain, manifest).uri, "cpu")
     path = str(tmp_path_factory.mktemp("trained") / "model.safetensors")
     model.save(path)
@@ -143,15 +142,19 @@ def test_clip_benchmark_gives_our_numbers(
 
 
 @pytest.mark.slow
-def test_mteb_gives_our_number(
+def test_mteb_gives_our_numbers(
     trained: str, world: Path, ours: dict[str, float], tmp_path: Path
 ) -> None:
     python = foreign_python("mteb==2.26.24", "torchvision")
-    script = Path(__file__).parents[1] / "support" / "mteb_digits.py"
-    files = [world / "imagenet/val", world / "imagenet/class_names.json", tmp_path / "out.json"]
-    run_foreign(python, str(script), trained, *map(str, files))
+    script = Path(__file__).parents[1] / "support" / "mteb_demo.py"
+    run_foreign(python, str(script), trained, str(world), str(tmp_path / "out.json"))
     found = json.loads((tmp_path / "out.json").read_text())
-    assert abs(100 * found["accuracy"] - ours["digits/zero_shot_top1"]) < 1e-6
+    assert abs(100 * found["digits"]["accuracy"] - ours["digits/zero_shot_top1"]) < 1e-6
+    for direction in ("i2t", "t2i"):
+        for k in (1, 5, 10):
+            expected = ours[f"numbers/{direction}_recall@{k}"] / 100
+            # mteb rounds to five digits.
+            assert abs(found[direction][f"hit_rate_at_{k}"] - expected) < 6e-6, (direction, k)
 
 
 @pytest.mark.slow

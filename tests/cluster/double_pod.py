@@ -49,8 +49,8 @@ class Ended:
 class Pods:
     """Runs attempts. `image`: the folder that every pod gets a copy of as its working directory.
 
-    `secrets`: (group, key) -> value; `oom`: task name -> how many of its next attempts are killed
-    for their memory; `fault`: see Fault.
+    `secrets`: (group, key) -> value; `oom`: task name, or `name[index]` of a map's item -> how many
+    of its next attempts are killed for their memory; `fault`: see Fault.
     """
 
     def __init__(self, store: Store, image: Path) -> None:
@@ -99,6 +99,14 @@ class Pods:
         with self._lock:
             for process in self._running.get(execution, []):
                 _end(process, signal.SIGKILL)
+
+    def command(
+        self, template: Any, arguments: list[str], variables: dict[str, str], folder: Path
+    ) -> list[str]:
+        """How a container's command is started here: as it is, a process of this machine. `folder`:
+        what the pod mounts.
+        """
+        return arguments
 
     def _arguments(self, template: Any, data: str, name: str, path: str, attempt: int) -> list[str]:
         """flyteplugins/go/tasks/pluginmachinery/core/template/template.go. The raw outputs and the
@@ -193,10 +201,11 @@ class Pods:
             root = folder / f"root{number}"
             shutil.copytree(self.image, root)
             variables = environment | worker | {"PYTHONPATH": str(root)}
+            command = self.command(template, arguments, variables, folder)
             with (folder / f"log{number}").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
-                        arguments,
+                        command,
                         cwd=root,
                         env=variables,
                         stdout=log,
@@ -207,8 +216,10 @@ class Pods:
         with self._lock:
             self._running.setdefault(execution.id.name, []).extend(processes)
         task = template.id.name
-        if self.oom.get(task, 0) > 0:
-            self.oom[task] -= 1
+        item = f"{task}[{index}]"
+        killed = item if item in self.oom else task
+        if self.oom.get(killed, 0) > 0:
+            self.oom[killed] -= 1
             _end(processes[0], signal.SIGKILL)
             codes: list[Any] = [*(_waited(one, 60) for one in processes[1:]), "OOMKilled"]
         else:

@@ -11,20 +11,23 @@ import math
 import os
 import tarfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from prepared import shards_of
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shard_index, shards
+from clippo_core.data import index_file, loader, shard_index, shards
+from clippo_core.data.batch_plan import BatchPlan
 from clippo_core.data.images import decode_image, squash
 from clippo_core.errors import ConfigError, ShardError
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, Shard, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, Shard
 
 RENDER = RenderConfig(image_px=64)
 
@@ -65,18 +68,15 @@ def write_sentences(folder: Path, n: int, groups: int = 0) -> SourceConfig:
     return SourceConfig("tsv", str(folder / "sentences.tsv"), name="sentences")
 
 
-def report_of(excluded: dict[str, str] | None = None) -> ValidationReport:
-    return ValidationReport(
-        0, [], excluded or {}, {"photos": 1.0}, {"en": 0.0}, {"en": 0.0}, "data"
-    )
+def made(root: Path | str, data: DataConfig, excluded: Iterable[str] = ()) -> Manifest:
+    return shards_of(root, data, RENDER, tuple(excluded))
 
 
-def made(root: Path | str, data: DataConfig, excluded: dict[str, str] | None = None) -> Manifest:
-    return shards.write_shards(
-        RenderPlan(StagePlan(str(root), 0, "data"), data, RENDER),
-        report_of(excluded),
-        progress=False,
-    )
+def shard_file(manifest: Manifest, name: str) -> Path:
+    """A file of a shard, by the name of its source, its number and its ending."""
+    source, _, rest = name.partition("-")
+    (path,) = Path(manifest.store).glob(f"{source}-*-{rest}")
+    return path
 
 
 def listed(manifest: Manifest) -> list[Shard]:
@@ -182,7 +182,7 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
     manifest, data = mixed
     renderer = Renderer.from_config(RENDER)
     folder = Path(data.sources[0].images)
-    plan = loader.BatchPlan(manifest, data, 16, 5)
+    plan = BatchPlan(manifest, data, 16, 5)
     for batch in read(mixed, 6):
         draw = plan.order.draw(batch.step)
         for place, key in enumerate(batch.keys):
@@ -202,7 +202,7 @@ def test_pixels_and_texts_are_those_of_the_files(mixed: tuple[Manifest, DataConf
 
 def test_captions_take_turns(mixed: tuple[Manifest, DataConfig]) -> None:
     manifest, data = mixed
-    plan = loader.BatchPlan(manifest, data, 16, 5)
+    plan = BatchPlan(manifest, data, 16, 5)
     said: dict[int, list[tuple[int, int]]] = {}
     for step in range(16 * 12):
         draw = plan.order.draw(step)
@@ -266,29 +266,21 @@ def test_shards_are_plain_webdataset_tars(mixed: tuple[Manifest, DataConfig]) ->
 
     manifest, data = mixed
     names = [shard.tar.name for shard in listed(manifest)]
-    assert names == [f"photos-{n:05d}.tar" for n in range(4)] + [
-        f"sentences-{n:05d}.tar" for n in range(3)
-    ]
+    wanted = [f"photos-{n:05d}.tar" for n in range(4)]
+    wanted += [f"sentences-{n:05d}.jsonl.zst" for n in range(3)]
+    assert names == [shard_file(manifest, name).name for name in wanted]
     samples = [
         s
-        for name in names
-        for s in webdataset.WebDataset(str(Path(manifest.uri) / name), shardshuffle=False)
+        for name in names[:4]
+        for s in webdataset.WebDataset(str(Path(manifest.store) / name), shardshuffle=False)
     ]
-    assert len(samples) == manifest.n_pairs == 108 and manifest.n_photo_pairs == 61
+    assert manifest.n_pairs == 108 and len(samples) == manifest.n_photo_pairs == 61
     folder = Path(data.sources[0].images)
     for sample in samples:
         about = json.loads(sample["json"])
-        if about["source"] == "photos":
-            name = about["key"].split("/")[1]
-            assert (
-                sample.get("jpg", sample.get("png")) == next(folder.glob(f"{name}.*")).read_bytes()
-            )
-            assert about["languages"] == ["en"] * 3 and len(about["texts"]) == 3
-        else:
-            assert sample["first.txt"].decode().startswith("first ") and about["languages"] == [
-                "en",
-                "de",
-            ]
+        name = about["key"].split("/")[1]
+        assert sample.get("jpg", sample.get("png")) == next(folder.glob(f"{name}.*")).read_bytes()
+        assert about["languages"] == ["en"] * 3 and len(about["texts"]) == 3
 
 
 def test_the_same_bytes_every_time(mixed: tuple[Manifest, DataConfig], tmp_path: Path) -> None:
@@ -301,24 +293,18 @@ def test_a_killed_run_goes_on_and_keeps_whole_shards(
     mixed: tuple[Manifest, DataConfig], tmp_path: Path
 ) -> None:
     manifest, data = mixed
-    made(tmp_path, data)
-    folder = tmp_path / "shards"
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    (folder / "manifest.json").unlink()  # killed before the end
-    (folder / "photos-00001.tar").write_bytes(b"half")
-    (folder / "photos-00002.index").unlink()
+    first = made(tmp_path, data)
+    names = [f"photos-{n:05d}.{end}" for n in (1, 2) for end in ("tar", "index")]
+    gone = [shard_file(first, name) for name in names]
+    folder = Path(first.store)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (tmp_path / "shards" / "manifest.json").unlink()  # killed before the end
+    for path in [*folder.glob("list-*"), gone[3]]:
+        path.unlink()
+    gone[0].write_bytes(b"half")
     assert listed(made(tmp_path, data)) == listed(manifest)
-    changed = {
-        path.name for path in folder.iterdir() if path.stat().st_mtime_ns != before[path.name]
-    }
-    changed -= {path.name for path in folder.glob("list-*")}  # named by its content
-    assert changed == {
-        "manifest.json",
-        "photos-00001.tar",
-        "photos-00001.index",
-        "photos-00002.tar",
-        "photos-00002.index",
-    }
+    changed = {path for path in folder.iterdir() if path.stat().st_mtime_ns != before[path]}
+    assert {path for path in changed if not path.name.startswith("list-")} == set(gone)
 
 
 def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
@@ -326,7 +312,7 @@ def test_other_data_replaces_old_shards(tmp_path: Path) -> None:
     made(tmp_path / "run", data)
     write_photos(tmp_path, 8, captions=2)
     manifest = made(tmp_path / "run", data)
-    rows = loader.BatchPlan(manifest, data, 4, 0).records.rows((np.arange(8), np.arange(0)))
+    rows = BatchPlan(manifest, data, 4, 0).records.rows((np.arange(8), np.arange(0)))
     assert rows.index.text_counts.tolist() == [2] * 8
 
 
@@ -346,12 +332,11 @@ def test_what_validation_left_out_is_not_there(tmp_path: Path) -> None:
     )
     excluded |= dict.fromkeys([f"photos/photo-0005#{n}" for n in range(3)], "bad")
     manifest = made(tmp_path / "run", data, excluded)
-    records = loader.BatchPlan(manifest, data, 4, 0).records
+    records = BatchPlan(manifest, data, 4, 0).records
     assert records.sizes == (4, 2)
     rows = records.rows((np.arange(4), np.arange(2)))
-    texts = {
-        rows.index.key(row): records.read(rows, row, 0, at_once=False).texts for row in range(6)
-    }
+    read = [records.read(rows, row, 0, at_once=False) for row in range(6)]
+    texts = {record.key: record.texts for record in read}
     assert texts == {
         "photos/photo-0000": [f"caption {c} of 0" for c in range(3)],
         "photos/photo-0002": ["caption 1 of 2"],
@@ -369,7 +354,7 @@ def test_large_photos_are_shrunk_and_small_ones_kept(tmp_path: Path) -> None:
     small = write_photos(tmp_path / "small", 2)
     data = DataConfig((source, dataclasses.replace(small, name="small")), max_short_side_px=256)
     manifest = made(tmp_path / "run", data)
-    with tarfile.open(Path(manifest.uri) / "photos-00000.tar") as tar:
+    with tarfile.open(shard_file(manifest, "photos-00000.tar")) as tar:
         sizes = {
             m.name: decode_image(tar.extractfile(m).read()).shape
             for m in tar
@@ -379,7 +364,7 @@ def test_large_photos_are_shrunk_and_small_ones_kept(tmp_path: Path) -> None:
         f"{n:08d}.{'jpg' if n % 2 else 'png'}": (256, 320 if n == 0 else 265, 3) for n in range(4)
     }
     kept = made(tmp_path / "kept", dataclasses.replace(data, max_short_side_px=0))
-    with tarfile.open(Path(kept.uri) / "photos-00000.tar") as tar:
+    with tarfile.open(shard_file(kept, "photos-00000.tar")) as tar:
         assert (
             tar.extractfile("00000001.jpg").read()
             == (tmp_path / "photos/photo-0001.jpg").read_bytes()
@@ -411,11 +396,11 @@ def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
             manifest, live, image_px=64, batch_pairs=8, seed=0, text_encoder=ENCODE, steps=6
         )
     )
-    assert sum(asked) == 6 * 2  # only the text pairs' first texts, which have no drawing
+    assert sum(asked) == 6 * (2 + 2)  # only the text pairs' texts, which have no drawing
     for one, two in zip(stored, drawn_live, strict=True):
         assert torch.equal(one.second_text, two.second_text) and one.keys == two.keys
     png = Image.open(
-        io.BytesIO(_member(Path(manifest.uri) / "photos-00000.tar", "00000003.text.1.png"))
+        io.BytesIO(_member(shard_file(manifest, "photos-00000.tar"), "00000003.text.1.png"))
     )
     assert (
         png.mode == "1" and (np.asarray(png) == (renderer.render(["caption 1 of 3"])[0] != 0)).all()
@@ -430,7 +415,7 @@ def _member(tar: Path, name: str) -> bytes:
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
     data = DataConfig((write_photos(tmp_path, 12),), records_per_shard=5)
     manifest = made(tmp_path / "run", data)
-    tar = Path(manifest.uri) / "photos-00001.tar"
+    tar = shard_file(manifest, "photos-00001.tar")
     whole = tar.read_bytes()
 
     def start() -> None:
@@ -447,21 +432,21 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
         )
 
     tar.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ShardError, match="photos-00001.tar.*delete it and run `render` again"):
+    with pytest.raises(ShardError, match=r"photos-.*-00001.tar.*delete it and run `render` again"):
         start()
     tar.unlink()
-    with pytest.raises(ShardError, match="photos-00001.tar"):
+    with pytest.raises(ShardError, match=r"photos-.*-00001.tar"):
         start()
     tar.write_bytes(whole)
-    index = Path(manifest.uri) / "photos-00001.index"
+    index = shard_file(manifest, "photos-00001.index")
     content = index.read_bytes()
     for wrong in (
         content[:50],
         b"\0" * len(content),
-        Path(manifest.uri, "photos-00000.index").read_bytes(),
+        shard_file(manifest, "photos-00000.index").read_bytes(),
     ):
         index.write_bytes(wrong)
-        with pytest.raises(ShardError, match="photos-00001.index"):
+        with pytest.raises(ShardError, match=r"photos-.*-00001.index"):
             start()
     index.write_bytes(content)
     start()
@@ -495,13 +480,9 @@ def test_foreign_tars_train_directly(tmp_path: Path) -> None:
     data = DataConfig((SourceConfig("webdataset", str(tmp_path / "*.tar"), name="web"),))
     manifest = made(tmp_path / "run", data, {"web/00001/00003": "bad"})
     assert manifest.n_pairs == manifest.n_photo_pairs == 19
-    assert sorted(
-        path.name for path in Path(manifest.uri).iterdir() if "list" not in path.name
-    ) == [
-        "manifest.json",
-        "web-00000.index",
-        "web-00001.index",
-    ]
+    indexes = {shard_file(manifest, f"web-{n:05d}.index") for n in range(2)}
+    others = set(Path(manifest.store).iterdir()) - indexes
+    assert len(others) == 1 and others.pop().name.startswith("list-")
     assert [shard.tar.name for shard in listed(manifest)] == [
         str(tmp_path / f"0000{n}.tar") for n in range(2)
     ]
@@ -520,13 +501,13 @@ def test_foreign_tars_train_directly(tmp_path: Path) -> None:
 
 def test_the_index_knows_its_shard(mixed: tuple[Manifest, DataConfig]) -> None:
     manifest, _ = mixed
-    parts = [shard_index.load(Path(manifest.uri) / f"photos-{n:05d}.index")[0] for n in range(4)]
+    parts = [index_file.load(shard_file(manifest, f"photos-{n:05d}.index"))[0] for n in range(4)]
     whole = shard_index.concatenate(parts)
     assert [whole.key(record) for record in range(61)] == [
         f"photos/photo-{i:04d}" for i in range(61)
     ]
     assert whole.text_counts.tolist() == [3] * 61 and len(set(whole.first_hashes.tolist())) == 61
-    with open(Path(manifest.uri) / "photos-00000.tar", "rb") as tar:
+    with open(shard_file(manifest, "photos-00000.tar"), "rb") as tar:
         for record in range(20):
             tar.seek(int(parts[0].second[record, 0]))
             assert json.loads(tar.read(int(parts[0].second[record, 1])))["key"] == parts[0].key(
@@ -548,8 +529,8 @@ def test_shards_in_a_bucket(
     opened = shards.open_manifest(remote.uri)
     assert [b.keys for b in read((opened, data), 4)] == [b.keys for b in read(mixed, 4)]
     assert torch.equal(read((opened, data), 1)[0].photos, read(mixed, 1)[0].photos)
-    [damaged] = [s.tar for s in listed(remote) if s.tar.name == "photos-00001.tar"]
-    storage.write_bytes(storage.join(remote.uri, damaged.name), b"x" * damaged.bytes)
+    damaged = listed(remote)[1].tar
+    storage.write_bytes(storage.join(remote.store, damaged.name), b"x" * damaged.bytes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another node's"))
     with pytest.raises(ShardError, match=f"{damaged.name}: record photos/photo-00.. is not what"):
         read((opened, data), 4)

@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import Validated, validated, written
 
-from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.config import DataConfig, RenderConfig, SourceConfig
+from clippo_core.data import loader, parts
 from clippo_core.data.images import _taps, decode_image, squash
 from clippo_core.data.pairs import Record
 from clippo_core.data.sources.kinds import read_source
 from clippo_core.data.sources.splitter import split_sentences
 from clippo_core.data.sources.tars import picture_bytes
-from clippo_core.data.validate.expectations import validate
+from clippo_core.data.validate.facts import Facts
 from clippo_core.errors import DataError, ImageError, RenderError
 from clippo_core.rendering import Renderer, font
 from clippo_core.report.decks import validation_deck
-from clippo_core.run.records import RenderPlan, StagePlan, ValidatePlan, ValidationReport
 
 RENDER = RenderConfig(image_px=64)
 
@@ -73,10 +73,6 @@ def bad_tars() -> dict[str, bytes]:
     }
 
 
-def validated(data: DataConfig) -> ValidationReport:
-    return validate(ValidatePlan(StagePlan("", 0, "d"), data, RENDER, EvaluateConfig()), False)
-
-
 def web_data(folder: Path, bad: dict[str, bytes], max_bad_share: float) -> DataConfig:
     """30 good tars, and bad ones among them."""
     for n in range(30):
@@ -87,16 +83,15 @@ def web_data(folder: Path, bad: dict[str, bytes], max_bad_share: float) -> DataC
     return DataConfig((source,), max_bad_share=max_bad_share)
 
 
-def trained_on(data: DataConfig, report: ValidationReport, folder: Path) -> list[str]:
+def trained_on(data: DataConfig, found: Validated, folder: Path) -> list[str]:
     """The ids of the records in the batches of four epochs."""
-    plan = RenderPlan(StagePlan(str(folder), 0, "d"), data, RENDER)
-    manifest = shards.write_shards(plan, report, progress=False)
+    manifest = written(folder, data, RENDER, found.judged)
     encode = Renderer.from_config(RENDER)
-    found = loader.batches(
+    made = loader.batches(
         manifest, data, image_px=32, batch_pairs=9, seed=0, text_encoder=encode,
         steps=4 * manifest.n_pairs // 9,
     )  # fmt: skip
-    return sorted({key for batch in found for key in batch.keys})
+    return sorted({key for batch in made for key in batch.keys})
 
 
 GOOD = [f"web/{n:05d}/{3 * n + k:04d}" for n in range(30) for k in range(3)]
@@ -105,33 +100,35 @@ GOOD = [f"web/{n:05d}/{3 * n + k:04d}" for n in range(30) for k in range(3)]
 def test_thirty_good_tars_train_beside_every_kind_of_bad_one(tmp_path: Path) -> None:
     bad = bad_tars()
     data = web_data(tmp_path, bad, 0.25)
-    report = validated(data)
-    assert set(report.excluded) == {f"web/00015-{name}" for name in bad}
-    tars, records = report.expectations[0], report.expectations[1]
+    found = validated(tmp_path / "run", data, RENDER)
+    assert set(found.excluded) == {f"web/00015-{name}" for name in bad}
+    tars, records = found.report.expectations[:2]
     assert (tars.checked, tars.failed) == (30 + len(bad), len(bad))
     assert (records.checked, records.failed) == (90 + len(bad), len(bad))
-    page = html.unescape(validation_deck(report))
-    for name in bad:
-        reason = report.excluded[f"web/00015-{name}"]
-        assert f"{tmp_path}/00015-{name}.tar: " in reason and reason.endswith("."), reason
-        assert reason in page
-    assert trained_on(data, report, tmp_path / "run") == GOOD
+    page = html.unescape(validation_deck(found.report))
+    (facts,) = found.judged.facts
+    known = parts.read(str(tmp_path / "run" / "prepared"), facts, Facts)
+    shown = [tar.problem for tar in known.tars if tar.problem]
+    assert len(shown) == len(bad) and all(reason.endswith(".") for reason in shown)
+    assert all(any(f"/00015-{name}.tar: " in reason for reason in shown) for name in bad)
+    assert sum(reason in page for reason in shown) == 3
+    assert trained_on(data, found, tmp_path / "run") == GOOD
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(bad_tars()))
 def test_one_bad_tar_among_thirty_is_within_the_share(tmp_path: Path, kind: str) -> None:
     data = web_data(tmp_path, {kind: bad_tars()[kind]}, 0.05)
-    report = validated(data)
-    assert list(report.excluded) == [f"web/00015-{kind}"]
-    assert all(expectation.passed for expectation in report.expectations)
-    assert trained_on(data, report, tmp_path / "run") == GOOD
+    found = validated(tmp_path / "run", data, RENDER)
+    assert list(found.excluded) == [f"web/00015-{kind}"]
+    assert all(expectation.passed for expectation in found.report.expectations)
+    assert trained_on(data, found, tmp_path / "run") == GOOD
 
 
 def test_too_many_bad_tars_stop_the_run_though_their_records_are_few(tmp_path: Path) -> None:
     bad = {name: bad_tars()[name] for name in ("cut", "gzip")}
     with pytest.raises(DataError, match=r"2 of 32 tars are unusable, .* 5.00%: web/00015-cut"):
-        validated(web_data(tmp_path, bad, 0.05))
+        validated(tmp_path / "run", web_data(tmp_path, bad, 0.05), RENDER)
 
 
 def problems(kind: str, path: Path, content: bytes, **options: str) -> list[Record]:

@@ -30,13 +30,12 @@ from clippo_core.config import (
     presets,
     replace,
 )
+from clippo_core.data import prepare
 from clippo_core.data.numbers.scribe import TRAIN_DIGITS, Scribe, load_digits
 from clippo_core.data.numbers.tasks import glue_files, name
-from clippo_core.data.shards import write_shards
-from clippo_core.data.validate.expectations import validate
 from clippo_core.embedder import Clippo
 from clippo_core.evaluate.glue import protocol as glue
-from clippo_core.run.records import EvaluatePlan, PretrainPlan, RenderPlan, StagePlan, ValidatePlan
+from clippo_core.run.records import EvaluatePlan, PretrainPlan, StagePlan
 from clippo_core.train.loop import pretrain
 
 SMALL = ModelConfig(width=64, depth=2, num_heads=2, mlp_dim=256, embed_dim=64)
@@ -135,8 +134,8 @@ def small(run: RunConfig, source: SourceConfig, steps: int, batch_pairs: int) ->
 def trained(run: RunConfig, folder: Path) -> str:
     """Address of the checkpoint, by the pipeline's own stages."""
     stage = StagePlan(str(folder / "run"), run.seed, "d" * 64)
-    report = validate(ValidatePlan(stage, run.data, run.render, EvaluateConfig()))
-    manifest = write_shards(RenderPlan(stage, run.data, run.render), report)
+    judged = prepare.validate(stage, run.data, run.render)
+    manifest = prepare.write_shards(stage, run.data, run.render, judged)
     return pretrain(
         PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train), manifest
     ).uri

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import validated, written
 
 from clippo_core import storage
-from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
-from clippo_core.data import shards
+from clippo_core.config import DataConfig, RenderConfig, SourceConfig
+from clippo_core.data import prepare
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import tars
 from clippo_core.data.sources.guess import guess_source
 from clippo_core.data.sources.kinds import read_source
 from clippo_core.data.survey import survey
-from clippo_core.data.validate.expectations import validate
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.run.planning import content_digest, source_inputs
-from clippo_core.run.records import RenderPlan, StagePlan, ValidatePlan
+from clippo_core.run.records import StagePlan
 
 CAPTIONS = [f'photo {n}, a "dog", un café\t{n}' if n == 7 else f"photo {n}" for n in range(20)]
 
@@ -125,9 +125,9 @@ def test_every_layout_validates_and_becomes_shards(
 ) -> None:
     data, render = DataConfig((layouts[name],), max_bad_share=0.0), RenderConfig(image_px=64)
     stage = StagePlan(str(tmp_path), 0, content_digest(source_inputs(data)))
-    report = validate(ValidatePlan(stage, data, render, EvaluateConfig()), progress=False)
-    manifest = shards.write_shards(RenderPlan(stage, data, render), report, progress=False)
-    assert (report.n_records, manifest.n_photo_pairs) == (20, 20)
+    judged = prepare.validate(stage, data, render)
+    manifest = prepare.write_shards(stage, data, render, judged)
+    assert (judged.report.n_records, manifest.n_photo_pairs) == (20, 20)
 
 
 def test_our_shards_are_read_by_the_rules_of_others(
@@ -135,11 +135,9 @@ def test_our_shards_are_read_by_the_rules_of_others(
 ) -> None:
     """open_clip takes each record's picture and `txt`."""
     data, render = DataConfig((layouts["csv"],)), RenderConfig(image_px=64)
-    stage = StagePlan(str(tmp_path), 0, "d")
-    report = validate(ValidatePlan(stage, data, render, EvaluateConfig()), progress=False)
-    shards.write_shards(RenderPlan(stage, data, render), report, progress=False)
+    written(tmp_path, data, render, validated(tmp_path, data, render).judged)
     found: dict[str, dict[str, bytes]] = {}
-    (path,) = (tmp_path / "shards").glob("*.tar")
+    (path,) = (tmp_path / "prepared").glob("*.tar")
     with tarfile.open(path) as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
@@ -254,10 +252,49 @@ def test_parquet_that_cannot_be_used_is_refused_or_counted(tmp_path: Path) -> No
     assert f"row 1 of {path}: its picture has no bytes" in records[1].problem
     with pytest.raises(DataError, match=r"a.parquet: .*caption"):
         list(read_source(SourceConfig("hf", str(path), text_column="caption")))
+    with pytest.raises(DataError, match=r"a.parquet: picture and text are both column text; set"):
+        list(read_source(SourceConfig("hf", str(path), image_column="text")))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="a.parquet"):
         list(read_source(SourceConfig("hf", str(path))))
+
+
+@pytest.mark.parametrize("of", ["file", "hub"])
+def test_texts_declared_as_pictures_open_no_file(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library `datasets` opens the path or address in whatever a table declares a picture."""
+    import datasets
+
+    (tmp_path / "secret.png").write_bytes(PHOTOS[0])
+    picture = {"bytes": PHOTOS[0], "path": "0.jpg"}
+    rows = {"image": [picture], "text": [{"bytes": None, "path": str(tmp_path / "secret.png")}]}
+    for text in (datasets.Image(), datasets.List(datasets.Image()), {"a": datasets.Image()}):
+        kept = rows["text"] if isinstance(text, datasets.Image) else [[*rows["text"]]]
+        kept = [{"a": rows["text"][0]}] if isinstance(text, dict) else kept
+        features = datasets.Features({"image": datasets.Image(), "text": text})
+        table = datasets.Dataset.from_dict({**rows, "text": kept}, features=features)
+        table.to_parquet(tmp_path / "a.parquet")
+        load = datasets.load_dataset
+        with monkeypatch.context() as patch:
+            options = {"data_files": [str(tmp_path / "a.parquet")], "split": "train"}
+            patch.setattr(
+                datasets,
+                "load_dataset",
+                lambda *_, load=load, options=options, **__: load(
+                    "parquet", streaming=True, **options
+                ),
+            )
+            path = str(tmp_path / "a.parquet") if of == "file" else "people/photos"
+            opened: list[str] = []
+            patch.setattr(Image, "open", lambda *names, to=opened: to.append(str(names)))
+            try:
+                records = list(read_source(SourceConfig("hf", path)))
+                assert all(record.problem for record in records)
+            except DataError as error:
+                assert "text" in str(error)
+            assert not opened
 
 
 @pytest.fixture

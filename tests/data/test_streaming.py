@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prepared import shards_of
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
-from clippo_core.data import loader, shards
+from clippo_core.data import loader, separate, shards
 from clippo_core.data.records import Records
 from clippo_core.errors import ShardError
 from clippo_core.rendering import Renderer
-from clippo_core.run.records import Manifest, RenderPlan, StagePlan, ValidationReport, dumps
+from clippo_core.run.records import Manifest, dumps
 from clippo_core.storage import bucket
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -49,9 +51,7 @@ def foreign(bucket_uri: str, tars: int, each: int, **settings: int) -> tuple[Man
         storage.write_bytes(f"{bucket_uri}/set/{number:05d}.tar", content.getvalue())
     source = SourceConfig("webdataset", f"{bucket_uri}/set/*.tar", name="web")
     data = dataclasses.replace(DataConfig((source,)), **settings)
-    report = ValidationReport(tars * each, [], {}, {"web": 1.0}, {}, {}, "data")
-    plan = RenderPlan(StagePlan(f"{bucket_uri}/run", 0, "data"), data, RENDER)
-    return shards.write_shards(plan, report, progress=False), data
+    return shards_of(f"{bucket_uri}/run", data, RENDER), data
 
 
 def batches(
@@ -100,8 +100,9 @@ def test_the_first_batch_on_a_fresh_node(
     requests: list[tuple[str, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The manifest and its list, an index of each tar that the window touches, and one range per
-    pair: no tar is read as a whole, and none twice.
+    """The manifest and its list; of the index of each tar that the window touches its head, its
+    marks for the order and for the records, its places; and one range per pair: no tar and no index
+    is read as a whole, and in all less than the window holds.
     """
     manifest, data = foreign(s3, 8, 100, window_records=256, block_records=16)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fresh"))
@@ -110,9 +111,9 @@ def test_the_first_batch_on_a_fresh_node(
     [batch] = batches(manifest, data, 1)
     count = Counter(operation for operation, _ in requests)
     assert len(set(batch.keys)) == 16
-    assert count["get_object"] <= 2 + 8 + 16 and count["head_object"] <= 8
-    assert sum(size for _, size in requests) < 16 * 4096 + 2 * 8 * 20_000
-    assert sum(count.values()) == count["get_object"] + count["head_object"]
+    assert set(count) == {"get_object"} and count["get_object"] <= 2 + 8 * 4 + 16
+    n_bytes = sum(shard.tar.bytes for shard in shards.shard_list(manifest))
+    assert sum(size for _, size in requests) < n_bytes * 256 / 800
 
 
 def test_two_windows_lie_on_disk_at_most(s3: str, node: Path) -> None:
@@ -141,12 +142,55 @@ def test_the_same_batches_from_a_bucket_and_from_a_disk(
         (tmp_path / "set" / name).write_bytes(storage.read_bytes(f"{s3}/set/{name}"))
     source = dataclasses.replace(data.sources[0], path=str(tmp_path / "set/*.tar"))
     here = dataclasses.replace(data, sources=(source,))
-    report = ValidationReport(200, [], {}, {"web": 1.0}, {}, {}, "data")
-    plan = RenderPlan(StagePlan(str(tmp_path / "run"), 0, "data"), here, RENDER)
-    local = shards.write_shards(plan, report, progress=False)
+    local = shards_of(tmp_path / "run", here, RENDER)
     for one, two in zip(batches(manifest, data, 30), batches(local, here, 30), strict=True):
         assert one.keys == two.keys
         assert (one.photos == two.photos).all() and (one.second_text == two.second_text).all()
+
+
+def test_a_window_is_dealt_once_a_node(
+    s3: str, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks of a node: each window's order is made once, from marks that are read once; no copy
+    of an index stays, and what the ranks hold is what one would.
+    """
+    manifest, data = foreign(s3, 8, 100, window_records=256, block_records=16)
+    alone = batches(manifest, data, 40)
+    shutil.rmtree(node)
+    dealt: list[int] = []
+    deal = separate.dealt
+    monkeypatch.setattr(separate, "dealt", lambda *a: [dealt.append(1), deal(*a)][1])
+    ranks = [
+        loader.batches(
+            manifest, data, image_px=32, batch_pairs=16, seed=0, text_encoder=ENCODE, steps=40,
+            rank=rank, world_size=2,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for batch, *parts in zip(alone, *ranks, strict=True):
+        assert sorted(batch.keys) == sorted(sum((part.keys for part in parts), []))
+    assert len(dealt) == -(-40 // 16)
+    assert {path.relative_to(node / "clippo").parts[0] for path in node.rglob("*.*")} == {"blocks"}
+
+
+def test_text_pairs_from_a_bucket_and_from_a_disk(
+    s3: str, node: Path, tmp_path: Path, requests: list[tuple[str, int]]
+) -> None:
+    rows = "".join(f"en\tde\tfirst {i}\tzweiter {i}\n" for i in range(1024))
+    (tmp_path / "pairs.tsv").write_text(rows)
+    source = SourceConfig("tsv", str(tmp_path / "pairs.tsv"), name="pairs")
+    data = DataConfig(
+        (source,), text_pair_share=1.0, records_per_shard=300, window_records=64, block_records=8
+    )
+    remote, local = (shards_of(root, data, RENDER) for root in (s3, tmp_path))
+    requests.clear()
+    keys: Counter[str] = Counter()
+    for one, two in zip(batches(remote, data, 64), batches(local, data, 64), strict=True):
+        assert one.keys == two.keys and (one.first_text == two.first_text).all()
+        assert (one.second_text == two.second_text).all()
+        keys.update(one.keys)
+    assert len(keys) == 1024 and set(keys.values()) == {1}
+    assert {operation for operation, _ in requests} == {"get_object"}
 
 
 def test_a_replaced_tar_is_named(s3: str, node: Path) -> None:

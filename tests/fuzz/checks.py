@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from clippo_core.errors import ClippoError
-from clippo_core.untrusted import arrays, numbers, parquet, pictures, tensors, text
+from clippo_core.untrusted import arrays, numbers, parquet, pictures, tensors, text, zstd
 from clippo_core.untrusted import json as untrusted_json
 from clippo_core.untrusted.limits import LIMITS, Limits
 from clippo_core.untrusted.names import read_name
@@ -29,7 +29,7 @@ from clippo_core.untrusted.tar import tar_members
 CHECKS: dict[str, Callable[[bytes], bool]] = {}
 """Format -> check of one file: true where it was accepted; AssertionError for anything wrong."""
 WHERE = "s3://bucket/of a stranger/é.file"
-SMALL = Limits(line_bytes=100, gzip_slack_bytes=2**20, picture_pixels=4_000_000)
+SMALL = Limits(line_bytes=100, gzip_slack_bytes=2**20, zstd_bytes=10_000, picture_pixels=4_000_000)
 
 
 class Refused:
@@ -142,6 +142,20 @@ def check_lines(data: bytes) -> bool:
         assert (line.number, line.text, not line.problem) == (number, expected, good), line
     outcome(lambda: text.read_text(pieces, WHERE))
     return True
+
+
+@check("zstd")
+def check_zstd(data: bytes) -> bool:
+    import pyarrow
+
+    found = outcome(lambda: zstd.unpacked(data, WHERE, limits=SMALL))
+    try:
+        expected = pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd").read()
+    except OSError:
+        assert isinstance(found, Refused), "a damaged frame was read"
+        return False
+    assert isinstance(found, Refused) or found == expected
+    return not isinstance(found, Refused)
 
 
 @check("gzip")

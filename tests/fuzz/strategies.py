@@ -151,6 +151,17 @@ def gzip_text(draw: DrawFn) -> bytes:
     return b"".join(gzip.compress(part, mtime=0) + between for part in parts)
 
 
+@fuzzed("zstd")
+def zstd_frames(draw: DrawFn) -> bytes:
+    """A frame, now and then several or none, of lines or of very many zeros."""
+    import pyarrow
+
+    content = lines_text(draw), b"", bytes(draw(st.sampled_from([300, 9_999, 10_001, 10**7])))
+    parts = draw(st.lists(st.sampled_from(content), min_size=1, max_size=2))
+    data = b"".join(pyarrow.compress(part, "zstd", asbytes=True) for part in parts)
+    return damaged(data, random.Random(draw(_SEEDS)))
+
+
 @fuzzed("name")
 def name_bytes(draw: DrawFn) -> bytes:
     """Parts of names between slashes."""

@@ -100,6 +100,7 @@ def test_every_box_is_there_with_its_image(package: Package) -> None:
     found = tasks(package)
     boxes = ["plan.plan", "plan.numbers", "validate.validate", "render.render", "pretrain.pretrain"]
     boxes += ["gate.gate", "report.report", "preflight.probe", "retain.retain"]
+    boxes += ["validate.evaluated", "validate.measure", "validate.judge", "render.write"]
     boxes += [f"alert.{name}" for name in ("alert", "alert_promoted", "refused")]
     boxes += [
         f"evaluate.{name}"
@@ -193,11 +194,9 @@ def test_what_is_cached_is_versioned_by_its_code(package: Package) -> None:
     found = tasks(package)
     cached = {name for name, template in found.items() if template.metadata.discoverable}
     evaluations = {f"tasks.evaluate.{name}" for name in EVALUATIONS}
-    assert {mapped(name) for name in cached} == {
-        "tasks.validate.validate",
-        "tasks.render.render",
-        "tasks.pretrain.pretrain",
-    } | evaluations
+    boxes = ["validate.validate", "validate.evaluated", "render.render", "pretrain.pretrain"]
+    boxes += ["validate.measure", "validate.judge", "render.write"]
+    assert {mapped(name) for name in cached} == {f"tasks.{box}" for box in boxes} | evaluations
     versions = {mapped(name): found[name].metadata.discovery_version for name in cached}
     assert all(versions[mapped(name)] == found[name].metadata.discovery_version for name in cached)
     assert all(len(version) == 16 for version in versions.values())

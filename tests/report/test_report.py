@@ -44,8 +44,6 @@ from clippo_core.run.records import (
     Expectation,
     Manifest,
     Metric,
-    RenderPlan,
-    StagePlan,
     ValidationReport,
     Verdict,
 )
@@ -235,7 +233,7 @@ def page() -> str:
 def all_decks() -> dict[str, str]:
     run = made_run()
     return {
-        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}"),
+        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}", [("version", HOSTILE)], 1.0),
         "benchmarks": decks.inspection_deck([f"fine {HOSTILE}"], [f"bad {HOSTILE}"]),
         "validation": decks.validation_deck(run.validation),
         "render": decks.render_deck(run.manifest, samples=run.insight.contact),
@@ -315,6 +313,7 @@ def test_only_own_markup_is_trusted_in_templates():
         for match in re.findall(r"\{\{[^{}]*\|\s*safe[^{}]*\}\}", path.read_text())
     }
     assert trusted == {
+        ("evaluated.html.jinja", "{{ css|safe }}"),
         ("parts.html.jinja", "{{ figure.svg|safe }}"),
         ("report.html.jinja", "{{ css|safe }}"),
         ("runs.html.jinja", "{{ css|safe }}"),
@@ -645,7 +644,8 @@ def test_without_tokenizers_clippos_lengths_stand_alone():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> RunRecord:
     """A run's folder with real shards (photos and sentence pairs) and a real, untrained tower."""
-    from clippo_core.data.shards import write_shards
+    from prepared import shards_of
+
     from clippo_core.embedder import Clippo
     from clippo_core.models import build_tower
 
@@ -684,10 +684,7 @@ def finished(tmp_path_factory) -> RunRecord:
         data=DataConfig(sources, text_pair_share=0.25, records_per_shard=5),
     )
     root = str(folder / "run")
-    report = ValidationReport(23, [], {}, {"photos": 0.6, "words": 0.4}, {}, {}, "d" * 64)
-    manifest = write_shards(
-        RenderPlan(StagePlan(root, 0, "d" * 64), config.data, config.render), report, progress=False
-    )
+    manifest = shards_of(root, config.data, config.render, data_digest="d" * 64)
     clippo = Clippo(build_tower(model, config.render.image_px, seed=0), config.render)
     clippo.save(folder / "model.safetensors")
     checkpoint = CheckpointInfo(
@@ -972,3 +969,12 @@ def test_chromium_draws_the_report(page, tmp_path):
     assert (pixels[:, :15] == pixels[0, 0]).all() and (pixels[:, -15:] == pixels[0, 0]).all(), (
         "something runs out of the page"
     )
+
+
+def test_a_plan_tells_where_it_runs_and_for_how_long() -> None:
+    place = [("version", "9bb5ac5-h200x8"), ("cluster", "h200x8, 1 × 8 GPUs")]
+    text = Reader(decks.plan_deck(presets.paper_b16(), "s3://b/runs/x", place, 3168.0)).text
+    assert "9bb5ac5-h200x8" in text and "1 × 8 GPUs" in text
+    # 333,000 steps of 10,240 pairs; B/16 at 224 px forward and backward is some 160 GFLOP a pair.
+    assert "about 1 d 23 h" in text
+    assert "if nothing waits" not in Reader(decks.plan_deck(RUN, "x", place)).text

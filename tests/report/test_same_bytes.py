@@ -19,7 +19,7 @@ from test_report import made_run
 
 from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, RetrievalConfig
 from clippo_core.config import SourceConfig
-from clippo_core.data.validate.expectations import validate
+from clippo_core.data.prepare import validate
 from clippo_core.evaluate.registry import EVALUATIONS
 from clippo_core.published import published
 from clippo_core.report import decks
@@ -49,8 +49,8 @@ evaluate = EvaluateConfig(
     )
 )
 data = DataConfig(sources, max_bad_share=0.9)
-plan = ValidatePlan(StagePlan("run", 0, "digest"), data, RenderConfig(image_px=64), evaluate)
-report = validate(plan, progress=False)
+stage = StagePlan("run", 0, "digest")
+report = validate(stage, data, RenderConfig(image_px=64), evaluate).report
 checkpoint = tiny_checkpoint(here)
 plan = evaluate_plan("run", retrieval=evaluate.retrieval)
 result = EVALUATIONS["retrieval"].run(checkpoint, plan, progress=False)

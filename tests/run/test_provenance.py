@@ -39,17 +39,17 @@ STAGE_CODE = {
     "validate": VALIDATE,
     "render": RENDER,
     "pretrain": PRETRAIN,
-    **{name: one.module for name, one in REGISTRY.items()},
+    **{name: (one.module,) for name, one in REGISTRY.items()},
 }
-"""The module behind each stage."""
+"""The modules behind each stage."""
 
 
 def moved(project: Path) -> set[str]:
     """The stages whose code differs between this tree and `project`."""
     return {
         stage
-        for stage, module in STAGE_CODE.items()
-        if code_digest(module) != code_digest(module, project=project)
+        for stage, modules in STAGE_CODE.items()
+        if code_digest(*modules) != code_digest(*modules, project=project)
     }
 
 

@@ -20,7 +20,7 @@ from clippo_core.config import (
     TrainConfig,
     replace,
 )
-from clippo_core.run.records import Manifest, PretrainPlan, RenderPlan, StagePlan, ValidationReport
+from clippo_core.run.records import Manifest, PretrainPlan, StagePlan
 
 PHOTOS, SENTENCES = 40, 24
 
@@ -83,9 +83,8 @@ def write_tiny_data(folder: Path) -> None:
 
 def write_tiny_shards(folder: Path) -> Manifest:
     """The data, written and packed as the pipeline does it."""
-    from clippo_core.data.shards import write_shards
+    from prepared import shards_of
 
     write_tiny_data(folder / "data")
     plan = tiny_plan(str(folder), str(folder / "data"))
-    report = ValidationReport(PHOTOS + SENTENCES, [], {}, {}, {}, {}, plan.stage.data_digest)
-    return write_shards(RenderPlan(plan.stage, plan.data, plan.render), report, progress=False)
+    return shards_of(folder, plan.data, plan.render, data_digest=plan.stage.data_digest)

@@ -280,10 +280,9 @@ def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, sli
     """The test split of Flickr30k among the sources of pairs: validation excludes exactly those
     photos, or refuses the run.
     """
-    from clippo_core.data.validate.expectations import validate
+    from prepared import validated
+
     from clippo_core.errors import DataError
-    from clippo_core.run.planning import make_plan
-    from workflows.pipeline import UNSCHEDULED
 
     config = few(slices, tmp_path / "runs")
     leaky = tuple(
@@ -293,14 +292,12 @@ def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, sli
     tolerant = replace(
         config, data__sources=leaky, data__max_bad_share=0.5, evaluate__retrieval=limited(config, 0)
     )
-    report = validate(make_plan(tolerant, UNSCHEDULED).validate, progress=False)
-    leaked = {key for key, reason in report.excluded.items() if "evaluated" in reason}
+    data, render, evaluate = tolerant.data, tolerant.render, tolerant.evaluate
+    found = validated(tmp_path / "run", data, render, evaluate)
+    leaked = {key for key, reason in found.excluded.items() if "evaluated" in reason}
     assert len(leaked) == 48 and all(key.startswith("flickr30k/") for key in leaked)
     with pytest.raises(DataError, match="flickr30k"):
-        validate(
-            make_plan(replace(tolerant, data__max_bad_share=0.05), UNSCHEDULED).validate,
-            progress=False,
-        )
+        validated(tmp_path / "run", replace(data, max_bad_share=0.05), render, evaluate)
 
 
 @pytest.mark.nightly

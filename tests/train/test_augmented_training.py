@@ -258,15 +258,11 @@ def test_the_same_texts_for_any_workers_and_start(
 
 
 def test_stored_drawings_are_not_used_for_a_varying_layout(tmp_path: Path) -> None:
-    from clippo_core.data.shards import write_shards
-    from clippo_core.run.records import RenderPlan, ValidationReport
+    from prepared import shards_of
 
     write_tiny_data(tmp_path / "data")
     plan = tiny_plan(str(tmp_path), str(tmp_path / "data"), data__store_drawings=True)
-    manifest = write_shards(
-        RenderPlan(plan.stage, plan.data, plan.render),
-        ValidationReport(64, [], {}, {}, {}, {}, "0"),
-    )
+    manifest = shards_of(tmp_path, plan.data, plan.render)
     made = {
         stored: list(
             batches(

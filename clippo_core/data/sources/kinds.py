@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord, Record, TextRecord
@@ -33,32 +33,31 @@ __all__ = [
 ]
 
 
-def read_source(source: SourceConfig) -> Iterator[Record]:
-    """Records of one source, at most `limit`. Raises DataError where the annotation file is missing
-    or not of its kind.
+def read_source(source: SourceConfig, uris: Iterable[str] | None = None) -> Iterator[Record]:
+    """Records of one source, at most `limit`; of its files only `uris`, where these are given.
+    Raises DataError where the annotation file is missing or not of its kind.
     """
-    records = _read(source)
+    records = _read(source, uris)
     return itertools.islice(records, source.limit) if source.limit else records
 
 
-def read_records(data: DataConfig, skip: Container[str] = ()) -> Iterator[tuple[str, str, Record]]:
-    """(source name, id, record) of all sources but those named in `skip`.
+def read_records(
+    name: str, source: SourceConfig, uris: Iterable[str] | None = None
+) -> Iterator[tuple[str, Record]]:
+    """(id, record) of a source called `name`, or of some of its files.
 
-    The id is `<source>/<key>`; a key that comes again gets `@1`, `@2`, ... A record whose key is
-    longer than MAX_KEY_CHARACTERS comes with a `problem`.
+    The id is `<source>/<key>`; a key that comes again among them gets `@1`, `@2`, ... A record
+    whose key is longer than MAX_KEY_CHARACTERS comes with a `problem`.
     """
-    for name, source in zip(source_names(data), data.sources, strict=True):
-        if name in skip:
-            continue
-        seen: dict[str, int] = {}
-        for record in read_source(source):
-            if len(record.key) > MAX_KEY_CHARACTERS:
-                record = dataclasses.replace(
-                    record, problem=record.problem or _long_key(source.path, record.key)
-                )
-            times = seen.get(record.key, 0)
-            seen[record.key] = times + 1
-            yield name, f"{name}/{record.key}" + (f"@{times}" if times else ""), record
+    seen: dict[str, int] = {}
+    for record in read_source(source, uris):
+        if len(record.key) > MAX_KEY_CHARACTERS:
+            record = dataclasses.replace(
+                record, problem=record.problem or _long_key(source.path, record.key)
+            )
+        times = seen.get(record.key, 0)
+        seen[record.key] = times + 1
+        yield f"{name}/{record.key}" + (f"@{times}" if times else ""), record
 
 
 def source_names(data: DataConfig) -> list[str]:
@@ -90,15 +89,16 @@ def _long_key(path: str, key: str) -> str:
     return str(refusal(DataError, path, fault, "shorten it, or check that it is the key"))
 
 
-def _read(source: SourceConfig) -> Iterator[Record]:
+def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
     """One kind of source, one line."""
     languages = source.languages
     language = languages[0] if languages else "en"
     if source.kind == "hf":
-        return tables.hf_records(source, language)
+        read = tables.hub_records if source.on_hub else tables.parquet_records
+        return read(source, language)
     if source.kind == "folder":
         return tables.folder_records(source.path, language)
-    uris = source_files(source)
+    uris = source_files(source) if uris is None else list(uris)
     match source.kind:
         case "karpathy":
             return _chain(

@@ -34,6 +34,8 @@ _LOCAL: dict[str, Path] = {}
 asking the bucket again."""
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Members that are taken for a record's photo, in this order."""
+TEXTS = ("txt", "json")
+"""Members that are taken for its text, in this order."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Entry:
     def picture(self) -> str:
         """Extension of the photo; empty = it has none."""
         return next((extension for extension in PICTURES if extension in self.members), "")
+
+    @property
+    def text(self) -> str:
+        """Extension of the member with the text; empty = it has none."""
+        return next((extension for extension in TEXTS if extension in self.members), "")
 
 
 def members(path: str | Path, where: str = "") -> list[Member]:
@@ -114,6 +121,7 @@ def foreign_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
                 texts,
                 (language,) * len(texts),
                 problem=problem,
+                text_at=(entry.text, *entry.members.get(entry.text, (0, 0))),
             )
 
 
@@ -134,7 +142,7 @@ def foreign_text(descriptor: int, entry: Entry, where: str) -> tuple[tuple[str, 
         if size > LIMITS.picture_bytes:
             fault = f"its picture has {size:,} bytes, more than {LIMITS.picture_bytes:,}"
             raise refusal(DataError, where, fault, "shrink or remove it")
-        extension = next((name for name in ("txt", "json") if name in entry.members), "")
+        extension = entry.text
         if not extension:
             raise refusal(DataError, where, "it has neither txt nor json", "add one of them")
         offset, size = entry.members[extension]
@@ -158,15 +166,25 @@ def picture_bytes(image: str) -> bytes:
     """The bytes of a record's `image`: a file, an object, or a member of a tar. Raises
     ImageError.
     """
-    uri, mark, span = image.rpartition("#")
+    uri, mark, _ = image.rpartition("#")
     if not mark or not uri.endswith(".tar"):
         return read_image_bytes(image)
-    start, _, length = span.partition("+")
-    offset = whole_number(start, image, error=ImageError)
-    size = whole_number(length, image, maximum=LIMITS.picture_bytes, error=ImageError)
+    offset, size = span(image)
     try:
-        with open(_LOCAL.get(uri) or storage.fetch(uri), "rb") as tar:
+        with open(local_copy(uri), "rb") as tar:
             return os.pread(tar.fileno(), size, offset)
     except OSError as error:
         fault = f"it cannot be read ({reason(error)})"
         raise refusal(ImageError, image, fault, "fetch it again") from error
+
+
+def span(image: str) -> tuple[int, int]:
+    """(offset, size) of a picture in its tar, from its address. Raises ImageError."""
+    start, _, length = image.rpartition("#")[2].partition("+")
+    offset = whole_number(start, image, error=ImageError)
+    return offset, whole_number(length, image, maximum=LIMITS.picture_bytes, error=ImageError)
+
+
+def local_copy(uri: str) -> Path:
+    """Where a tar lies on this machine; fetched where it was not yet."""
+    return _LOCAL.get(uri) or storage.fetch(uri)

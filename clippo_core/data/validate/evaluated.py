@@ -1,88 +1,142 @@
-"""The pictures that a run's evaluations will show, by content and by name, so that none of them is
-trained on.
+"""What a run's evaluations will show, so that none of it is trained on: pictures by content, by
+look and by name, and captions.
 
-Content is the file's sha256. Names are file stems, COCO's with or without `COCO_val2014_`; stems of
-fewer than five characters say nothing and are not compared. Splits that an evaluation itself trains
-on (few-shot pool, VQA's training photos) do not count. A picture that was scaled or encoded anew
-under another name is not recognised.
+    evaluations ─▶ kind      first     second   evaluation          evaluated/<key>.parquet
+                   content   bytes     0        imagenet
+                   look      64 bits   64 bits  imagenet            `data.perceptual`
+                   name      stem      0        imagenet            `plain.stem_hash`
+                   caption   text      0        retrieval           `plain.plain_hash`
+
+first and second are 64-bit hashes (`pairs.key_hash`), 0 = none. Captions are those of retrieval, in
+every language. Splits that an evaluation itself trains on (few-shot pool, VQA's training photos) do
+not count, and neither do questions, sentences and class names, which are no captions.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from clippo_core import storage
-from clippo_core.config import EvaluateConfig
+from clippo_core.config import EvaluateConfig, digest, identity
+from clippo_core.data import parts
+from clippo_core.data.images import decoded_image
+from clippo_core.data.pairs import PhotoRecord, key_hash
+from clippo_core.data.perceptual import perceptual_hash
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources import photos as photo_sources
 from clippo_core.data.sources import tars
+from clippo_core.data.validate.facts import table_writer
+from clippo_core.data.validate.plain import plain_hash, stem_hash
 from clippo_core.errors import ClippoError
 from clippo_core.evaluate.registry import EVALUATIONS, Pictures
+from clippo_core.run.folder import PreparedFolder
+from clippo_core.run.provenance import code_digest
+from clippo_core.run.records import EvaluatedPlan, FileEntry, Part
+from clippo_core.untrusted.names import is_unicode
 
-MIN_STEM_CHARACTERS = 5
-_COCO_PREFIX = re.compile(r"^COCO_(train|val|test)\d{4}_")
+COLUMNS = {"kind": "string", "first": "uint64", "second": "uint64", "evaluation": "string"}
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+Shown = tuple[str, tuple[object, ...]]
+"""(address of a picture, its captions)."""
+Found = dict[tuple[str, int, int], str]
+"""(kind, first, second) -> evaluation."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evaluated:
-    """Content and names of evaluated pictures -> the evaluation."""
+    """What is evaluated, in a table."""
 
-    contents: dict[str, str] = field(default_factory=dict)
-    stems: dict[str, str] = field(default_factory=dict)
+    table: FileEntry
+    n_pictures: int
+    n_captions: int
     notes: list[str] = field(default_factory=list)
     """Evaluations whose pictures could not be looked at, and why."""
 
-    def where(self, sha256: str, stem: str) -> str | None:
-        """The evaluation that shows a picture of this content or this name, or None."""
-        return self.contents.get(sha256) or self.stems.get(plain_stem(stem))
+
+def fingerprints(plan: EvaluatedPlan) -> Part:
+    """The fingerprints of all that is evaluated: those that were noted before, or taken now."""
+    made_of = [identity(plan.evaluate), plan.content, code_digest(__name__)]
+    name = PreparedFolder.part("evaluated", digest(made_of))
+    known = parts.finished(plan.prepared, name, Evaluated, ("table",))
+    if known is not None:
+        return parts.noted(name, known, known.n_pictures)
+    found, n_pictures, notes = taken(plan.evaluate)
+    n_captions = sum(kind == "caption" for kind, _, _ in found)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "evaluated")
+        with table_writer(path, COLUMNS) as writer:
+            for row in sorted(found):
+                writer.add([dict(zip(COLUMNS, (*row, found[row]), strict=True))])
+        stored = name.removesuffix(".json") + ".parquet"
+        entry = parts.store_table(plan.prepared, stored, path, len(found))
+    known = Evaluated(entry, n_pictures, n_captions, notes)
+    return parts.write(plan.prepared, name, known, n_pictures)
 
 
-def plain_stem(stem: str) -> str:
-    """A file's stem without COCO's prefix."""
-    return _COCO_PREFIX.sub("", stem)
-
-
-def evaluated_pictures(config: EvaluateConfig) -> Evaluated:
-    """Read the pictures of all evaluations of a run. One that cannot be read is noted; the
-    evaluation itself will say so.
+def taken(config: EvaluateConfig) -> tuple[Found, int, list[str]]:
+    """(fingerprints, pictures, notes) of all evaluations of a run. One that cannot be read is
+    noted; the evaluation itself will say so.
     """
-    found = Evaluated()
+    found: Found = {}
+    notes: list[str] = []
+    n_pictures = 0
     for name, evaluation in EVALUATIONS.items():
         for pictures in evaluation.pictures(config):
             try:
-                _note(found, name, list(listed_pictures(pictures)))
+                shown = list(_LISTED[pictures.format](pictures))
             except ClippoError as error:
-                found.notes.append(f"{name}: {error}")
-    return found
+                notes.append(f"{name}: {error}")
+                continue
+            n_pictures += len(shown)
+            for uri, captions in shown:
+                stem = files.stem(uri if ".tar#" in uri else uri.partition("#")[0])
+                _note(found, name, "name", stem_hash(stem))
+                for text in captions:
+                    if isinstance(text, str) and is_unicode(text):
+                        _note(found, name, "caption", plain_hash(text))
+            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+                for content, look in pool.map(_of_picture, (uri for uri, _ in shown)):
+                    _note(found, name, "content", content)
+                    _note(found, name, "look", *look)
+    return found, n_pictures, notes
 
 
-def _note(found: Evaluated, name: str, uris: list[str]) -> None:
-    """Add the pictures at `uris`, by content and by stem, as shown by the evaluation `name`."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for uri, sha256 in zip(uris, pool.map(_sha256, uris), strict=True):
-            if sha256:
-                found.contents.setdefault(sha256, name)
-            stem = plain_stem(files.stem(uri if ".tar#" in uri else uri.partition("#")[0]))
-            if len(stem) >= MIN_STEM_CHARACTERS:
-                found.stems.setdefault(stem, name)
+def _note(found: Found, evaluation: str, kind: str, first: int, second: int = 0) -> None:
+    """Add a fingerprint, of which 0 is none; the first evaluation that has it is named."""
+    if first or second:
+        found.setdefault((kind, first, second), evaluation)
 
 
-def _folder(pictures: Pictures) -> Iterator[str]:
+def _of_picture(uri: str) -> tuple[int, tuple[int, int]]:
+    """(content, look) of a picture; zeros where it cannot be read (its evaluation will say so)."""
+    content = 0
+    try:
+        data = tars.picture_bytes(uri)
+        content = key_hash(data)
+        with decoded_image(data, uri) as pixels:
+            return content, perceptual_hash(pixels)
+    except ClippoError:
+        return content, (0, 0)
+
+
+def _folder(pictures: Pictures) -> Iterator[Shown]:
     """All pictures below a folder, and all in tars below it."""
     for stat in storage.list_files(pictures.images):
         if stat.name.endswith(".tar"):
-            yield from (record.image for record in tars.foreign_records(stat.uri) if record.image)
+            for record in tars.foreign_records(stat.uri):
+                if record.image:
+                    yield record.image, ()
         elif _PICTURE.search(stat.name):
-            yield stat.uri
+            yield stat.uri, ()
 
 
-def _captions(pictures: Pictures) -> Iterator[str]:
+def _captions(pictures: Pictures) -> Iterator[Shown]:
     """Pictures of Karpathy's or COCO's json."""
     content = files.load_json(pictures.listed_in)
     if isinstance(content, dict) and "annotations" in content:
@@ -91,10 +145,10 @@ def _captions(pictures: Pictures) -> Iterator[str]:
         records = photo_sources.karpathy_records(
             pictures.listed_in, pictures.images, pictures.split
         )
-    return (record.image for record in records if record.image)
+    return _of_records(records)
 
 
-def _questions(pictures: Pictures) -> Iterator[str]:
+def _questions(pictures: Pictures) -> Iterator[Shown]:
     """Pictures whose name ends in the image id of a question."""
     content = files.load_json(pictures.listed_in)
     questions = content.get("questions", ()) if isinstance(content, dict) else ()
@@ -102,16 +156,19 @@ def _questions(pictures: Pictures) -> Iterator[str]:
     for stat in storage.list_files(pictures.images):
         number = re.search(r"(\d+)$", files.stem(stat.name))
         if number and int(number[1]) in asked:
-            yield stat.uri
+            yield stat.uri, ()
 
 
-def _xm3600(pictures: Pictures) -> Iterator[str]:
+def _xm3600(pictures: Pictures) -> Iterator[Shown]:
     """Pictures of captions.jsonl."""
-    records = photo_sources.xm3600_records(pictures.listed_in, pictures.images)
-    return (record.image for record in records)
+    return _of_records(photo_sources.xm3600_records(pictures.listed_in, pictures.images))
 
 
-_LISTED: dict[str, Callable[[Pictures], Iterator[str]]] = {
+def _of_records(records: Iterator[PhotoRecord]) -> Iterator[Shown]:
+    return ((record.image, record.texts) for record in records if record.image)
+
+
+_LISTED: dict[str, Callable[[Pictures], Iterator[Shown]]] = {
     "folder": _folder,
     "captions": _captions,
     "questions": _questions,
@@ -124,12 +181,4 @@ def listed_pictures(pictures: Pictures) -> Iterator[str]:
     """Addresses of a set of evaluated pictures, one after another. Raises DataError, StorageError
     where what lists them cannot be read.
     """
-    return _LISTED[pictures.format](pictures)
-
-
-def _sha256(uri: str) -> str:
-    """sha256 of a picture's bytes; empty where it cannot be read (its evaluation will say so)."""
-    try:
-        return hashlib.sha256(tars.picture_bytes(uri)).hexdigest()
-    except ClippoError:
-        return ""
+    return (uri for uri, _ in _LISTED[pictures.format](pictures))

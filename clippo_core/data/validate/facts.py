@@ -1,162 +1,219 @@
-"""The facts that validation judges: one row per record, one per text, as plain columns. It
-measures; `expectations` judges.
+"""What is known of a partition once it was read: two tables, and a small file that names them.
 
-    records   id, source, problem, is_repeated, is_photo, photo_problem, short_side_px, sha256,
-              n_texts, evaluated_in
-    texts     id (`<record>#<n>`, or `#first`), language, is_text, is_blank, characters,
-              is_repeated, is_cut, has_missing_glyph
-    tars      id (`<source>/<stem>`), problem
-    census    rows used, share of texts cut off, share with a missing glyph, by language
+    facts/<key>.json              Facts: counts, tars, census           the Part that crosses tasks
+    facts/<key>-records.parquet   a row per record: RECORDS
+    facts/<key>-texts.parquet     a row per text of the records without a problem: TEXTS
+    verdicts/<key>.json           Verdict: what was checked and failed, by rule
+    verdicts/<key>.parquet        a row per thing that breaks a rule which leaves it out: VERDICT
+    exclusions/<key>.parquet      a row per record or text that is left out: EXCLUSION
 
-Every photo is read and decoded once, by as many threads as there are cores.
+Records are numbered through their partition (`ordinal`), texts within their record; -1 is the first
+text of a text pair. `measure` writes the facts, `expectations` the verdicts, `merge` the
+exclusions.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import hashlib
-import itertools
-import os
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clippo_core.config import DataConfig, RenderConfig
-from clippo_core.data.images import decoded_image
-from clippo_core.data.pairs import PhotoRecord, Record
-from clippo_core.data.sources import annotation_files, tars
-from clippo_core.data.sources import kinds as sources
-from clippo_core.data.validate.evaluated import Evaluated
-from clippo_core.errors import ClippoError
-from clippo_core.rendering.census import Census, LanguageCensus, by_language, concatenate
-from clippo_core.untrusted.names import is_unicode
+from clippo_core.run.records import FileEntry, Part
 
-Row = dict[str, Any]
-CHUNK = 512
-"""Records that are measured at a time."""
+if TYPE_CHECKING:
+    import pyarrow
+
+ROW_GROUP = 2**16
+"""Rows of a table that are held at a time."""
+FIRST = -1
+"""Number of a text pair's first text."""
+
+RECORDS = {
+    "ordinal": "int64",
+    "id": "string",
+    "key_hash": "uint64",
+    "group_hash": "uint64",
+    "first_hash": "uint64",
+    "kind": "uint8",
+    "file": "int32",
+    "problem": "string",
+    "is_repeated": "bool",
+    "is_photo": "bool",
+    "n_texts": "int32",
+    "photo_problem": "string",
+    "short_side_px": "int32",
+    "look_low": "uint64",
+    "look_high": "uint64",
+    "stem_hash": "uint64",
+    "first_offset": "int64",
+    "first_size": "int64",
+    "second_offset": "int64",
+    "second_size": "int64",
+}
+"""key_hash, group_hash, first_hash: as in a shard's index (`shard_index`), first_hash 0 where the
+bytes could not be read. kind: one of shard_index's. file: number of the tar in Facts.tars.
+look_low, look_high: how a photo looks (`perceptual`), stem_hash: its file's name, as they are
+compared with evaluated photos; 0 where they say nothing. Offsets and sizes: of the members in a
+foreign tar."""
+TEXTS = {
+    "ordinal": "int64",
+    "number": "int32",
+    "text_hash": "uint64",
+    "plain_hash": "uint64",
+    "language": "string",
+    "is_text": "bool",
+    "is_blank": "bool",
+    "characters": "int32",
+    "is_repeated": "bool",
+    "is_cut": "bool",
+    "has_missing_glyph": "bool",
+    "rows": "int32",
+    "shown": "string",
+}
+"""text_hash: pairs.key_hash of the text, 0 of what is none. plain_hash: of what stays of it when it
+is compared with evaluated captions (`plain`). is_repeated: within its record. rows:
+that it fills on the page. shown: what stands there, for a person."""
+VERDICT = {
+    "table": "string",
+    "ordinal": "int64",
+    "number": "int32",
+    "rule": "string",
+    "id": "string",
+    "shown": "string",
+}
+"""table: records, texts or tars; of a tar, ordinal is its number."""
+EXCLUSION = {"ordinal": "int64", "number": "int32", "rule": "string"}
+"""number -1: the whole record is left out; else only its text of this number."""
+
+
+@dataclass(frozen=True)
+class TarFact:
+    """A foreign tar of a partition."""
+
+    uri: str
+    bytes: int
+    sha256: str
+    problem: str = ""
+    """Why it cannot be read; it then has no record but one with the same problem."""
+
+
+@dataclass(frozen=True)
+class LanguageSums:
+    """Sums over the texts of one language."""
+
+    language: str
+    texts: int
+    rows: int
+    """That they fill on the page."""
+    cut: int
+    """Texts of which the page cuts a part off."""
+    missing: int
+    """Texts with a glyph that the font lacks."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The tables, row by row, and the census of all texts."""
+    """What was measured of a partition."""
 
-    records: list[Row] = field(default_factory=list)
-    texts: list[Row] = field(default_factory=list)
-    tars: list[Row] = field(default_factory=list)
-    census: list[LanguageCensus] = field(default_factory=list)
-
-
-def collect(
-    data: DataConfig, render: RenderConfig, evaluated: Evaluated, progress: bool = True
-) -> Facts:
-    """Measure every record of every source. Raises DataError where a source cannot be read at
-    all.
-    """
-    from tqdm import tqdm
-
-    from clippo_core.rendering import Renderer
-
-    renderer = Renderer.from_config(render)
-    facts = Facts()
-    parts: list[Census] = []
-    rows = sources.read_records(data)
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(desc="validate", unit="rec", disable=not progress) as bar,
-    ):
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            facts.records.extend(pool.map(lambda row: _record_row(row, evaluated), chunk))
-            texts = [
-                row
-                for _, key, record in chunk
-                if not record.problem
-                for row in _text_rows(key, record)
-            ]
-            parts.append(_add_census(texts, renderer))
-            facts.texts.extend(texts)
-            bar.update(len(chunk))
-    languages = [row["language"] for row in facts.texts if row["is_text"]]
-    census = by_language(concatenate(parts), languages)
-    return Facts(facts.records, facts.texts, _tar_rows(data, facts.records), census)
+    partition: Part
+    source: str
+    """Name of its source."""
+    n_records: int
+    n_texts: int
+    records: FileEntry
+    texts: FileEntry
+    tars: list[TarFact] = field(default_factory=list)
+    """Of a source of foreign tars."""
+    census: list[LanguageSums] = field(default_factory=list)
 
 
-def _tar_rows(data: DataConfig, records: list[Row]) -> list[Row]:
-    """A row for each tar of the sources; one that cannot be read is a record of the tar's name."""
-    problems = {row["id"]: row["problem"] for row in records if row["problem"]}
-    ids = [
-        f"{name}/{annotation_files.stem(uri)}"
-        for name, source in zip(sources.source_names(data), data.sources, strict=True)
-        if source.kind == "webdataset"
-        for uri in sources.source_files(source)
-    ]
-    return [{"id": key, "problem": problems.get(key)} for key in ids]
+@dataclass(frozen=True)
+class RuleCount:
+    """One rule over one partition."""
+
+    rule: str
+    checked: int
+    failed: int
+    worst: list[str]
+    """Up to three rows that break it: id and value."""
 
 
-def _record_row(row: tuple[str, str, Record], evaluated: Evaluated) -> Row:
-    source, key, record = row
-    facts: Row = {
-        "id": key,
-        "source": source,
-        "problem": record.problem or None,
-        "is_repeated": key != f"{source}/{record.key}",
-        "is_photo": isinstance(record, PhotoRecord) and not record.problem,
-        "photo_problem": None,
-        "short_side_px": None,
-        "sha256": None,
-        "n_texts": len(record.texts),
-        "evaluated_in": None,
-    }
-    if isinstance(record, PhotoRecord) and not record.problem:
-        try:
-            data = record.content or tars.picture_bytes(record.image)
-            facts["sha256"] = hashlib.sha256(data).hexdigest()
-            name = record.image.rpartition("/")[2] if ".tar#" not in record.image else record.key
-            facts["evaluated_in"] = evaluated.where(facts["sha256"], annotation_files.stem(name))
-            with decoded_image(data, record.image) as pixels:
-                facts["short_side_px"] = min(pixels.shape[:2])
-        except ClippoError as error:
-            facts["photo_problem"] = str(error)
-    return facts
+@dataclass(frozen=True)
+class Verdict:
+    """What Great Expectations found in a partition."""
+
+    rules: list[RuleCount]
+    rows: FileEntry
 
 
-def _text_rows(key: str, record: Record) -> Iterable[Row]:
-    """A row for the first text of a text pair, and one for each caption or partner."""
-    firsts: list[tuple[str, Any, str]] = []
-    languages = record.languages
-    if not isinstance(record, PhotoRecord):
-        firsts = [(f"{key}#first", record.first, languages[0])]
-        languages = languages[1:]
-    partners = [
-        (f"{key}#{n}", text, language)
-        for n, (text, language) in enumerate(zip(record.texts, languages, strict=True))
-    ]
-    seen: set[Any] = set()
-    for name, text, language in firsts + partners:
-        is_text = isinstance(text, str) and is_unicode(text)
-        yield {
-            "id": name,
-            "record": key,
-            "text": text if is_text else None,
-            "language": language,
-            "is_text": is_text,
-            "is_blank": is_text and not text.strip(),
-            "characters": len(text) if is_text else 0,
-            "is_repeated": is_text and text in seen,
-            "shown": repr(text)[:80],
-        }
-        if is_text:
-            seen.add(text)
+def schema(columns: dict[str, str]) -> pyarrow.Schema:
+    """The types of a table's columns."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
 
 
-def _add_census(rows: list[Row], renderer: Any) -> Census:
-    """What the page cuts off and the font lacks, also as columns of the rows; texts themselves are
-    not kept.
-    """
-    drawn = [row for row in rows if row["is_text"]]
-    census = renderer.census([row["text"] for row in drawn])
-    for row in rows:
-        row |= {"is_cut": False, "has_missing_glyph": False}
-        del row["text"]
-    for row, cut, missing in zip(drawn, census.cut.tolist(), census.missing.tolist(), strict=True):
-        row["is_cut"], row["has_missing_glyph"] = cut, missing
-    return census
+class TableWriter:
+    """A parquet file that is written row by row; the rows of one group are held."""
+
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        import pyarrow.parquet
+
+        self._schema = schema(columns)
+        self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+        self.n_rows = 0
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Rows by column; a missing column is null, others than the table's are left out."""
+        self._rows += rows
+        if len(self._rows) >= ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self.n_rows += len(self._rows)
+        self._rows = []
+
+
+@contextlib.contextmanager
+def table_writer(path: Path, columns: dict[str, str]) -> Iterator[TableWriter]:
+    """A TableWriter that is closed at the end."""
+    writer = TableWriter(path, columns)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def chunks(path: Path, rows: int, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
+    """A table's rows in their order, at most `rows` and one row group at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    held: list[pa.RecordBatch] = []
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP, columns=columns):
+            held.append(batch)
+            if sum(one.num_rows for one in held) >= rows:
+                yield pa.Table.from_batches(held)
+                held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def read_table(path: Path, columns: list[str]) -> pyarrow.Table:
+    """Some columns of a whole table."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read(columns=columns)
