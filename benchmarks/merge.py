@@ -67,6 +67,11 @@ def stored(root: str, name: str, columns: dict[str, Any], types: dict[str, str])
     return FileEntry(name, path.stat().st_size, "", table.num_rows)
 
 
+def repeated_text(text: str, n: int) -> Any:
+    """A column that is read for a few rows only."""
+    return pa.repeat(text, n)
+
+
 def partition(root: str, number: int, n: int, total: int) -> tuple[Part, Part]:
     """Facts and verdict of records number * PARTITION ... of `total`."""
     ids = np.arange(n, dtype=np.uint64) + np.uint64(number * PARTITION)
@@ -78,7 +83,7 @@ def partition(root: str, number: int, n: int, total: int) -> tuple[Part, Part]:
     same = np.zeros(n, np.uint64)
     columns = {
         "ordinal": np.arange(n),
-        "id": [f"web/{one:09d}" for one in ids.tolist()],
+        "id": repeated_text("web/an-id", n),
         "key_hash": mix(ids, 1, 0),
         "group_hash": same,
         "first_hash": mix(photo, 2, 0),
@@ -94,7 +99,7 @@ def partition(root: str, number: int, n: int, total: int) -> tuple[Part, Part]:
         "number": np.zeros(n, np.int32),
         "text_hash": mix(texts, 6, 0),
         "plain_hash": mix(texts, 7, 0),
-        "shown": [f"'a caption of number {one}'" for one in texts.tolist()],
+        "shown": repeated_text("'a caption'", n),
     }
     name = f"facts/{number:05d}"
     entries = [

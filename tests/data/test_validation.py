@@ -426,9 +426,11 @@ def test_the_real_slices_validate_and_load(slices: Path, tmp_path: Path) -> None
     run = presets.slices(str(slices))
     found = validated(tmp_path, run.data, run.render, run.evaluate)
     assert found.report.n_records == 4000 + 27430 + 3392
-    assert all("#" in key for key in found.excluded) and len(found.excluded) < 20
+    # One sentence of Multi30k is a caption of a test photo of Flickr30k.
+    assert [key for key in found.excluded if "#" not in key] == ["multi30k/train.en-17657"]
+    assert len(found.excluded) < 25
     manifest = written(tmp_path, run.data, run.render, found.judged)
-    assert (manifest.n_photo_pairs, manifest.n_pairs) == (4000, 34822)
+    assert (manifest.n_photo_pairs, manifest.n_pairs) == (4000, 34821)
     encode = Renderer.from_config(run.render)
     keys = []
     for batch in loader.batches(

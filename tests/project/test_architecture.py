@@ -71,6 +71,7 @@ def test_core_knows_no_orchestrator() -> None:
         ("deepspeed", "clippo_core/engine/zero.py"),
         ("boto3", "clippo_core/storage/__init__.py"),
         ("great_expectations", "clippo_core/data/validate/expectations.py"),
+        ("duckdb", "clippo_core/data/validate/database.py"),
     ],
 )
 def test_heavy_libraries_have_one_home(package: str, home: str) -> None:

@@ -22,6 +22,8 @@ import numpy as np
 if TYPE_CHECKING:
     import duckdb
 
+    Database = duckdb.DuckDBPyConnection
+
 MEMORY = "3GB"
 """Of tables, hashes and sorts; the rest of a process of 4 GB is Python's and the reader's."""
 
@@ -32,7 +34,7 @@ SORTED = 2**26
 @contextlib.contextmanager
 def open_database(
     tables: Mapping[str, Sequence[Path]], scratch: str | Path | None = None
-) -> Iterator[duckdb.DuckDBPyConnection]:
+) -> Iterator[Database]:
     """A database with a view for each table; `scratch` (default: the system's) takes what does not
     fit into memory. A table without files has no view.
     """
@@ -63,17 +65,17 @@ def open_database(
             yield db
 
 
-def arrays(db: duckdb.DuckDBPyConnection, select: str) -> dict[str, np.ndarray]:
+def arrays(db: Database, select: str) -> dict[str, np.ndarray]:
     """The columns of an answer without nulls."""
     found = db.execute(select).fetchnumpy()
     return {name: np.asarray(column) for name, column in found.items()}
 
 
 def repeated(
-    db: duckdb.DuckDBPyConnection, table: str, column: str, condition: str = "true"
+    db: Database, table: str, column: str, condition: str = "true"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(values, how often each comes), uint64 and int64: those of a column of hashes that come more
-    than once, but for 0. Sorting takes a tenth of what a GROUP BY over as many groups as rows does.
+    than once, but for 0. Sorting takes half of what a GROUP BY takes, in time and memory.
     """
     where = f"{column} <> 0 AND {condition}"
     [(n_rows,)] = db.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchall()

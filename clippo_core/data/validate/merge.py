@@ -33,7 +33,7 @@ from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import Expectation, LeftOut, Part, ValidatePlan, ValidationReport
 
 if TYPE_CHECKING:
-    import duckdb
+    from clippo_core.data.validate.database import Database
 
 SHOWN = 3
 """Rows that the report names for each rule."""
@@ -108,7 +108,7 @@ def merge(
     return report, exclusions
 
 
-def _ask(db: duckdb.DuckDBPyConnection, counts: _Counts, n_texts: int, n_records: int) -> None:
+def _ask(db: Database, counts: _Counts, n_texts: int, n_records: int) -> None:
     """Put the questions that do not depend on the size of a batch."""
     [(n_photos,)] = db.execute("SELECT count(*) FROM records WHERE is_photo").fetchall()
     twice = questions.count_twice(db)
@@ -125,26 +125,37 @@ def _ask(db: duckdb.DuckDBPyConnection, counts: _Counts, n_texts: int, n_records
     for rule, (checked, failed) in asked.items():
         rows = []
         if failed and rule in questions.TWICE:
-            table, column, _ = questions.MARKS[questions.TWICE[rule]]
-            number = "number" if table == "texts" else FIRST
-            select = (
-                f"SELECT record, {number} AS number FROM all_{table} SEMI JOIN"
-                f" (SELECT hash FROM {questions.TWICE[rule]}) m ON {column} = m.hash"
-            )
-            rows = _first_rows(db, select, questions.PLACE[rule])
+            rows = _first_repeated(db, rule)
         elif failed:
             select = f"SELECT record, number FROM broken WHERE place = {questions.PLACE[rule]}"
             rows = _first_rows(db, select, questions.PLACE[rule])
         counts.add(rule, checked, failed, [str(one) for one in rows])
 
 
-def _first_rows(db: duckdb.DuckDBPyConnection, select: str, place: int) -> list[Named]:
+def _first_repeated(db: Database, rule: str) -> list[Named]:
+    """The first rows of which the photo, or the text, comes more than once."""
+    table, column, condition = questions.MARKS[questions.TWICE[rule]]
+    [(n_parts,)] = db.execute("SELECT max(part) + 1 FROM records").fetchall()
+    rows: list[Named] = []
+    for part in range(n_parts):  # nearly always the first one has them, and no other is read
+        select = (
+            f"SELECT record, {'number' if table == 'texts' else FIRST} AS number FROM all_{table}"
+            f" SEMI JOIN (SELECT hash FROM {questions.TWICE[rule]}) m ON {column} = m.hash"
+            f" WHERE part = {part} AND {condition}"
+        )
+        rows += _first_rows(db, select, questions.PLACE[rule])
+        if len(rows) >= SHOWN:
+            break
+    return rows[:SHOWN]
+
+
+def _first_rows(db: Database, select: str, place: int) -> list[Named]:
     rows = db.execute(f"{select} ORDER BY record, number LIMIT {SHOWN}").fetchall()
     return names_of(db, [(record, number, place) for record, number in rows])
 
 
 def _thin(
-    db: duckdb.DuckDBPyConnection,
+    db: Database,
     counts: _Counts,
     plan: ValidatePlan,
     sizes: dict[tuple[int, int], int],
@@ -186,9 +197,7 @@ def _refusal(error: thinning.TooFrequentError, batch_pairs: int) -> str:
     )
 
 
-def _stop_if_too_many(
-    db: duckdb.DuckDBPyConnection, found: list[Facts], max_bad_share: float
-) -> None:
+def _stop_if_too_many(db: Database, found: list[Facts], max_bad_share: float) -> None:
     """Raise DataError where the share of unusable records, of unusable texts, or of unreadable
     tars, is above what is tolerated.
     """
@@ -235,7 +244,7 @@ def _too_many(
     )
 
 
-def _left_out(db: duckdb.DuckDBPyConnection) -> tuple[list[LeftOut], int]:
+def _left_out(db: Database) -> tuple[list[LeftOut], int]:
     """What is left out, by its first reason, and how many records and texts that are."""
     db.execute("CREATE TABLE excluded AS SELECT * FROM out")
     found = []
@@ -247,7 +256,7 @@ def _left_out(db: duckdb.DuckDBPyConnection) -> tuple[list[LeftOut], int]:
     return found, sum(one.count for one in found)
 
 
-def _store(db: duckdb.DuckDBPyConnection, prepared: str, n_parts: int) -> list[Part]:
+def _store(db: Database, prepared: str, n_parts: int) -> list[Part]:
     """The exclusions of each partition in a file of its own, named by its content."""
     import pyarrow as pa
     import pyarrow.parquet

@@ -9,7 +9,7 @@ from clippo_core.data.validate.facts import FIRST
 from clippo_core.data.validate.rules import MAX_SHOWN, RULES
 
 if TYPE_CHECKING:
-    import duckdb
+    from clippo_core.data.validate.database import Database
 
 HOW = ("", " (the file's name)", " (as it looks)")
 """How a photo was found to be one that an evaluation shows: by content, name or look."""
@@ -29,16 +29,14 @@ class Named:
         return f"{self.id}: {self.shown}"
 
 
-def names_of(db: duckdb.DuckDBPyConnection, rows: list[tuple[int, int, int]]) -> list[Named]:
+def names_of(db: Database, rows: list[tuple[int, int, int]]) -> list[Named]:
     """The names of a few rows (record, number, place), as `questions` has them."""
     from clippo_core.data.validate.questions import split
 
     return [_named(db, split(record), record, number, place) for record, number, place in rows]
 
 
-def _named(
-    db: duckdb.DuckDBPyConnection, where: tuple[int, int], record: int, number: int, place: int
-) -> Named:
+def _named(db: Database, where: tuple[int, int], record: int, number: int, place: int) -> Named:
     rule = RULES[place]
     one = "WHERE part = ? AND ordinal = ?"
     [(key,)] = db.execute(f"SELECT id FROM records {one}", where).fetchall()

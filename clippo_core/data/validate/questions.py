@@ -24,7 +24,7 @@ from clippo_core.data.validate.rules import RULES
 from clippo_core.data.validate.thinning import PART_BITS
 
 if TYPE_CHECKING:
-    import duckdb
+    from clippo_core.data.validate.database import Database
 
 PLACE = {rule.name: place for place, rule in enumerate(RULES)}
 MARKS = {
@@ -37,7 +37,7 @@ TWICE = {"photo_twice": "frequent_photo", "text_repeated": "frequent_text"}
 """Rule that counts what comes twice -> the kind of mark."""
 
 
-def prepare(db: duckdb.DuckDBPyConnection) -> None:
+def prepare(db: Database) -> None:
     """Views with `record`, and what the verdicts found."""
     for name in ("records", "texts", "verdicts"):
         db.execute(
@@ -60,7 +60,7 @@ def split(record: int) -> tuple[int, int]:
     return record >> PART_BITS, record & ((1 << PART_BITS) - 1)
 
 
-def note_repeated_keys(db: duckdb.DuckDBPyConnection) -> int:
+def note_repeated_keys(db: Database) -> int:
     """Records whose key an earlier partition of their source has too; keys that come again within a
     partition have been given other ids.
     """
@@ -78,7 +78,7 @@ def note_repeated_keys(db: duckdb.DuckDBPyConnection) -> int:
     )
 
 
-def note_evaluated(db: duckdb.DuckDBPyConnection) -> int:
+def note_evaluated(db: Database) -> int:
     """Photos that an evaluation shows, by content, name or look."""
     db.execute(
         "CREATE TABLE shown AS SELECT record, 0 AS how, evaluation FROM all_records"
@@ -86,21 +86,41 @@ def note_evaluated(db: duckdb.DuckDBPyConnection) -> int:
         " UNION ALL SELECT record, 1, evaluation FROM all_records JOIN evaluated e"
         " ON e.kind = 'name' AND stem_hash = e.first WHERE is_photo"
     )
-    bits, mask = perceptual.BAND_BITS, (1 << perceptual.BAND_BITS) - 1
-    db.execute("CREATE TABLE looks AS SELECT * FROM evaluated WHERE kind = 'look'")
-    for half, ours in (("first", "look_low"), ("second", "look_high")):
-        for shift in range(0, 64 - bits, bits):
-            db.execute(
-                "INSERT INTO shown SELECT record, 2, evaluation FROM all_records r JOIN looks e"
-                f" ON (r.{ours} >> {shift}) & {mask} = (e.{half} >> {shift}) & {mask}"
-                " WHERE (look_low <> 0 OR look_high <> 0)"
-                " AND bit_count(xor(look_low, e.first)) + bit_count(xor(look_high, e.second))"
-                f" <= {perceptual.MAX_DISTANCE}"
-            )
+    _note_looks(db)
     return _insert(db, "evaluated", f"SELECT DISTINCT record, {FIRST} FROM shown")
 
 
-def note_captions(db: duckdb.DuckDBPyConnection) -> int:
+def _note_looks(db: Database) -> None:
+    """Photos that look like an evaluated one: equal in a band, and in nearly all of their bits."""
+    looks = arrays(db, "SELECT first, second FROM evaluated WHERE kind = 'look'")
+    bits, mask = perceptual.BAND_BITS, (1 << perceptual.BAND_BITS) - 1
+    bands = [(half, shift) for half in (0, 1) for shift in range(0, 64 - bits, bits)]
+    known = [np.zeros(1 << bits, bool) for _ in bands]
+    for (half, shift), table in zip(bands, known, strict=True):
+        table[looks[("first", "second")[half]] >> np.uint64(shift) & np.uint64(mask)] = True
+    near: list[list[np.ndarray]] = []
+    select = "SELECT record, look_low, look_high FROM all_records WHERE look_low | look_high <> 0"
+    for batch in db.sql(select).to_arrow_reader(2**17):  # a glance, which rules out most photos
+        record, *halves = (column.to_numpy() for column in batch.columns)
+        is_near = np.zeros(len(record), bool)
+        for (half, shift), table in zip(bands, known, strict=True):
+            is_near |= table[halves[half] >> np.uint64(shift) & np.uint64(mask)]
+        near.append([column[is_near] for column in (record, *halves)])
+    if not near:
+        return
+    record, low, high = (np.concatenate(columns) for columns in zip(*near, strict=True))
+    _keep(db, "near", record=record, look_low=low, look_high=high)
+    for half, shift in bands:
+        ours, theirs = ("look_low", "look_high")[half], ("first", "second")[half]
+        db.execute(
+            "INSERT INTO shown SELECT record, 2, evaluation FROM near JOIN evaluated e"
+            f" ON ({ours} >> {shift}) & {mask} = (e.{theirs} >> {shift}) & {mask}"
+            " WHERE e.kind = 'look' AND bit_count(xor(look_low, e.first))"
+            f" + bit_count(xor(look_high, e.second)) <= {perceptual.MAX_DISTANCE}"
+        )
+
+
+def note_captions(db: Database) -> int:
     """Texts that are also a caption of an evaluation."""
     return _insert(
         db,
@@ -110,14 +130,14 @@ def note_captions(db: duckdb.DuckDBPyConnection) -> int:
     )
 
 
-def count_twice(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def count_twice(db: Database) -> dict[str, int]:
     """How many photos, and texts, come more than once; notes the marks of both."""
     return {rule: _count(db, kind) for rule, kind in TWICE.items()}
 
 
-def sizes(db: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], int]:
+def sizes(db: Database) -> dict[tuple[int, int], int]:
     """(partition, 0 for photos or 1 for text pairs) -> records that are usable: not left out, nor
-    with all their texts.
+    with all their texts. A partition has records of one kind.
     """
     db.execute(
         "CREATE OR REPLACE TABLE gone AS"
@@ -125,18 +145,10 @@ def sizes(db: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], int]:
         " SELECT record FROM all_records JOIN (SELECT record, count(*) AS lost FROM out"
         f" WHERE number <> {FIRST} GROUP BY record) USING (record) WHERE lost >= n_texts"
     )
-    kind = f"(kind = {TEXT})::INTEGER"
-    counts = {
-        (part, of): n
-        for part, of, n in db.execute(
-            f"SELECT part, {kind}, count(*) FROM all_records GROUP BY ALL"
-        ).fetchall()
-    }
-    for part, of, n in db.execute(
-        f"SELECT part, {kind}, count(*) FROM all_records SEMI JOIN gone USING (record) GROUP BY ALL"
-    ).fetchall():
-        counts[part, of] -= n
-    return counts
+    all_of = f"SELECT part, max((kind = {TEXT})::INTEGER), count(*) FROM records GROUP BY part"
+    gone_of = f"SELECT record >> {PART_BITS} AS part, count(*) FROM gone GROUP BY part"
+    gone = dict(db.execute(gone_of).fetchall())
+    return {(part, kind): n - gone.get(part, 0) for part, kind, n in db.execute(all_of).fetchall()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +166,7 @@ class Thinned:
     n_out: int
 
 
-def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thinned]:
+def note_frequent(db: Database, batches: thinning.Batches) -> list[Thinned]:
     """The marks that were thinned, the most frequent ones first. Raises
     thinning.TooFrequentError.
     """
@@ -162,15 +174,12 @@ def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> l
     rate = max((n / max(size, n) for size, n in pairs if n), default=0.0)
     if not rate:
         return []
-    least = max(2, int(np.ceil(thinning.LIMIT / 2 / rate)))
-    if any(batches.takes_stretches(kind) for kind in (0, 1)):
-        least = max(2, min(least, batches.window_steps // 2))
     _count(db, "frequent_group")
+    least = thinning.LIMIT / 2 / rate
     rows = " UNION ALL ".join(
         f"SELECT record, {'number' if table == 'texts' else FIRST} AS number, {column} AS hash,"
-        f" {PLACE[rule]} AS place FROM all_{table}"
-        f" SEMI JOIN (SELECT hash FROM {rule} WHERE n >= {least}) m ON {column} = m.hash"
-        f" WHERE {condition}"
+        f" {PLACE[rule]} AS place FROM all_{table} SEMI JOIN ({_suspects(rule, least, batches)}) m"
+        f" ON {column} = m.hash WHERE {condition}"
         for rule, (table, column, condition) in MARKS.items()
     )
     db.execute(f"CREATE TABLE marked AS SELECT * FROM ({rows}) ANTI JOIN gone USING (record)")
@@ -181,7 +190,23 @@ def note_frequent(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> l
     return _thin(db, batches)
 
 
-def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thinned]:
+def _suspects(rule: str, least: float, batches: thinning.Batches) -> str:
+    """Select the marks that come `least` times; where windows take stretches of neighbours, also
+    those that are often in one, and often enough to fill half of a window's batches.
+    """
+    select = f"SELECT hash FROM {rule} WHERE n >= {least}"
+    if not any(batches.takes_stretches(kind) for kind in (0, 1)):
+        return select
+    table, column, condition = MARKS[rule]
+    return (
+        f"{select} UNION SELECT {column} AS hash FROM all_{table} SEMI JOIN"
+        f" (SELECT hash FROM {rule} WHERE n >= {batches.window_steps // 2}) m ON {column} = m.hash"
+        f" WHERE {condition} GROUP BY {column}, record // {batches.block_records}"
+        f" HAVING count(*) > {batches.most_of_a_stretch}"
+    )
+
+
+def _thin(db: Database, batches: thinning.Batches) -> list[Thinned]:
     marked = arrays(db, "SELECT * FROM marked ORDER BY record, number, place")
     if not len(marked["record"]):
         return []
@@ -223,7 +248,7 @@ def _thin(db: duckdb.DuckDBPyConnection, batches: thinning.Batches) -> list[Thin
     ]
 
 
-def _count(db: duckdb.DuckDBPyConnection, rule: str) -> int:
+def _count(db: Database, rule: str) -> int:
     """A table, of the rule's name, with the marks that come more than once; how many rows those
     are.
     """
@@ -232,12 +257,12 @@ def _count(db: duckdb.DuckDBPyConnection, rule: str) -> int:
     return int(counts.sum())
 
 
-def _insert(db: duckdb.DuckDBPyConnection, rule: str, select: str) -> int:
+def _insert(db: Database, rule: str, select: str) -> int:
     [(n,)] = db.execute(f"INSERT INTO broken SELECT *, {PLACE[rule]} FROM ({select})").fetchall()
     return int(n)
 
 
-def _keep(db: duckdb.DuckDBPyConnection, table: str, **columns: np.ndarray) -> None:
+def _keep(db: Database, table: str, **columns: np.ndarray) -> None:
     """A table with these columns."""
     import pyarrow as pa
 

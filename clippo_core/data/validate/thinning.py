@@ -57,6 +57,11 @@ class Batches:
         whole = all(not n or self.window_steps * n % size == 0 for size, n in pairs)
         return LIMIT_OF_WHOLE_EPOCHS if whole else LIMIT
 
+    @property
+    def most_of_a_stretch(self) -> int:
+        """Records of a mark that a stretch of neighbours may have."""
+        return max(1, math.floor(self.window_steps * STRETCH_SHARE))
+
     def takes_stretches(self, kind: int) -> bool:
         """Whether a window is smaller than a pool, and takes stretches of neighbours of it."""
         return 0 < self.places[kind] * self.window_steps < self.sizes[kind]
@@ -171,6 +176,5 @@ def _crowded(found: Frequent, chance: np.ndarray, gone: np.ndarray, batches: Bat
     starts = np.flatnonzero(np.r_[True, (cells[:, 1:] != cells[:, :-1]).any(0)][: len(order)])
     nth = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     crowded = np.zeros(len(found.marks), bool)
-    most = max(1, math.floor(batches.window_steps * STRETCH_SHARE))
-    crowded[kept[order[nth >= most]]] = True
+    crowded[kept[order[nth >= batches.most_of_a_stretch]]] = True
     return crowded
