@@ -151,8 +151,8 @@ def _embed_command(
 
 
 def _names_of_a_million(folder: Path) -> str:
-    """Peak memory and bytes on disk of reading, checking and writing a million texts' names, in a
-    process that does nothing else (rows of one number stand in for embeddings).
+    """Peak memory and bytes on disk of a million texts' names on their way into shards, by a model
+    that gives each a row of one number.
     """
     path = folder / "million.txt"
     with open(path, "w") as file:
@@ -160,18 +160,17 @@ def _names_of_a_million(folder: Path) -> str:
         file.write("x" * 20_000 + "\n")
     program = """
 import re, sys
-import pyarrow.parquet
-from itertools import islice
-from clippo_core.search import collection, inputs
-out = sys.argv[2]
+import numpy as np, pyarrow.parquet
+from clippo_core.search import collection, embedding, inputs
+class Model:
+    text_encoder = staticmethod(lambda texts: np.zeros((len(texts), 1), np.float32))
+    embed_prepared = staticmethod(lambda batch, what: batch)
 facts = collection.Facts("m", "", "", "float32", "squash", "float32", 1, 100_000)
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = peak()
-items = inputs.texts(sys.argv[1])
-while shard := list(islice(items, facts.shard_size)):
-    rows = collection.ShardRows(len(shard), 1, "float32")
-    done = collection.Shard(len(shard), len(shard), collection.names_digest(shard))
-    facts = collection.write_shard(out, facts, "texts", rows, shard, done, [], False)
+embedding.embed_collection(
+    Model(), sys.argv[2], facts, "texts", inputs.texts(sys.argv[1]), say=lambda line: None
+)
 print(peak() - before)
 """
     done = subprocess.run(

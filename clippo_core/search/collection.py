@@ -38,6 +38,8 @@ Side = Literal["images", "texts"]
 FACTS, BAD = "embedding.json", "bad.tsv"
 _BAD_HEAD = "kind\tname\treason\n"
 _ROWS = {"images": "img_emb", "texts": "text_emb"}
+_GROUP_ROWS = 10_000
+"""Rows of one group of the metadata."""
 _HEADER_BYTES = 128
 """What numpy writes before the values of a table of plain numbers."""
 
@@ -250,7 +252,9 @@ def _parquet(side: Side, items: Sequence[Item]) -> bytes:
     )
     found = io.BytesIO()
     schema = pa.schema([(name, pa.string()) for name in columns])
-    pq.write_table(pa.table(columns, schema), found, compression="zstd")
+    # In small groups and without dictionaries, of which texts that all differ would fill one.
+    table = pa.table(columns, schema)
+    pq.write_table(table, found, _GROUP_ROWS, compression="zstd", use_dictionary=False)
     return found.getvalue()
 
 

@@ -76,8 +76,10 @@ def embed_collection(
         done = Shard(len(shard), len(good), collection.names_digest(shard))
         facts = collection.write_shard(folder, facts, side, rows, good, done, bad, apart)
         rate = len(good) / max(time.perf_counter() - begin, 1e-9)
+        shard.clear()  # its names are written, and need not be held beside the next ones
         words = f", {len(bad):,} could not be read" if bad else ""
         say(f"shard {number}: {len(good):,} {_SIDES[side]}, {rate:,.0f} a second{words}")
+        good.clear()
     if number < len(finished):
         raise ConfigError(
             f"{folder}: it holds {len(finished)} shards of {_SIDES[side]}, and there are only items"
