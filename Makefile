@@ -21,7 +21,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register preflight run \
-	activate deactivate clean
+	activate deactivate abort clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
 
@@ -92,6 +92,9 @@ activate: setup ## switch one launch plan on: make activate PLAN=weekly_retraini
 
 deactivate: setup ## switch one launch plan off, whichever version is active
 	$(CLUSTER) deactivate "$(PLAN)"
+
+abort: setup ## stop an execution: make abort EXECUTION=f2c9a1b0 WHY='wrong data'
+	$(CLUSTER) abort "$(EXECUTION)" --why "$(or $(WHY),stopped by hand)"
 
 clean: ## remove results of local runs and Flyte's local cache of them
 	rm -rf runs build

@@ -26,6 +26,20 @@ _TASKS = {
 }
 """Evaluation -> the hub's word for its task, and ours."""
 
+_EMBEDDINGS = (
+    "It gives embeddings of unit length; the dot product of two, of photos or texts, is their"
+    " cosine."
+)
+_BASELINE = f"A baseline of CLIPPO's paper: photos as patches, texts as tokens. {_EMBEDDINGS}"
+_KINDS = {
+    "clippo": "CLIPPO: one vision transformer for photos and for text. A text is drawn as a picture"
+    f" and read by the same tower as a photo, so there is no tokenizer. {_EMBEDDINGS}",
+    "image_only": "A vision transformer for photos, with features to fine-tune or probe.",
+}
+"""ModelConfig.kind -> what such a model is; `_BASELINE` for the others."""
+_COSINES = 'model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T'
+_USE = {"image_only": 'model.pooled_images(["dog.jpg"])'}
+
 
 @dataclass(frozen=True)
 class About:
@@ -38,25 +52,24 @@ class About:
     """Of the weights, as the hub writes it (`apache-2.0`, `cc-by-4.0`, …)."""
     source: str = "."
     """What Clippo.from_pretrained takes."""
+    kind: str = "clippo"
+    """`ModelConfig.kind`."""
 
 
 def model_card(about: About, results: Sequence[EvalResult] = ()) -> str:
     """The card as Markdown with YAML in front."""
     body = [
         f"# {about.name}",
-        "CLIPPO: one vision transformer for photos and for text. A text is drawn as a picture and"
-        " read by the same tower as a photo, so there is no tokenizer. It gives embeddings of unit"
-        " length; the dot product of two is their cosine.",
+        _KINDS.get(about.kind, _BASELINE),
         "## Use",
         "```python\nfrom clippo_core.embedder import Clippo    # pip install clippo-flyte\n\n"
-        f'model = Clippo.from_pretrained("{about.source}")\n'
-        'model.embed_images(["dog.jpg"]) @ model.embed_texts(["a dog", "a cat"]).T\n```',
+        f'model = Clippo.from_pretrained("{about.source}")\n{_USE.get(about.kind, _COSINES)}\n```',
         "## The model",
         _table(("", ""), [(name, _cell(value)) for name, value in about.facts]),
         "## Results",
         *_results(results),
         "## Limits",
-        *_limits(results),
+        _limits(about.kind, results),
         "## Licence",
         _licence(about.license),
     ]
@@ -129,20 +142,24 @@ def _row(name: str, metric: Metric, result: EvalResult) -> tuple[str, ...]:
     )
 
 
-def _limits(results: Sequence[EvalResult]) -> list[str]:
+def _limits(kind: str, results: Sequence[EvalResult]) -> str:
     lines = [
-        "- Text is read as 16-pixel characters on one page; what does not fit is cut off, and"
-        " characters that the font lacks are boxes.",
         "- It learnt from pairs of pictures and texts as they were found, with their errors and"
         " their prejudices; do not let it decide about people.",
         "- Scores run from 0 to 100. An interval covers the choice of examples, not that of data,"
         " seed or protocol.",
     ]
+    if kind == "clippo":
+        lines.insert(
+            0,
+            "- Text is read as 16-pixel characters on one page; what does not fit is cut off, and"
+            " characters that the font lacks are boxes.",
+        )
     if any(result.is_demo for result in results):
         lines.insert(0, "- **A demo**: trained for minutes on toy data; of no use beyond that.")
     if any(result.is_partial for result in results):
         lines.append("- Where a note says so, only a part of a benchmark was scored.")
-    return ["\n".join(lines)]
+    return "\n".join(lines)
 
 
 def _licence(license: str) -> str:

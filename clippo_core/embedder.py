@@ -17,10 +17,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +37,7 @@ from clippo_core.exported import write_exported
 from clippo_core.models import Tower, normalise, resize_positions
 from clippo_core.models.text import TokenEncoder
 from clippo_core.opening import TOKEN_KINDS, TOKENIZER, open_model, weights_digest
+from clippo_core.progress import counted
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run.records import EvalResult
 
@@ -153,7 +153,7 @@ class Clippo:
         """Embeddings of texts, float32 [n, embed_dim], unit rows. Raises RenderError for what is no
         list of str.
 
-        progress: a bar on stderr; None = where there are many batches and somebody is looking.
+        progress: a bar, or lines in the log; None = where there are many batches.
         """
         return self._texts(
             self.tower.embed_encoded_text, self.tower.config.embed_dim, texts, batch_size, progress
@@ -298,7 +298,8 @@ class Clippo:
         if target.endswith((".safetensors", ".npz", ".pt", ".bin")):
             raise ConfigError(f"{folder}: save_pretrained writes a folder; `save` writes one file.")
         last, facts = Path(target).resolve().name, (*self._card_facts(), *training)
-        about = About(name or last, facts, license, source or last)
+        kind = self.tower.config.kind
+        about = About(name or last, facts, license, source or last, kind)
         hub.write_folder(target, self.save, self._facts(), model_card(about, results))
 
     def push_to_hub(
@@ -343,13 +344,18 @@ class Clippo:
         config = self.tower.config
         count = sum(parameter.numel() for parameter in self.tower.parameters())
         fonts = ", ".join(Path(font).name for font in self.render.fonts)
+        texts = [
+            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
+            ("layout of texts", self.render.layout),
+        ]
+        if config.kind in TOKEN_KINDS:
+            texts = [("texts", f"SentencePiece, {config.text_tokens} tokens")]
         return [
             ("tower", f"{config.kind}, width {config.width}, depth {config.depth}"),
             ("parameters", f"{count:,}"),
             ("images", f"{self.image_px} x {self.image_px} px, patches of {config.PATCH_PX}"),
             ("embedding", f"{config.embed_dim} numbers"),
-            ("font", fonts or "GNU Unifont, as shipped with clippo-flyte"),
-            ("layout of texts", self.render.layout),
+            *texts,
             ("digest of rendering", self.render_digest),
             ("sha256 of weights", self.weights_sha256),
         ]
@@ -379,7 +385,7 @@ class Clippo:
         inputs.check_batch_size(batch_size)
         _known(preprocess)
         numbered = enumerate(inputs.pictures(images))
-        n = len(images) if hasattr(images, "__len__") else None
+        n = len(images) if isinstance(images, Sized) else None
 
         def prepare(one: tuple[int, Any]) -> np.ndarray:
             return self.prepared(one[1], f"image {one[0]}", preprocess)
@@ -408,12 +414,9 @@ class Clippo:
         progress: bool | None,
     ) -> np.ndarray:
         """Rows of all batches, float32 [n, width]; n None: of how many is not known before."""
-        from tqdm import tqdm
-
         found = [np.empty((0, width), np.float32)]
-        is_long = n is None or n > 4 * batch_size
-        show = progress if progress is not None else is_long and sys.stderr.isatty()
-        with tqdm(total=n, desc=what, unit="", disable=not show) as bar:
+        show = progress if progress is not None else n is None or n > 4 * batch_size
+        with counted(what, n or 0, unit=what, shown=show) as bar:
             for batch in batches:
                 found.append(self._embedded(tower, batch))
                 bar.update(len(batch))

@@ -18,15 +18,14 @@ import http.client
 import json
 import os
 import re
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clippo_core.errors import ConfigError, StorageError
+from clippo_core.progress import Progress, counted
 from clippo_core.published import Published, published_of
 from clippo_core.storage import sha256_file
 from clippo_core.untrusted.json import field, load_json
@@ -172,13 +171,9 @@ def _download(url: str, partial: Path, progress: bool) -> dict[str, str]:
     """Bring `url` into `partial`, going on where it stands, and return the response's headers.
     Raises OSError.
     """
-    from tqdm import tqdm
-
     silent = 0
     mark = partial.with_suffix(".etag")
-    with tqdm(
-        desc=partial.stem, unit="B", unit_scale=True, disable=not progress, file=sys.stderr
-    ) as bar:
+    with counted(partial.stem, unit="B", shown=progress) as bar:
         while True:
             before = partial.stat().st_size if partial.is_file() and mark.is_file() else 0
             try:
@@ -200,7 +195,7 @@ def _download(url: str, partial: Path, progress: bool) -> dict[str, str]:
 
 
 def _transfer(
-    url: str, partial: Path, mark: Path, start: int, bar: Any
+    url: str, partial: Path, mark: Path, start: int, bar: Progress
 ) -> tuple[dict[str, str], int]:
     """One connection, from byte `start` on if the file is still the same one. Returns headers and
     the whole file's size.
@@ -218,8 +213,7 @@ def _transfer(
             raise OSError("the server does not say how long the file is")
         total = start + int(length)
         mark.write_text(response.headers.get("ETag", ""), encoding="utf-8")
-        bar.total = total
-        bar.update(start - bar.n)
+        bar.restart(start, total)
         with open(partial, "ab" if continued else "wb") as file:
             while chunk := response.read(1 << 20):
                 file.write(chunk)

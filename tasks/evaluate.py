@@ -146,7 +146,8 @@ def gather(
             continue
         result = one[0] or evaluation(name).failed(checkpoint, plan[0], POD_DIED)
         results.append(result)
-        Deck(name, evaluation_deck(result, RunFolder(plan[0].stage.root).evaluation(name)))
+        folder = RunFolder(plan[0].stage.root).evaluation(name)
+        Deck(name, evaluation_deck(result, folder, checkpoint=checkpoint.uri))
     return results
 
 

@@ -54,7 +54,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
-    Deck("Plan", plan_deck(config, run.root))
+    Deck("Plan", plan_deck(config, run.root, settings.place(), settings.expected_tflops()))
     found = inspect_benchmarks(fill_kickoff(config.evaluate, kickoff_time))
     Deck("Benchmarks", inspection_deck(found.facts, found.faults))
     for fault in found.faults:

@@ -1,14 +1,16 @@
 """The task `pretrain`: DeepSpeed ZeRO on every node through Elastic; goes on from the last
 checkpoint after any interruption.
 
-Rank 0 keeps `training.html` and `journal.jsonl` in the run's folder: `Deck.publish` does nothing
-inside Elastic's workers, so that page is how a run is watched live; the same figures end in the
-deck.
+Rank 0 keeps `training.html` and `journal.jsonl` in the run's folder, and a copy of the page where
+the console looks for the deck of the running task: `Deck.publish` does nothing inside Elastic's
+workers. The same figures end in the task's own deck, which takes the copy's place.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 
 from flytekit import Deck, current_context, task
 from flytekit.exceptions.user import FlyteDataNotFoundException, FlyteRecoverableException
@@ -40,7 +42,8 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
 
     try:
         previous = _previous_attempt(RunFolder(plan.stage.root).checkpoints)
-        checkpoint = train(plan, manifest, previous=previous, watch=watcher)
+        watch = functools.partial(watcher, also=_live_deck())
+        checkpoint = train(plan, manifest, previous=previous, watch=watch)
     except (ConflictError, NotFoundError):
         raise
     # Trying again helps: the run goes on from its last checkpoint. It does not help against a loss
@@ -49,6 +52,17 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
         raise FlyteRecoverableException(str(error)) from error
     Deck("Training", training_deck(journal.read(checkpoint.journal)))
     return checkpoint
+
+
+def _live_deck() -> str:
+    """Address of the deck that the console shows while the task runs (Flyte 1.15 and later): beside
+    its outputs. Empty where there is none, as in a local run.
+
+    Flyte says where on the command line, which Elastic's workers inherit from the pod's process.
+    """
+    option = "--output-prefix"
+    place = sys.argv.index(option) + 1 if option in sys.argv else len(sys.argv)
+    return f"{sys.argv[place].rstrip('/')}/deck.html" if place < len(sys.argv) else ""
 
 
 def _previous_attempt(folder: str) -> str:

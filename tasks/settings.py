@@ -12,6 +12,7 @@ file holds no setting of the method: those are `clippo_core/config/`.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,16 @@ if os.environ.get("CLIPPO_PROGRAM", PROGRAM) != PROGRAM:
     )
 
 remember_schemas()
+
+if not logging.getLogger().handlers:
+    # A pod's log shows how far it is (clippo_core/progress.py); nothing else sets one up.
+    logging.getLogger("clippo_core").setLevel(logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+
+TFLOPS = {"nvidia-h200": 396.0, "nvidia-h100": 396.0, "nvidia-a100-80gb": 125.0, "": 0.07}
+"""Accelerator -> 1e12 model FLOP/s that a GPU is taken to reach in training, for the plan's
+expected duration: 40 % of the maker's figure for bfloat16, not measured. Of CPUs a node's, as
+measured in benchmarks/RESULTS.md."""
 
 TIMEOUTS = {
     "training": datetime.timedelta(days=21),
@@ -202,6 +213,19 @@ def cached(*modules: str) -> Cache:
     and what they reach. The task's own file is left out, since it only draws the deck and wires.
     """
     return Cache(version=code_digest(*modules)[:16], serialize=True)
+
+
+def place() -> list[tuple[str, str]]:
+    """What a task runs on, for people: the registered version (commit and shape), the cluster."""
+    version = os.environ.get("FLYTE_INTERNAL_TASK_VERSION") or "none, a working tree"
+    size = f"{SHAPE.nodes} × {SHAPE.processes_per_node} {'GPUs' if SHAPE.gpu else 'processes'}"
+    return [("version", version), ("program", PROGRAM), ("cluster", f"{SHAPE_NAME}, {size}")]
+
+
+def expected_tflops() -> float:
+    """1e12 model FLOP/s that training is taken to reach on this cluster; 0 = nobody knows."""
+    device = SHAPE.accelerator.to_flyte_idl().device if SHAPE.accelerator else ""
+    return TFLOPS.get(device, 0.0) * SHAPE.nodes * int(SHAPE.gpu or 1)
 
 
 def require_shared(root: str) -> None:

@@ -1,6 +1,7 @@
 """What pyflyte's own commands do not do on a cluster; the Makefile calls it.
 
 python tools/cluster.py --configuration flyte.yaml ... deactivate weekly_retraining
+python tools/cluster.py --configuration flyte.yaml ... abort f2c9a1b0 --why "wrong data"
 python tools/cluster.py --configuration flyte.yaml ... preflight --version V --root s3://b/runs
 """
 
@@ -44,6 +45,12 @@ def deactivate(remote: FlyteRemote, plan: str) -> None:
         return
     remote.client.update_launch_plan(active.id, LaunchPlanState.INACTIVE)
     print(f"Switched off {plan}, version {active.id.version}.")
+
+
+def abort(remote: FlyteRemote, execution: str, why: str) -> None:
+    """Stop an execution. Its pods get SIGTERM; what training saved stays."""
+    remote.terminate(remote.fetch_execution(name=execution), why)
+    print(f"Stopped {execution}.")
 
 
 def preflight(remote: FlyteRemote, version: str, root: str) -> None:
@@ -162,6 +169,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("deactivate", help=deactivate.__doc__).add_argument("plan")
+    stop = commands.add_parser("abort", help=abort.__doc__)
+    stop.add_argument("execution")
+    stop.add_argument("--why", default="stopped by hand")
     check = commands.add_parser("preflight", help=preflight.__doc__)
     for name in ("version", "root"):
         check.add_argument(f"--{name}", required=True)
@@ -169,6 +179,8 @@ def main() -> None:
     remote = FlyteRemote(Config.auto(said.configuration), said.project, said.domain)
     if said.command == "deactivate":
         deactivate(remote, said.plan)
+    elif said.command == "abort":
+        abort(remote, said.execution, said.why)
     else:
         preflight(remote, said.version, said.root)
 

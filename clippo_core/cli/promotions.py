@@ -41,7 +41,8 @@ another one: promote NUMBER.
 
 RETAINING = """\
 Kept are the promoted model, the last runs of each name, what is younger, and whatever these need:
-the gate's references and their scores, what a rollback goes to, what an unfinished run started from.
+the gate's references and their scores, what a rollback goes to, what an unfinished run started
+from.
 
   clippo retain s3://clippo/runs --runs 8 --days 60
   clippo retain runs --delete

@@ -52,7 +52,7 @@ class BatchPlan:
         bucket, and the order of the windows, whose marks one of them reads.
         """
         self.records.share_ranges(run)
-        ranges, deal = self.records.ranges, self.order.window
+        ranges, deal = self.records.ranges, self.order.window.__wrapped__
         if ranges and not self.records.fits_window:
 
             def shared(number: int) -> Window:

@@ -34,6 +34,7 @@ from clippo_core.data.shard_index import (
     ragged,
     spread,
     take,
+    without_places,
 )
 from clippo_core.errors import ShardError
 from clippo_core.untrusted.json import at, field, load_json
@@ -157,22 +158,9 @@ class IndexFile:
         return index
 
     def _read(self, stored: Safetensors, start: int, stop: int, places: bool) -> ShardIndex:
-        keys, groups, firsts, counts, texts = self._marks(stored, start, stop)
-        n = stop - start
         is_text = bool(stored.facts["frames"].shape[0])
-        index = ShardIndex(
-            kinds=np.full(n, TEXT if is_text else PHOTO, np.uint8),
-            first=np.zeros((n, 2), np.int64),
-            second=np.zeros((n, 2), np.int64),
-            drawings=np.zeros((len(texts), 2), np.int64),
-            keys=np.zeros(0, np.uint8),
-            key_ends=np.zeros(n, np.int64),
-            key_hashes=keys,
-            group_hashes=groups,
-            first_hashes=firsts,
-            text_counts=counts,
-            text_hashes=texts,
-        )
+        kinds = np.full(stop - start, TEXT if is_text else PHOTO, np.uint8)
+        index = without_places(kinds, *self._marks(stored, start, stop))
         if not places:
             return index
         return self._framed(stored, index, start) if is_text else self._placed(stored, index, start)

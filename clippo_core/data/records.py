@@ -268,7 +268,7 @@ class Records:
                 index, about = index_file.load(path)
                 self._check_index(shard, about)
                 self._indexes[shard] = index
-            return shard_index.take(self._indexes[shard], rows)
+            return shard_index.take(self._indexes[shard], rows, places)
         for _ in range(ATTEMPTS - 1 if self.ranges else 0):
             with contextlib.suppress(ShardError):
                 return self._index_file(shard).rows(rows, places=places)

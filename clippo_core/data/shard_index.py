@@ -28,6 +28,8 @@ from clippo_core.untrusted.names import refusal
 PHOTO, TEXT, FOREIGN_TXT, FOREIGN_JSON = range(4)
 """Kinds of records: ours with a photo; ours with a first text; a foreign photo with txt; with
 json."""
+PIECE = 2**16
+"""Rows whose values are gathered at a time: the places of each byte of a key take eight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +178,52 @@ def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def ragged(values: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The values of some rows, where row i has the next counts[i] of `values`."""
-    return values[spread((np.cumsum(counts) - counts)[rows], counts[rows])]
+    starts = np.cumsum(counts) - counts
+    parts = [rows[n : n + PIECE] for n in range(0, len(rows), PIECE)] or [rows]
+    return np.concatenate([values[spread(starts[part], counts[part])] for part in parts])
 
 
-def take(index: ShardIndex, rows: np.ndarray) -> ShardIndex:
-    """The index of some of its records, in the order of `rows`."""
-    lengths = np.diff(index.key_ends, prepend=0)
-    plain = ("kinds", "first", "second", "key_hashes", "group_hashes", "first_hashes")
+def without_places(
+    kinds: np.ndarray,
+    key_hashes: np.ndarray,
+    group_hashes: np.ndarray,
+    first_hashes: np.ndarray,
+    text_counts: np.ndarray,
+    text_hashes: np.ndarray,
+) -> ShardIndex:
+    """An index that knows no keys, and zeros for spans."""
+    n, t = len(kinds), len(text_hashes)
+    spans = np.zeros((n, 2), np.int64)
     return ShardIndex(
-        **{name: getattr(index, name)[rows] for name in (*plain, "text_counts")},
-        drawings=ragged(index.drawings, index.text_counts, rows),
+        kinds=kinds,
+        first=spans,
+        second=spans,
+        drawings=np.zeros((t, 2), np.int64),
+        keys=np.zeros(0, np.uint8),
+        key_ends=np.zeros(n, np.int64),
+        key_hashes=key_hashes,
+        group_hashes=group_hashes,
+        first_hashes=first_hashes,
+        text_counts=text_counts,
+        text_hashes=text_hashes,
+    )
+
+
+def take(index: ShardIndex, rows: np.ndarray, places: bool = True) -> ShardIndex:
+    """The index of some of its records, in the order of `rows`; see `without_places`."""
+    plain = ("kinds", "key_hashes", "group_hashes", "first_hashes", "text_counts")
+    taken = without_places(
+        **{name: getattr(index, name)[rows] for name in plain},
         text_hashes=ragged(index.text_hashes, index.text_counts, rows),
+    )
+    if not places:
+        return taken
+    lengths = np.diff(index.key_ends, prepend=0)
+    return dataclasses.replace(
+        taken,
+        first=index.first[rows],
+        second=index.second[rows],
+        drawings=ragged(index.drawings, index.text_counts, rows),
         keys=ragged(index.keys, lengths, rows),
         key_ends=np.cumsum(lengths[rows]),
     )

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig, digest
-from clippo_core.engine.recipe import recipe
+from clippo_core.engine.recipe import plan_of, recipe
 from clippo_core.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from clippo_core.run.folder import LATEST, MANIFEST
 from clippo_core.run.records import CheckpointInfo, PretrainPlan, from_dict
@@ -171,6 +171,13 @@ def open_checkpoint(uri: str) -> Checkpoint:
             " path."
         )
     return newest
+
+
+def trained_by(uri: str) -> PretrainPlan:
+    """The plan of the run that left the checkpoint at `uri`, as far as its numbers follow from it;
+    its weights are not read. Raises CheckpointError, ConfigError, NotFoundError.
+    """
+    return plan_of(uri, _read_manifest(uri)["recipe"])
 
 
 def latest_checkpoint(root: str) -> Checkpoint | None:

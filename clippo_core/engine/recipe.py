@@ -21,7 +21,7 @@ from clippo_core.config import (
 )
 from clippo_core.data import pairs
 from clippo_core.errors import CheckpointError, ConfigError
-from clippo_core.run.records import PretrainPlan
+from clippo_core.run.records import PretrainPlan, StagePlan
 
 _PARTS: dict[str, type] = {
     "data": DataConfig,
@@ -64,6 +64,15 @@ def check_same_recipe(uri: str, saved: dict[str, Any], plan: PretrainPlan) -> No
             "Give the new run another folder; to go on from these weights on purpose, name them "
             "in its train.resume_from."
         )
+
+
+def plan_of(root: str, saved: dict[str, Any]) -> PretrainPlan:
+    """The plan of the run at `root` whose recipe was saved, with default values for what does not
+    belong to a recipe. Raises ConfigError.
+    """
+    parts: dict[str, Any] = {name: decode(cls, saved.get(name)) for name, cls in _PARTS.items()}
+    stage = StagePlan(root, int(saved.get("seed", 0)), str(saved.get("data_digest", "")))
+    return PretrainPlan(stage, **parts)
 
 
 def _identity(config: Any) -> Any:

@@ -33,6 +33,7 @@ from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.data.images import decode_image, fewshot_crop, squash
 from clippo_core.errors import CheckpointError, EvaluationError, StorageError
+from clippo_core.progress import counted
 from clippo_core.run.provenance import code_digest
 from clippo_core.untrusted.arrays import read_npy
 
@@ -144,12 +145,7 @@ class FeatureStore:
     def _chunks(self, items: Sequence, size: int, what: str) -> Iterator[Sequence]:
         if not len(items):
             raise EvaluationError(f"there are no {what} to embed.")
-        if not self.progress:
-            yield from (items[i : i + size] for i in range(0, len(items), size))
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=len(items), desc=what, unit="") as bar:
+        with counted(what, len(items), shown=self.progress) as bar:
             for i in range(0, len(items), size):
                 yield items[i : i + size]
                 bar.update(len(items[i : i + size]))

@@ -16,15 +16,16 @@ from typing import Any
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
-from clippo_core.errors import DataError, NotFoundError
+from clippo_core.errors import ClippoError, DataError, NotFoundError
 from clippo_core.extras import optional_import
 from clippo_core.measure.contact import ContactItem, safe_picture
+from clippo_core.published import published
 from clippo_core.report import digits
 from clippo_core.report.differences import paper_run, recipe_differences
 from clippo_core.report.figures import recall_by_language
 from clippo_core.report.live import training_charts
 from clippo_core.report.pages import deck, fragment
-from clippo_core.report.rows import PublishedLookup, marks_of, rows_of
+from clippo_core.report.rows import PublishedLookup, Trained, marks_of, rows_of
 from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 from clippo_core.untrusted.json import load_json
@@ -34,8 +35,14 @@ CONTACT_ITEMS = 12
 """Pairs on a contact sheet."""
 
 
-def plan_deck(config: RunConfig, root: str) -> str:
-    """What will run and where, and in what it differs from the paper."""
+def plan_deck(
+    config: RunConfig, root: str, place: Sequence[tuple[str, str]] = (), tflops: float = 0.0
+) -> str:
+    """What will run and where, for how long, and in what it differs from the paper.
+
+    place: names and values of what it runs on. tflops: 1e12 model FLOP/s that training is expected
+    to reach there, 0 = nobody knows.
+    """
     name, paper = paper_run(config)
     return deck(
         fragment(
@@ -44,6 +51,7 @@ def plan_deck(config: RunConfig, root: str) -> str:
             marks=["demo"] if config.is_demo else [],
             text=f"Folder: {root}",
         ),
+        fragment("facts", entries=[*place, *_expected(config, tflops)]),
         fragment("facts", entries=run_facts(config)),
         fragment("recipe", differences=recipe_differences(config, paper), paper_name=name),
     )
@@ -102,20 +110,25 @@ def training_deck(records: list[dict[str, Any]], total_steps: int = 0) -> str:
 
 
 def evaluation_deck(
-    result: EvalResult, folder: str = "", examples: list[dict[str, Any]] | None = None
+    result: EvalResult,
+    folder: str = "",
+    examples: list[dict[str, Any]] | None = None,
+    checkpoint: str = "",
 ) -> str:
-    """All numbers of one evaluation with n and chance, recall by language where there are
-    languages, six hits and six misses.
+    """All numbers of one evaluation with n, chance and the paper's, recall by language where there
+    are languages, six hits and six misses.
 
-    Examples are read from `folder`/examples.json where None are given.
+    Examples are read from `folder`/examples.json where None are given; in what the model of
+    `checkpoint` (its address) differs from the paper's, from there.
     """
+    group = metric_group(result, _trained(checkpoint) if checkpoint else None, published)
     shown = read_examples(folder) if examples is None else clean_examples(examples)
     figures = [recall_by_language(result, kind) for kind in ("i2t_recall@1", "t2i_recall@1")]
     return deck(
         fragment(
             "heading", title=evaluation_title(result), marks=badges_of(result), text=result.protocol
         ),
-        fragment("metrics", groups=[metric_group(result)], show_protocol=False),
+        fragment("metrics", groups=[group], show_protocol=False),
         fragment("figures", figures=[figure for figure in figures if figure]),
         fragment(
             "examples",
@@ -124,6 +137,27 @@ def evaluation_deck(
         ),
         fragment("counts", counts=result.counts),
     )
+
+
+def _expected(config: RunConfig, tflops: float) -> list[tuple[str, str]]:
+    """About how long training takes at so many model FLOP/s; empty where that cannot be told."""
+    from clippo_core.train.speed import training_flops_per_pair
+
+    per_pair = training_flops_per_pair(config.model, config.render.image_px)
+    if not per_pair or not tflops:
+        return []
+    seconds = config.train.steps * config.train.batch_pairs * per_pair / (1e12 * tflops)
+    return [("training, if nothing waits", f"about {digits.duration(seconds)}")]
+
+
+def _trained(checkpoint: str) -> Trained | None:
+    """By what a checkpoint was made; None where it cannot be read."""
+    from clippo_core.engine.checkpoint import trained_by
+
+    try:
+        return trained_by(checkpoint)
+    except ClippoError:
+        return None
 
 
 def gate_deck(verdict: Verdict) -> str:
@@ -153,7 +187,7 @@ def badges_of(result: EvalResult) -> list[str]:
 
 
 def metric_group(
-    result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None
+    result: EvalResult, config: Trained | None = None, published: PublishedLookup | None = None
 ) -> dict[str, Any]:
     """One evaluation's lines, as the template `metrics` takes them."""
     return {

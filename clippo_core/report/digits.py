@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from clippo_core import progress
+
 MISSING = "–"
 """Stands where there is no number."""
 
@@ -50,14 +52,7 @@ def duration(seconds: float | None) -> str:
     """A length of time in its two largest units: `8 s`, `3 min 05 s`, `1 h 02 min`, `2 d 03 h`."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+    return progress.duration(seconds)
 
 
 def size(n_bytes: int) -> str:

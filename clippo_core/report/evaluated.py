@@ -60,7 +60,7 @@ def conclude(
     storage.write_text(run.results, f"[{', '.join(map(records.dumps, results))}]\n")
     words = f"{summary_table(list(results))}\n\nReport: {run.report}"
     if failed:
-        words += f"\nFailed: {'; '.join(failed)}"
+        words += f"\nFailed: {', '.join(result.name for result in results if result.failure)}"
     return Evaluated(run.report, run.results, html, words)
 
 
@@ -74,9 +74,9 @@ def evaluation_page(
         (decks.evaluation_title(result), decks.read_examples(folders.get(result.name, "")))
         for result in shown
     ]
-    facts = [("model", model.uri), ("sha256 of weights", model.weights_sha256)]
+    facts = [("model", model.uri), ("sha256 of weights", model.weights_sha256[:12])]
     if model.step:
-        facts.append(("trained for", f"{digits.count(model.step)} steps"))
+        facts.append(("steps of training", digits.count(model.step)))
     if model.uri in RELEASED:
         facts.append(("trained on", RELEASED[model.uri].data))
     page = fragment(

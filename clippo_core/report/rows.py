@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-from clippo_core.config import RunConfig
+from clippo_core.config import DataConfig, ModelConfig, RenderConfig, TrainConfig
 from clippo_core.evaluate.registry import EVALUATIONS
 from clippo_core.published import Published
 from clippo_core.report import digits
@@ -22,6 +22,20 @@ from clippo_core.run.records import EvalResult, Metric
 
 PAPER_WIDTH_DEPTH = (768, 12)
 """The paper's B/16 tower, with which most published numbers were made."""
+
+
+class Trained(Protocol):
+    """What a model was made by, as a RunConfig and a PretrainPlan say it."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def render(self) -> RenderConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def data(self) -> DataConfig: ...
+
 
 PublishedLookup = Callable[[str], list[Published]]
 """Metric name -> published values (see `clippo_core.published.published`)."""
@@ -82,7 +96,7 @@ def marks_of(result: EvalResult) -> tuple[str, ...]:
 
 
 def rows_of(
-    result: EvalResult, config: RunConfig | None = None, published: PublishedLookup | None = None
+    result: EvalResult, config: Trained | None = None, published: PublishedLookup | None = None
 ) -> list[Row]:
     """The lines of one result: that it failed, main metrics, the others by name, what was not run.
 
@@ -101,7 +115,7 @@ def rows_of(
 
 
 def _one_model(
-    result: EvalResult, config: RunConfig | None, published: PublishedLookup | None
+    result: EvalResult, config: Trained | None, published: PublishedLookup | None
 ) -> PublishedLookup | None:
     """The published numbers of one model, so that a block of rows never mixes two: of our kind and
     size, the one that was scored in most of the result's main metrics. None for a demo, whose tasks
@@ -127,7 +141,7 @@ def _one_model(
     return of_chosen
 
 
-def differences(result: EvalResult, config: RunConfig | None, other_task: str = "") -> str:
+def differences(result: EvalResult, config: Trained | None, other_task: str = "") -> str:
     """In what a result differs from the paper's CLIPPO B/16 on the whole benchmark, in a few words.
 
     other_task: the metric, where the published number is of another dataset. `recipe.py` has every
@@ -154,7 +168,7 @@ def differences(result: EvalResult, config: RunConfig | None, other_task: str = 
 
 
 def _not_run(
-    result: EvalResult, published: PublishedLookup | None, config: RunConfig | None
+    result: EvalResult, published: PublishedLookup | None, config: Trained | None
 ) -> list[Row]:
     """One line for each metric that was not run, or for all those of one reason where they are more
     than four.
@@ -175,7 +189,7 @@ def _not_run(
 
 
 def _published(
-    evaluation: str, metric: str, published: PublishedLookup | None, config: RunConfig | None
+    evaluation: str, metric: str, published: PublishedLookup | None, config: Trained | None
 ) -> tuple[list[Published], str]:
     """Published values of `metric`, the nearest model first; else those on the evaluation's
     benchmark, with that metric's name.
@@ -191,7 +205,7 @@ def _published(
     return nearest(found, config), other if found else ""
 
 
-def nearest(values: list[Published], config: RunConfig | None) -> list[Published]:
+def nearest(values: list[Published], config: Trained | None) -> list[Published]:
     """Published values, those of our kind and size of model first, then of our share of sentence
     pairs; otherwise in their order.
     """

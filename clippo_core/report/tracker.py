@@ -63,10 +63,12 @@ def make_tracker(train: TrainConfig, root: str, start: int = 0) -> Tracker | Non
     return None
 
 
-def watcher(plan: PretrainPlan, start: int) -> Watcher:
-    """What watches a training run: the page and the bar, and the tracker where one is asked for."""
+def watcher(plan: PretrainPlan, start: int, *, also: str = "") -> Watcher:
+    """What watches a training run: the page (and a copy at `also`) and the bar, and the tracker
+    where one is asked for.
+    """
     tracker = make_tracker(plan.train, plan.stage.root, start)
-    page = Watch(plan, start)
+    page = Watch(plan, start, also=also)
     return page if tracker is None else _Tracking(page, tracker)
 
 

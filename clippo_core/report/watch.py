@@ -1,4 +1,5 @@
-"""What a person sees of a running training: a page that refreshes itself, and a progress bar.
+"""What a person sees of a running training: a page that refreshes itself, and a progress bar, or
+lines in the log.
 
     pretrain(plan, manifest, watch=Watch)        training.html in the run's folder
 
@@ -9,13 +10,13 @@ be written is only logged. Training reads nothing back from here.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from typing import Any
 
 from clippo_core import storage
 from clippo_core.errors import StorageError
+from clippo_core.progress import Progress
 from clippo_core.report.live import training_page
 from clippo_core.run.folder import RunFolder
 from clippo_core.run.records import PretrainPlan
@@ -26,27 +27,23 @@ _log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Page and bar of the run of `plan`, which goes on after step `start`; on rank 0."""
+    """Page and bar of the run of `plan`, which goes on after step `start`; on rank 0.
 
-    def __init__(self, plan: PretrainPlan, start: int):
+    also: address of a second copy of the page; empty = none.
+    """
+
+    def __init__(self, plan: PretrainPlan, start: int, *, also: str = ""):
         root, self._total_steps = plan.stage.root, plan.train.steps
-        self._page = RunFolder(root).training_page
+        self._pages = [RunFolder(root).training_page, *([also] if also else [])]
         self._title = root.rstrip("/").rpartition("/")[2] or root
         self._drawn = time.monotonic()
         self._drawing: threading.Thread | None = None
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            total = self._total_steps
-            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+        self._bar = Progress("pretrain", self._total_steps, unit="steps", start=start)
 
     def step(self, line: dict[str, Any], shown: list[dict[str, Any]]) -> None:
         """Move the bar on by the step of `line`; now and then draw the page of `shown`."""
-        if self._bar:
-            self._bar.update()
-            words = f"loss {line['loss']:.3f}, {line['pairs_per_second']:.0f} pairs/s"
-            self._bar.set_postfix_str(words, refresh=False)
+        words = f"loss {line['loss']:.3f}, {line['pairs_per_second']:,.0f} pairs/s"
+        self._bar.update(words=words)
         is_due = time.monotonic() - self._drawn >= PAGE_SECONDS
         if is_due and not (self._drawing and self._drawing.is_alive()):
             self._drawn = time.monotonic()
@@ -58,13 +55,13 @@ class Watch:
         """The last page."""
         if self._drawing:
             self._drawing.join()
-        if self._bar:
-            self._bar.close()
+        self._bar.close()
         self._draw(shown)
 
     def _draw(self, lines: list[dict[str, Any]]) -> None:
-        try:
-            page = training_page(lines, self._title, self._total_steps, int(PAGE_SECONDS))
-            storage.write_text(self._page, page)
-        except StorageError as error:
-            _log.warning("%s", error)
+        page = training_page(lines, self._title, self._total_steps, int(PAGE_SECONDS))
+        for uri in self._pages:
+            try:
+                storage.write_text(uri, page)
+            except StorageError as error:
+                _log.warning("%s", error)

@@ -96,7 +96,9 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     `train.resume_from` names is not read: a committed checkpoint never changes.
     """
     config = _pinned(fill_kickoff(config, kickoff_time))
-    data, render, model = config.data, config.render, config.model
+    render, model = config.render, config.model
+    # How the sources are cut is not told to the stages, or it would be a part of their cache's key.
+    data = dataclasses.replace(config.data, partition_bytes=DataConfig.partition_bytes)
     listed = functools.cache(_listed)  # stages read the same folders
     start_files = [Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri]
     pairs = content_digest(source_inputs(data), listed)
@@ -185,7 +187,7 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
             order_seed=order_seed,
             benchmarks=_benchmarks(config.evaluate, listed),
         ),
-        partitions=partitions.make_partitions(data, prepared, listed),
+        partitions=partitions.make_partitions(config.data, prepared, listed),
         measure=PartitionPlan(prepared, render, fonts, generation),
         evaluated=EvaluatedPlan(prepared, shown_alone, digest(benchmarks), generation),
         write=write_plan(data, render, prepared, generation),

@@ -16,6 +16,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clippo_core.config import (
     DataConfig,
@@ -120,7 +121,7 @@ def propose(
 def _whole(source: SourceConfig) -> SourceConfig:
     """The source with whole local paths: the run may be started from another folder."""
     names = ("images", "second_path") if source.on_hub else ("path", "images", "second_path")
-    paths = {name: _absolute(getattr(source, name)) for name in names}
+    paths: dict[str, Any] = {name: _absolute(getattr(source, name)) for name in names}
     return dataclasses.replace(source, **paths)
 
 

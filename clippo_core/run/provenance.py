@@ -25,9 +25,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("clippo_core", "tasks", "workflows")
 HINTS = "clippo_core.config.hints"
-NOT_THE_RESULT = ("tasks.settings", HINTS)
-"""Modules that decide where code runs (a pod with more memory must not retrain), and which values
-a config refuses."""
+NOT_THE_RESULT = ("tasks.settings", HINTS, "clippo_core.progress")
+"""Modules that decide where code runs (a pod with more memory must not retrain), which values a
+config refuses, and how a loop tells how far it is."""
 ASSETS = "clippo_core/assets/unifont-*"
 """The fonts and what is known of them."""
 LOCK = "requirements.lock"

@@ -46,6 +46,9 @@ RUNS, DAYS = 4, 30.0
 _RUN = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
 _MARKERS = (LATEST, MANIFEST, RESULT, PART)
 """Without these a folder counts as no whole, so they are deleted before what they list."""
+_GENERATION = "generation"
+"""A file in the folder of prepared files: tasks that made them answer from a cache as long as it is
+the same."""
 _WRITERS = 8
 
 
@@ -109,6 +112,11 @@ class Survey:
             if (now := again.get(file.name)) == file and now.modified == file.modified
         ]
         marked = [file for file in files if file.uri.rpartition("/")[2] in _MARKERS]
+        # A cache must not answer for prepared files that are gone.
+        shared = {file.name.split("/")[0] for file in files if file.name.count("/") > 1}
+        for top in shared:
+            if not _RUN.fullmatch(top):
+                storage.delete(storage.join(self.root, top, _GENERATION))
         with ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(storage.delete, (file.uri for file in marked)))
             list(pool.map(storage.delete, (file.uri for file in files)))
@@ -159,6 +167,12 @@ class _Kept:
         }
         evaluations = {top for top in self.folders if top.startswith(OF_A_CHECKPOINT)}
         evaluations -= set(self.runs)
+        self.shared = {
+            file.name.rpartition("/")[0]
+            for file in files
+            if file.name.partition("/")[0] not in self.folders
+        } - {""}
+        """Folders that belong to no run."""
         self.ours = {file.name for top in (*self.runs, *evaluations) for file in self.folders[top]}
         self.whole: set[str] = set()
 
@@ -234,7 +248,7 @@ class _Kept:
             folder = RunFolder(top).shards
             if f"{folder}/{MANIFEST}" in there:
                 try:
-                    named[folder] = there & _prepared(storage.join(self.root, folder))
+                    named[folder] = there & self._prepared(storage.join(self.root, folder))
                 except ClippoError as error:
                     if self.why(folder):
                         self.unreadable.append(f"manifest of {folder}: {error}")
@@ -304,6 +318,23 @@ class _Kept:
     def _has(self, top: str, name: str) -> bool:
         return any(file.name == name for file in self.folders[top])
 
+    def _prepared(self, folder: str) -> set[str]:
+        """Names of the lists and shards of a manifest that stand in a folder which runs share.
+        Foreign tars are none: they are data. Raises ConfigError, StorageError.
+        """
+        file = loads(ManifestFile, storage.read_text(storage.join(folder, MANIFEST)))
+        store = file.manifest.store.rstrip("/")
+        parts = store.split("/")
+        ends = ("/".join(parts[n:]) for n in reversed(range(len(parts))))
+        here = next((one for one in ends if one in self.shared), "")
+        if not here:  # its own folder, or another root's
+            return set()
+        names = {part.name for part in file.lists}
+        for part in file.lists:
+            listed = loads(ShardList, storage.read_text(storage.join(store, part.name)))
+            names |= {entry.name for shard in listed.shards for entry in (shard.tar, shard.index)}
+        return {f"{here}/{name}" for name in names if "/" not in name}
+
     def notes(self) -> None:
         """Count notes of stages as ours that are not young, and whose folder is gone or goes."""
         left = {
@@ -336,19 +367,3 @@ def _is_run(top: str, files: list[FileStat]) -> bool:
 def _place(name: str) -> str:
     """The part of a run's folder in which a file stands: what a line of the report is about."""
     return "/".join(name.split("/")[:-1][:2])
-
-
-def _prepared(folder: str) -> set[str]:
-    """Names, relative to the root, of the lists and shards of a manifest that stand in a folder
-    which runs share. Foreign tars are none: they are data. Raises ConfigError, StorageError.
-    """
-    file = loads(ManifestFile, storage.read_text(storage.join(folder, MANIFEST)))
-    store = file.manifest.store.rstrip("/")
-    top = store.rpartition("/")[2]
-    if top == folder.rpartition("/")[2]:  # its own folder
-        return set()
-    names = {part.name for part in file.lists}
-    for part in file.lists:
-        listed = loads(ShardList, storage.read_text(storage.join(store, part.name)))
-        names |= {entry.name for shard in listed.shards for entry in (shard.tar, shard.index)}
-    return {f"{top}/{name}" for name in names if "/" not in name}

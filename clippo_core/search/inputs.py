@@ -13,12 +13,14 @@ opened here, and no list is held in memory.
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from clippo_core import storage
 from clippo_core.data.sources import annotation_files as files
@@ -201,7 +203,8 @@ def _problem(path: str, line: Line) -> str:
 def _lines(path: str) -> Iterator[Line]:
     if path == "-":
         # As it comes: what is in the pipe is embedded while more is being written.
-        yield from read_lines(iter(lambda: sys.stdin.buffer.read1(2**20), b""), "standard input")
+        pipe = cast(io.BufferedReader, sys.stdin.buffer)
+        yield from read_lines(iter(lambda: pipe.read1(2**20), b""), "standard input")
         return
     with local.explained(path, "read"), open(path, "rb") as file:
         yield from read_lines(file, path)

@@ -36,6 +36,13 @@ PART_BYTES = 64 << 20
 STALE_UPLOAD_SECONDS = 24 * 3600.0
 """Unfinished multipart uploads of the same name that are older than this are aborted before a new
 one: a killed process leaves them."""
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".jsonl": "text/plain; charset=utf-8",
+    ".png": "image/png",
+}
+"""Ending of a name -> what it is stored as; others are bytes."""
 PARALLEL_PARTS = 8
 ATTEMPTS = 10
 TOTAL_SECONDS = 120.0
@@ -158,11 +165,11 @@ class Objects:
             else {}
         )
 
+        about = _about(uri, hashlib.sha256(data).hexdigest())
+
         def attempt(number: int) -> str:
             try:
-                reply = self._call(
-                    "put_object", uri, Body=data, Metadata=_metadata(data), **condition
-                )
+                reply = self._call("put_object", uri, Body=data, **about, **condition)
             except Exception as error:
                 # The reply to an earlier attempt may have been lost: what stands there now may be
                 # ours.
@@ -186,7 +193,7 @@ class Objects:
         """
         self._abort_stale(uri)
         opened = self._tried(
-            uri, lambda _: self._call("create_multipart_upload", uri, Metadata={"sha256": sha256})
+            uri, lambda _: self._call("create_multipart_upload", uri, **_about(uri, sha256))
         )["UploadId"]
 
         def send(number: int) -> dict[str, Any]:
@@ -329,8 +336,12 @@ class Objects:
             ) from error
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    return {"sha256": hashlib.sha256(data).hexdigest()}
+def _about(uri: str, sha256: str) -> dict[str, Any]:
+    """What is stored with an object: its content's sha256, and the type by which a browser shows
+    it instead of downloading it.
+    """
+    kind = CONTENT_TYPES.get(os.path.splitext(uri)[1], "application/octet-stream")
+    return {"Metadata": {"sha256": sha256}, "ContentType": kind}
 
 
 def _arrived(reply: dict[str, Any], data: bytes) -> bool:

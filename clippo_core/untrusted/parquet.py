@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Kind(enum.Enum):
     WHOLE = "whole numbers"
     REAL = "numbers"
     PLAIN = "texts, numbers, truth values or nothing"
+    TEXTS = "texts, or lists of texts"
+    PICTURE = "bytes, or structs with fields `bytes` and `path`"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Group:
     """The wanted columns of one row group."""
 
     columns: dict[str, list[Any]]
-    """str, bytes, int, float or bool by row; None where there is a problem."""
+    """str, bytes, int, float or bool by row; of TEXTS a list of str. None where there is a problem.
+    Of PICTURE always (bytes, path), empty ones for null."""
     problems: dict[int, str]
     """Row in the group -> why it cannot be used."""
 
@@ -73,7 +77,12 @@ class Table:
                     name: others for name in self._file.schema_arrow.names if name not in wanted
                 }
             self._leaves = {name: self._leaf(name) for name in self._wanted}
-            shared = [leaf for name, leaf in self._leaves.items() if self._holds_strings(name)]
+            shared = [
+                path
+                for name, leaves in self._leaves.items()
+                if self._holds_strings(name)
+                for path in self._paths(leaves)
+            ]
             self._file = self._open(file, shared) if shared else self._file
             about = self._file.metadata
             rows = [about.row_group(number).num_rows for number in range(about.num_row_groups)]
@@ -100,7 +109,7 @@ class Table:
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
                 for batch in self._file.iter_batches(
-                    row_groups=[number], columns=[self._leaves[name]], use_threads=False
+                    row_groups=[number], columns=self._leaves[name], use_threads=False
                 ):
                     taken += batch.nbytes
                     if taken > self._limits.parquet_group_bytes or len(values) > n_rows:
@@ -133,8 +142,15 @@ class Table:
             arrow_extensions_enabled=False,
         )
 
-    def _leaf(self, name: str) -> str:
-        """Path of a wanted column; of the field `bytes` within a struct."""
+    def _paths(self, leaves: list[str]) -> list[str]:
+        """Paths of the columns of plain values that `leaves` name; a list's is below its own."""
+        schema = self._file.schema
+        every = [schema.column(place).path for place in range(len(schema))]
+        below = tuple(f"{leaf}." for leaf in leaves)
+        return [path for path in every if path in leaves or path.startswith(below)]
+
+    def _leaf(self, name: str) -> list[str]:
+        """Paths that are read for a wanted column: its own, or those of a picture's struct."""
         names = self._file.schema_arrow.names
         if names.count(name) != 1:
             shown = ", ".join(printable(each, 40) for each in names[:12])
@@ -145,20 +161,26 @@ class Table:
             import pyarrow as pa
 
         found = self._file.schema_arrow.field(name).type
-        kind, leaf = self._wanted[name], name
-        if kind is Kind.BYTES and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0:
-            found, leaf = found.field("bytes").type, f"{name}.bytes"
+        kind, leaves = self._wanted[name], [name]
+        is_picture = kind in (Kind.BYTES, Kind.PICTURE)
+        if is_picture and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0:
+            has_path = kind is Kind.PICTURE and found.get_field_index("path") >= 0
+            if has_path and _is_of(found.field("path").type, Kind.TEXT):
+                leaves = [f"{name}.bytes", f"{name}.path"]
+            else:
+                leaves = [f"{name}.bytes"]
+            found = found.field("bytes").type
         if not _is_of(found, kind):
             fault = (
                 f"its column {name} holds {printable(str(found), 60)}, and must hold {kind.value}"
             )
             raise self._refuse(fault, "give the published file")
-        return leaf
+        return leaves
 
     def _holds_strings(self, name: str) -> bool:
         if self._wanted[name] is Kind.PLAIN:
             return _is_of(self._file.schema_arrow.field(name).type, Kind.TEXT)
-        return self._wanted[name] in (Kind.TEXT, Kind.BYTES)
+        return self._wanted[name] in (Kind.TEXT, Kind.TEXTS, Kind.BYTES, Kind.PICTURE)
 
     @contextlib.contextmanager
     def _words(self, fault: str) -> Iterator[None]:
@@ -210,7 +232,10 @@ def _is_of(found: pa.DataType, kind: Kind) -> bool:
         found = found.value_type
     if kind is Kind.TEXT:
         return types.is_string(found) or types.is_large_string(found)
-    if kind is Kind.BYTES:
+    if kind is Kind.TEXTS:
+        is_list = types.is_list(found) or types.is_large_list(found)
+        return _is_of(found.value_type if is_list else found, Kind.TEXT)
+    if kind in (Kind.BYTES, Kind.PICTURE):
         return types.is_binary(found) or types.is_large_binary(found)
     if kind is Kind.WHOLE:
         return types.is_integer(found)
@@ -225,6 +250,22 @@ def _values(column: pa.Array, kind: Kind) -> list[Any]:
     with optional_import():
         import pyarrow as pa
 
+    if kind is Kind.PICTURE:
+        is_struct = pa.types.is_struct(column.type)
+        names = [field.name for field in column.type] if is_struct else ["bytes"]
+        fields = zip(names, column.flatten() if is_struct else [column], strict=True)
+        found = {name: _values(field, Kind.BYTES) for name, field in fields}
+        paths = found.get("path", [""] * len(column))
+        return [(b or b"", path or "") for b, path in zip(found["bytes"], paths, strict=True)]
+    if kind is Kind.TEXTS and not (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    ):
+        return [None if text is None else [text] for text in _values(column, Kind.TEXT)]
+    if kind is Kind.TEXTS:
+        texts = iter(_values(column.flatten(), Kind.TEXT))
+        sizes = column.value_lengths().to_pylist()
+        lists = [None if size is None else list(itertools.islice(texts, size)) for size in sizes]
+        return [None if each is None or None in each else each for each in lists]
     if pa.types.is_struct(column.type):
         column = column.flatten()[0]  # a null struct is a null
     if pa.types.is_dictionary(column.type):

@@ -142,15 +142,19 @@ def test_clip_benchmark_gives_our_numbers(
 
 
 @pytest.mark.slow
-def test_mteb_gives_our_number(
+def test_mteb_gives_our_numbers(
     trained: str, world: Path, ours: dict[str, float], tmp_path: Path
 ) -> None:
     python = foreign_python("mteb==2.26.24", "torchvision")
-    script = Path(__file__).parents[1] / "support" / "mteb_digits.py"
-    files = [world / "imagenet/val", world / "imagenet/class_names.json", tmp_path / "out.json"]
-    run_foreign(python, str(script), trained, *map(str, files))
+    script = Path(__file__).parents[1] / "support" / "mteb_demo.py"
+    run_foreign(python, str(script), trained, str(world), str(tmp_path / "out.json"))
     found = json.loads((tmp_path / "out.json").read_text())
-    assert abs(100 * found["accuracy"] - ours["digits/zero_shot_top1"]) < 1e-6
+    assert abs(100 * found["digits"]["accuracy"] - ours["digits/zero_shot_top1"]) < 1e-6
+    for direction in ("i2t", "t2i"):
+        for k in (1, 5, 10):
+            expected = ours[f"numbers/{direction}_recall@{k}"] / 100
+            # mteb rounds to five digits.
+            assert abs(found[direction][f"hit_rate_at_{k}"] - expected) < 6e-6, (direction, k)
 
 
 @pytest.mark.slow

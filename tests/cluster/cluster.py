@@ -111,7 +111,7 @@ def small_cluster(s3: str) -> Iterator[Cluster]:
         images = ImageConfig.auto(img_name="image:1")
         settings = SerializationSettings(images, "clippo", "production", "1")
         names = ["doubled", "tried", "clean", "secrets", "hanging", "patient", "impatient"]
-        for name in [*names, "mapped"]:
+        for name in [*names, "mapped", "forgiven"]:
             remote.register_workflow(getattr(small_app, name), settings, version="1")
         remote.register_workflow(ranks_app.met, settings, version="1")
         yield cluster

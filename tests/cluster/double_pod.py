@@ -100,6 +100,14 @@ class Pods:
             for process in self._running.get(execution, []):
                 _end(process, signal.SIGKILL)
 
+    def command(
+        self, template: Any, arguments: list[str], variables: dict[str, str], folder: Path
+    ) -> list[str]:
+        """How a container's command is started here: as it is, a process of this machine. `folder`:
+        what the pod mounts.
+        """
+        return arguments
+
     def _arguments(self, template: Any, data: str, name: str, path: str, attempt: int) -> list[str]:
         """flyteplugins/go/tasks/pluginmachinery/core/template/template.go. The raw outputs and the
         checkpoints of every attempt lie in a folder of their own
@@ -193,10 +201,11 @@ class Pods:
             root = folder / f"root{number}"
             shutil.copytree(self.image, root)
             variables = environment | worker | {"PYTHONPATH": str(root)}
+            command = self.command(template, arguments, variables, folder)
             with (folder / f"log{number}").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
-                        arguments,
+                        command,
                         cwd=root,
                         env=variables,
                         stdout=log,

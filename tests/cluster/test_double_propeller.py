@@ -192,6 +192,25 @@ def test_a_map_has_a_pod_and_a_cache_per_item(small: Cluster) -> None:
     assert [one.scalar.primitive.integer for one in found] == [20, 30]
 
 
+def test_a_map_of_which_no_item_has_to_succeed_has_none_for_those_that_failed(
+    small: Cluster,
+) -> None:
+    execution = run(small, "forgiven", n=integers(13, 14))
+    assert execution.phase_name == "SUCCEEDED", story(execution)
+    failed, made = execution.outputs.literals["o0"].collection.literals
+    assert failed.scalar.HasField("none_type") and made.scalar.primitive.integer == 140
+    assert {node.path: node.phase_name for node in execution.nodes} == {
+        "n0-n0": "FAILED",
+        "n0-n1": "SUCCEEDED",
+    }
+
+
+def test_a_map_over_nothing_starts_no_pod(small: Cluster) -> None:
+    execution = run(small, "forgiven", n=integers())
+    assert execution.phase_name == "SUCCEEDED", story(execution)
+    assert not execution.nodes and not execution.outputs.literals["o0"].collection.literals
+
+
 def test_one_failed_item_fails_the_map_and_is_named(small: Cluster) -> None:
     execution = run(small, "mapped", n=integers(13, 4))
     assert execution.phase_name == "FAILED" and "[0]: " in execution.error.message

@@ -144,12 +144,12 @@ CASES: dict[str, tuple[str, Fault, dict[str, Any]]] = {
     "SIGTERM to pretrain": (
         "pretrain",
         at_work(terminate, "pretrain", "/checkpoints/step-"),
-        {"train__steps": 300},
+        {"train__steps": 100},
     ),
     "a lost rank": (
         "pretrain",
         at_work(lose_a_rank, "pretrain", "/checkpoints/step-"),
-        {"train__steps": 301},
+        {"train__steps": 101},
     ),
     "a loss that is not finite": (
         "pretrain",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +39,34 @@ def flyte(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield registered(folder, cluster, config, webhook)
 
 
+def looked_at(flyte: Flyte, task: str, seen: list[str]) -> Any:
+    """A fault that does no harm: while a pod of `task` runs, it looks for the deck that the console
+    would show.
+    """
+    store = flyte.cluster.store
+
+    def look(process: subprocess.Popen[bytes]) -> None:
+        while process.poll() is None:
+            names = [name for name in store.names("metadata") if name.endswith("/deck.html")]
+            for name in names:
+                page = (store.read(name) or b"").decode()
+                if "<h1>tiny" in page and process.poll() is None:
+                    seen.append(f"{store.content_type(name)} {page}")
+            time.sleep(0.02)
+
+    def fault(name: str, _attempt: int, process: subprocess.Popen[bytes]) -> None:
+        if name == task:
+            threading.Thread(target=look, args=(process,), daemon=True).start()
+
+    return fault
+
+
 def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte: Flyte) -> None:
     flyte.cluster.pods.oom = {"tasks.pretrain.pretrain": 1}
+    running: list[str] = []
+    flyte.cluster.pods.fault = looked_at(flyte, "tasks.pretrain.pretrain", running)
     first = flyte.run()
+    flyte.cluster.pods.fault = None
     assert first.phase_name == "SUCCEEDED", story(first)
     attempts = {node.task: len(node.attempts) for node in first.nodes}
     assert attempts.pop("tasks.pretrain.pretrain") == 2 and set(attempts.values()) == {1}
@@ -48,6 +76,22 @@ def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte
         if node.deck:
             deck = flyte.cluster.store.read(flyte.cluster.store.name(node.deck))
             assert len(deck) < 2 << 20, node.task
+            name = flyte.cluster.store.name(node.deck)
+            assert flyte.cluster.store.content_type(name).startswith("text/html"), node.task
+    # The console can show the deck of training while it runs, and its log tells how far it is.
+    assert running and running[0].startswith("text/html; charset=utf-8 ")
+    assert "6 of 6" in running[-1]
+    logs = {node.task.rpartition(".")[2]: node.attempts[-1].log for node in first.nodes}
+    assert re.search(
+        r"pretrain: 6 of 6 steps \(100 %\), loss [\d.]+, [\d,]+ pairs/s", logs["pretrain"]
+    )
+    version = flyte.checkout.version().encode()
+    (plan,) = (node for node in first.nodes if node.task == "tasks.plan.plan")
+    assert version in flyte.cluster.store.read(flyte.cluster.store.name(plan.deck))
+    pages = [name for name in flyte.cluster.store.names("runs") if name.endswith(".html")]
+    assert {"training.html", "report.html"} <= {name.rpartition("/")[2] for name in pages}
+    kinds = {flyte.cluster.store.content_type(name) for name in pages}
+    assert kinds == {"text/html; charset=utf-8"}
     # Nothing was evaluated, so nothing was promoted, and somebody was told so.
     (text,) = flyte.webhook.texts
     assert text.startswith("run tiny finished. Not promoted: ")

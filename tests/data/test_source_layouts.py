@@ -252,10 +252,49 @@ def test_parquet_that_cannot_be_used_is_refused_or_counted(tmp_path: Path) -> No
     assert f"row 1 of {path}: its picture has no bytes" in records[1].problem
     with pytest.raises(DataError, match=r"a.parquet: .*caption"):
         list(read_source(SourceConfig("hf", str(path), text_column="caption")))
+    with pytest.raises(DataError, match=r"a.parquet: picture and text are both column text; set"):
+        list(read_source(SourceConfig("hf", str(path), image_column="text")))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="a.parquet"):
         list(read_source(SourceConfig("hf", str(path))))
+
+
+@pytest.mark.parametrize("of", ["file", "hub"])
+def test_texts_declared_as_pictures_open_no_file(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library `datasets` opens the path or address in whatever a table declares a picture."""
+    import datasets
+
+    (tmp_path / "secret.png").write_bytes(PHOTOS[0])
+    picture = {"bytes": PHOTOS[0], "path": "0.jpg"}
+    rows = {"image": [picture], "text": [{"bytes": None, "path": str(tmp_path / "secret.png")}]}
+    for text in (datasets.Image(), datasets.List(datasets.Image()), {"a": datasets.Image()}):
+        kept = rows["text"] if isinstance(text, datasets.Image) else [[*rows["text"]]]
+        kept = [{"a": rows["text"][0]}] if isinstance(text, dict) else kept
+        features = datasets.Features({"image": datasets.Image(), "text": text})
+        table = datasets.Dataset.from_dict({**rows, "text": kept}, features=features)
+        table.to_parquet(tmp_path / "a.parquet")
+        load = datasets.load_dataset
+        with monkeypatch.context() as patch:
+            options = {"data_files": [str(tmp_path / "a.parquet")], "split": "train"}
+            patch.setattr(
+                datasets,
+                "load_dataset",
+                lambda *_, load=load, options=options, **__: load(
+                    "parquet", streaming=True, **options
+                ),
+            )
+            path = str(tmp_path / "a.parquet") if of == "file" else "people/photos"
+            opened: list[str] = []
+            patch.setattr(Image, "open", lambda *names, to=opened: to.append(str(names)))
+            try:
+                records = list(read_source(SourceConfig("hf", path)))
+                assert all(record.problem for record in records)
+            except DataError as error:
+                assert "text" in str(error)
+            assert not opened
 
 
 @pytest.fixture

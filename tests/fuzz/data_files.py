@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from strategies import JSON_VALUES, fuzzed, picture_files
+from strategies import JSON_VALUES, damaged, fuzzed, picture_files
 
 from clippo_core.data import shard_index
 from clippo_core.data.index_file import packed
@@ -228,3 +228,94 @@ def csv_file(draw: DrawFn) -> bytes:
     lines = [f"{name},{text}{more}" if draw(_SCRAP) else name for name, text, more in rows]
     end = draw(st.sampled_from(["\n", "\r\n"]))
     return end.join([header, *lines]).encode(errors="surrogatepass")
+
+
+@fuzzed("folder")
+def folder_files(draw: DrawFn) -> bytes:
+    """Pictures beside texts as one file, which `data_readers.folder_of` takes apart."""
+    stems = st.sampled_from(["0", "1", "a/2", "é", "4.5", " ", "\udce9", "k" * 240, "a\tb", "-"])
+    ends = st.sampled_from([".jpg", ".txt", ".PNG", ".TXT", ".jpeg", "", ".txt.jpg", ".webp"])
+    texts = _TEXTS.map(lambda text: text.encode(errors="surrogatepass"))
+    contents = texts | st.sampled_from([picture_files()[7], b"\xff", b"x" * 70_000, b"\n"])
+    files = []
+    for stem in draw(st.lists(stems, max_size=4)):
+        both = [".jpg", ".txt"] if draw(_SCRAP) > 9 else draw(st.lists(ends, max_size=3))
+        files += [(stem + end, draw(contents)) for end in both]
+    parts = [name.encode(errors="surrogateescape") + b"\0" + data for name, data in files]
+    return FILE_ENDS.join(parts)
+
+
+FILE_ENDS = b"\0the next file\0"
+
+
+def _pairs_table(draw: DrawFn) -> Any:
+    """A table of pictures and texts; often with a type that is not read, or a note that lies."""
+    import pyarrow as pa
+
+    n = draw(st.integers(0, 5))
+    photos = st.sampled_from([*picture_files()[5:9], picture_files()[0], b"", b"x", None])
+    names = (_NAMES | st.none()).map(lambda name: name and name.encode(errors="ignore").decode())
+    contents, paths = [draw(photos) for _ in range(n)], [draw(names) for _ in range(n)]
+    structs = [{"bytes": one, "path": path} for one, path in zip(contents, paths, strict=True)]
+    whole = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = {
+        "struct": pa.array(structs, whole),
+        "large": pa.array(
+            structs, pa.struct([("path", pa.string()), ("bytes", pa.large_binary())])
+        ),
+        "binary": pa.array(contents, pa.binary()),
+        "null struct": pa.array([None, *structs][:n], whole),
+        "path alone": pa.array(structs, pa.struct([("path", pa.string())])),
+        "path a number": pa.array(
+            [{"bytes": one, "path": 1} for one in contents],
+            pa.struct([("bytes", pa.binary()), ("path", pa.int64())]),
+        ),
+        "text": pa.array(["x"] * n, pa.string()),
+    }
+    good = _TEXTS.map(lambda text: text.encode(errors="ignore").decode())
+    good = st.sampled_from(["a dog", "é", "犬"]) | good
+    nulls = st.none() if draw(st.booleans()) else good
+    lists = [draw(st.lists(good | nulls, min_size=1, max_size=3)) for _ in range(n)]
+    plain = [draw(good | nulls) for _ in range(n)]
+    texts = {
+        "plain": pa.array(plain, pa.string()),
+        "large": pa.array(plain, pa.large_string()),
+        "lists": pa.array(lists, pa.list_(pa.string())),
+        "large lists": pa.array(lists, pa.large_list(pa.large_string())),
+        "shared": pa.array(plain, pa.string()).dictionary_encode(),
+        "numbers": pa.array([1] * n, pa.int64()),
+        "bytes": pa.array([b"\xff"] * n, pa.binary()),
+        "not utf-8": pa.array([b"\xff"] * n, pa.binary()).view(pa.string()),
+        "pictures": pa.array(structs, whole),
+        "lists of lists": pa.array([[["a"]]] * n, pa.list_(pa.list_(pa.string()))),
+    }
+    image = draw(st.sampled_from(["struct", "binary"] * 6 + sorted(images)))
+    text = draw(st.sampled_from(["plain", "lists"] * 8 + sorted(texts)))
+    columns = {"image": images[image], "text": texts[text], "id": pa.array(range(n))}
+    if draw(_SCRAP) == 0:
+        columns.pop(draw(st.sampled_from(sorted(columns))))
+    kinds = st.sampled_from(["Image", "Audio", "Video", "Value", "Pdf", "ClassLabel", "Nothing"])
+    features = {name: {"_type": draw(kinds), "dtype": "string"} for name in columns}
+    note = draw(st.sampled_from([json.dumps({"info": {"features": features}}), "{", "[" * 9999]))
+    return pa.table(columns).replace_schema_metadata(
+        {"huggingface": note} if draw(st.booleans()) else None
+    )
+
+
+@fuzzed("hf-parquet")
+def hf_parquet(draw: DrawFn) -> bytes:
+    """A table of pairs as people share them, or damaged in its footer alone."""
+    import pyarrow.parquet as pq
+
+    target = io.BytesIO()
+    pq.write_table(
+        _pairs_table(draw), target, compression=draw(st.sampled_from(["none", "snappy", "zstd"])),
+        row_group_size=draw(st.sampled_from([1, 2, 100])), use_dictionary=draw(st.booleans()),
+        store_schema=draw(st.booleans()),
+    )  # fmt: skip
+    whole = target.getvalue()
+    if draw(_SCRAP) > 9:
+        return whole
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    footer = damaged(whole[start:-8], random.Random(draw(st.integers(0, 2**64 - 1))))
+    return whole[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1"

@@ -96,6 +96,15 @@ def test_the_card_says_what_a_reader_needs(model: Clippo, tmp_path: Path) -> Non
     assert "was not evaluated when its card was written" in card
 
 
+def test_a_card_speaks_of_its_kind_of_tower(tmp_path: Path) -> None:
+    config = ModelConfig("image_only", width=48, depth=1, num_heads=2, mlp_dim=96, embed_dim=32)
+    vit = Clippo(models.build_tower(config, 48), RenderConfig(), device="cpu")
+    vit.save_pretrained(tmp_path / "vit")
+    card = (tmp_path / "vit/README.md").read_text()
+    assert "pooled_images" in card and "embed_texts" not in card
+    assert Clippo.load(tmp_path / "vit").weights_sha256 == vit.weights_sha256
+
+
 def test_each_promotion_leaves_a_folder(tmp_path: Path) -> None:
     pointer = str(tmp_path / "runs/promoted-small.json")
     plan = GatePlan(StagePlan(str(tmp_path / "runs/x"), 0, "d"), "small", pointer)

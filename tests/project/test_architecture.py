@@ -23,10 +23,10 @@ FILES = sorted(
     for path in (PROJECT / folder).rglob("*.py")
 )
 LAYERS = [
-    ["errors"], ["extras"], ["untrusted"],
-    ["config", "published"], ["run.records", "run.provenance"],
-    ["evaluate.registry"], ["storage"], ["run.journal", "run.folder"],
-    ["run.history", "run.judgement", "run.planned"], ["rendering"], ["data"],
+    ["errors", "progress"], ["extras"], ["untrusted"], ["config", "published"],
+    ["run.records", "run.provenance"], ["evaluate.registry"], ["storage"],
+    ["run.journal", "run.folder"], ["run.history", "run.judgement", "run.planned"],
+    ["rendering"], ["data"],
     ["models"], ["losses", "optim"], ["engine"], ["released", "exported", "hub", "card", "inputs"],
     ["opening"], ["embedder"], ["adapters", "neighbours"],
     ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],

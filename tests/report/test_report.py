@@ -233,7 +233,7 @@ def page() -> str:
 def all_decks() -> dict[str, str]:
     run = made_run()
     return {
-        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}"),
+        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}", [("version", HOSTILE)], 1.0),
         "benchmarks": decks.inspection_deck([f"fine {HOSTILE}"], [f"bad {HOSTILE}"]),
         "validation": decks.validation_deck(run.validation),
         "render": decks.render_deck(run.manifest, samples=run.insight.contact),
@@ -313,6 +313,7 @@ def test_only_own_markup_is_trusted_in_templates():
         for match in re.findall(r"\{\{[^{}]*\|\s*safe[^{}]*\}\}", path.read_text())
     }
     assert trusted == {
+        ("evaluated.html.jinja", "{{ css|safe }}"),
         ("parts.html.jinja", "{{ figure.svg|safe }}"),
         ("report.html.jinja", "{{ css|safe }}"),
         ("runs.html.jinja", "{{ css|safe }}"),
@@ -968,3 +969,12 @@ def test_chromium_draws_the_report(page, tmp_path):
     assert (pixels[:, :15] == pixels[0, 0]).all() and (pixels[:, -15:] == pixels[0, 0]).all(), (
         "something runs out of the page"
     )
+
+
+def test_a_plan_tells_where_it_runs_and_for_how_long() -> None:
+    place = [("version", "9bb5ac5-h200x8"), ("cluster", "h200x8, 1 × 8 GPUs")]
+    text = Reader(decks.plan_deck(presets.paper_b16(), "s3://b/runs/x", place, 3168.0)).text
+    assert "9bb5ac5-h200x8" in text and "1 × 8 GPUs" in text
+    # 333,000 steps of 10,240 pairs; B/16 at 224 px forward and backward is some 160 GFLOP a pair.
+    assert "about 1 d 23 h" in text
+    assert "if nothing waits" not in Reader(decks.plan_deck(RUN, "x", place)).text

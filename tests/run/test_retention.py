@@ -226,7 +226,9 @@ def test_only_what_this_project_made_is_looked_at(root: str) -> None:
 
 
 def test_prepared_files_are_kept_as_long_as_one_kept_run_names_them(root: str) -> None:
-    store = storage.join(root, "prepared")
+    store = storage.join(root, "prepared", "shards")
+    generation = storage.join(root, "prepared", "generation")
+    storage.write_text(generation, "1")
 
     def prepare(run: RunFolder, *partitions: str) -> None:
         """A shard per partition in the folder that runs share, and the run's manifest of them."""
@@ -253,7 +255,8 @@ def test_prepared_files_are_kept_as_long_as_one_kept_run_names_them(root: str) -
     assert not [file for file in look(root).doomed if file.name.startswith("prepared/")]
     storage.delete(unfinished.root)
     look(root).delete()
-    left = {name.partition("/")[2] for name in names(root) if name.startswith("prepared/")}
+    assert not storage.exists(generation)  # no cache answers for what is gone
+    left = {name.split("/")[2] for name in names(root) if name.startswith("prepared/shards/")}
     expected = {"nobody-knows.json"}
     for name in ("of-1", "new-2", "new-3"):
         expected |= {f"{name}.tar", f"{name}.index", f"list-{name}.json"}

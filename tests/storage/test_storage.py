@@ -332,6 +332,29 @@ def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         bucket_module.retried(fail, lambda error: False)
 
 
+def test_objects_have_the_type_by_which_a_browser_shows_them(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.bucket, "PART_BYTES", 5 << 20)
+    (tmp_path / "large").write_bytes(b"x" * (6 << 20))
+    kinds = {
+        "report.html": "text/html; charset=utf-8",
+        "a.b/large.html": "text/html; charset=utf-8",
+        "x.json": "application/json",
+        "journal.jsonl": "text/plain; charset=utf-8",
+        "x.png": "image/png",
+        "x.safetensors": "application/octet-stream",
+        "html": "application/octet-stream",
+    }
+    for name in kinds:
+        if "large" in name:
+            storage.upload(tmp_path / "large", f"{bucket}/{name}")
+        else:
+            storage.write_text(f"{bucket}/{name}", "x")
+    found = {name: storage._bucket().head(f"{bucket}/{name}")["ContentType"] for name in kinds}
+    assert found == kinds
+
+
 def test_multipart_appears_whole_and_is_cleaned_up(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

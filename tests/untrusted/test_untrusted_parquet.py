@@ -125,6 +125,40 @@ def test_repeated_bytes_are_kept_once() -> None:
         assert len({id(data) for data in found.columns["image"]}) < 50
 
 
+def test_texts_and_lists_of_them() -> None:
+    plain, lists = ["a", None, "b"], [["a", "b"], None, []]
+    for kind in (pa.string(), pa.large_string()):
+        for column, expected in (
+            (pa.array(plain, kind), [["a"], None, ["b"]]),
+            (pa.array(lists, pa.list_(kind)), lists),
+            (pa.array([["a", None], ["b"], []], pa.large_list(kind)), [None, ["b"], []]),
+        ):
+            (found,) = groups(written({"text": column}), {"text": Kind.TEXTS})
+            assert found.columns["text"] == expected
+            missing = [row for row, value in enumerate(expected) if value is None]
+            assert found.problems == dict.fromkeys(missing, "its text is missing (null)")
+    with pytest.raises(DataError, match="column text holds list.*must hold texts, or lists"):
+        groups(written({"text": [[["a"]]]}), {"text": Kind.TEXTS})
+
+
+def test_pictures_come_with_their_paths() -> None:
+    structs = [{"path": "a", "bytes": b"1"}, None, {"path": "b", "bytes": None}]
+    for column, paths in ((structs, ["a", "", "b"]), ([b"1", None, None], ["", "", ""])):
+        (found,) = groups(written({"image": column}), {"image": Kind.PICTURE})
+        assert found.columns["image"] == list(zip([b"1", b"", b""], paths, strict=True))
+        assert not found.problems
+
+
+def test_lists_of_a_repeated_text_keep_it_once() -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 50_000), pa.array(["x" * 200_000]))
+    lists = pa.ListArray.from_arrays(pa.array([0, 20_000, 50_000]), texts)
+    file = written({"text": lists}, store_schema=False)
+    assert len(file.getvalue()) < 100_000  # and 10 GB of texts
+    (found,) = groups(file, {"text": Kind.TEXTS})
+    assert [len(texts) for texts in found.columns["text"]] == [20_000, 30_000]
+    assert len({id(text) for texts in found.columns["text"] for text in texts}) < 50
+
+
 def test_groups_that_are_too_large() -> None:
     columns = {"sentence": [f"{n:050}" for n in range(100)], "label": [1] * 100}
     for options in ({}, {"use_dictionary": False}):

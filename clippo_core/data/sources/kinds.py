@@ -94,7 +94,8 @@ def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
     languages = source.languages
     language = languages[0] if languages else "en"
     if source.kind == "hf":
-        return tables.hf_records(source, language)
+        read = tables.hub_records if source.on_hub else tables.parquet_records
+        return read(source, language)
     if source.kind == "folder":
         return tables.folder_records(source.path, language)
     uris = source_files(source) if uris is None else uris

@@ -76,7 +76,7 @@ def folder_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
         raise refusal(DataError, uri, reason(error), "check `path` of the source") from error
     for key, stats in found.items():
         picture = next((stats[end] for end in PICTURES if end in stats), None)
-        where = f"{key} in {uri}"
+        where = f"{printable(key, 80)} in {uri}"
         try:
             if picture is None or ".txt" not in stats:
                 fault = "it has no picture" if picture is None else "it has no .txt beside it"
@@ -88,40 +88,67 @@ def folder_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
             text = read_text([storage.read_bytes(stats[".txt"].uri)], stats[".txt"].uri).strip()
             yield PhotoRecord(key, picture.uri, (text,), (language,))
         except DataError as error:
-            yield PhotoRecord(key, "", (), (), problem=str(error))
+            yield PhotoRecord(printable(key), "", (), (), problem=str(error))
 
 
-def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
-    """Records of a dataset of the hub (at the revision that the plan pinned), or of parquet files;
-    streamed, unless the hub must not be asked (HF_HUB_OFFLINE): then from its local cache. Raises
-    DataError.
+def parquet_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
+    """Records of parquet files with a column of pictures' bytes and one of texts, or of lists of
+    them, a row group at a time. Raises DataError.
+    """
+    image, text = _columns(source)
+    wanted = {image: parquet.Kind.PICTURE, text: parquet.Kind.TEXTS}
+    first = 0
+    for uri in files.files(source.path, ".parquet"):
+        with files.opened(uri) as file:
+            table = parquet.open_parquet(file, uri, wanted)
+            in_file = 0
+            for number, n_rows in enumerate(table.group_rows):
+                group = table.read_group(number)
+                for row in range(n_rows):
+                    key, where = f"row-{first + in_file + row}", f"row {in_file + row} of {uri}"
+                    if row in group.problems:
+                        error = refusal(DataError, where, group.problems[row], "remove the row")
+                        yield PhotoRecord(key, "", (), (), problem=str(error))
+                        continue
+                    content, stored = group.columns[image][row]
+                    texts = group.columns[text][row]
+                    yield _row_record(key, where, content, stored, texts, language)
+                in_file += n_rows
+            first += in_file
+
+
+def hub_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
+    """Records of a dataset of the hub, at the revision that the plan pinned; streamed, unless the
+    hub must not be asked (HF_HUB_OFFLINE): then from its local cache. Raises DataError.
     """
     with optional_import():
         import datasets
 
-    image, text = source.image_column or "image", source.text_column or "text"
+    image, text = _columns(source)
     where = source.path + (f" at {source.revision}" if source.revision else "")
     datasets.disable_progress_bars()
     try:
-        if source.on_hub:
-            rows = datasets.load_dataset(
-                source.path,
-                revision=source.revision or None,
-                split=source.split or "train",
-                streaming=not datasets.config.HF_HUB_OFFLINE,
-            )
-        else:
-            paths = [_checked(uri, image, text) for uri in files.files(source.path, ".parquet")]
-            rows = datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True)
+        rows = datasets.load_dataset(
+            source.path,
+            revision=source.revision or None,
+            split=source.split or "train",
+            streaming=not datasets.config.HF_HUB_OFFLINE,
+        )
         missing = {image, text} - set(rows.features or rows.column_names or [])
         if missing:
             fault = f"it has no column {', '.join(sorted(missing))}"
             raise refusal(DataError, where, fault, "set `image_column` and `text_column`")
         rows = rows.select_columns([image, text])
-        if isinstance((rows.features or {}).get(image), datasets.Image):
-            rows = rows.cast_column(image, datasets.Image(decode=False))
+        for name, feature in (rows.features or {}).items():
+            # The library decodes what is declared a picture, sound or film, and opens the path or
+            # address in it: a table of texts could name a file of ours.
+            if isinstance(feature, datasets.Image):
+                rows = rows.cast_column(name, datasets.Image(decode=False))
+            elif not is_plain(feature):
+                fault = f"its column {name} holds {printable(str(feature), 60)}"
+                raise refusal(DataError, where, fault, "name columns of pictures and of texts")
         for number, row in enumerate(rows):
-            yield _hf_record(
+            yield _hub_record(
                 f"row-{number}", row[image], row[text], language, f"row {number} of {where}"
             )
     except (ClippoError, MemoryError):
@@ -129,6 +156,20 @@ def hf_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoReco
     except Exception as error:  # of datasets, its file systems, pyarrow and the network
         fault = f"it cannot be read ({reason(error)})"
         raise refusal(DataError, where, fault, "check the name, or fetch it again") from error
+
+
+def is_plain(feature: Any) -> bool:
+    """Whether the library `datasets` gives values of a feature as they are stored."""
+    with optional_import():
+        import datasets
+
+    if isinstance(feature, dict):
+        return all(is_plain(each) for each in feature.values())
+    if isinstance(feature, (list, tuple)):
+        return all(is_plain(each) for each in feature)
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return is_plain(feature.feature)
+    return isinstance(feature, (datasets.Value, datasets.ClassLabel))
 
 
 def column_names(source: SourceConfig) -> list[str]:
@@ -167,31 +208,37 @@ def pinned(source: SourceConfig) -> str:
         raise refusal(DataError, source.path, fault, "set `revision` to a commit") from error
 
 
-def _hf_record(key: str, image: Any, text: Any, language: str, where: str) -> PhotoRecord:
+def _columns(source: SourceConfig) -> tuple[str, str]:
+    """Columns of the picture and of the text. Raises DataError where they are one."""
+    image, text = source.image_column or "image", source.text_column or "text"
+    if image == text:
+        fault = f"picture and text are both column {image}"
+        raise refusal(DataError, source.path, fault, "set `image_column` and `text_column`")
+    return image, text
+
+
+def _hub_record(key: str, image: Any, text: Any, language: str, where: str) -> PhotoRecord:
     """A row of a dataset as a record."""
+    content = image.get("bytes") if isinstance(image, dict) else image
+    stored = image.get("path") if isinstance(image, dict) else ""
+    texts = text if isinstance(text, list) else [text]
+    return _row_record(key, where, content, stored, texts, language)
+
+
+def _row_record(
+    key: str, where: str, content: Any, stored: Any, texts: list[Any], language: str
+) -> PhotoRecord:
+    """A record of a picture's bytes, the path under which it was stored, and texts."""
     try:
-        content = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(content, bytes) or not content:
             fault = "its picture has no bytes in the table"
             raise refusal(DataError, where, fault, "store the pictures in the parquet files")
-        texts = text if isinstance(text, list) else [text]
         texts = [at(one, str, where, "text").strip() for one in texts]
         # The name under which it was stored shows whether the photo is one of those evaluated.
-        stored = (image.get("path") if isinstance(image, dict) else "") or key
-        address = f"{where}/{printable(str(stored)).rpartition('/')[2]}"
+        address = f"{where}/{printable(str(stored or key)).rpartition('/')[2]}"
         return PhotoRecord(key, address, tuple(texts), (language,) * len(texts), content=content)
     except DataError as error:
         return PhotoRecord(key, "", (), (), problem=str(error))
-
-
-def _checked(uri: str, image: str, text: str) -> str:
-    """The local path of a parquet file whose footer is sound and has the columns. Raises
-    DataError.
-    """
-    path = storage.fetch(uri)
-    with open(path, "rb") as file:
-        parquet.open_parquet(file, uri, {image: parquet.Kind.BYTES}, error=DataError)
-    return str(path)
 
 
 def _rows(uri: str, separator: str) -> Iterator[tuple[list[str], str]]:

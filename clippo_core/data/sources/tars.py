@@ -186,5 +186,6 @@ def span(image: str) -> tuple[int, int]:
 
 
 def local_copy(uri: str) -> Path:
-    """Where a tar lies on this machine; fetched where it was not yet."""
-    return _LOCAL.get(uri) or storage.fetch(uri)
+    """Where a tar lies on this machine; fetched where it was not yet, or was deleted since."""
+    path = _LOCAL.get(uri)
+    return path if path and path.exists() else storage.fetch(uri)

@@ -30,6 +30,7 @@ from clippo_core.engine import make_engine
 from clippo_core.errors import CheckpointError
 from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused
 from clippo_core.models import Tower
+from clippo_core.progress import Progress, counted
 from clippo_core.untrusted.json import at, field, load_json, optional
 from clippo_core.untrusted.limits import LIMITS
 from clippo_core.untrusted.names import printable, refusal
@@ -129,18 +130,11 @@ class TrialRun:
         """Train to the end, from a saved epoch if there is one, and keep the reported epoch's
         predictions.
         """
-        from tqdm import tqdm
-
         self._resume(state_uri)
         saved = time.monotonic()
         title = f"{self.problem.name} lr {self.lr:g}"
-        with tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            desc=title,
-            disable=not (progress and self._is_first),
-            leave=False,
-        ) as bar:
+        shown = progress and self._is_first
+        with counted(title, self.total_steps, unit="steps", start=self.step, shown=shown) as bar:
             while not self._is_done():
                 self._train_epoch(bar)
                 if self.config.patience_epochs and not self.diverged:
@@ -186,7 +180,7 @@ class TrialRun:
         stale = bool(patience) and self.epoch - self.best["epoch"] >= patience
         return self.diverged or self.step >= self.total_steps or stale
 
-    def _train_epoch(self, bar: Any) -> None:
+    def _train_epoch(self, bar: Progress) -> None:
         self.engine.module.train()
         n, size, world = self.problem.train.n, self.config.batch_size, self.engine.world_size
         order = epoch_order(self.seed, self.epoch, n)

@@ -138,3 +138,9 @@ def times(n: int, by: int) -> int:
 @workflow
 def mapped(n: list[int], by: int = 10) -> list[int]:
     return map_task(functools.partial(times, by=by))(n=n)
+
+
+@workflow
+def forgiven(n: list[int], by: int = 10) -> list[int | None]:
+    """A map of which no item has to succeed."""
+    return map_task(functools.partial(times, by=by), min_success_ratio=0.0)(n=n)
