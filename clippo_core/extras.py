@@ -27,6 +27,7 @@ EXTRAS = {
     "sklearn": "report",
     "datasets": "train",
     "deepspeed": "train",
+    "duckdb": "train",
     "great_expectations": "train",
     "pandas": "train",
 }

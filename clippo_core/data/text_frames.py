@@ -21,6 +21,7 @@ from pathlib import Path
 from clippo_core.data.pairs import TextRecord
 from clippo_core.data.shard_index import TEXT, Row, ShardIndex, indexed
 from clippo_core.errors import ShardError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted.json import field, load_json
 from clippo_core.untrusted.names import refusal
 from clippo_core.untrusted.zstd import unpacked
@@ -46,7 +47,8 @@ class TextPair:
 
 def write(path: Path, records: Iterable[tuple[str, TextRecord]]) -> ShardIndex:
     """Write (id, record)s to a file, the same bytes every time, and give their index."""
-    import pyarrow
+    with optional_import():
+        import pyarrow
 
     codec = pyarrow.Codec("zstd", compression_level=LEVEL)
     rows: list[Row] = []

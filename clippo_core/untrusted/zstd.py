@@ -9,6 +9,7 @@ content means is for its reader to know.
 from __future__ import annotations
 
 from clippo_core.errors import ClippoError, DataError
+from clippo_core.extras import optional_import
 from clippo_core.untrusted.limits import LIMITS, Limits
 from clippo_core.untrusted.names import reason, refusal
 
@@ -33,7 +34,8 @@ def unpacked(
     elif size > limits.zstd_bytes:
         fault = f"its zstd frame claims {size:,} bytes, more than {limits.zstd_bytes:,}"
     else:
-        import pyarrow
+        with optional_import():
+            import pyarrow
 
         try:
             return bytes(pyarrow.decompress(data, size, codec="zstd", asbytes=True))

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clippo_core.extras import optional_import
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -38,7 +40,8 @@ def open_database(
     """A database with a view for each table; `scratch` (default: the system's) takes what does not
     fit into memory. A table without files has no view.
     """
-    import duckdb
+    with optional_import():
+        import duckdb
 
     with tempfile.TemporaryDirectory(dir=scratch, prefix="clippo-merge-") as folder:
         settings: dict[str, Any] = {

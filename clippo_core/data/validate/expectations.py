@@ -62,7 +62,8 @@ def judge(plan: PartitionPlan, facts: Part) -> Part:
 
 
 def _judged(prepared: str, part: Part, name: str) -> Verdict:
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     facts = parts.read(prepared, part, Facts)
     records, texts = (parts.table(prepared, entry) for entry in (facts.records, facts.texts))
@@ -85,7 +86,8 @@ def _judged(prepared: str, part: Part, name: str) -> Verdict:
 
 def _frames(facts: Facts, records: Path, texts: Path) -> Iterator[tuple[str, pandas.DataFrame]]:
     """(table, some of its rows)."""
-    import pandas
+    with optional_import():
+        import pandas
 
     names = [f"{facts.source}/{annotation_files.stem(tar.uri)}" for tar in facts.tars]
     problems = [tar.problem or None for tar in facts.tars]

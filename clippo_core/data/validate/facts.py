@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clippo_core.extras import optional_import
 from clippo_core.run.records import FileEntry, Part
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ class Verdict:
 
 def schema(columns: dict[str, str]) -> pyarrow.Schema:
     """The types of a table's columns."""
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
 
@@ -159,7 +161,8 @@ class TableWriter:
     """A parquet file that is written row by row; the rows of one group are held."""
 
     def __init__(self, path: Path, columns: dict[str, str]) -> None:
-        import pyarrow.parquet
+        with optional_import():
+            import pyarrow.parquet
 
         self._schema = schema(columns)
         self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
@@ -178,7 +181,8 @@ class TableWriter:
         self._file.close()
 
     def _flush(self) -> None:
-        import pyarrow as pa
+        with optional_import():
+            import pyarrow as pa
 
         self._file.write_table(pa.Table.from_pylist(self._rows, self._schema))
         self.n_rows += len(self._rows)
@@ -197,8 +201,9 @@ def table_writer(path: Path, columns: dict[str, str]) -> Iterator[TableWriter]:
 
 def chunks(path: Path, rows: int, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
     """A table's rows in their order, at most `rows` and one row group at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet
+    with optional_import():
+        import pyarrow as pa
+        import pyarrow.parquet
 
     held: list[pa.RecordBatch] = []
     with pyarrow.parquet.ParquetFile(path) as file:
@@ -213,7 +218,8 @@ def chunks(path: Path, rows: int, columns: list[str] | None = None) -> Iterator[
 
 def read_table(path: Path, columns: list[str]) -> pyarrow.Table:
     """Some columns of a whole table."""
-    import pyarrow.parquet
+    with optional_import():
+        import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
         return file.read(columns=columns)

@@ -29,6 +29,7 @@ from clippo_core.data.validate.named import Named, names_of
 from clippo_core.data.validate.rules import RULES
 from clippo_core.data.validate.thinning import PART_BITS
 from clippo_core.errors import DataError
+from clippo_core.extras import optional_import
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import Expectation, LeftOut, Part, ValidatePlan, ValidationReport
 
@@ -258,8 +259,9 @@ def _left_out(db: Database) -> tuple[list[LeftOut], int]:
 
 def _store(db: Database, prepared: str, n_parts: int) -> list[Part]:
     """The exclusions of each partition in a file of its own, named by its content."""
-    import pyarrow as pa
-    import pyarrow.parquet
+    with optional_import():
+        import pyarrow as pa
+        import pyarrow.parquet
 
     rows = arrays(
         db,

@@ -22,6 +22,7 @@ from clippo_core.data.validate.database import arrays, repeated
 from clippo_core.data.validate.facts import FIRST
 from clippo_core.data.validate.rules import RULES
 from clippo_core.data.validate.thinning import PART_BITS
+from clippo_core.extras import optional_import
 
 if TYPE_CHECKING:
     from clippo_core.data.validate.database import Database
@@ -264,7 +265,8 @@ def _insert(db: Database, rule: str, select: str) -> int:
 
 def _keep(db: Database, table: str, **columns: np.ndarray) -> None:
     """A table with these columns."""
-    import pyarrow as pa
+    with optional_import():
+        import pyarrow as pa
 
     db.register("columns_of_it", pa.table(columns))
     db.execute(f"CREATE TABLE {table} AS SELECT * FROM columns_of_it")
