@@ -121,15 +121,15 @@ def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
         case "c4":
             return _chain(text_sources.c4_records(uri, language) for uri in uris)
         case "moses":
-            seconds = files.files(source.second_path)
-            if len(seconds) != len(uris):
+            firsts, seconds = list(uris), files.files(source.second_path)
+            if len(seconds) != len(firsts):
                 raise DataError(
-                    f"{source.path} names {len(uris)} files and {source.second_path}"
+                    f"{source.path} names {len(firsts)} files and {source.second_path}"
                     f" {len(seconds)}; they must be as many."
                 )
             return _chain(
                 text_sources.moses_records(one, two, languages)
-                for one, two in zip(uris, seconds, strict=True)
+                for one, two in zip(firsts, seconds, strict=True)
             )
         case "tsv":
             return _chain(text_sources.tsv_records(uri, languages) for uri in uris)
