@@ -24,6 +24,7 @@ from clippo_core.errors import EvaluationError, NotFoundError
 from clippo_core.evaluate.registry import asked_for, check_complete, evaluation
 from clippo_core.run.records import CheckpointInfo, EvalResult, EvaluatePlan
 from tasks import settings
+from tasks.decks import show
 
 
 class Plans(NamedTuple):
@@ -147,7 +148,7 @@ def gather(
         result = one[0] or evaluation(name).failed(checkpoint, plan[0], POD_DIED)
         results.append(result)
         folder = RunFolder(plan[0].stage.root).evaluation(name)
-        Deck(name, evaluation_deck(result, folder, checkpoint=checkpoint.uri))
+        show(name, evaluation_deck(result, folder, checkpoint=checkpoint.uri), plan[0].stage.root)
     return results
 
 

@@ -4,10 +4,11 @@ promoted changes outside this run.
 
 from __future__ import annotations
 
-from flytekit import Deck, task
+from flytekit import task
 
 from clippo_core.run.records import CheckpointInfo, EvalResult, GatePlan, Verdict
 from tasks import settings
+from tasks.decks import show
 
 
 @task(**settings.processing(cpu="2", memory="8Gi"), enable_deck=True, deck_fields=())
@@ -19,5 +20,5 @@ def gate(plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult]) 
     from clippo_core.run.promotion import decide
 
     verdict = decide(plan, checkpoint, results)
-    Deck("Verdict", gate_deck(verdict))
+    show("Verdict", gate_deck(verdict), plan.stage.root)
     return verdict

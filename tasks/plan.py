@@ -8,7 +8,7 @@ import datetime
 import logging
 from typing import NamedTuple
 
-from flytekit import Deck, task
+from flytekit import task
 
 from clippo_core.config import RunConfig
 from clippo_core.config.small import NUMBERS_FOLDER
@@ -25,6 +25,7 @@ from clippo_core.run.records import (
     WritePlan,
 )
 from tasks import settings
+from tasks.decks import show
 
 _logger = logging.getLogger(__name__)
 
@@ -54,9 +55,10 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
-    Deck("Plan", plan_deck(config, run.root, settings.place(), settings.expected_tflops()))
+    deck = plan_deck(config, run.root, settings.place(), settings.expected_tflops())
+    show("Plan", deck, run.root)
     found = inspect_benchmarks(fill_kickoff(config.evaluate, kickoff_time))
-    Deck("Benchmarks", inspection_deck(found.facts, found.faults))
+    show("Benchmarks", inspection_deck(found.facts, found.faults), run.root)
     for fault in found.faults:
         _logger.warning("%s That evaluation will have no result; training goes on.", fault)
     return Plans(

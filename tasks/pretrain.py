@@ -12,11 +12,12 @@ import functools
 import os
 import sys
 
-from flytekit import Deck, current_context, task
+from flytekit import current_context, task
 from flytekit.exceptions.user import FlyteDataNotFoundException, FlyteRecoverableException
 
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from tasks import settings
+from tasks.decks import show
 
 
 @task(
@@ -50,7 +51,7 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     # that is not finite, which is a function of seed and step.
     except (Preempted, LostRankError, StorageError) as error:
         raise FlyteRecoverableException(str(error)) from error
-    Deck("Training", training_deck(journal.read(checkpoint.journal)))
+    show("Training", training_deck(journal.read(checkpoint.journal)), plan.stage.root)
     return checkpoint
 
 

@@ -4,10 +4,11 @@ WebDataset shards; and `render`: the manifest of them all.
 
 from __future__ import annotations
 
-from flytekit import Deck, task
+from flytekit import task
 
 from clippo_core.run.records import Manifest, Part, RenderPlan, ValidationReport, WritePlan
 from tasks import settings
+from tasks.decks import show
 
 
 @task(**settings.processing(), cache=settings.cached("clippo_core.data.write"))
@@ -30,5 +31,5 @@ def render(plan: RenderPlan, validation: ValidationReport, lists: list[Part]) ->
     from clippo_core.report.decks import render_deck
 
     manifest = write_manifest(plan, validation, lists)
-    Deck("Shards", render_deck(manifest, plan.render))
+    show("Shards", render_deck(manifest, plan.render), plan.stage.root)
     return manifest

@@ -39,6 +39,7 @@ def report(
 ) -> Reported:
     """Write the report beside the run, show it in the console, and print the table."""
     from clippo_core.report.page import summary_table, write_report
+    from clippo_core.run.folder import RunFolder
 
     page = write_report(
         plan.stage.root,
@@ -51,5 +52,8 @@ def report(
         evaluation_folders=plan.evaluations,
     )
     Deck("Report", page.html)
-    print(f"\n{summary_table(results)}\n\n{verdict.reason}\nReport: {page.path}\n")
+    words = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {page.path}"
+    if not settings.in_pod():
+        words += f"\nDecks of this run's stages: {RunFolder(plan.stage.root).decks}"
+    print(f"\n{words}\n")
     return Reported(FlyteFile(page.path), FlyteDirectory(checkpoint.uri, remote_directory=False))

@@ -228,6 +228,11 @@ def expected_tflops() -> float:
     return TFLOPS.get(device, 0.0) * SHAPE.nodes * int(SHAPE.gpu or 1)
 
 
+def in_pod() -> bool:
+    """Whether this process runs in a pod, and not on one's own machine."""
+    return bool(os.environ.get("FLYTE_INTERNAL_EXECUTION_ID"))
+
+
 def require_shared(root: str) -> None:
     """Refuse a folder of a pod's own disk as the place of a run: the next stage's pod would not see
     it. Raises ConfigError in a pod, never on one's own machine.
@@ -235,7 +240,7 @@ def require_shared(root: str) -> None:
     from clippo_core.errors import ConfigError
     from clippo_core.storage import is_local
 
-    if os.environ.get("FLYTE_INTERNAL_EXECUTION_ID") and is_local(root):
+    if in_pod() and is_local(root):
         raise ConfigError(
             f"root is {root!r}, a folder that only one pod sees; use s3://bucket/prefix."
         )

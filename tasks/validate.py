@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flytekit import Deck, task
+from flytekit import task
 
 from clippo_core.run.records import (
     EvaluatedPlan,
@@ -19,6 +19,7 @@ from clippo_core.run.records import (
     ValidationReport,
 )
 from tasks import settings
+from tasks.decks import show
 
 
 class Validated(NamedTuple):
@@ -64,5 +65,5 @@ def validate(
     from clippo_core.report.decks import validation_deck
 
     report, exclusions = merge(plan, facts, verdicts, evaluated)
-    Deck("Expectations", validation_deck(report))
+    show("Expectations", validation_deck(report), plan.stage.root)
     return Validated(report, exclusions)

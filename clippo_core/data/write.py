@@ -44,6 +44,7 @@ from clippo_core.data.sources import kinds as sources
 from clippo_core.data.sources import tars
 from clippo_core.data.validate.facts import FIRST, Facts, read_table
 from clippo_core.errors import ShardError, StorageError
+from clippo_core.progress import counted
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import FileEntry, Part, Shard, ShardList, WritePlan
 
@@ -150,10 +151,8 @@ class _Job:
         progress: bool,
     ) -> Iterator[Shard]:
         """Our own tars, each of `records_per_shard` records; those that are there are kept."""
-        from tqdm import tqdm
-
         rows = self._sound()
-        with tqdm(desc=f"write {self.what.name}", unit="rec", disable=not progress) as bar:
+        with counted(f"write {self.what.name}", unit="rec", shown=progress) as bar:
             for number in itertools.count():
                 records = tuple(itertools.islice(rows, plan.records_per_shard))
                 if not records:

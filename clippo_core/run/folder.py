@@ -19,6 +19,7 @@
                journal.jsonl                one line per training step
                owner.json                   the process that trains here
                training.html, report.html   pages; analysis.json: what the report measured
+               decks/                       of a local run: what the console shows of each task
                results.json                 (evaluations alone) all results in one list
                evaluations/<evaluation>/    result.json written last, predictions.parquet,
                                             examples.json, timings.json
@@ -116,6 +117,11 @@ class RunFolder:
     def results(self) -> str:
         """All results of the evaluations of a finished checkpoint, as one list."""
         return join(self.root, "results.json")
+
+    @property
+    def decks(self) -> str:
+        """Folder of the decks of a local run."""
+        return join(self.root, "decks")
 
     @property
     def insight(self) -> str:

@@ -98,6 +98,7 @@ def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
         return read(source, language)
     if source.kind == "folder":
         return tables.folder_records(source.path, language)
+    # Not a list: who reads tars one by one notes each as it is asked for (`validate.measure`).
     uris = source_files(source) if uris is None else uris
     match source.kind:
         case "karpathy":

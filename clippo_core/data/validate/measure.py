@@ -41,6 +41,7 @@ from clippo_core.data.validate.facts import (
 )
 from clippo_core.data.validate.plain import plain_hash, stem_hash
 from clippo_core.errors import ClippoError, StorageError
+from clippo_core.progress import counted
 from clippo_core.rendering import Renderer
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.provenance import code_digest
@@ -69,8 +70,6 @@ def measure(plan: PartitionPlan, partition: Part, progress: bool = True) -> Part
 def _measured(
     plan: PartitionPlan, partition: Part, what: Partition, name: str, progress: bool
 ) -> Facts:
-    from tqdm import tqdm
-
     renderer = Renderer.from_config(plan.render)
     census: dict[str, Counter[str]] = {}
     reader = _Reader(what)
@@ -81,7 +80,7 @@ def _measured(
             concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
             table_writer(paths[0], RECORDS) as records,
             table_writer(paths[1], TEXTS) as texts,
-            tqdm(desc=f"measure {what.name}", unit="rec", disable=not progress) as bar,
+            counted(f"measure {what.name}", unit="rec", shown=progress) as bar,
         ):
             while chunk := list(itertools.islice(rows, CHUNK)):
                 found = list(pool.map(_record_row, chunk))
