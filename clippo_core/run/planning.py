@@ -32,7 +32,6 @@ from clippo_core import storage
 from clippo_core.config import (
     DataConfig,
     EvaluateConfig,
-    ModelConfig,
     RunConfig,
     digest,
     identity,
@@ -96,104 +95,158 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     `train.resume_from` names is not read: a committed checkpoint never changes.
     """
     config = _pinned(fill_kickoff(config, kickoff_time))
-    render, model = config.render, config.model
-    # How the sources are cut is not told to the stages, or it would be a part of their cache's key.
-    data = dataclasses.replace(config.data, partition_bytes=DataConfig.partition_bytes)
-    listed = functools.cache(_listed)  # stages read the same folders
-    start_files = [Input(uri) for uri in (model.tokenizer, model.initial_weights) if uri]
-    pairs = content_digest(source_inputs(data), listed)
-    fonts = content_digest(list(map(Input, render.fonts)), listed)
-    starts = content_digest([f for f in start_files if f.uri != PROMOTED], listed)
-    only = {name: one.only(config.evaluate) for name, one in EVALUATIONS.items()}
-    benchmarks = {name: benchmark_digest(config.evaluate, name, listed) for name in EVALUATIONS}
-    shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
-    # Without what decides how they are run and judged, which touches no validation.
-    shown_alone = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
-
-    def digested(modules: tuple[str, ...], *parts: Any, seed: int = config.seed) -> str:
-        return digest([modules, code_digest(*modules), seed, *map(identity, parts)])
-
-    stages: dict[str, str] = {}
-    stages["validate"] = digested(
-        VALIDATE, pairs, data, render, fonts, shown, benchmarks, config.train.batch_pairs
-    )
-    stages["render"] = digested(RENDER, pairs, data, render, fonts)
-
-    def trained(model: ModelConfig, seed: int) -> str:
-        parts = (stages["render"], model, starts, config.optim, config.train)
-        return digested(PRETRAIN, *parts, seed=seed)
-
-    recipe = trained(dataclasses.replace(model, initial_weights=""), config.seed)
-    order_seed = config.seed
-    if model.initial_weights == PROMOTED:
+    read = _digest_inputs(config)
+    digests = {"validate": _validated(config, read), "render": _rendered(config, read)}
+    recipe = _trained(config, read, digests["render"], "", config.seed)
+    start, order_seed = config.model.initial_weights, config.seed
+    if start == PROMOTED:
         start, order_seed = _follow_promoted(config, kickoff_time, recipe)
-        model = dataclasses.replace(model, initial_weights=start)
-    stages["pretrain"] = trained(model, order_seed)
+    digests["pretrain"] = _trained(config, read, digests["render"], start, order_seed)
     for name, one in EVALUATIONS.items():
-        stages[name] = digested(
-            (one.module,), stages["pretrain"], only[name], benchmarks[name], config.is_demo
-        )
-    root = BaseFolder(config.root).run(config.name, digest(stages)).root
+        parts = (digests["pretrain"], read.only[name], read.benchmarks[name], config.is_demo)
+        digests[name] = _digested((one.module,), config.seed, *parts)
+    run = _sub_plans(config, read, digests, recipe, start, order_seed)
+    _note(run)
+    return run
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Digests of all that a run reads, taken once, and how its files are listed."""
+
+    pairs: str
+    fonts: str
+    starts: str
+    """Of the tokenizer and of weights to start from that are no promoted model."""
+    benchmarks: dict[str, str]
+    """Evaluation -> digest of its files."""
+    only: dict[str, EvaluateConfig]
+    """Evaluation -> the evaluations' config with no other one in it."""
+    listed: Listed
+
+
+def _digest_inputs(config: RunConfig) -> _Read:
+    listed = functools.cache(_listed)  # stages read the same folders
+    starts = [uri for uri in (config.model.tokenizer, config.model.initial_weights) if uri]
+    return _Read(
+        pairs=content_digest(source_inputs(config.data), listed),
+        fonts=content_digest(list(map(Input, config.render.fonts)), listed),
+        starts=content_digest([Input(uri) for uri in starts if uri != PROMOTED], listed),
+        benchmarks={name: benchmark_digest(config.evaluate, name, listed) for name in EVALUATIONS},
+        only={name: one.only(config.evaluate) for name, one in EVALUATIONS.items()},
+        listed=listed,
+    )
+
+
+def _digested(modules: tuple[str, ...], seed: int, *parts: Any) -> str:
+    return digest([modules, code_digest(*modules), seed, *map(identity, parts)])
+
+
+def _validated(config: RunConfig, read: _Read) -> str:
+    shown = [one.pictures(config.evaluate) for one in EVALUATIONS.values()]
+    return _digested(
+        VALIDATE,
+        config.seed,
+        *(read.pairs, _uncut(config.data), config.render, read.fonts),
+        *(shown, read.benchmarks, config.train.batch_pairs),
+    )
+
+
+def _rendered(config: RunConfig, read: _Read) -> str:
+    parts = (read.pairs, _uncut(config.data), config.render, read.fonts)
+    return _digested(RENDER, config.seed, *parts)
+
+
+def _trained(config: RunConfig, read: _Read, rendered: str, start: str, seed: int) -> str:
+    """Digest of a training from the weights `start`, in the order of `seed`."""
+    model = dataclasses.replace(config.model, initial_weights=start)
+    return _digested(PRETRAIN, seed, rendered, model, read.starts, config.optim, config.train)
+
+
+def _uncut(data: DataConfig) -> DataConfig:
+    """Without how the sources are cut: stages are not told, or it would be a part of their cache's
+    key.
+    """
+    return dataclasses.replace(data, partition_bytes=DataConfig.partition_bytes)
+
+
+def _sub_plans(
+    config: RunConfig,
+    read: _Read,
+    digests: dict[str, str],
+    recipe: str,
+    start: str,
+    order_seed: int,
+) -> RunPlan:
+    """The sub-plan of every stage, each in the folder in which it was completed before, or in the
+    run's own.
+    """
+    base, render, data = BaseFolder(config.root), config.render, _uncut(config.data)
+    root, prepared = base.run(config.name, digest(digests)).root, base.prepared
+    # Without what decides how they are run and judged, which touches no validation.
+    shown = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
 
     def stage(name: str, content: str) -> StagePlan:
-        folder, generation = _place(config.root, root, name, stages[name])
+        folder, generation = _place(config.root, root, name, digests[name])
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
-    rendered, prepared = stage("render", pairs), BaseFolder(config.root).prepared
+    rendered = stage("render", read.pairs)
     generation = _generation(prepared, RunFolder(rendered.root).shards)
     evaluations = {
         name: EvaluatePlan(
-            stage(name, benchmarks[name]),
-            only[name],
+            stage(name, read.benchmarks[name]),
+            only,
             config.is_demo,
-            _parts(name, only[name], config.root, root, config.seed, stages["pretrain"], listed),
+            _parts(name, only, config.root, root, config.seed, digests["pretrain"], read.listed),
         )
-        for name in EVALUATIONS
+        for name, only in read.only.items()
     }
-    run = RunPlan(
+    validated, batch_pairs = stage("validate", read.pairs), config.train.batch_pairs
+    return RunPlan(
         root=root,
-        validate=ValidatePlan(
-            stage("validate", pairs),
-            data,
-            render,
-            shown_alone,
-            prepared,
-            generation,
-            config.train.batch_pairs,
-        ),
+        validate=ValidatePlan(validated, data, render, shown, prepared, generation, batch_pairs),
         render=RenderPlan(rendered, data, render, prepared),
         pretrain=PretrainPlan(
-            dataclasses.replace(stage("pretrain", pairs), seed=order_seed),
+            dataclasses.replace(stage("pretrain", read.pairs), seed=order_seed),
             data,
             render,
-            model,
+            dataclasses.replace(config.model, initial_weights=start),
             config.optim,
             config.train,
         ),
         evaluations=evaluations,
-        gate=GatePlan(
-            StagePlan(root, config.seed, pairs),
-            name=config.name,
-            promoted=BaseFolder(config.root).promoted(config.name),
-            evaluations={
-                name: RunFolder(plan.stage.root).evaluation(name)
-                for name, plan in evaluations.items()
-            },
-            promote_metric=config.promote_metric,
-            is_demo=config.is_demo,
-            gate=config.gate,
-            recipe=recipe,
-            start=model.initial_weights,
-            order_seed=order_seed,
-            benchmarks=_benchmarks(config.evaluate, listed),
-        ),
-        partitions=partitions.make_partitions(config.data, prepared, listed),
-        measure=PartitionPlan(prepared, render, fonts, generation),
-        evaluated=EvaluatedPlan(prepared, shown_alone, digest(benchmarks), generation),
+        gate=_gate_plan(config, read, root, evaluations, (recipe, start, order_seed)),
+        partitions=partitions.make_partitions(config.data, prepared, read.listed),
+        measure=PartitionPlan(prepared, render, read.fonts, generation),
+        evaluated=EvaluatedPlan(prepared, shown, digest(read.benchmarks), generation),
         write=write_plan(data, render, prepared, generation),
     )
-    _note(run)
-    return run
+
+
+def _gate_plan(
+    config: RunConfig,
+    read: _Read,
+    root: str,
+    evaluations: dict[str, EvaluatePlan],
+    trained: tuple[str, str, int],
+) -> GatePlan:
+    """trained: what was trained, from which weights, in the order of which seed."""
+    recipe, start, order_seed = trained
+    return GatePlan(
+        StagePlan(root, config.seed, read.pairs),
+        name=config.name,
+        promoted=BaseFolder(config.root).promoted(config.name),
+        evaluations={
+            name: RunFolder(plan.stage.root).evaluation(name) for name, plan in evaluations.items()
+        },
+        promote_metric=config.promote_metric,
+        is_demo=config.is_demo,
+        gate=config.gate,
+        recipe=recipe,
+        start=start,
+        order_seed=order_seed,
+        benchmarks=_benchmarks(config.evaluate, read.listed),
+    )
 
 
 def _note(run: RunPlan) -> None:
