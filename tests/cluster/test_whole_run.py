@@ -145,7 +145,8 @@ def test_a_killed_item_is_named_and_then_only_it_runs(flyte: Flyte) -> None:
     flyte.cluster.pods.oom = {}
     again = flyte.run(**changes)
     assert again.phase_name == "SUCCEEDED", story(again)
-    assert ("measure", 1) in ran(again) and ("judge", 4) in ran(again)
+    # The photos were measured and judged before, by the first run of all.
+    assert ("measure", 1) in ran(again) and ("judge", 3) in ran(again)
     add(3)
     more = flyte.run(**changes)
     assert more.phase_name == "SUCCEEDED", story(more)
