@@ -103,42 +103,44 @@ def rows_of(
     A result that failed has numbers too where only some of its benchmarks failed.
     """
     rows = [failed_row(result, result.dataset or result.name)] if result.failure else []
-    published = _one_model(result, config, published)
+    lookup = None if result.is_demo else published  # nobody published on a demo's task
+    chosen = _one_model(result, config, lookup)
+
+    def beside(metric: str) -> tuple[list[Published], str]:
+        paper, paper_metric = _published(result.name, metric, lookup, config)
+        model = chosen.get(metric.partition("/")[0])
+        paper = [one for one in paper if (one.model, one.data) == model]
+        return paper, paper_metric if paper else ""
+
     numbers = {name for name, metric in result.metrics.items() if metric.value is not None}
     order = [name for name in result.main_metrics if name in numbers]
     order += sorted(numbers - set(order))
     for metric in order:
-        paper, paper_metric = _published(result.name, metric, published, config)
+        paper, paper_metric = beside(metric)
         differs = differences(result, config, metric if paper_metric else "") if paper else ""
         rows.append(row_of(result, metric, paper=paper, paper_metric=paper_metric, differs=differs))
-    return rows + _not_run(result, published, config)
+    return rows + _not_run(result, beside)
 
 
 def _one_model(
     result: EvalResult, config: Trained | None, published: PublishedLookup | None
-) -> PublishedLookup | None:
-    """The published numbers of one model, so that a block of rows never mixes two: of our kind and
-    size, the one that was scored in most of the result's main metrics. None for a demo, whose tasks
-    nobody published on.
+) -> dict[str, tuple[str, str]]:
+    """Data set -> (model, data) of the published numbers beside it, so that a block of rows never
+    mixes two: of our kind and size, the one that was scored in most of the main metrics.
     """
-    if published is None or result.is_demo:
-        return None
-    found: dict[tuple[str, str], int] = {}
+    found: dict[str, dict[tuple[str, str], int]] = {}
     for metric in result.main_metrics or result.metrics:
-        for one in dict.fromkeys(
-            (number.model, number.data)
-            for number in _published(result.name, metric, published, config)[0]
-        ):
-            found[one] = found.get(one, 0) + 1
-    if not found:
-        return published
-    model = next(iter(found))[0]  # the nearest comes first
-    chosen = max((one for one in found if one[0] == model), key=lambda one: found[one])
-
-    def of_chosen(metric: str, lookup: PublishedLookup = published) -> list[Published]:
-        return [one for one in lookup(metric) if (one.model, one.data) == chosen]
-
-    return of_chosen
+        scored = found.setdefault(metric.partition("/")[0], {})
+        numbers = _published(result.name, metric, published, config)[0]
+        for one in dict.fromkeys((number.model, number.data) for number in numbers):
+            scored[one] = scored.get(one, 0) + 1
+    chosen = {}
+    for dataset, scored in found.items():
+        model = next(iter(scored), ("", ""))[0]  # the nearest comes first
+        alike = [one for one in scored if one[0] == model]
+        if alike:
+            chosen[dataset] = max(alike, key=scored.__getitem__)
+    return chosen
 
 
 def differences(result: EvalResult, config: Trained | None, other_task: str = "") -> str:
@@ -167,16 +169,14 @@ def differences(result: EvalResult, config: Trained | None, other_task: str = ""
     return ", ".join(words)
 
 
-def _not_run(
-    result: EvalResult, published: PublishedLookup | None, config: Trained | None
-) -> list[Row]:
+def _not_run(result: EvalResult, beside: Callable[[str], tuple[list[Published], str]]) -> list[Row]:
     """One line for each metric that was not run, or for all those of one reason where they are more
-    than four.
+    than four. beside: metric -> published values, and the metric that they are of.
     """
     by_reason: dict[str, list[Row]] = {}
     for name, metric in sorted(result.metrics.items()):
         if metric.value is None:
-            paper, paper_metric = _published(result.name, name, published, config)
+            paper, paper_metric = beside(name)
             row = row_of(result, name, paper=paper, paper_metric=paper_metric)
             by_reason.setdefault(metric.why_not, []).append(row)
     rows: list[Row] = []

@@ -521,10 +521,11 @@ def test_examples_show_hits_first_with_pictures(tmp_path, checkpoint):
         (example["hit"] for example in examples), reverse=True
     )
     for example in examples:
-        assert set(example) == {"hit", "pictures", "asked", "predicted", "truth"}
+        assert set(example) - {"labels"} == {"hit", "pictures", "asked", "predicted", "truth"}
         assert all(picture.startswith("data:image/png;base64,") for picture in example["pictures"])
         if example["asked"].startswith("Which picture"):
             assert len(example["pictures"]) == (1 if example["hit"] else 2)
+            assert len(example["labels"]) == len(example["pictures"])
 
 
 def test_cocos_own_json_is_read(tmp_path, checkpoint, slices):

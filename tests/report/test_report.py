@@ -42,6 +42,7 @@ from clippo_core.run.records import (
     Comparison,
     EvalResult,
     Expectation,
+    LeftOut,
     Manifest,
     Metric,
     ValidationReport,
@@ -166,7 +167,7 @@ def made_run() -> RunRecord:
     validation = ValidationReport(
         1200,
         expectations,
-        {"a": "truncated", "b": "truncated", HOSTILE: HOSTILE},
+        [LeftOut("truncated", 2, ["a", "b"]), LeftOut(HOSTILE, 1, [HOSTILE])],
         {"numbers": 1.0},
         cuts,
         {"en": 0.0},

@@ -94,9 +94,9 @@ def test_a_rank_and_a_pod_that_died_are_named(webhook: Webhook) -> None:
 @pytest.mark.parametrize(
     ("workflow", "node", "stage"),
     [
-        ("workflows.pipeline.pretrain_and_evaluate", "n2", "render"),
-        ("workflows.pipeline.pretrain_and_evaluate", "n4-0-n0-n0", "imagenet"),
-        ("workflows.pipeline.demo", "n1-0-n4-0-n5", "gather"),
+        ("workflows.pipeline.pretrain_and_evaluate", "n2", "judge"),
+        ("workflows.pipeline.pretrain_and_evaluate", "n8-0-n0-n0", "imagenet"),
+        ("workflows.pipeline.demo", "n1-0-n8-0-n5", "gather"),
         ("workflows.pipeline.demo", "n7", "n7"),
         ("gone.with_a_version", "n2", "n2"),
     ],
