@@ -46,7 +46,7 @@ test: setup ## the default tests
 	$(PYTEST)
 
 test-slow: setup ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not nightly"
 
 fuzz: setup ## damaged files against one decoder or reader: make fuzz FORMAT=tar SECONDS=600
 	$(BIN)/python tests/fuzz/fuzz.py $(or $(FORMAT),json) --seconds $(or $(SECONDS),60)
