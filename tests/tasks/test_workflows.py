@@ -217,7 +217,7 @@ def test_two_processes_train_the_same_run(tmp_path: Path, flyte_home: Path, numb
 def test_what_a_user_sees_when_ranks_and_batch_do_not_fit(
     tmp_path: Path, flyte_home: Path, numbers: Path
 ) -> None:
-    config = small(tmp_path / "runs", numbers, train__batch_pairs=91)
+    config = small(tmp_path / "runs", numbers, train__batch_pairs=45)
     done = run(command("demo", config, tmp_path), CLIPPO_CLUSTER="laptop2")
     assert done.returncode != 0
     assert "does not divide by 2 ranks" in done.stdout + done.stderr
@@ -295,7 +295,8 @@ def test_a_training_photo_that_is_also_evaluated_is_left_out(tmp_path: Path, sli
     data, render, evaluate = tolerant.data, tolerant.render, tolerant.evaluate
     found = validated(tmp_path / "run", data, render, evaluate)
     leaked = {key for key, reason in found.excluded.items() if "evaluated" in reason}
-    assert len(leaked) == 48 and all(key.startswith("flickr30k/") for key in leaked)
+    photos = {key for key in leaked if "#" not in key}  # the others are captions
+    assert len(photos) == 48 and all(key.startswith("flickr30k/") for key in photos)
     with pytest.raises(DataError, match="flickr30k"):
         validated(tmp_path / "run", replace(data, max_bad_share=0.05), render, evaluate)
 
