@@ -27,14 +27,14 @@ import torch
 from clippo_core import storage
 from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.engine.checkpoint import Checkpoint, open_checkpoint
-from clippo_core.errors import CheckpointError, ConfigError, NotFoundError
+from clippo_core.errors import CheckpointError, ClippoError, ConfigError, NotFoundError
 from clippo_core.exported import open_exported
 from clippo_core.hub import HUB, WEIGHTS, fetch_pretrained
 from clippo_core.models import Tower, build_tower, load_big_vision, load_weights
 from clippo_core.models.convert import ARRAYS_PER_BLOCK, check_fit
 from clippo_core.models.text import TokenEncoder
 from clippo_core.released import RELEASED, fetch_released
-from clippo_core.run import history, records
+from clippo_core.run import history, planned, records
 from clippo_core.run.folder import LATEST, MANIFEST, RunFolder
 from clippo_core.run.records import CheckpointInfo
 from clippo_core.untrusted.json import field
@@ -151,12 +151,24 @@ def _in_folder(source: str) -> Found:
     weights = storage.join(source, WEIGHTS)
     if storage.exists(weights):
         return Found("exported", weights, weights)
-    for folder in (RunFolder(source).checkpoints, source):
+    for folder in (RunFolder(source).checkpoints, source, *_trained_elsewhere(source)):
         try:
             return _whole(open_checkpoint(folder))
         except NotFoundError:
             continue
     raise _unknown(source)
+
+
+def _trained_elsewhere(run: str) -> list[str]:
+    """Where checkpoints may lie if an earlier run trained the same: as planned, or beside this run,
+    where both were moved.
+    """
+    try:
+        place = planned.read(run).places["pretrain"]
+    except (ClippoError, KeyError):
+        return []
+    beside = storage.join(run.rstrip("/").rpartition("/")[0] or ".", place.rpartition("/")[2])
+    return [RunFolder(folder).checkpoints for folder in (place, beside)]
 
 
 def _whole(checkpoint: Checkpoint) -> Found:

@@ -77,7 +77,7 @@ def ended(execution: Execution) -> dict[str, Any]:
 
 def gpu_pods(flyte: Flyte, execution: Execution) -> list[str]:
     """Evaluations that had a pod."""
-    found = [re.search(r"\.map_(\w+?)_", node.task) for node in execution.nodes]
+    found = [re.search(r"\.evaluate\.map_(\w+?)_", node.task) for node in execution.nodes]
     return [one[1] for one in found if one]
 
 

@@ -29,6 +29,7 @@ from clippo_core.errors import (
     NotFoundError,
 )
 from clippo_core.opening import find_model, model_info
+from clippo_core.run import planned
 
 TEXTS = ["a dog", "zwei Hunde"]
 
@@ -72,6 +73,22 @@ def test_a_pointer_leads_there_from_anywhere(
     shutil.rmtree(tmp_path / "moved/small-1a2b3c")
     with pytest.raises(NotFoundError, match=r"promoted-small.json: the model that it .* is gone"):
         Clippo.load(tmp_path / "moved/promoted-small.json")
+
+
+def test_a_run_that_was_trained_in_an_earlier_ones_folder_leads_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_run(drawn_tower(), "runs/small-1a2b3c")
+    expected = Clippo.load("runs/small-1a2b3c", "cpu").embed_texts(TEXTS)
+    note = planned.Planned("other", "now", {"pretrain": "runs/small-1a2b3c"})
+    planned.write("runs/other-4d5e6f", note)
+    np.testing.assert_array_equal(
+        Clippo.load("runs/other-4d5e6f/", "cpu").embed_texts(TEXTS), expected
+    )
+    monkeypatch.chdir("/")
+    found = Clippo.load(tmp_path / "runs/other-4d5e6f", "cpu").embed_texts(TEXTS)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_bucket_has_the_same_forms(s3: str, tmp_path: Path) -> None:
