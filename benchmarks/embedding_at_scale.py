@@ -25,6 +25,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from embedding import WORDS
 from PIL import Image
 
 from clippo_core import models
@@ -33,11 +34,6 @@ from clippo_core.cli import main as command_line
 from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.config.small import TINY
 from clippo_core.embedder import Clippo
-
-WORDS = (
-    "a", "brown", "dog", "runs", "over", "the", "green", "field", "while", "two", "children",
-    "watch", "it", "from", "an", "old", "wooden", "bench",
-)  # fmt: skip
 
 
 def main() -> None:

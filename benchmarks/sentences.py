@@ -38,7 +38,7 @@ from clippo_core.config import (
 from clippo_core.evaluate.glue import protocol as glue
 from clippo_core.evaluate.glue.files import TASKS, Rows, read_split
 from clippo_core.report.watch import Watch
-from clippo_core.run.planning import benchmark_digest
+from clippo_core.run.contents import benchmark_digest
 from clippo_core.run.records import (
     CheckpointInfo,
     EvalResult,

@@ -34,7 +34,7 @@ from clippo_core.config import EvaluateConfig, ModelConfig, RetrievalConfig, Run
 from clippo_core.config.small import TINY
 from clippo_core.rendering import Renderer
 from clippo_core.run import journal
-from clippo_core.run.planning import benchmark_digest
+from clippo_core.run.contents import benchmark_digest
 from clippo_core.run.records import (
     CheckpointInfo,
     EvalResult,

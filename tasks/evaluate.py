@@ -6,7 +6,7 @@ and `gather`, which makes one list of what they leave.
 One that fails returns a result that says why. One whose pod dies leaves None, for a map of which no
 item has to succeed goes on; one that the run does not ask for is a map over nothing, so no GPU is
 asked for. `gather` gives each a result, so that gate and report always have five. A failed one is
-never promoted, and never answered from a cache (`run/planning.py`).
+never promoted, and never answered from a cache (`run/places.py`).
 """
 
 from __future__ import annotations
@@ -174,6 +174,16 @@ def conclude(
     Deck("Report", found.html)
     print(f"\n{found.words}\n")
     return Evaluated(FlyteFile(found.report), FlyteFile(found.results))
+
+
+def alone(evaluation: Any, checkpoint: str, evaluate: EvaluateConfig, root: str) -> Any:
+    """The nodes of a workflow of one evaluation, given by its task."""
+    name = evaluation.task_function.__name__
+    info = open_checkpoint(checkpoint=checkpoint)
+    plan = getattr(plan_evaluations(checkpoint=info, evaluate=evaluate, root=root), name)
+    found = [mapped(evaluation, info, plan)]
+    results = gather(names=[name], checkpoint=info, plans=[plan], found=found)
+    return conclude(checkpoint=info, plans=[plan], results=results, root=root)
 
 
 @task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))

@@ -18,11 +18,10 @@ from clippo_core.run.records import EvalResult
 from tasks.alert import alert_promoted
 from tasks.evaluate import (
     Evaluated,
+    alone,
     conclude,
-    gather,
     glue,
     imagenet,
-    mapped,
     open_checkpoint,
     open_promoted,
     plan_evaluations,
@@ -37,76 +36,31 @@ from workflows.pipeline import UNSCHEDULED, evaluate_all
 @workflow
 def evaluate_imagenet(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Zero-shot and few-shot classification."""
-    info = open_checkpoint(checkpoint=checkpoint)
-    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    asked = [plans.imagenet]
-    results = gather(
-        names=["imagenet"],
-        checkpoint=info,
-        plans=asked,
-        found=[mapped(imagenet, info, plans.imagenet)],
-    )
-    return conclude(checkpoint=info, plans=asked, results=results, root=root)
+    return alone(imagenet, checkpoint, evaluate, root)
 
 
 @workflow
 def evaluate_retrieval(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Image-to-text and text-to-image retrieval."""
-    info = open_checkpoint(checkpoint=checkpoint)
-    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    asked = [plans.retrieval]
-    results = gather(
-        names=["retrieval"],
-        checkpoint=info,
-        plans=asked,
-        found=[mapped(retrieval, info, plans.retrieval)],
-    )
-    return conclude(checkpoint=info, plans=asked, results=results, root=root)
+    return alone(retrieval, checkpoint, evaluate, root)
 
 
 @workflow
 def evaluate_vqa(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Visual question answering."""
-    info = open_checkpoint(checkpoint=checkpoint)
-    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    asked = [plans.vqa]
-    results = gather(
-        names=["vqa"],
-        checkpoint=info,
-        plans=asked,
-        found=[mapped(vqa, info, plans.vqa)],
-    )
-    return conclude(checkpoint=info, plans=asked, results=results, root=root)
+    return alone(vqa, checkpoint, evaluate, root)
 
 
 @workflow
 def evaluate_glue(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Language understanding from drawn text."""
-    info = open_checkpoint(checkpoint=checkpoint)
-    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    asked = [plans.glue]
-    results = gather(
-        names=["glue"],
-        checkpoint=info,
-        plans=asked,
-        found=[mapped(glue, info, plans.glue)],
-    )
-    return conclude(checkpoint=info, plans=asked, results=results, root=root)
+    return alone(glue, checkpoint, evaluate, root)
 
 
 @workflow
 def evaluate_xm3600(checkpoint: str, evaluate: EvaluateConfig, root: str = "runs") -> Evaluated:
     """Retrieval in every language."""
-    info = open_checkpoint(checkpoint=checkpoint)
-    plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)
-    asked = [plans.xm3600]
-    results = gather(
-        names=["xm3600"],
-        checkpoint=info,
-        plans=asked,
-        found=[mapped(xm3600, info, plans.xm3600)],
-    )
-    return conclude(checkpoint=info, plans=asked, results=results, root=root)
+    return alone(xm3600, checkpoint, evaluate, root)
 
 
 @workflow(failure_policy=WorkflowFailurePolicy.FAIL_AFTER_EXECUTABLE_NODES_COMPLETE)

@@ -101,34 +101,34 @@ def write_report(
             seed=config.seed,
         ),
     )
-    path = RunFolder(root).report
-    storage.write_text(path, report_page(run, published))
+    path, content = RunFolder(root).report, _content(run, published)
+    storage.write_text(path, fragment("report", has_links=True, **content))
     runs.write_runs_page(config.root)
     summary = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {path}\n"
     storage.write_text(BaseFolder(config.root).summary(config.name), summary)
     track_outcome(config.train, root, checkpoint.step, results, verdict, path)
     # In a deck a link to the page beside it leads nowhere.
-    return Report(path, report_page(run, published, has_links=False))
+    return Report(path, str(fragment("report", has_links=False, **content)))
 
 
 def report_page(
-    run: RunRecord,
-    published: PublishedLookup | None = None,
-    *,
-    written_at: float | None = None,
-    has_links: bool = True,
+    run: RunRecord, published: PublishedLookup | None = None, *, written_at: float | None = None
 ) -> str:
     """The whole page, a function of the run's records and of `written_at`, the time that it shows,
-    in seconds since 1970 (None: now). `published` gives the paper's values of a metric; with
-    `has_links` it leads to the training page and to the page of all runs.
+    in seconds since 1970 (None: now). `published` gives the paper's values of a metric.
     """
+    return str(fragment("report", has_links=True, **_content(run, published, written_at)))
+
+
+def _content(
+    run: RunRecord, published: PublishedLookup | None, written_at: float | None = None
+) -> dict[str, Any]:
+    """All that the page shows, by the template's names; its figures take a second."""
     groups = [decks.metric_group(result, run.config, published) for result in run.results]
     marks = {mark for result in run.results for mark in decks.badges_of(result)} - {"failed"}
-    page = fragment(
-        "report",
+    return dict(
         css=PAGE_CSS,
         name=run.config.name,
-        has_links=has_links,
         marks=sorted(marks),
         headline=overview.headline(groups),
         summary=overview.summary(run),
@@ -143,7 +143,6 @@ def report_page(
         ),
         **_parts(run, groups, published),
     )
-    return str(page)
 
 
 def _parts(

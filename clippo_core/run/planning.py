@@ -21,10 +21,9 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import json
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +38,15 @@ from clippo_core.config import (
 from clippo_core.config.model import PROMOTED
 from clippo_core.data import partitions, shards
 from clippo_core.data.partitions import Listed
-from clippo_core.data.partitions import listed as _listed
+from clippo_core.data.partitions import listed as listed_files
 from clippo_core.data.prepare import write_plan
-from clippo_core.errors import ConflictError, DataError, NotFoundError
+from clippo_core.errors import ConflictError, DataError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
 from clippo_core.evaluate.results import whole_result
 from clippo_core.run import history, planned
-from clippo_core.run.folder import LATEST, MANIFEST, PART, BaseFolder, PreparedFolder, RunFolder
+from clippo_core.run.contents import benchmark_digest, content_digest, source_inputs
+from clippo_core.run.folder import MANIFEST, PART, BaseFolder, PreparedFolder, RunFolder
+from clippo_core.run.places import place_of
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -60,7 +61,6 @@ from clippo_core.run.records import (
     ValidatePlan,
     WritePlan,
 )
-from clippo_core.untrusted.json import field, load_json
 
 MEASURE, JUDGE, MERGE, WRITE = (
     "clippo_core.data.validate.measure",
@@ -126,7 +126,7 @@ class _Read:
 
 
 def _digest_inputs(config: RunConfig) -> _Read:
-    listed = functools.cache(_listed)  # stages read the same folders
+    listed = functools.cache(listed_files)  # stages read the same folders
     starts = [uri for uri in (config.model.tokenizer, config.model.initial_weights) if uri]
     return _Read(
         pairs=content_digest(source_inputs(config.data), listed),
@@ -187,7 +187,7 @@ def _sub_plans(
     shown = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
 
     def stage(name: str, content: str) -> StagePlan:
-        folder, generation = _place(config.root, root, name, digests[name])
+        folder, generation = place_of(config.root, root, name, digests[name])
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
     rendered = stage("render", read.pairs)
@@ -309,7 +309,7 @@ def plan_evaluations(
     """
     evaluate = evaluate if checkpoint.uri else EvaluateConfig()
     folder = BaseFolder(root).evaluation_of(checkpoint.weights_sha256)
-    listed = functools.cache(_listed)
+    listed = functools.cache(listed_files)
     plans = {}
     for name, one in EVALUATIONS.items():
         only, content = one.only(evaluate), benchmark_digest(evaluate, name, listed)
@@ -317,7 +317,7 @@ def plan_evaluations(
         parts = [one.module, code_digest(one.module), identity(only), content, weights]
         stage_digest = digest(parts)
         here = storage.join(folder, stage_digest[:12])
-        place, generation = _place(root, here, name, stage_digest)
+        place, generation = place_of(root, here, name, stage_digest)
         stage = StagePlan(place, 0, content, generation)
         benchmarks = _parts(name, only, root, here, 0, weights, listed)
         plans[name] = EvaluatePlan(stage, only, benchmarks=benchmarks)
@@ -346,19 +346,9 @@ def _parts(
             return whole_result(RunFolder(at).benchmark(name, dataset), PART) is not None
 
         stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
-        folder, generation = _place(base, root, stage, part, is_whole)
+        folder, generation = place_of(base, root, stage, part, is_whole)
         found[config.dataset] = StagePlan(folder, seed, content, generation)
     return found
-
-
-def benchmark_digest(evaluate: EvaluateConfig, name: str, listed: Listed = _listed) -> str:
-    """Digest of what the evaluation `name` reads. A missing file stops neither plan nor training:
-    that evaluation's result will say so.
-    """
-    try:
-        return content_digest(EVALUATIONS[name].inputs(evaluate), listed)
-    except DataError as error:
-        return f"missing: {error}"
 
 
 def _alone(evaluate: EvaluateConfig, name: str) -> Iterator[tuple[Any, EvaluateConfig]]:
@@ -407,93 +397,3 @@ def _pinned(config: RunConfig) -> RunConfig:
         for source in config.data.sources
     )
     return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
-
-
-def source_inputs(data: DataConfig) -> list[Input]:
-    """Files and folders that the sources read; a dataset on a hub has its revision instead."""
-    found = []
-    for source in data.sources:
-        found += [source.second_path, source.images]
-        found += [] if source.on_hub else [source.path]
-        if source.kind == "csv" and not source.images:
-            found += [source.path.rpartition("/")[0] or "."]
-    return [Input(uri) for uri in found if uri]
-
-
-def content_digest(inputs: list[Input], listed: Listed = _listed) -> str:
-    """sha256 over names, sizes and contents (a bucket's etags, a folder's sha256) of files, folders
-    and `*` patterns.
-
-    Raises DataError naming the first that does not exist and is not optional.
-    """
-    entries: list[list[Any]] = []
-    for uri, is_optional in sorted(set(inputs)):
-        files = listed(uri)
-        if not files and not is_optional:
-            raise DataError(
-                f"{uri}: not found, or an empty folder; check the path in the run's config."
-            )
-        entries.append([uri, files])
-    return digest(entries)
-
-
-def is_complete(stage: str, root: str) -> bool:
-    """Whether the bytes that `stage` leaves under `root` are all there, by name and size; those of
-    an evaluation's scores by sha256.
-    """
-    folder = RunFolder(root)
-    try:
-        if stage == "validate":
-            return True  # its result is a value: there are no bytes to lose
-        if stage == "render":
-            return shards.is_whole(folder.shards)
-        if stage == "pretrain":
-            uri = storage.join(folder.checkpoints, LATEST)
-            latest = _read_json(uri)
-            return field(latest, "finished", bool, uri) and _files_present(
-                storage.join(folder.checkpoints, field(latest, "name", str, uri))
-            )
-        return whole_result(folder.evaluation(stage)) is not None
-    except (NotFoundError, DataError):
-        return False
-
-
-def _files_present(folder: str) -> bool:
-    uri = storage.join(folder, MANIFEST)
-    listed = field(_read_json(uri), "files", list[dict], uri)
-    sizes = {file.name: file.bytes for file in storage.list_files(folder)}
-    return all(
-        sizes.get(field(file, "name", str, uri)) == field(file, "bytes", int, uri)
-        for file in listed
-    )
-
-
-def _read_json(uri: str) -> Any:
-    return load_json(storage.read_bytes(uri), uri, unique_keys=True)
-
-
-def _place(
-    base: str,
-    root: str,
-    stage: str,
-    stage_digest: str,
-    is_whole: Callable[[str], bool] | None = None,
-) -> tuple[str, str]:
-    """Folder and generation of a stage: those of its last completion if the bytes are still there,
-    else this run's and a new one.
-
-    is_whole: whether the stage is complete under a folder; None = `is_complete`.
-    """
-    note = BaseFolder(base).stage_note(stage, stage_digest)
-    is_whole = is_whole or functools.partial(is_complete, stage)
-    try:
-        placed = _read_json(note)
-        folder = field(placed, "root", str, note)
-        known = field(placed, "generation", str, note)
-        if folder.startswith(base.rstrip("/") + "/") and is_whole(folder):
-            return folder, known
-    except (NotFoundError, DataError):
-        pass
-    generation = uuid.uuid4().hex[:12]
-    storage.write_text(note, json.dumps({"root": root, "generation": generation}) + "\n")
-    return root, generation

@@ -48,7 +48,7 @@ class StagePlan(Checked):
     """sha256 over names, sizes and contents (etags or sha256) of the data that this stage reads."""
     generation: str = ""
     """Changes when this stage's bytes were lost or never completed, so that no cache can answer for
-    them (`run/planning.py`)."""
+    them (`run/places.py`)."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from clippo_core.data.sources.guess import guess_source
 from clippo_core.data.sources.kinds import read_source
 from clippo_core.data.survey import survey
 from clippo_core.errors import ConfigError, DataError
-from clippo_core.run.planning import content_digest, source_inputs
+from clippo_core.run.contents import content_digest, source_inputs
 from clippo_core.run.records import StagePlan
 
 CAPTIONS = [f'photo {n}, a "dog", un café\t{n}' if n == 7 else f"photo {n}" for n in range(20)]

@@ -28,7 +28,7 @@ from clippo_core.published import published
 from clippo_core.report.decks import evaluation_deck
 from clippo_core.report.rows import rows_of, summary_table
 from clippo_core.run import promotion
-from clippo_core.run.planning import benchmark_digest
+from clippo_core.run.contents import benchmark_digest
 from clippo_core.run.records import CheckpointInfo, EvaluatePlan, GatePlan, StagePlan
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -31,6 +31,7 @@ LAYERS = [
     ["opening"], ["embedder"], ["adapters", "neighbours"],
     ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],
     ["train.__main__"], ["run.publishing"],
+    ["run.contents", "run.places"],
     ["run.planning", "run.promotion", "run.retention", "run.proposal", "run.inspection"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip

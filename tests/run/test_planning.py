@@ -36,13 +36,9 @@ from clippo_core.evaluate import results
 from clippo_core.evaluate.registry import EVALUATIONS, evaluation
 from clippo_core.evaluate.scores import Scores
 from clippo_core.run import planned, promotion
-from clippo_core.run.planning import (
-    RunPlan,
-    benchmark_digest,
-    fill_kickoff,
-    is_complete,
-    make_plan,
-)
+from clippo_core.run.contents import benchmark_digest
+from clippo_core.run.places import is_complete
+from clippo_core.run.planning import RunPlan, fill_kickoff, make_plan
 from clippo_core.run.records import CheckpointInfo, EvalResult, Metric, Part, ValidationReport
 
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
