@@ -11,13 +11,13 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from prepared import Validated, validated, written
+from web_tars import tar_bytes
 
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
 from clippo_core.data import loader, parts
@@ -38,16 +38,6 @@ def jpeg(seed: int) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def tar_bytes(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", errors="surrogateescape") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 
 

@@ -5,16 +5,14 @@ once each.
 from __future__ import annotations
 
 import dataclasses
-import io
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from prepared import shards_of, validated, written
+from web_tars import captioned_tar
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
@@ -93,16 +91,11 @@ def test_what_cannot_be_cut_is_one_partition(tmp_path: Path) -> None:
 def write_tar(folder: Path, number: int, each: int = 3) -> None:
     random = np.random.default_rng(number)
     folder.mkdir(exist_ok=True)
-    with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
-        for n in range(each):
-            picture = io.BytesIO()
-            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(picture, "PNG")
-            caption = f"text {number} {n}".encode()
-            for extension, data in (("png", picture.getvalue()), ("txt", caption)):
-                member = tarfile.TarInfo(f"{n:04d}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    records = (
+        (f"{n:04d}", random.integers(0, 256, (16, 16, 3), dtype=np.uint8), f"text {number} {n}")
+        for n in range(each)
+    )
+    (folder / f"{number:05d}.tar").write_bytes(captioned_tar(records))
 
 
 def write_lines(folder: Path, number: int) -> None:

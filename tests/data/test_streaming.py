@@ -5,20 +5,18 @@ reads.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from prepared import shards_of
+from web_tars import captioned_tar
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
@@ -37,18 +35,15 @@ ENCODE = Renderer.from_config(RENDER)
 def foreign(bucket_uri: str, tars: int, each: int, **settings: int) -> tuple[Manifest, DataConfig]:
     """Tars of photos and captions in a bucket, and shards that are only their indexes."""
     for number in range(tars):
-        content = io.BytesIO()
-        with tarfile.open(fileobj=content, mode="w") as tar:
-            for i in range(each):
-                pixels = np.full((8, 8, 3), (number, i % 256, i // 256), np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                caption = f"text {number} {i}".encode()
-                for extension, data in (("png", picture.getvalue()), ("txt", caption)):
-                    member = tarfile.TarInfo(f"{i:05d}.{extension}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-        storage.write_bytes(f"{bucket_uri}/set/{number:05d}.tar", content.getvalue())
+        records = (
+            (
+                f"{i:05d}",
+                np.full((8, 8, 3), (number, i % 256, i // 256), np.uint8),
+                f"text {number} {i}",
+            )
+            for i in range(each)
+        )
+        storage.write_bytes(f"{bucket_uri}/set/{number:05d}.tar", captioned_tar(records))
     source = SourceConfig("webdataset", f"{bucket_uri}/set/*.tar", name="web")
     data = dataclasses.replace(DataConfig((source,)), **settings)
     return shards_of(f"{bucket_uri}/run", data, RENDER), data

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import random
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from faults import FaultProxy
-from PIL import Image
 from prepared import shards_of
 from ranks import steps_of
 from test_train import assert_same_run
 from tiny import tiny_plan
+from web_tars import captioned_tar
 
 from clippo_core import storage
 from clippo_core.config import DataConfig, SourceConfig
@@ -38,18 +36,15 @@ STEPS, TARS, PHOTOS, PAIRS = 40, 6, 50, 200
 def streamed(bucket: str, tmp_path: Path) -> tuple[PretrainPlan, Manifest]:
     """A plan, and shards in a bucket of which no window holds all."""
     for number in range(TARS):
-        content = io.BytesIO()
-        with tarfile.open(fileobj=content, mode="w") as tar:
-            for i in range(PHOTOS):
-                pixels = np.random.default_rng([number, i]).integers(0, 256, (32, 32, 3), np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                caption = f"photo {number} {i}".encode()
-                for extension, data in (("png", picture.getvalue()), ("txt", caption)):
-                    member = tarfile.TarInfo(f"{i:05d}.{extension}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-        storage.write_bytes(f"{bucket}/set/{number:05d}.tar", content.getvalue())
+        records = (
+            (
+                f"{i:05d}",
+                np.random.default_rng([number, i]).integers(0, 256, (32, 32, 3), np.uint8),
+                f"photo {number} {i}",
+            )
+            for i in range(PHOTOS)
+        )
+        storage.write_bytes(f"{bucket}/set/{number:05d}.tar", captioned_tar(records))
     (tmp_path / "pairs.tsv").write_text("".join(f"left {n}\tright {n}\n" for n in range(PAIRS)))
     data = DataConfig(
         (
