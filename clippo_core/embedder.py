@@ -36,7 +36,7 @@ from clippo_core.errors import ConfigError, RenderError
 from clippo_core.exported import write_exported
 from clippo_core.models import Tower, normalise, resize_positions
 from clippo_core.models.text import TokenEncoder
-from clippo_core.opening import TOKEN_KINDS, TOKENIZER, open_model, weights_digest
+from clippo_core.opening import TOKEN_KINDS, TOKENIZER, Found, open_model, weights_digest
 from clippo_core.progress import counted
 from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run.records import EvalResult
@@ -77,7 +77,7 @@ class Clippo:
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path | Found,
         device: torch.device | str | None = None,
         *,
         image_px: int = 0,
@@ -87,7 +87,7 @@ class Clippo:
     ) -> Clippo:
         """The model that `source` names: a released name, an .npz, a .safetensors, a run, a
         checkpoint, a promoted-NAME.json, a folder of `save_pretrained` (local or s3://), or
-        hf-hub:ORG/NAME@REVISION.
+        hf-hub:ORG/NAME@REVISION; or what `opening.find_model` found.
 
         device: default CUDA where there is one. image_px: 0 = the checkpoint's; another one
         resamples the position embeddings. fonts: Unifont .hex files instead of the checkpoint's;
@@ -118,7 +118,8 @@ class Clippo:
                 "drawn or tokenized otherwise than in training (fonts, layout rules or tokenizer"
                 " differ)"
             )
-            warnings.warn(f"{source}: texts are {why}.", stacklevel=2)
+            name = source.uri if isinstance(source, Found) else source
+            warnings.warn(f"{name}: texts are {why}.", stacklevel=2)
         return model
 
     @classmethod
@@ -206,6 +207,7 @@ class Clippo:
         names: Sequence[str],
         templates: Sequence[str] = ("{}",),
         *,
+        batch_size: int = 256,
         progress: bool | None = None,
     ) -> np.ndarray:
         """Zero-shot probabilities, float32 [n_images, n_names]: softmax of logit_scale * cosine
@@ -227,14 +229,13 @@ class Clippo:
             )
         prompts = [template.replace("{}", name) for name in names for template in templates]
         classes = (
-            self.embed_texts(prompts, progress=progress)
+            self.embed_texts(prompts, batch_size=batch_size, progress=progress)
             .reshape(len(names), len(templates), -1)
             .mean(axis=1)
         )
         classes /= np.linalg.norm(classes, axis=1, keepdims=True) + 1e-8
-        logits = (
-            self.tower.logit_scale.item() * self.embed_images(images, progress=progress) @ classes.T
-        )
+        rows = self.embed_images(images, batch_size=batch_size, progress=progress)
+        logits = self.tower.logit_scale.item() * rows @ classes.T
         logits = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -87,14 +88,14 @@ def find_model(source: str | Path) -> Found:
 
 
 def open_model(
-    source: str | Path, fonts: Sequence[str] | None = None
+    source: str | Path | Found, fonts: Sequence[str] | None = None
 ) -> tuple[Tower, dict[str, Any]]:
     """The tower of a model, and what else `Clippo` takes: render, weights_sha256, and perhaps
     render_digest, warn_font, text_encoder.
 
     fonts: of an exported file that had fonts of its own. Raises what `find_model` does.
     """
-    found = find_model(source)
+    found = source if isinstance(source, Found) else find_model(source)
     if found.kind == "big_vision":
         return _from_npz(storage.fetch(found.file))
     if found.kind == "exported":
@@ -117,7 +118,7 @@ def model_info(source: str | Path) -> CheckpointInfo:
             exported.tensors()  # compared with the digest
             sha256 = _noted_sha256(exported.facts, found.uri)
         if not sha256:
-            tower, _ = open_model(source)
+            tower, _ = open_model(found)
             sha256 = weights_digest(tower)
     return CheckpointInfo(found.uri, 0, 0, 0.0, sha256, "", "", 0)
 
@@ -151,7 +152,8 @@ def _in_folder(source: str) -> Found:
     weights = storage.join(source, WEIGHTS)
     if storage.exists(weights):
         return Found("exported", weights, weights)
-    for folder in (RunFolder(source).checkpoints, source, *_trained_elsewhere(source)):
+    own = (RunFolder(source).checkpoints, source)
+    for folder in itertools.chain(own, _trained_elsewhere(source)):
         try:
             return _whole(open_checkpoint(folder))
         except NotFoundError:
@@ -159,16 +161,16 @@ def _in_folder(source: str) -> Found:
     raise _unknown(source)
 
 
-def _trained_elsewhere(run: str) -> list[str]:
+def _trained_elsewhere(run: str) -> Iterator[str]:
     """Where checkpoints may lie if an earlier run trained the same: as planned, or beside this run,
     where both were moved.
     """
     try:
         place = planned.read(run).places["pretrain"]
     except (ClippoError, KeyError):
-        return []
+        return
     beside = storage.join(run.rstrip("/").rpartition("/")[0] or ".", place.rpartition("/")[2])
-    return [RunFolder(folder).checkpoints for folder in (place, beside)]
+    yield from (RunFolder(folder).checkpoints for folder in (place, beside))
 
 
 def _whole(checkpoint: Checkpoint) -> Found:

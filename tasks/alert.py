@@ -87,11 +87,11 @@ def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
     """
     scheduled = f" of {kickoff_time:%Y-%m-%d %H:%M}" if kickoff_time.year > 1970 else ""
     text = f"{what}{scheduled} {outcome}\n{_place()}"
-    _logger.error(text.partition("\n")[0] if _is_local() else text)
+    _logger.error(text if settings.in_pod() else text.partition("\n")[0])
     try:
         webhook = current_context().secrets.get(WEBHOOK.group, WEBHOOK.key)
     except ValueError:
-        if not _is_local():  # there, who started it reads the log
+        if settings.in_pod():  # elsewhere, who started it reads the log
             _logger.warning(
                 "nobody else was told: this project has no Flyte secret %s/%s with the address of a"
                 " webhook",
@@ -110,11 +110,6 @@ def _tell(what: str, kickoff_time: datetime.datetime, outcome: str) -> None:
         raise FlyteRecoverableException(
             f"The webhook in the secret {WEBHOOK.group}/{WEBHOOK.key} took no message: {error}."
         ) from None
-
-
-def _is_local() -> bool:
-    """Whether this is `pyflyte run` without a cluster."""
-    return bool(current_context().execution_id.project == "local")
 
 
 def _place() -> str:

@@ -38,7 +38,7 @@ def report(
     verdict: Verdict,
 ) -> Reported:
     """Write the report beside the run, show it in the console, and print the table."""
-    from clippo_core.report.page import summary_table, write_report
+    from clippo_core.report.page import write_report
     from clippo_core.run.folder import RunFolder
 
     page = write_report(
@@ -52,7 +52,7 @@ def report(
         evaluation_folders=plan.evaluations,
     )
     Deck("Report", page.html)
-    words = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {page.path}"
+    words = page.words
     if not settings.in_pod():
         words += f"\nDecks of this run's stages: {RunFolder(plan.stage.root).decks}"
     print(f"\n{words}\n")

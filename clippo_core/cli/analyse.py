@@ -104,7 +104,8 @@ def gap(chosen: argparse.Namespace) -> None:
 
     names, texts = tagged(chosen.captions, lines(chosen.captions), "a file name")
     images = [str(Path(chosen.images) / name) for name in names]
-    print(json.dumps(asdict(measure(load(chosen), images, texts)), indent=1))
+    found = measure(load(chosen), images, texts, batch_size=chosen.batch_size)
+    print(json.dumps(asdict(found), indent=1))
 
 
 def patches(chosen: argparse.Namespace) -> None:

@@ -38,7 +38,8 @@ def classify(chosen: argparse.Namespace) -> None:
     """The likeliest names of each image, one line each."""
     names = [*chosen.names, *(lines(chosen.names_file) if chosen.names_file else [])]
     model = load(chosen)
-    shares = model.classify(chosen.image, names, chosen.template or ["{}"])
+    templates = chosen.template or ["{}"]
+    shares = model.classify(chosen.image, names, templates, batch_size=chosen.batch_size)
     for image, row in zip(chosen.image, shares, strict=True):
         best = row.argsort()[::-1][: chosen.top]
         if chosen.json:

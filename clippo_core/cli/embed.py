@@ -98,6 +98,8 @@ def add(names: Names) -> None:
 
 def embed(chosen: argparse.Namespace) -> None:
     """Embed what was named; all that can be wrong with it is said before the model is loaded."""
+    from clippo_core.opening import find_model
+
     if chosen.texts is None and not chosen.images:
         raise ConfigError("there is nothing to embed; give --images PATH… or --texts FILE (or -).")
     if chosen.batch_size < 1:
@@ -112,11 +114,12 @@ def embed(chosen: argparse.Namespace) -> None:
         sides["images"] = inputs.pictures(chosen.images)
     if chosen.texts is not None:
         sides["texts"] = inputs.texts(chosen.texts)
-    model = load(chosen)
+    found = find_model(chosen.model)
+    model = load(chosen, found)
     if is_file:
         _into_file(chosen, model, sides)
     else:
-        _into_folder(chosen, model, sides)
+        _into_folder(chosen, model, found.uri, sides)
 
 
 def _check_target(out: str) -> bool:
@@ -141,11 +144,9 @@ def _check_target(out: str) -> bool:
 
 
 def _into_folder(
-    chosen: argparse.Namespace, model: Clippo, sides: dict[Side, Iterable[Item]]
+    chosen: argparse.Namespace, model: Clippo, name: str, sides: dict[Side, Iterable[Item]]
 ) -> None:
-    from clippo_core.opening import find_model
-
-    name = find_model(chosen.model).uri
+    """name: the address that loads this very model again."""
     name = str(Path(name).absolute()) if Path(name).exists() else name
     fresh = embedding.facts_of(model, name, chosen.preprocess, chosen.dtype, chosen.shard_size)
     facts = collection.resumed(chosen.out, fresh)
@@ -175,12 +176,11 @@ def _into_file(
     for side, items in sides.items():
         names, rows = list[str](), [np.empty((0, model.model.embed_dim), np.float32)]
         for good, found in embedding.batches(
-            model, side, list(items), bad, chosen.batch_size, chosen.preprocess
-        ):
+            model, side, list(items), bad, chosen.batch_size, chosen.preprocess,
+            skip_bad=chosen.bad == "skip",
+        ):  # fmt: skip
             names += [item.name for item in good]
             rows.append(found)
-        if bad and chosen.bad == "fail":
-            raise DataError(f"{bad[0].problem} (--bad skip goes on without it.)")
         arrays |= {side: np.concatenate(rows), f"{side[:-1]}_names": _as_lines(names)}
     for item in bad[:_SHOWN]:
         print(f"left out: {item.problem}", file=sys.stderr)

@@ -17,6 +17,7 @@ from clippo_core.untrusted.text import read_lines
 
 if TYPE_CHECKING:
     from clippo_core.embedder import Clippo
+    from clippo_core.opening import Found
 
 Names: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """Where commands are added."""
@@ -83,11 +84,12 @@ def add_page(command: argparse.ArgumentParser) -> None:
     )
 
 
-def load(chosen: argparse.Namespace) -> Clippo:
-    """The model of `add_model`'s options."""
+def load(chosen: argparse.Namespace, found: Found | None = None) -> Clippo:
+    """The model of `add_model`'s options; `found`: MODEL, where it was looked for already."""
     from clippo_core.embedder import Clippo
 
-    return Clippo.load(chosen.model, chosen.device, fonts=chosen.font, precision=chosen.precision)
+    source = found or chosen.model
+    return Clippo.load(source, chosen.device, fonts=chosen.font, precision=chosen.precision)
 
 
 def lines(path: str) -> list[str]:

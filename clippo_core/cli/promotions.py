@@ -107,8 +107,6 @@ def retain(chosen: argparse.Namespace) -> None:
     """What is kept and why, what is not, and how many bytes that is."""
     from clippo_core.run.retention import survey
 
-    if chosen.runs < 1 or chosen.days < 0:
-        raise ConfigError("--runs is at least 1, and --days at least 0.")
     now = datetime.datetime.now(datetime.UTC)
     found = survey(chosen.root, chosen.runs, chosen.days, now)
     print(found.table())

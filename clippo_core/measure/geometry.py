@@ -40,11 +40,14 @@ class Geometry:
     """Share of held-out points that a linear classifier puts on the right side, 0..1."""
 
 
-def measure(model: Clippo, images: Sequence[Any], texts: Sequence[str]) -> Geometry:
+def measure(
+    model: Clippo, images: Sequence[Any], texts: Sequence[str], *, batch_size: int = 256
+) -> Geometry:
     """Geometry of a model's embeddings of matched `images` (as `Clippo.embed_images` takes them)
     and `texts`.
     """
-    return geometry(model.embed_images(images), model.embed_texts(texts))
+    pictures = model.embed_images(images, batch_size=batch_size)
+    return geometry(pictures, model.embed_texts(texts, batch_size=batch_size))
 
 
 def geometry(image_features: np.ndarray, text_features: np.ndarray) -> Geometry:

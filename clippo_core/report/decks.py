@@ -12,7 +12,7 @@ task makes the `Deck`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
@@ -30,6 +30,9 @@ from clippo_core.run.folder import EXAMPLES, TIMINGS
 from clippo_core.run.records import EvalResult, Manifest, ValidationReport, Verdict
 from clippo_core.untrusted.json import load_json
 from clippo_core.untrusted.limits import LIMITS
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 CONTACT_ITEMS = 12
 """Pairs on a contact sheet."""
@@ -130,13 +133,15 @@ def evaluation_deck(
         ),
         fragment("metrics", groups=[group], show_protocol=False),
         fragment("figures", figures=[figure for figure in figures if figure]),
-        fragment(
-            "examples",
-            hits=[e for e in shown if e["hit"]],
-            misses=[e for e in shown if not e["hit"]],
-        ),
+        examples_part(shown),
         fragment("counts", counts=result.counts),
     )
+
+
+def examples_part(shown: list[dict[str, Any]]) -> Markup:
+    """Hits, then misses."""
+    hits, misses = ([e for e in shown if e["hit"] is is_hit] for is_hit in (True, False))
+    return fragment("examples", hits=hits, misses=misses)
 
 
 def _expected(config: RunConfig, tflops: float) -> list[tuple[str, str]]:

@@ -90,18 +90,7 @@ def evaluation_page(
             groups=[decks.metric_group(result, None, lookup) for result in shown],
             show_protocol=True,
         ),
-        examples_parts=[
-            (
-                title,
-                fragment(
-                    "examples",
-                    hits=[one for one in found if one["hit"]],
-                    misses=[one for one in found if not one["hit"]],
-                ),
-            )
-            for title, found in examples
-            if found
-        ],
+        examples_parts=[(title, decks.examples_part(found)) for title, found in examples if found],
     )
     return str(page)
 

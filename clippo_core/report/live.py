@@ -47,9 +47,6 @@ def training_page(
     )
     state = "finished" if finished else f"loads itself again every {int(refresh_seconds)} s"
     name = html.escape(title)
-    links = '<a href="../index.html">All runs and verdicts</a>'
-    if finished:
-        links = f'<a href="report.html">Report</a> (after the evaluations) · {links}'
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}<meta name="viewport"'
         f' content="width=device-width,initial-scale=1"><title>'

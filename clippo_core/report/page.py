@@ -50,6 +50,8 @@ class Report:
     """File or object."""
     html: str
     """The page without links to other pages, for a deck."""
+    words: str
+    """For a terminal: table, verdict, address of the page."""
 
 
 def write_report(
@@ -104,11 +106,11 @@ def write_report(
     path, content = RunFolder(root).report, _content(run, published)
     storage.write_text(path, fragment("report", has_links=True, **content))
     runs.write_runs_page(config.root)
-    summary = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {path}\n"
-    storage.write_text(BaseFolder(config.root).summary(config.name), summary)
+    words = f"{summary_table(results)}\n\n{verdict.reason}\nReport: {path}"
+    storage.write_text(BaseFolder(config.root).summary(config.name), f"{words}\n")
     track_outcome(config.train, root, checkpoint.step, results, verdict, path)
     # In a deck a link to the page beside it leads nowhere.
-    return Report(path, str(fragment("report", has_links=False, **content)))
+    return Report(path, str(fragment("report", has_links=False, **content)), words)
 
 
 def report_page(
@@ -245,12 +247,7 @@ def _example_parts(run: RunRecord) -> list[tuple[str, str]]:
     for result in run.results:
         shown = decks.clean_examples(run.examples.get(result.name, []))
         if shown:
-            part = fragment(
-                "examples",
-                hits=[e for e in shown if e["hit"]],
-                misses=[e for e in shown if not e["hit"]],
-            )
-            parts.append((decks.evaluation_title(result), part))
+            parts.append((decks.evaluation_title(result), decks.examples_part(shown)))
     return parts
 
 

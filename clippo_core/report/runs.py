@@ -16,7 +16,7 @@ from clippo_core.errors import ClippoError, NotFoundError
 from clippo_core.report.pages import fragment
 from clippo_core.report.style import PAGE_CSS
 from clippo_core.run import history
-from clippo_core.run.folder import BaseFolder, RunFolder
+from clippo_core.run.folder import BaseFolder, RunFolder, run_of
 from clippo_core.run.history import Promotion
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def runs_page(root: str, found: dict[str, list[Promotion]]) -> str:
 def _report(root: str, record: Promotion) -> str:
     """Link to the report of a record's run."""
     prefix = root.rstrip("/") + "/"
-    folder, checkpoints, _ = record.verdict.model_uri.partition("/checkpoints")
-    if not checkpoints or not folder.startswith(prefix):
+    folder = run_of(record.verdict.model_uri)
+    if not folder.startswith(prefix):
         return ""
     return RunFolder(folder.removeprefix(prefix)).report

@@ -127,6 +127,8 @@ def _is_missing(item: Input) -> bool:
 
 
 def _is_there(uri: str) -> bool:
+    if not storage.is_local(uri) and storage.exists(uri):
+        return True  # a bucket's folder may hold a million files: they are not listed
     try:
         return bool(storage.list_files(uri))
     except NotFoundError:

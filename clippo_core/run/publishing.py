@@ -42,7 +42,7 @@ def publish(
     hub's words. Raises what Clippo.load and Clippo.save_pretrained do.
     """
     found = find_model(source)
-    model = Clippo.load(found.uri, "cpu", image_px=image_px)
+    model = Clippo.load(found, "cpu", image_px=image_px)
     options = {"license": license} if license else {}
     if found.uri in RELEASED and not license:
         options = {"license": "apache-2.0"}  # big_vision's, which published them

@@ -97,7 +97,7 @@ class ValidatePlan(Checked):
     data: DataConfig
     render: RenderConfig
     evaluate: EvaluateConfig
-    """Read only to refuse training images that are also evaluated."""
+    """Part of the cache's key; what it shows is read by `evaluated` (EvaluatedPlan)."""
     prepared: str = ""
     generation: str = ""
     """Both as in PartitionPlan."""

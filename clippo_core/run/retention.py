@@ -20,7 +20,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from clippo_core import storage
-from clippo_core.errors import ClippoError, NotFoundError
+from clippo_core.errors import ClippoError, ConfigError, NotFoundError
 from clippo_core.run import history, planned
 from clippo_core.run.folder import (
     LATEST,
@@ -46,9 +46,6 @@ RUNS, DAYS = 4, 30.0
 _RUN = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
 _MARKERS = (LATEST, MANIFEST, RESULT, PART)
 """Without these a folder counts as no whole, so they are deleted before what they list."""
-_GENERATION = "generation"
-"""A file in the folder of prepared files: tasks that made them answer from a cache as long as it is
-the same."""
 _WRITERS = 8
 
 
@@ -112,17 +109,14 @@ class Survey:
             if (now := again.get(file.name)) == file and now.modified == file.modified
         ]
         marked = [file for file in files if file.uri.rpartition("/")[2] in _MARKERS]
-        # A cache must not answer for prepared files that are gone.
-        shared = {file.name.split("/")[0] for file in files if file.name.count("/") > 1}
-        for top in shared:
-            if not _RUN.fullmatch(top):
-                storage.delete(storage.join(self.root, top, _GENERATION))
+        others = [file for file in files if file.uri.rpartition("/")[2] not in _MARKERS]
+        prepared = PreparedFolder(BaseFolder(self.root).prepared)
+        top = prepared.root.rpartition("/")[2]
+        if any(file.name.startswith(f"{top}/") for file in files):  # no cache may answer for them
+            storage.delete(prepared.generation)
         with ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(storage.delete, (file.uri for file in marked)))
-            list(pool.map(storage.delete, (file.uri for file in files)))
-        prepared = BaseFolder(self.root).prepared
-        if any(file.uri.startswith(f"{prepared}/") for file in files):  # no cache may answer now
-            storage.delete(PreparedFolder(prepared).generation)
+            list(pool.map(storage.delete, (file.uri for file in others)))
         for top in {file.name.partition("/")[0] for file in files}:
             storage.delete_empty_folders(storage.join(self.root, top))
         return files
@@ -130,8 +124,11 @@ class Survey:
 
 def survey(root: str, runs: int, days: float, now: datetime.datetime) -> Survey:
     """What stands below `root`, and what of it is kept: the last `runs` of each name, and what was
-    written within `days` before `now`. Raises NotFoundError where there is nothing, StorageError.
+    written within `days` before `now`. Raises NotFoundError where there is nothing, ConfigError for
+    fewer than one run or less than no days, StorageError.
     """
+    if runs < 1 or days < 0:
+        raise ConfigError("runs is at least 1, and days at least 0.")
     kept = _Kept(root, storage.list_files(root), now.timestamp() - days * 86_400)
     kept.models()
     kept.newest(runs)

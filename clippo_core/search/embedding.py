@@ -66,13 +66,11 @@ def embed_collection(
             continue
         begin = time.perf_counter()
         rows, good, bad = ShardRows(len(shard), facts.dim, facts.dtype), list[Item](), list[Item]()
-        for some, found in batches(model, side, shard, bad, batch_size, facts.preprocess):
+        for some, found in batches(
+            model, side, shard, bad, batch_size, facts.preprocess, skip_bad=skip_bad
+        ):
             rows.add(found)
             good += some
-            if bad and not skip_bad:
-                break
-        if bad and not skip_bad:
-            raise DataError(f"{bad[0].problem} (--bad skip goes on without it.)")
         done = Shard(len(shard), len(good), collection.names_digest(shard))
         facts = collection.write_shard(folder, facts, side, rows, good, done, bad, apart)
         rate = len(good) / max(time.perf_counter() - begin, 1e-9)
@@ -95,25 +93,35 @@ def batches(
     bad: list[Item],
     batch_size: int,
     preprocess: Preprocess = "squash",
+    *,
+    skip_bad: bool = True,
 ) -> Iterator[tuple[list[Item], np.ndarray]]:
     """(items, their embeddings float32 [n, dim]) batch by batch; those that cannot be embedded are
-    appended to `bad` instead.
+    appended to `bad` instead, or the first of them raises DataError unless `skip_bad`.
     """
     if batch_size < 1:
         raise ConfigError(f"batch size is {batch_size}; it must be at least 1.")
+
+    def note(item: Item) -> None:
+        if not skip_bad:
+            raise DataError(f"{item.problem} (--bad skip goes on without it.)")
+        bad.append(item)
+
     prepared = (
-        _drawn(model, items, bad, batch_size)
+        _drawn(model, items, note, batch_size)
         if side == "texts"
-        else _decoded(model, items, bad, batch_size, preprocess)
+        else _decoded(model, items, note, batch_size, preprocess)
     )
     for good, batch in prepared:
         yield good, model.embed_prepared(batch, side)
 
 
 def _drawn(
-    model: Clippo, items: Sequence[Item], bad: list[Item], batch_size: int
+    model: Clippo, items: Sequence[Item], note: Callable[[Item], None], batch_size: int
 ) -> Iterator[tuple[list[Item], np.ndarray]]:
-    bad += [item for item in items if item.problem]
+    for item in items:
+        if item.problem:
+            note(item)
     good = [item for item in items if not item.problem]
     parts = [good[start : start + batch_size] for start in range(0, len(good), batch_size)]
     with ThreadPoolExecutor(1) as pool:
@@ -128,7 +136,7 @@ def _drawn(
 def _decoded(
     model: Clippo,
     items: Sequence[Item],
-    bad: list[Item],
+    note: Callable[[Item], None],
     batch_size: int,
     preprocess: Preprocess,
 ) -> Iterator[tuple[list[Item], np.ndarray]]:
@@ -157,7 +165,7 @@ def _decoded(
                 ahead.append((later, pool.submit(prepare, later)))
             found = future.result()
             if isinstance(found, str):
-                bad.append(replace(item, problem=found))
+                note(replace(item, problem=found))
             else:
                 good.append(item)
                 pixels.append(found)

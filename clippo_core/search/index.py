@@ -90,7 +90,7 @@ class Rows:
                 found = np.asarray(part[begin : begin + _BLOCK_ROWS], np.float32) @ vector
                 rows = start + begin + np.arange(len(found))
                 if len(found) > k:
-                    kept = np.argpartition(-found, k - 1)[:k]
+                    kept = np.flatnonzero(found >= np.partition(found, -k)[-k])  # equal ones, too
                     rows, found = rows[kept], found[kept]
                 best, scores = np.concatenate([best, rows]), np.concatenate([scores, found])
                 order = np.lexsort((best, -scores))[:k]
@@ -192,8 +192,10 @@ def _measure(
     begin = time.perf_counter()
     exact = [rows.nearest(query, k)[0] for query in queries]
     between = time.perf_counter()
-    found = [search(rows, candidates, query, k)[0] for query in queries]
-    end = time.perf_counter()
+    found, end = exact, between + (between - begin)
+    if candidates is not None:
+        found = [search(rows, candidates, query, k)[0] for query in queries]
+        end = time.perf_counter()
     for one, other in zip(exact, found, strict=True):
         shares.append(len(np.intersect1d(one, other)) / k)
     each = 1000 / len(queries)

@@ -247,7 +247,7 @@ def list_folders(uri: str, first: str) -> list[FileStat]:
     else:
         base = len(uri.rstrip("/")) + 1
         found = [
-            FileStat(one.uri[base:], one.bytes, one.uri, one.etag)
+            FileStat(one.uri[base:], one.bytes, one.uri, one.etag, one.modified)
             for one in _bucket().list(f"{uri.rstrip('/')}/{first}")
             if "/" in one.uri[base:]
         ]

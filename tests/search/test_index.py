@@ -70,6 +70,17 @@ def test_equal_rows_come_in_their_order(tmp_path):
     assert found.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_equal_rows_of_a_large_part_come_in_their_order(tmp_path):
+    facts, _ = write(tmp_path, [1000])
+    rows = np.zeros((1000, 8), np.float32)
+    rows[:, 0] = np.random.default_rng(0).integers(0, 3, 1000)
+    np.save(tmp_path / "img_emb/img_emb_0.npy", rows)
+    found, _ = index.Rows(str(tmp_path), facts, "images").nearest(
+        np.eye(8, dtype=np.float32)[0], 10
+    )
+    assert found.tolist() == np.flatnonzero(rows[:, 0] == 2)[:10].tolist()
+
+
 def test_the_command_and_what_it_says(tmp_path, capsys):
     facts, _ = write(tmp_path, [30], texts=5)
     assert command_line.main(["index", str(tmp_path), "--kind", "exact"]) == 0

@@ -159,7 +159,7 @@ def test_without_a_secret_the_log_says_that_nobody_was_told(
     assert "run demo of 2026-11-22 02:00 failed in validate" in caplog.text
     # On this machine, who started the run reads the log: no word of webhooks and executions.
     assert "nobody else was told" not in caplog.text and "execution local" not in caplog.text
-    monkeypatch.setattr("tasks.alert._is_local", lambda: False)
+    monkeypatch.setattr("tasks.settings.in_pod", lambda: True)
     alert(config=presets.demo(), kickoff_time=SUNDAY, err=failed(IN_VALIDATION))
     assert "nobody else was told" in caplog.text and "clippo/webhook" in caplog.text
     assert "execution local/local/local" in caplog.text
