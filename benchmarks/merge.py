@@ -48,13 +48,6 @@ from clippo_core.run.records import FileEntry, Part, StagePlan, ValidatePlan
 
 OUT = Path(__file__).resolve().parent / "out" / "merge.json"
 PARTITION, BATCH, EVALUATED, RECURRING = 10**6, 10_240, 60_000, 5_000
-READ = {
-    "records": (
-        "ordinal", "id", "key_hash", "group_hash", "first_hash", "kind", "is_photo", "n_texts",
-        "look_low", "look_high", "stem_hash",
-    ),
-    "texts": ("ordinal", "number", "text_hash", "plain_hash", "shown"),
-}  # fmt: skip
 
 
 def stored(root: str, name: str, columns: dict[str, Any], types: dict[str, str]) -> FileEntry:
@@ -136,9 +129,7 @@ def shown(root: str, total: int) -> Part:
         "evaluation": ["imagenet"] * 3 * EVALUATED,
     }
     entry = stored(root, "evaluated/all.parquet", columns, COLUMNS)
-    return parts.write(
-        root, "evaluated/all.json", Evaluated(entry, EVALUATED, EVALUATED), EVALUATED
-    )
+    return parts.write(root, "evaluated/all.json", Evaluated(entry, EVALUATED), EVALUATED)
 
 
 def prepare(root: str, total: int) -> None:

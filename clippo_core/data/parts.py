@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clippo_core import storage
-from clippo_core.errors import ClippoError, DataError, StorageError
+from clippo_core.errors import ClippoError, DataError, NotFoundError
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import FileEntry, Part, dumps, loads
 
@@ -35,7 +35,7 @@ def read(prepared: str, part: Part, cls: type[T]) -> T:
     address = storage.join(prepared, part.name)
     try:
         data = storage.read_bytes(address)
-    except StorageError as error:
+    except NotFoundError as error:  # a bucket that cannot be reached has lost nothing
         raise lost(prepared, address, "it is missing") from error
     if hashlib.sha256(data).hexdigest() != part.sha256:
         raise lost(prepared, address, "it is not what was noted of it")
@@ -63,7 +63,7 @@ def noted(name: str, record: Any, count: int) -> Part:
 
 
 def store_table(prepared: str, name: str, path: Path, n_records: int) -> FileEntry:
-    """Copy a local table to the folder, and say what it is."""
+    """Copy a local file to the folder, and say what it is."""
     storage.upload(path, storage.join(prepared, name))
     return FileEntry(name, path.stat().st_size, storage.sha256_file(path), n_records)
 
@@ -74,7 +74,7 @@ def table(prepared: str, entry: FileEntry) -> Path:
     try:
         is_remote = not storage.is_local(address)
         path = storage.fetch(address, sha256=entry.sha256 if is_remote else None)
-    except StorageError as error:
+    except (NotFoundError, storage.DamagedError) as error:
         raise lost(prepared, address, "it is missing or damaged") from error
     if path.stat().st_size != entry.bytes:
         raise lost(prepared, address, "it is not what was noted of it")
@@ -86,7 +86,7 @@ def part_table(prepared: str, part: Part) -> Path:
     address = storage.join(prepared, part.name)
     try:
         return storage.fetch(address, sha256=part.sha256)
-    except StorageError as error:
+    except (NotFoundError, storage.DamagedError) as error:
         raise lost(prepared, address, "it is missing, or not what was noted of it") from error
 
 

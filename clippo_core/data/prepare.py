@@ -34,7 +34,6 @@ class Judged:
 
     report: ValidationReport
     facts: list[Part]
-    verdicts: list[Part]
     exclusions: list[Part]
 
 
@@ -58,7 +57,7 @@ def validate(
     shown = fingerprints(EvaluatedPlan(prepared, evaluate, stage.data_digest))
     whole = ValidatePlan(stage, data, render, evaluate, prepared, batch_pairs=batch_pairs)
     report, exclusions = merge(whole, facts, verdicts, shown)
-    return Judged(report, facts, verdicts, exclusions)
+    return Judged(report, facts, exclusions)
 
 
 def write_shards(

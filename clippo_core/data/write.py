@@ -163,10 +163,7 @@ class _Job:
                     yield done
                     continue
                 path, index = self._made(scratch, number, records, plan, renderer)
-                entry = FileEntry(
-                    path.name, path.stat().st_size, storage.sha256_file(path), len(index)
-                )
-                storage.upload(path, storage.join(store, path.name))
+                entry = parts.store_table(store, path.name, path, len(index))
                 path.unlink()
                 yield self._stored(store, scratch, number, entry, index)
 
@@ -235,8 +232,7 @@ class _Job:
         path = scratch / f"{self._name(number)}.index"
         about = {"name": tar.name, "bytes": str(tar.bytes), "sha256": tar.sha256}
         index_file.save(index, path, about)
-        storage.upload(path, storage.join(store, path.name))
-        entry = FileEntry(path.name, path.stat().st_size, storage.sha256_file(path))
+        entry = parts.store_table(store, path.name, path, 0)
         path.unlink()
         return Shard(tar, entry, int((index.kinds != shard_index.TEXT).sum()))
 

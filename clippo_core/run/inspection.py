@@ -24,7 +24,7 @@ from clippo_core.data.sources import kinds
 from clippo_core.data.survey import Survey, first_pictures, survey
 from clippo_core.data.validate.evaluated import listed_pictures
 from clippo_core.errors import ClippoError, ConfigError, DataError, NotFoundError
-from clippo_core.evaluate.registry import EVALUATIONS, Input
+from clippo_core.evaluate.registry import EVALUATIONS
 
 SHRUNK_BYTES = 30_000
 """About so many bytes has a photo that was shrunk to `data.max_short_side_px`."""
@@ -69,8 +69,8 @@ def inspect_run(config: RunConfig) -> Inspection:
     found = Inspection()
     starts = [config.model.tokenizer, config.model.initial_weights, *config.render.fonts]
     for uri in starts:
-        if uri and uri != PROMOTED and not _is_there(uri):
-            found.faults.append(_missing(uri))
+        if uri and uri != PROMOTED and (fault := _missing(uri)):
+            found.faults.append(fault)
     surveys = [(source, _surveyed(source, found)) for source in config.data.sources]
     whole = [(source, one) for source, one in surveys if one is not None]
     try:
@@ -90,8 +90,9 @@ def inspect_benchmarks(evaluate: EvaluateConfig) -> Inspection:
     for name, one in EVALUATIONS.items():
         for config in one.configs(evaluate):
             label = f"{name} ({config.dataset})"
-            missing = [item.uri for item in one.reads(config) if _is_missing(item)]
-            found.faults.extend(f"{label}: {_missing(uri)}" for uri in missing)
+            needed = [item.uri for item in one.reads(config) if item.uri and not item.is_optional]
+            missing = [fault for uri in needed if (fault := _missing(uri))]
+            found.faults.extend(f"{label}: {fault}" for fault in missing)
             for pictures in [] if missing else one.shows(config):
                 _open_pictures(label, pictures.images, listed_pictures(pictures), found)
             if not missing and not one.shows(config):
@@ -122,28 +123,22 @@ def _holds_parquet(folder: str) -> bool:
     return any(stat.name.endswith(".parquet") for stat in storage.list_files(folder))
 
 
-def _is_missing(item: Input) -> bool:
-    return bool(item.uri) and not item.is_optional and not _is_there(item.uri)
-
-
-def _is_there(uri: str) -> bool:
-    if not storage.is_local(uri) and storage.exists(uri):
-        return True  # a bucket's folder may hold a million files: they are not listed
-    try:
-        return bool(storage.list_files(uri))
-    except NotFoundError:
-        return False
-
-
 def _missing(uri: str) -> str:
-    return f"{uri}: there is no such file, or the folder is empty; check the path."
+    """The sentence for a file or folder that isn't there, "" for one that is."""
+    fault = f"{uri}: there is no such file, or the folder is empty; check the path."
+    try:
+        # A bucket's folder may hold a million files: they are not listed.
+        is_there = not storage.is_local(uri) and storage.exists(uri)
+        return "" if is_there or storage.list_files(uri) else fault
+    except NotFoundError as error:  # a bucket says whether it is missing or forbidden
+        return fault if storage.is_local(uri) else str(error)
 
 
 def _surveyed(source: SourceConfig, found: Inspection) -> Survey | None:
     """What a source holds; what is wrong with it is noted."""
     try:
-        if source.images and not _is_there(source.images):
-            raise DataError(_missing(source.images))
+        if source.images and (fault := _missing(source.images)):
+            raise DataError(fault)
         one = survey(source)
     except ClippoError as error:
         found.faults.append(f"source {source.path}: {error}")

@@ -74,7 +74,7 @@ def shards_of(
     facts = [measure(plan, part, False) for part in make_partitions(data, prepared)]
     report = ValidationReport(sum(part.count for part in facts), [], [], {}, {}, {}, data_digest)
     exclusions = [_left_out(prepared, part, set(excluded)) for part in facts]
-    judged = Judged(report, facts, [], exclusions)
+    judged = Judged(report, facts, exclusions)
     return prepare.write_shards(StagePlan(str(root), 0, data_digest), data, render, judged)
 
 

@@ -54,7 +54,6 @@ class Evaluated:
 
     table: FileEntry
     n_pictures: int
-    n_captions: int
     notes: list[str] = field(default_factory=list)
     """Evaluations whose pictures could not be looked at, and why."""
 
@@ -67,7 +66,6 @@ def fingerprints(plan: EvaluatedPlan) -> Part:
     if known is not None:
         return parts.noted(name, known, known.n_pictures)
     found, n_pictures, notes = taken(plan.evaluate)
-    n_captions = sum(kind == "caption" for kind, _, _ in found)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "evaluated")
         with table_writer(path, COLUMNS) as writer:
@@ -75,7 +73,7 @@ def fingerprints(plan: EvaluatedPlan) -> Part:
                 writer.add([dict(zip(COLUMNS, (*row, found[row]), strict=True))])
         stored = name.removesuffix(".json") + ".parquet"
         entry = parts.store_table(plan.prepared, stored, path, len(found))
-    known = Evaluated(entry, n_pictures, n_captions, notes)
+    known = Evaluated(entry, n_pictures, notes)
     return parts.write(plan.prepared, name, known, n_pictures)
 
 

@@ -25,6 +25,7 @@ from clippo_core.data.validate.facts import (
     RuleCount,
     Verdict,
     chunks,
+    read_table,
     table_writer,
 )
 from clippo_core.data.validate.rules import MAX_SHOWN, RULES, Rule
@@ -62,12 +63,9 @@ def judge(plan: PartitionPlan, facts: Part) -> Part:
 
 
 def _judged(prepared: str, part: Part, name: str) -> Verdict:
-    with optional_import():
-        import pyarrow as pa
-
     facts = parts.read(prepared, part, Facts)
     records, texts = (parts.table(prepared, entry) for entry in (facts.records, facts.texts))
-    ids = pa.concat_tables(chunks(records, CHUNK, ["id"])) if facts.n_records else None
+    ids = read_table(records, ["id"])
     counts = {rule.name: RuleCount(rule.name, 0, 0, []) for rule in RULES if rule.kind}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "verdict")
@@ -101,10 +99,10 @@ def _frames(facts: Facts, records: Path, texts: Path) -> Iterator[tuple[str, pan
         yield "texts", chunk.to_pandas()
 
 
-def _rows(rule: Rule, broken: pandas.DataFrame, ids: pyarrow.Table | None) -> list[dict[str, Any]]:
+def _rows(rule: Rule, broken: pandas.DataFrame, ids: pyarrow.Table) -> list[dict[str, Any]]:
     """Rows of a verdict."""
     ordinals, numbers = broken["ordinal"].tolist(), broken["number"].tolist()
-    if rule.table == "texts" and ids is not None:
+    if rule.table == "texts":
         names = ids["id"].take(ordinals).to_pylist() if ordinals else []
         names = [
             f"{name}#{'first' if number == FIRST else number}"

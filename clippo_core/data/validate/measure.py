@@ -222,7 +222,7 @@ def _text_rows(ordinal: int, record: Record) -> Iterator[Row]:
         yield {
             "ordinal": ordinal,
             "number": number,
-            "text_hash": _text_hash(text),
+            "text_hash": key_hash(text) if is_text else 0,
             "plain_hash": plain_hash(text) if is_text else 0,
             "text": text if is_text else None,
             "language": language,

@@ -21,6 +21,7 @@ import numpy as np
 from clippo_core import storage
 from clippo_core.data import parts
 from clippo_core.data.pairs import text_pairs_per_batch
+from clippo_core.data.sources import annotation_files
 from clippo_core.data.validate import questions, thinning
 from clippo_core.data.validate.database import arrays, open_database
 from clippo_core.data.validate.evaluated import Evaluated
@@ -84,8 +85,8 @@ def merge(
         _ask(db, counts, sum(one.n_texts for one in found), n_records)
         _stop_if_too_many(db, found, plan.data.max_bad_share)
         sizes = questions.sizes(db)
-        _thin(db, counts, plan, sizes)
-        sizes = questions.sizes(db)
+        if _thin(db, counts, plan, sizes):
+            sizes = questions.sizes(db)
         left_out, n_excluded = _left_out(db)
         exclusions = _store(db, plan.prepared, len(facts))
     sound: Counter[str] = Counter()
@@ -160,10 +161,10 @@ def _thin(
     counts: _Counts,
     plan: ValidatePlan,
     sizes: dict[tuple[int, int], int],
-) -> None:
-    """Leave out what is too frequent for its one place a batch."""
+) -> bool:
+    """Leave out what is too frequent for its one place a batch; whether there was anything."""
     if not plan.batch_pairs:
-        return
+        return False
     n_texts = text_pairs_per_batch(plan.batch_pairs, plan.data.text_pair_share)
     n_photos, n_pairs = (sum(n for (_, of), n in sizes.items() if of == kind) for kind in (0, 1))
     batches = thinning.Batches(
@@ -187,6 +188,7 @@ def _thin(
             for name, one in zip(named, mine, strict=False)
         ]
         counts.add(rule, 0, sum(one.n_out for one in mine), worst)
+    return bool(thinned)
 
 
 def _refusal(error: thinning.TooFrequentError, batch_pairs: int) -> str:
@@ -224,7 +226,11 @@ def _stop_if_too_many(db: Database, found: list[Facts], max_bad_share: float) ->
             ).fetchall()
             raise _too_many(what, n_bad, totals[what], max_bad_share, names_of(db, rows))
     tars = [
-        Named(f"{one.source}/{Path(tar.uri).stem}", tar.problem, questions.PLACE["tar_problem"])
+        Named(
+            f"{one.source}/{annotation_files.stem(tar.uri)}",
+            tar.problem,
+            questions.PLACE["tar_problem"],
+        )
         for one in found
         for tar in one.tars
         if tar.problem
@@ -283,7 +289,7 @@ def _store(db: Database, prepared: str, n_parts: int) -> list[Part]:
             )
             sha256 = storage.sha256_file(path)
             name = PreparedFolder.part("exclusions", sha256, ".parquet")
-            parts.store_table(prepared, name, path, len(columns[0]))
+            storage.upload(path, storage.join(prepared, name))
         stored.append(Part(name, sha256, len(columns[0])))
     return stored
 

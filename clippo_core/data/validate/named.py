@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clippo_core.data.validate.facts import FIRST
+from clippo_core.data.validate.questions import split
 from clippo_core.data.validate.rules import MAX_SHOWN, RULES
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ class Named:
 
 def names_of(db: Database, rows: list[tuple[int, int, int]]) -> list[Named]:
     """The names of a few rows (record, number, place), as `questions` has them."""
-    from clippo_core.data.validate.questions import split
-
     return [_named(db, split(record), record, number, place) for record, number, place in rows]
 
 
