@@ -139,7 +139,9 @@ class _Job:
         for number, tar in enumerate(self.facts.tars):
             rows = np.flatnonzero(kept & (file == number))
             if len(rows):
-                entry = FileEntry(tar.uri, tar.bytes, tar.sha256, len(rows))
+                # A name without a folder would be one of our own, in the store.
+                uri = tar.uri if "/" in tar.uri else f"./{tar.uri}"
+                entry = FileEntry(uri, tar.bytes, tar.sha256, len(rows))
                 yield self._stored(store, scratch, number, entry, self._index(rows))
 
     def written(
