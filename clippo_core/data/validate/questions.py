@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clippo_core.data import perceptual
+from clippo_core.data.pairs import mix
 from clippo_core.data.shard_index import TEXT
 from clippo_core.data.validate import thinning
 from clippo_core.data.validate.database import arrays, repeated
@@ -218,27 +219,27 @@ def _thin(db: Database, batches: thinning.Batches) -> list[Thinned]:
         " LEFT JOIN (SELECT record, count(*) AS lost FROM out"
         f" WHERE number <> {FIRST} GROUP BY record) USING (record) ORDER BY record",
     )
-    names = np.stack([marked["place"].astype(np.uint64), marked["hash"]], 1)
-    values, first, marks = np.unique(names, axis=0, return_index=True, return_inverse=True)
+    names = mix(marked["hash"], 0, marked["place"])  # equal hashes of two rules are two marks
+    values, first, marks = np.unique(names, return_index=True, return_inverse=True)
     found = thinning.Frequent(
         records["kind"],
         records["key_hash"],
         records["n"],
         records["record"],
-        marks.reshape(-1),
+        marks,
         np.searchsorted(records["record"], marked["record"]),
         marked["number"] != FIRST,
     )
     out, drawn = thinning.thinned(found, batches)
     n_all, n_out = (
-        np.bincount(marks.reshape(-1)[which], minlength=len(values)) for which in (slice(None), out)
+        np.bincount(marks[which], minlength=len(values)) for which in (slice(None), out)
     )
     _keep(db, "left_out", **{name: marked[name][out] for name in ("record", "number", "place")})
     db.execute("INSERT INTO broken SELECT record, number, place FROM left_out")
     order = sorted(np.flatnonzero(n_out), key=lambda mark: (-drawn[mark], first[mark]))
     return [
         Thinned(
-            RULES[int(values[mark, 0])].name,
+            RULES[int(marked["place"][first[mark]])].name,
             int(marked["record"][first[mark]]),
             int(marked["number"][first[mark]]),
             float(drawn[mark]),

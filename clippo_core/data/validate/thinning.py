@@ -102,13 +102,14 @@ def thinned(found: Frequent, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
     """
     n_marks = int(found.marks.max(initial=-1)) + 1
     chance = chances(found.key_hashes)
-    first = _lowest(found, chance)
+    by_mark = np.argsort(found.marks, kind="stable")
+    first = _lowest(found, by_mark, chance)
     out = crowded = np.zeros(len(found.marks), bool)
     exponents = np.zeros(n_marks, np.int64)
     drawn, gone = _drawn(found, batches, out)
     before, limit = drawn, batches.limit * (1 + 1e-9)
     while True:
-        more = _crowded(found, chance, gone, batches) & ~(out | gone[found.rows])
+        more = _crowded(found, by_mark, chance, gone, batches) & ~(out | gone[found.rows])
         several = np.bincount(found.marks[~(out | gone[found.rows])], minlength=n_marks) > 1
         over = several & (drawn > limit)
         if not more.any() and not over.any():
@@ -150,31 +151,51 @@ def _drawn(found: Frequent, batches: Batches, out: np.ndarray) -> tuple[np.ndarr
     return np.bincount(found.marks[kept], weights[kept], n_marks), gone
 
 
-def _lowest(found: Frequent, chance: np.ndarray) -> np.ndarray:
+def _lowest(found: Frequent, by_mark: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """bool [k]: of each mark, the row whose record stays whatever the bound."""
-    order = np.lexsort((chance[found.rows], found.marks))
-    marks = found.marks[order]
-    lowest = np.zeros(len(order), bool)
-    lowest[order[np.flatnonzero(np.r_[True, marks[1:] != marks[:-1]][: len(marks)])]] = True
+    lowest = np.zeros(len(by_mark), bool)
+    starts, sizes = _runs(found.marks[by_mark])
+    if len(starts):
+        chances_of_rows = chance[found.rows[by_mark]]
+        least = np.repeat(np.minimum.reduceat(chances_of_rows, starts), sizes)
+        equal = by_mark[chances_of_rows == least]
+        lowest[equal[_runs(found.marks[equal])[0]]] = True
     return lowest
 
 
-def _crowded(found: Frequent, chance: np.ndarray, gone: np.ndarray, batches: Batches) -> np.ndarray:
+def _crowded(
+    found: Frequent, by_mark: np.ndarray, chance: np.ndarray, gone: np.ndarray, batches: Batches
+) -> np.ndarray:
     """bool [k]: rows beyond those that a stretch of neighbours may have of one mark. Neighbours are
     those that are left, in their partition.
+
+    by_mark: the rows by mark, and in their own order within one: so those of a stretch lie side by
+    side, and only stretches with too many of a mark have to be sorted.
     """
-    kept = np.flatnonzero(~gone[found.rows])
     asked = np.array([batches.takes_stretches(kind) for kind in (0, 1)])
-    kept = kept[asked[found.kinds[found.rows[kept]]]]
+    rows = found.rows[by_mark]
+    kept = by_mark[~gone[rows] & asked[found.kinds[rows]]]
     before = np.cumsum(gone) - gone
     parts = found.numbers >> PART_BITS
     before -= before[np.searchsorted(parts, parts)]
-    rows = found.rows[kept]
-    stretches = (found.numbers - before)[rows] // batches.block_records
-    order = np.lexsort((chance[rows], stretches, found.marks[kept]))
-    cells = np.stack([found.marks[kept], stretches])[:, order]
-    starts = np.flatnonzero(np.r_[True, (cells[:, 1:] != cells[:, :-1]).any(0)][: len(order)])
-    nth = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    stretches = ((found.numbers - before) // batches.block_records)[found.rows[kept]]
+    sizes = _runs(found.marks[kept], stretches)[1]
+    is_large = np.repeat(sizes > batches.most_of_a_stretch, sizes)
+    kept, cells = kept[is_large], np.repeat(np.arange(len(sizes)), sizes)[is_large]
+    order = np.lexsort((chance[found.rows[kept]], cells))
+    starts, sizes = _runs(cells)
+    nth = np.arange(len(order)) - np.repeat(starts, sizes)
     crowded = np.zeros(len(found.marks), bool)
     crowded[kept[order[nth >= batches.most_of_a_stretch]]] = True
     return crowded
+
+
+def _runs(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, sizes) of the stretches in which no column changes."""
+    n = len(columns[0])
+    changes = np.ones(n, bool)
+    changes[1:] = False
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(changes)
+    return starts, np.diff(np.append(starts, n))
