@@ -4,6 +4,7 @@ order that must be able to deal what is left, and evaluated pictures found in an
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections import Counter
@@ -318,6 +319,21 @@ def test_a_little_more_data_leaves_other_records_as_they_were() -> None:
     )
     larger = thinning.Batches((61_800, 0), (1_024, 0), 2**14, 128)
     assert np.array_equal(thinning.thinned(more, larger)[0][:3_000], out)
+
+
+def test_the_order_of_the_rows_thins_the_same() -> None:
+    found, batches = frequent(60_000, 64, [500, 20], together=True)
+    out, drawn = thinning.thinned(found, batches)
+    assert 0 < out.sum() < len(out)
+    order = np.random.default_rng(1).permutation(len(out))
+    shuffled = dataclasses.replace(
+        found,
+        marks=found.marks[order],
+        rows=found.rows[order],
+        is_text=found.is_text[order],
+    )
+    again, drawn_again = thinning.thinned(shuffled, batches)
+    assert np.array_equal(again, out[order]) and np.array_equal(drawn_again, drawn)
 
 
 def test_a_frequent_caption_trains_and_is_named(tmp_path: Path) -> None:

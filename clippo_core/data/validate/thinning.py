@@ -15,6 +15,7 @@ Where a window takes stretches of neighbours, of those too only some stay.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -86,6 +87,23 @@ class Frequent:
     is_text: np.ndarray
     """bool [k]: whether it is one of the texts that are drawn; else it comes with the record."""
 
+    @functools.cached_property
+    def chance(self) -> np.ndarray:
+        """float [k] in 0..1, of the records' keys alone: rows below a bound stay."""
+        numbers = (mix(self.key_hashes, 0, SALT) >> np.uint64(11)) * 2.0**-53
+        return np.asarray(numbers[self.rows])
+
+    @functools.cached_property
+    def by_mark(self) -> np.ndarray:
+        """int64 [k]: the rows by mark, then by record, so that neighbours lie side by side."""
+        return np.lexsort((self.rows, self.marks))
+
+    @functools.cached_property
+    def part_starts(self) -> np.ndarray:
+        """int64 [r]: the first record of each record's partition."""
+        parts = self.numbers >> PART_BITS
+        return np.searchsorted(parts, parts)
+
 
 class TooFrequentError(Exception):
     """Too many records would have to be left out."""
@@ -101,15 +119,13 @@ def thinned(found: Frequent, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
     often each mark is drawn a batch without that. Raises TooFrequentError.
     """
     n_marks = int(found.marks.max(initial=-1)) + 1
-    chance = chances(found.key_hashes)
-    by_mark = np.argsort(found.marks, kind="stable")
-    first = _lowest(found, by_mark, chance)
+    first = _lowest(found)
     out = crowded = np.zeros(len(found.marks), bool)
     exponents = np.zeros(n_marks, np.int64)
     drawn, gone = _drawn(found, batches, out)
     before, limit = drawn, batches.limit * (1 + 1e-9)
     while True:
-        more = _crowded(found, by_mark, chance, gone, batches) & ~(out | gone[found.rows])
+        more = _crowded(found, gone, batches) & ~(out | gone[found.rows])
         several = np.bincount(found.marks[~(out | gone[found.rows])], minlength=n_marks) > 1
         over = several & (drawn > limit)
         if not more.any() and not over.any():
@@ -117,19 +133,13 @@ def thinned(found: Frequent, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
         limit = LIMIT  # what is left of an epoch no longer fits a window exactly
         crowded = crowded | more
         exponents[over] += np.ceil(4 * np.log2(drawn[over] / LIMIT)).astype(np.int64).clip(1)
-        late = chance[found.rows] >= 2.0 ** (-exponents[found.marks] / 4)
+        late = found.chance >= 2.0 ** (-exponents[found.marks] / 4)
         out = (crowded | late) & ~first
         drawn, gone = _drawn(found, batches, out)
         for kind, (size, places) in enumerate(zip(batches.sizes, batches.places, strict=True)):
             share = int(gone[found.kinds == kind].sum()) / max(size, 1)
             if places and share > MOST_LEFT_OUT:
                 raise TooFrequentError(kind, share)
-
-
-def chances(key_hashes: np.ndarray) -> np.ndarray:
-    """float [r] in 0..1, of the keys alone: those below a bound stay."""
-    numbers: np.ndarray = (mix(key_hashes, 0, SALT) >> np.uint64(11)) * 2.0**-53
-    return numbers
 
 
 def _drawn(found: Frequent, batches: Batches, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,38 +161,32 @@ def _drawn(found: Frequent, batches: Batches, out: np.ndarray) -> tuple[np.ndarr
     return np.bincount(found.marks[kept], weights[kept], n_marks), gone
 
 
-def _lowest(found: Frequent, by_mark: np.ndarray, chance: np.ndarray) -> np.ndarray:
+def _lowest(found: Frequent) -> np.ndarray:
     """bool [k]: of each mark, the row whose record stays whatever the bound."""
-    lowest = np.zeros(len(by_mark), bool)
-    starts, sizes = _runs(found.marks[by_mark])
+    lowest = np.zeros(len(found.marks), bool)
+    starts, sizes = _runs(found.marks[found.by_mark])
     if len(starts):
-        chances_of_rows = chance[found.rows[by_mark]]
-        least = np.repeat(np.minimum.reduceat(chances_of_rows, starts), sizes)
-        equal = by_mark[chances_of_rows == least]
+        chance = found.chance[found.by_mark]
+        least = np.repeat(np.minimum.reduceat(chance, starts), sizes)
+        equal = found.by_mark[chance == least]
         lowest[equal[_runs(found.marks[equal])[0]]] = True
     return lowest
 
 
-def _crowded(
-    found: Frequent, by_mark: np.ndarray, chance: np.ndarray, gone: np.ndarray, batches: Batches
-) -> np.ndarray:
+def _crowded(found: Frequent, gone: np.ndarray, batches: Batches) -> np.ndarray:
     """bool [k]: rows beyond those that a stretch of neighbours may have of one mark. Neighbours are
-    those that are left, in their partition.
-
-    by_mark: the rows by mark, and in their own order within one: so those of a stretch lie side by
-    side, and only stretches with too many of a mark have to be sorted.
+    those that are left, in their partition. Only stretches with too many of a mark are sorted.
     """
     asked = np.array([batches.takes_stretches(kind) for kind in (0, 1)])
-    rows = found.rows[by_mark]
-    kept = by_mark[~gone[rows] & asked[found.kinds[rows]]]
+    is_asked = ~gone & asked[found.kinds]
+    kept = found.by_mark[is_asked[found.rows[found.by_mark]]]
     before = np.cumsum(gone) - gone
-    parts = found.numbers >> PART_BITS
-    before -= before[np.searchsorted(parts, parts)]
+    before -= before[found.part_starts]
     stretches = ((found.numbers - before) // batches.block_records)[found.rows[kept]]
     sizes = _runs(found.marks[kept], stretches)[1]
     is_large = np.repeat(sizes > batches.most_of_a_stretch, sizes)
     kept, cells = kept[is_large], np.repeat(np.arange(len(sizes)), sizes)[is_large]
-    order = np.lexsort((chance[found.rows[kept]], cells))
+    order = np.lexsort((found.chance[kept], cells))
     starts, sizes = _runs(cells)
     nth = np.arange(len(order)) - np.repeat(starts, sizes)
     crowded = np.zeros(len(found.marks), bool)
@@ -193,8 +197,8 @@ def _crowded(
 def _runs(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(starts, sizes) of the stretches in which no column changes."""
     n = len(columns[0])
-    changes = np.ones(n, bool)
-    changes[1:] = False
+    changes = np.zeros(n, bool)
+    changes[:1] = True
     for column in columns:
         changes[1:] |= column[1:] != column[:-1]
     starts = np.flatnonzero(changes)
