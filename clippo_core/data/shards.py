@@ -95,7 +95,7 @@ def is_whole(uri: str) -> bool:
     except (ShardError, NotFoundError):
         return False
     files = [file for shard in listed for file in (shard.tar, shard.index)]
-    return all(sizes.get(file.name) == file.bytes for file in files if "/" not in file.name)
+    return all(sizes.get(file.name) == file.bytes for file in files if not is_foreign(file))
 
 
 def _lists(store: str, lists: list[Part]) -> list[ShardList]:
@@ -132,10 +132,21 @@ def _compare(address: str, sha256: str, noted: str) -> None:
         )
 
 
+def foreign_name(uri: str) -> str:
+    """The name under which shards list a foreign tar: its address, never without a folder."""
+    return uri if "/" in uri else f"./{uri}"
+
+
+def is_foreign(entry: FileEntry) -> bool:
+    """Whether a file of a shard is a tar that lies elsewhere; our own have no folder in their name,
+    which leads below the store.
+    """
+    return "/" in entry.name
+
+
 def file_uri(manifest: Manifest, entry: FileEntry) -> str:
     """Address of a file of a manifest: in its store, or wherever a foreign tar lies."""
-    is_foreign = "/" in entry.name
-    return entry.name if is_foreign else storage.join(manifest.store, entry.name)
+    return entry.name if is_foreign(entry) else storage.join(manifest.store, entry.name)
 
 
 def local_file(manifest: Manifest, entry: FileEntry, whole: bool = False) -> Path:
@@ -146,9 +157,9 @@ def local_file(manifest: Manifest, entry: FileEntry, whole: bool = False) -> Pat
     """
     uri = file_uri(manifest, entry)
     advice = (
-        "delete it and run `render` again"
-        if "/" not in entry.name
-        else "fetch it again, or run the whole pipeline on the new data"
+        "fetch it again, or run the whole pipeline on the new data"
+        if is_foreign(entry)
+        else "delete it and run `render` again"
     )
     try:
         path = storage.fetch(

@@ -40,6 +40,7 @@ from clippo_core.data import index_file, parts, shard_index, text_frames
 from clippo_core.data.images import decode_image, image_size
 from clippo_core.data.pairs import PhotoRecord, Record, TextRecord, mix
 from clippo_core.data.partitions import Partition
+from clippo_core.data.shards import foreign_name, is_foreign
 from clippo_core.data.sources import kinds as sources
 from clippo_core.data.sources import tars
 from clippo_core.data.validate.facts import FIRST, Facts, read_table
@@ -87,7 +88,7 @@ def _is_there(store: str, shard: Shard) -> bool:
         return all(
             storage.list_files(storage.join(store, file.name))[0].bytes == file.bytes
             for file in (shard.tar, shard.index)
-            if "/" not in file.name
+            if not is_foreign(file)
         )
     except StorageError:
         return False
@@ -132,7 +133,7 @@ class _Job:
         return cls(digest(about), facts, what, left_out, records, texts)
 
     def fingerprint(self) -> str:
-        """Of what is left out: a sum, so that those of partitions add up to that of the whole."""
+        """Fingerprint of what is left out: a sum, so that the partitions' add up to the whole's."""
         out = [(one, n) for one, numbers in self.left_out.items() for n in numbers]
         ordinals, numbers = np.array(out, np.int64).reshape(-1, 2).T
         keys = self.records["key_hash"].to_numpy()[ordinals]
@@ -147,9 +148,7 @@ class _Job:
         for number, tar in enumerate(self.facts.tars):
             rows = np.flatnonzero(kept & (file == number))
             if len(rows):
-                # A name without a folder would be one of our own, in the store.
-                uri = tar.uri if "/" in tar.uri else f"./{tar.uri}"
-                entry = FileEntry(uri, tar.bytes, tar.sha256, len(rows))
+                entry = FileEntry(foreign_name(tar.uri), tar.bytes, tar.sha256, len(rows))
                 yield self._stored(store, scratch, number, entry, self._index(rows))
 
     def written(

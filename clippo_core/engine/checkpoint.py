@@ -64,7 +64,7 @@ class Progress:
     state: dict[str, Any] | None = None
     """Anything else, JSON-able, that the training loop wants back."""
     left_out: str = ""
-    """Of the records and texts that were left out of the training data; see Manifest."""
+    """Fingerprint of the records and texts that were left out of the data; see Manifest."""
 
 
 class Checkpoint:

@@ -283,8 +283,8 @@ class Manifest:
     data_digest: str
     shares_by_source: dict[str, float]
     left_out: str = ""
-    """Of all records and texts that are left out, in whatever order and partitions (hex): what is
-    left out follows from the evaluations too, which no digest of a training covers."""
+    """Fingerprint (hex) of all records and texts that are left out, the same in any order and
+    partitions. They follow from the evaluations too, which no digest of a training covers."""
 
 
 @dataclass(frozen=True)

@@ -214,17 +214,17 @@ def _find_finished(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo | N
 
 
 def _check_same_run(checkpoint: Checkpoint, plan: PretrainPlan, manifest: Manifest) -> None:
-    """Raise CheckpointError where a checkpoint is another run's, or was trained on other pairs: an
-    evaluation that shows some of them, and was added since, would be of a model that knows them.
+    """Raise CheckpointError where a checkpoint is another run's, or was trained on other pairs. An
+    evaluation may have been added since that shows pictures which this model was trained on.
     """
     check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
     left_out = checkpoint.progress.left_out
     if left_out and left_out != manifest.left_out:
         raise CheckpointError(
-            f"{checkpoint.uri} was trained on pairs that are left out now, or the other way round:"
-            " the evaluations show other pictures or captions than they did. Change `seed` to train"
-            " anew, or ask the evaluations as they were; `clippo evaluate` evaluates this model on"
-            " anything."
+            f"{checkpoint.uri} was trained on pairs that are left out now, or without pairs that no"
+            " longer are: the evaluations show other pictures or captions than they did. Change"
+            " `seed` to train anew, or leave the evaluations as they were; `clippo evaluate`"
+            " evaluates this model on anything."
         )
 
 

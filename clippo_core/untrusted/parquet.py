@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -74,7 +75,6 @@ class Table:
         self._asked = ", ".join(wanted)
         with self._words("its footer is damaged"):
             self._file = self._open(file, [])
-            self._columns = read_footer(file, limits)
             if others:
                 self._wanted |= {
                     name: others for name in self._file.schema_arrow.names if name not in wanted
@@ -131,10 +131,18 @@ class Table:
             columns[name] = values
         return Group(columns, dict(sorted(problems.items())))
 
+    @functools.cached_property
+    def _columns(self) -> list[list[dict[int, Any]]]:
+        """Where the columns of each row group lie; read by who reads rows, not by who asks for
+        names.
+        """
+        with self._words("its footer is damaged"):
+            return read_footer(self._source, self._limits)
+
     def _check_pages(self, number: int, name: str) -> None:
         """Raise `error` where the pages of a column hold more than is read of a row group."""
-        claim = claimed(self._source, self._columns[number], self._leaves[name], self._limits)
         limits = self._limits
+        claim = claimed(self._source, self._columns[number], self._leaves[name], limits)
         if claim.values > limits.parquet_group_rows or claim.bytes > limits.parquet_group_bytes:
             fault = f"row group {number} is too large (at column {name})"
             raise self._refuse(fault, "write it with smaller row groups")

@@ -62,7 +62,7 @@ def claimed(
         if path not in paths and not path.startswith(below):
             continue
         for page in _pages(file, column, limits):
-            header = page.get(_DATA_HEADERS.get(page[1], 0), {})
+            header = _data_header(page)
             values += header.get(1, 0)
             n_bytes += page[2]
             has_deltas |= _DELTA_BYTE_ARRAY in (header.get(2), header.get(4))
@@ -76,12 +76,19 @@ def _pages(file: IO[bytes], column: dict[int, Any], limits: Limits) -> list[dict
     pages: list[dict[int, Any]] = []
     while seen < column[5] and at < end:
         page, length = _header(file, at, limits)
-        if min(page[2], page[3]) < 0 or len(pages) > limits.parquet_items:
+        n_values = _data_header(page).get(1, 0)
+        if min(page[2], page[3], n_values) < 0 or len(pages) > limits.parquet_items:
             raise ValueError("a page's header is damaged")
         pages.append(page)
-        seen += page.get(_DATA_HEADERS.get(page[1], 0), {}).get(1, 0)
+        seen += n_values
         at += length + page[3]
     return pages
+
+
+def _data_header(page: dict[int, Any]) -> dict[int, Any]:
+    """What a page's header says of its data; empty for a page without any."""
+    found: dict[int, Any] = page.get(_DATA_HEADERS.get(page[1], 0), {})
+    return found
 
 
 def _header(file: IO[bytes], at: int, limits: Limits) -> tuple[dict[int, Any], int]:
