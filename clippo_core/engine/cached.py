@@ -118,7 +118,7 @@ def _cached(engine: Engine, chunks: list[Chunk]) -> tuple[Tensor, Tensor, Tensor
     return loss, scale, sums
 
 
-def _surrogate(features: Chunk, gradient: tuple[Tensor, ...]) -> Tensor:
+def _surrogate(features: tuple[Tensor, ...], gradient: tuple[Tensor, ...]) -> Tensor:
     """A scalar whose gradient with respect to both sides' features is the given one."""
     return (features[0] * gradient[0]).sum() + (features[1] * gradient[1]).sum()
 

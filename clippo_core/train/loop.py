@@ -34,6 +34,7 @@ from clippo_core.engine import (
     Ranks,
     apply_memory,
     choose_memory,
+    device_bytes,
     init_distributed,
     make_engine,
 )
@@ -105,7 +106,8 @@ def pretrain(
         _owned(plan, agreement) as check_owner,
     ):
         start = agreement.rank0(lambda: _find_start(plan, previous))
-        engine, memory = _build(plan, ranks, start)
+        smallest = min(agreement.everyone(device_bytes(ranks.device)))
+        engine, memory = _build(plan, ranks, start, smallest)
         state = _restore(engine, start, plan.model)
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
@@ -239,8 +241,12 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
     return chosen.uri
 
 
-def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, MemoryPlan]:
-    """The tower under its engine, fresh, and how its activations fit."""
+def _build(
+    plan: PretrainPlan, ranks: Ranks, start: str, smallest_device: int
+) -> tuple[Engine, MemoryPlan]:
+    """The tower under its engine, fresh, and how its activations fit into the smallest device
+    (bytes, 0 = not known).
+    """
     # What a checkpoint will overwrite need not be read any more.
     weights = "" if start else plan.model.initial_weights
     is_file = weights.endswith((".npz", ".safetensors"))
@@ -252,7 +258,13 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
         models.load_weights(tower, checkpoint.weights(), checkpoint.uri)
     pairs = plan.train.pairs_per_rank(ranks.world_size)
     memory = choose_memory(
-        plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device
+        plan.train,
+        plan.model,
+        plan.render.image_px,
+        pairs,
+        ranks.world_size,
+        smallest_device,
+        sum(p.numel() for p in tower.parameters()),
     )
     if ranks.rank == 0:
         _log.info("%s", memory.reason)
