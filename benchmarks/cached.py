@@ -1,36 +1,71 @@
-"""What do cached gradients cost: time per pair at a large global batch in chunks, over one plain
-pass of a chunk's size?
+"""What do cached gradients cost: time of a step in chunks, over the same pairs in one plain pass?
 
-    python benchmarks/cached.py     CPU: a small tower, 512 pairs
-    python benchmarks/cached.py --tower B/16 --pairs 10240 --chunk 512 [--compile]   GPU
+    python benchmarks/cached.py     CPU: a small tower, 128 pairs in 2, 3 and 4 chunks
+    python benchmarks/cached.py --tower B/16 --pairs 512 --chunks 2 [--compile]      GPU
 
-Expected from FLOPs alone: 1.334, one more forward pass. Inputs stay on the device between the
-passes. Also open_clip's way with the same chunks (its --accum-freq loop computes the whole loss
-once per chunk, and multiplies the logit scale's gradient by their number).
+Contestants, all with the gradient of the whole batch and one update a step: ours, which keeps the
+last chunk's graph; the definition, both passes for every chunk; open_clip's --accum-freq loop,
+which computes the whole loss once per chunk (and multiplies the logit scale's gradient by their
+number). Expected from FLOPs alone: 1 + (1 - 1/K) / 3 for ours, 1.33 for the two others.
+
+All contestants take a step in turn, in an order that changes from round to round; a round gives one
+ratio for each, to the plain pass of that round. On a CPU the clock is the process's own time, on a
+GPU the wall. Under --compile one process measures one number of chunks, so that no graph was
+compiled for another shape before. A plain pass that does not fit in memory is not measured: keep
+--pairs so that it does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from train_step import TOWERS, _timed, inputs
+from train_step import TOWERS, inputs
 
 from clippo_core.config import OptimConfig
 from clippo_core.engine import Engine, MemoryPlan, contrastive_step, make_engine
-from clippo_core.losses import contrastive_loss
+from clippo_core.losses import contrast, contrastive_loss
 from clippo_core.models import build_tower
 
+Chunk = tuple[Tensor, Tensor, Tensor]
 
-def accumulated(engine: Engine, batch: tuple[Tensor, Tensor, Tensor], chunk: int) -> None:
+
+def ours(engine: Engine, chunks: list[Chunk]) -> None:
+    """One pass of one chunk, or cached gradients; `chunks` are of one size."""
+    whole = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    plan = MemoryPlan("plain", len(chunks[-1][2]), "") if len(chunks) > 1 else None
+    contrastive_step(engine, *whole, memory=plan)
+
+
+def both_passes(engine: Engine, chunks: list[Chunk]) -> None:
+    """GradCache's definition: every chunk forward without a graph, then with one."""
+    with torch.no_grad():
+        outputs = [engine(*chunk) for chunk in chunks]
+    sides = [torch.cat([output[side] for output in outputs]).requires_grad_() for side in (0, 1)]
+    scale = outputs[0][2].clone().requires_grad_()
+    loss, _ = contrast(*sides, scale)
+    *gradients, of_scale = torch.autograd.grad(loss, (*sides, scale))
+    parts = [gradient.split([len(chunk[2]) for chunk in chunks]) for gradient in gradients]
+    with engine.coalesced():
+        for number, chunk in enumerate(chunks):
+            *features, scale = engine(*chunk)
+            surrogate = sum((f * p[number]).sum() for f, p in zip(features, parts, strict=True))
+            engine.backward(surrogate if number else surrogate + scale * of_scale)
+    float(loss)  # as a step of ours, which reports it
+
+
+def accumulated(engine: Engine, chunks: list[Chunk]) -> None:
     """open_clip's training loop with --accum-freq, written out for our tower."""
-    photos, none, texts = batch
-    chunks = [
-        (photos[i : i + chunk], none, texts[i : i + chunk]) for i in range(0, len(texts), chunk)
-    ]
     with torch.no_grad():
         cached = [engine(*c)[:2] for c in chunks]
     with engine.coalesced():
@@ -40,8 +75,91 @@ def accumulated(engine: Engine, batch: tuple[Tensor, Tensor, Tensor], chunk: int
                 torch.cat([*(f[s] for f in cached[:j]), x, *(f[s] for f in cached[j + 1 :])])
                 for s, x in enumerate((first, second))
             ]
-            engine.backward(contrastive_loss(sides[0], sides[1], scale))
-    engine.update(1e-6)
+            loss = contrastive_loss(sides[0], sides[1], scale)
+            engine.backward(loss)
+    float(loss)
+
+
+CONTESTANTS: dict[str, Callable[[Engine, list[Chunk]], None]] = {
+    "ours, the last graph kept": ours,
+    "both passes for every chunk": both_passes,
+    "open_clip's accumulation": accumulated,
+}
+
+
+def cut(batch: Chunk, chunks: int) -> list[Chunk]:
+    """Photo/text pairs in `chunks` equal chunks."""
+    photos, none, texts = batch
+    size = len(texts) // chunks
+    return [
+        (photos[i : i + size], none, texts[i : i + size]) for i in range(0, size * chunks, size)
+    ]
+
+
+def measure(
+    engine: Engine, batch: Chunk, chunks: int, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Contestant -> seconds of each round; `plain` is one pass. All in turn, one update each."""
+    runs = {"plain": partial(ours, engine, cut(batch, 1))}
+    runs |= {name: partial(run, engine, cut(batch, chunks)) for name, run in CONTESTANTS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order, shuffled = list(runs), random.Random(0)
+    for round_ in range(rounds + 1):
+        shuffled.shuffle(order)
+        for name in order:
+            started = clock()
+            runs[name]()
+            engine.update(1e-6)
+            if round_:  # the first is a warm-up
+                seconds[name].append(clock() - started)
+    return seconds
+
+
+def summary(seconds: dict[str, list[float]], pairs: int, chunks: int) -> dict[str, Any]:
+    """Contestant -> ratios to the plain pass of the same round: smallest, median, largest."""
+    rows: dict[str, Any] = {}
+    for name, taken in seconds.items():
+        ratios = [mine / plain for mine, plain in zip(taken, seconds["plain"], strict=True)]
+        rows[name] = {
+            "chunks": 1 if name == "plain" else chunks,
+            "seconds": statistics.median(taken),
+            "pairs_per_second": pairs / statistics.median(taken),
+            "ratio": [min(ratios), statistics.median(ratios), max(ratios)],
+        }
+    return rows
+
+
+def expected(name: str, chunks: int) -> float:
+    """The ratio by FLOPs: a forward pass is a third of a step."""
+    return 1 + ((1 - 1 / chunks) / 3 if name.startswith("ours") else 1 / 3)
+
+
+def engine_of(options: argparse.Namespace, device: torch.device) -> Engine:
+    module = build_tower(TOWERS[options.tower], options.image_px).to(device)
+    if options.compile:
+        module.compile(dynamic=False)
+    return make_engine(
+        module,
+        OptimConfig(),
+        decayed=module.decayed,
+        views=module.views,
+        precision="bfloat16" if device.type == "cuda" else "float32",
+        device=device,
+    )
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """The process's own time on a CPU, which others disturb less; the wall's on a GPU, when it has
+    finished.
+    """
+    if device.type != "cuda":
+        return time.process_time
+
+    def finished() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return finished
 
 
 def main() -> None:
@@ -52,67 +170,44 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tower", default="B/16" if cuda else "small", choices=list(TOWERS))
-    parser.add_argument("--pairs", type=int, default=10_240 if cuda else 512)
-    parser.add_argument("--chunk", type=int, default=512 if cuda else 64)
+    parser.add_argument("--pairs", type=int, default=480 if cuda else 192)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[2] if cuda else [2, 3, 4])
     parser.add_argument("--image-px", type=int, default=224 if cuda else 64)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/cached.json"))
     options = parser.parse_args()
-    module = build_tower(TOWERS[options.tower], options.image_px).to(device)
-    if options.compile:
-        module.compile()
-    engine = make_engine(
-        module,
-        OptimConfig(),
-        decayed=module.decayed,
-        views=module.views,
-        precision="bfloat16" if cuda else "float32",
-        device=device,
+    if any(options.pairs % chunks or chunks < 2 for chunks in options.chunks):
+        parser.error(f"--chunks from 2 that divide --pairs {options.pairs}")
+    if options.compile and len(options.chunks) > 1:
+        parser.error("--compile measures one number of chunks a process; name one --chunks")
+    torch.set_num_threads(torch.get_num_threads() if cuda else 1)
+    engine = engine_of(options, device)
+    batch = inputs(options.pairs, options.image_px, device)
+    load = os.getloadavg()[0]
+    print(
+        f"torch {torch.__version__}, {device}, tower {options.tower}, {options.image_px} px,"
+        f" {options.pairs} pairs; {'wall' if cuda else 'CPU'} time, {options.rounds} rounds, load"
+        f" {load:.1f}\n"
     )
-
-    def step(batch: tuple[Tensor, Tensor, Tensor], chunk: int) -> None:
-        contrastive_step(engine, *batch, memory=MemoryPlan("cached", chunk, ""))
-        engine.update(1e-6)
-
-    whole, one = (
-        inputs(options.pairs, options.image_px, device),
-        inputs(options.chunk, options.image_px, device),
-    )
-    runs = {
-        f"plain, {options.chunk} pairs": (options.chunk, lambda: step(one, 0)),
-        f"cached gradients, {options.pairs} pairs in chunks of {options.chunk}": (
-            options.pairs,
-            lambda: step(whole, options.chunk),
-        ),
-        "open_clip's accumulation, the same chunks": (
-            options.pairs,
-            lambda: accumulated(engine, whole, options.chunk),
-        ),
-    }
-    print(f"torch {torch.__version__}, {device}, tower {options.tower}, {options.image_px} px")
-    rows: dict[str, dict[str, float]] = {}
-    for name, (pairs, run) in runs.items():
-        run()
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        rate = pairs / min(_timed(run, device, options.steps))
-        rows[name] = {
-            "pairs_per_second": rate,
-            "time_over_plain": (
-                next(iter(rows.values()), {"pairs_per_second": rate})["pairs_per_second"] / rate
-            ),
-        }
-        rows[name] |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30} if cuda else {}
-        print(
-            f"{name:60}" + "".join(f"  {key} {value:.3f}" for key, value in rows[name].items()),
-            flush=True,
-        )
+    print("| | chunks | time over plain: median (smallest to largest) | by FLOPs |")
+    print("|---|---|---|---|")
+    rows = []
+    for chunks in options.chunks:
+        seconds = measure(engine, batch, chunks, options.rounds, clock_of(device))
+        for name, row in summary(seconds, options.pairs, chunks).items():
+            rows.append({"contestant": name, **row})
+            if name != "plain":
+                low, middle, high = row["ratio"]
+                print(
+                    f"| {name} | {chunks} | {middle:.3f} ({low:.3f} to {high:.3f}) |"
+                    f" {expected(name, chunks):.3f} |",
+                    flush=True,
+                )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"torch": torch.__version__, "device": str(device), "rows": rows}, indent=2)
-        + "\n"
-    )
+    found = {"torch": torch.__version__, "device": str(device), "load": load, "rows": rows}
+    settings = {k: v for k, v in vars(options).items() if k != "out"}
+    options.out.write_text(json.dumps(found | settings, indent=2) + "\n")
 
 
 if __name__ == "__main__":
