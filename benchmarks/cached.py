@@ -8,27 +8,19 @@ last chunk's graph; the definition, both passes for every chunk; open_clip's --a
 which computes the whole loss once per chunk (and multiplies the logit scale's gradient by their
 number). Expected from FLOPs alone: 1 + (1 - 1/K) / 3 for ours, 1.33 for the two others.
 
-All contestants take a step in turn, in an order that changes from round to round; a round gives one
-ratio for each, to the plain pass of that round. On a CPU the clock is the process's own time, on a
-GPU the wall. Under --compile one process measures one number of chunks, so that no graph was
-compiled for another shape before. A plain pass that does not fit in memory is not measured: keep
---pairs so that it does.
+All contestants take a step in turn (`measure.py`), and are compared with the plain pass of the same
+round. Under --compile one process measures one number of chunks, so that no graph was compiled for
+another shape before. The plain pass has to fit in memory: keep --pairs so that it does.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import random
-import statistics
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from measure import paired, report, table, timed
 from torch import Tensor
 from train_step import TOWERS, inputs
 
@@ -61,7 +53,7 @@ def both_passes(engine: Engine, chunks: list[Chunk]) -> None:
             *features, scale = engine(*chunk)
             surrogate = sum((f * p[number]).sum() for f, p in zip(features, parts, strict=True))
             engine.backward(surrogate if number else surrogate + scale * of_scale)
-    float(loss)  # as a step of ours, which reports it
+    float(loss.detach())  # waits for the device, as our step's report does
 
 
 def accumulated(engine: Engine, chunks: list[Chunk]) -> None:
@@ -77,7 +69,7 @@ def accumulated(engine: Engine, chunks: list[Chunk]) -> None:
             ]
             loss = contrastive_loss(sides[0], sides[1], scale)
             engine.backward(loss)
-    float(loss)
+    float(loss.detach())
 
 
 CONTESTANTS: dict[str, Callable[[Engine, list[Chunk]], None]] = {
@@ -96,37 +88,17 @@ def cut(batch: Chunk, chunks: int) -> list[Chunk]:
     ]
 
 
-def measure(
-    engine: Engine, batch: Chunk, chunks: int, rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Contestant -> seconds of each round; `plain` is one pass. All in turn, one update each."""
-    runs = {"plain": partial(ours, engine, cut(batch, 1))}
-    runs |= {name: partial(run, engine, cut(batch, chunks)) for name, run in CONTESTANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order, shuffled = list(runs), random.Random(0)
-    for round_ in range(rounds + 1):
-        shuffled.shuffle(order)
-        for name in order:
-            started = clock()
-            runs[name]()
-            engine.update(1e-6)
-            if round_:  # the first is a warm-up
-                seconds[name].append(clock() - started)
-    return seconds
+def contestants(engine: Engine, batch: Chunk, chunks: int) -> dict[str, Callable[[], None]]:
+    """Name -> a step on all pairs of `batch` with its update; `plain` is one pass."""
 
+    def step(run: Callable[[Engine, list[Chunk]], None], parts: list[Chunk]) -> None:
+        run(engine, parts)
+        engine.update(1e-6)
 
-def summary(seconds: dict[str, list[float]], pairs: int, chunks: int) -> dict[str, Any]:
-    """Contestant -> ratios to the plain pass of the same round: smallest, median, largest."""
-    rows: dict[str, Any] = {}
-    for name, taken in seconds.items():
-        ratios = [mine / plain for mine, plain in zip(taken, seconds["plain"], strict=True)]
-        rows[name] = {
-            "chunks": 1 if name == "plain" else chunks,
-            "seconds": statistics.median(taken),
-            "pairs_per_second": pairs / statistics.median(taken),
-            "ratio": [min(ratios), statistics.median(ratios), max(ratios)],
-        }
-    return rows
+    steps = {"plain": lambda: step(ours, cut(batch, 1))}
+    for name, run in CONTESTANTS.items():
+        steps[name] = lambda run=run: step(run, cut(batch, chunks))
+    return steps
 
 
 def expected(name: str, chunks: int) -> float:
@@ -148,20 +120,6 @@ def engine_of(options: argparse.Namespace, device: torch.device) -> Engine:
     )
 
 
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """The process's own time on a CPU, which others disturb less; the wall's on a GPU, when it has
-    finished.
-    """
-    if device.type != "cuda":
-        return time.process_time
-
-    def finished() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return finished
-
-
 def main() -> None:
     """Print the table, write JSON."""
     cuda = torch.cuda.is_available()
@@ -175,39 +133,27 @@ def main() -> None:
     parser.add_argument("--image-px", type=int, default=224 if cuda else 64)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/cached.json"))
+    parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     if any(options.pairs % chunks or chunks < 2 for chunks in options.chunks):
         parser.error(f"--chunks from 2 that divide --pairs {options.pairs}")
     if options.compile and len(options.chunks) > 1:
         parser.error("--compile measures one number of chunks a process; name one --chunks")
-    torch.set_num_threads(torch.get_num_threads() if cuda else 1)
+    torch.set_num_threads(1)
     engine = engine_of(options, device)
     batch = inputs(options.pairs, options.image_px, device)
-    load = os.getloadavg()[0]
-    print(
-        f"torch {torch.__version__}, {device}, tower {options.tower}, {options.image_px} px,"
-        f" {options.pairs} pairs; {'wall' if cuda else 'CPU'} time, {options.rounds} rounds, load"
-        f" {load:.1f}\n"
-    )
-    print("| | chunks | time over plain: median (smallest to largest) | by FLOPs |")
-    print("|---|---|---|---|")
     rows = []
     for chunks in options.chunks:
-        seconds = measure(engine, batch, chunks, options.rounds, clock_of(device))
-        for name, row in summary(seconds, options.pairs, chunks).items():
-            rows.append({"contestant": name, **row})
-            if name != "plain":
-                low, middle, high = row["ratio"]
-                print(
-                    f"| {name} | {chunks} | {middle:.3f} ({low:.3f} to {high:.3f}) |"
-                    f" {expected(name, chunks):.3f} |",
-                    flush=True,
-                )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    found = {"torch": torch.__version__, "device": str(device), "load": load, "rows": rows}
-    settings = {k: v for k, v in vars(options).items() if k != "out"}
-    options.out.write_text(json.dumps(found | settings, indent=2) + "\n")
+        steps = contestants(engine, batch, chunks)
+        over = paired(timed(steps, options.rounds, on_gpu=cuda), "plain")
+        rows += [[name, chunks, over[name], expected(name, chunks)] for name in CONTESTANTS]
+    report(
+        "cached",
+        [table({"": "", "chunks": "d", "time over plain": ".3f", "by FLOPs": ".3f"}, rows)],
+        "wall time" if cuda else "CPU time of one thread",
+        packages=["torch"],
+        out=options.out,
+    )
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ class _State:
     skipped: list[int] = field(default_factory=list)
     """Steps with a non-finite loss or gradient."""
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
+    memory: str = ""
+    """The memory plan of the last step, in words."""
 
 
 def pretrain(
@@ -109,6 +111,7 @@ def pretrain(
         smallest = min(agreement.everyone(device_bytes(ranks.device)))
         engine, memory = _build(plan, ranks, start, smallest)
         state = _restore(engine, start, plan.model)
+        _note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
@@ -299,7 +302,23 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     kept = checkpoint.progress.state or {}
     skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
     losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
-    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
+    memory = optional(kept, "memory", str, "", start, "state", error=CheckpointError)
+    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN), memory)
+
+
+def _note_memory(state: _State, words: str, start: str) -> None:
+    """Remember the memory plan; say so where a run goes on with another: its sums have another
+    order.
+    """
+    if state.memory not in ("", words):
+        _log.warning(
+            "activations fit by another plan (%s) than in %s (%s): the run goes on with the same"
+            " gradients to rounding, not bit for bit.",
+            words,
+            start,
+            state.memory,
+        )
+    state.memory = words
 
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
@@ -400,5 +419,9 @@ def _progress(
         render_digest=text_encoder.digest,
         journal=RunFolder(plan.stage.root).journal,
         finished=finished,
-        state={"skipped": list(state.skipped), "losses": list(state.losses)},
+        state={
+            "skipped": list(state.skipped),
+            "losses": list(state.losses),
+            "memory": state.memory,
+        },
     )
