@@ -7,9 +7,9 @@
 
 The estimate counts what a block keeps for its backward pass: 36 d bytes per token under bfloat16
 autocast with an MLP of 4 d (64 d in float32), 24 d under recompute, 4 d under checkpoint; a test
-compares it with what torch allocates. What a device needs beside is covered by planning with
-`USABLE` of it. Plain accumulation is no fifth way: a loss summed over micro-batches is another
-loss.
+compares it with what torch allocates. ZeRO's buffers are counted (`buckets.py`); what a device
+needs beside is covered by planning with `USABLE` of it. Plain accumulation is no fifth way: a loss
+summed over micro-batches is another loss.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from clippo_core.config import ModelConfig, TrainConfig
+from clippo_core.engine.buckets import buffer_bytes
 from clippo_core.errors import ConfigError
 
 USABLE = 0.92
@@ -65,7 +66,9 @@ def choose_memory(
     per_pair = {
         mode: activation_bytes_per_pair(model, image_px, mode, train.precision) for mode in modes
     }
-    room = limit - STATE_BYTES_PER_PARAMETER * _parameter_count(model, image_px)
+    parameters = _parameter_count(model, image_px)
+    room = limit - STATE_BYTES_PER_PARAMETER * parameters
+    room -= buffer_bytes(train.zero_stage, parameters)
     fits = int(room // per_pair["plain"]) if limit else pairs_per_rank
     chunk = min(train.chunk_pairs, pairs_per_rank) or _even_chunk(pairs_per_rank, fits)
     has = (
@@ -158,7 +161,7 @@ def activation_bytes_per_pair(
 
 
 def apply_memory(module: nn.Module, plan: MemoryPlan) -> None:
-    """Make the tower recompute as the plan says. Before `module.compile()` and `make_engine`."""
+    """Make the tower recompute as the plan says. Before `make_engine`."""
     mode = {"recompute": "pointwise", "checkpoint": "blocks"}.get(plan.mode, "none")
     set_recompute: Any = getattr(module, "set_recompute", None)
     if set_recompute is not None:
