@@ -67,7 +67,9 @@ def rows() -> list[list[Any]]:
             if run.train.batch_pairs % ranks:
                 continue  # refused at the start
             pairs = run.train.batch_pairs // ranks
-            gib = DEVICE_GIB[cluster.accelerator.to_flyte_idl().device] if cluster.accelerator else 0
+            gib = (
+                DEVICE_GIB[cluster.accelerator.to_flyte_idl().device] if cluster.accelerator else 0
+            )
             found.append([names, shape, pairs, *cells(run, pairs, ranks, gib, parameters)])
     return found
 
@@ -89,7 +91,7 @@ def cells(run: RunConfig, pairs: int, ranks: int, gib: int, parameters: int) -> 
     """Fixed GiB, plan, its GiB and cost, the plan before and its cost."""
     px, precision = run.render.image_px, run.train.precision
     plan = choose_memory(run.train, run.model, px, pairs, ranks, gib * GIB, parameters)
-    fixed = fixed_bytes(run.model, px, pairs, ranks, parameters)
+    fixed = fixed_bytes(run.train, run.model, px, pairs, parameters)
     alive = activation_bytes_per_pair(run.model, px, plan.mode, precision) * max(plan.sizes(pairs))
     old, old_cost = before(run, pairs, gib, parameters)
     now = plan.words(pairs) + ("" if gib else " (no limit is known)")
@@ -101,7 +103,7 @@ def before(run: RunConfig, pairs: int, gib: int, parameters: int) -> tuple[Memor
     px, costs = run.render.image_px, time_over_plain(run.model, run.render.image_px)
     if not gib:
         return MemoryPlan("plain", 0, ""), 1.0
-    room = gib * GIB * USABLE - fixed_bytes(run.model, px, pairs, 1, parameters)
+    room = gib * GIB * USABLE - fixed_bytes(run.train, run.model, px, pairs, parameters)
     each = {m: activation_bytes_per_pair(run.model, px, m, run.train.precision) for m in costs}
     for mode in ("plain", "recompute"):
         if each[mode] * pairs <= room:

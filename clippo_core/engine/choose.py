@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from clippo_core.config import ModelConfig, TrainConfig
+from clippo_core.engine.buckets import buffer_bytes
 from clippo_core.errors import ConfigError
 
 USABLE = 0.92
@@ -99,7 +100,7 @@ def choose_memory(
     limit = train.memory_gib * GIB or device_bytes * USABLE
     if not limit:
         return _without_limit(train, pairs_per_rank)
-    room = limit - fixed_bytes(model, image_px, pairs_per_rank, world_size, parameters)
+    room = limit - fixed_bytes(train, model, image_px, pairs_per_rank, parameters)
     per_pair = {m: activation_bytes_per_pair(model, image_px, m, train.precision) for m in MODES}
     has = (
         f"{room / GIB:.1f} GiB for activations of {pairs_per_rank} pairs per rank, where plain"
@@ -161,12 +162,13 @@ def _cut(train: TrainConfig, mode: str, fits: int, pairs: int) -> tuple[int, int
 
 
 def fixed_bytes(
-    model: ModelConfig, image_px: int, pairs_per_rank: int, world_size: int, parameters: int = 0
+    train: TrainConfig, model: ModelConfig, image_px: int, pairs_per_rank: int, parameters: int = 0
 ) -> int:
-    """Bytes of a device that no plan changes: the state of weights and optimizer, and the pairs of
-    the step and of the one after it.
+    """Bytes of a device that no plan changes: the state of weights and optimizer, ZeRO's buffers,
+    and the pairs of the step and of the one after it.
     """
-    state = STATE_BYTES_PER_PARAMETER * (parameters or _parameter_count(model, image_px))
+    parameters = parameters or _parameter_count(model, image_px)
+    state = STATE_BYTES_PER_PARAMETER * parameters + buffer_bytes(train.zero_stage, parameters)
     photo, text = 3 * image_px**2, image_px**2 // 8
     return state + 2 * pairs_per_rank * (photo + text)
 
@@ -236,7 +238,7 @@ def activation_bytes_per_pair(
 
 
 def apply_memory(module: nn.Module, plan: MemoryPlan) -> None:
-    """Make the tower recompute as the plan says. Before `module.compile()` and `make_engine`."""
+    """Make the tower recompute as the plan says. Before `make_engine`."""
     mode = {"recompute": "pointwise", "checkpoint": "blocks"}.get(plan.mode, "none")
     set_recompute: Any = getattr(module, "set_recompute", None)
     if set_recompute is not None:

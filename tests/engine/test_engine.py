@@ -323,7 +323,7 @@ def cheapest(room: float, pairs: int) -> float:
 
 @pytest.mark.parametrize("pairs", [64, 256, 1280])
 def test_no_other_plan_is_cheaper(pairs):
-    fixed = fixed_bytes(B16, 224, pairs, 1)
+    fixed = fixed_bytes(TrainConfig(), B16, 224, pairs)
     for gib in (8, 12, 20, 33, 60, 90):
         plan = choose_memory(TrainConfig(memory_gib=fixed / 2**30 + gib), B16, 224, pairs)
         per_pair = activation_bytes_per_pair(B16, 224, plan.mode, "bfloat16")
@@ -337,7 +337,7 @@ def test_memory_is_chosen_by_what_fits():
     def plan(gib: float, pairs: int = 256, **train) -> MemoryPlan:
         return choose_memory(TrainConfig(memory_gib=gib, **train), B16, 224, pairs)
 
-    states = fixed_bytes(B16, 224, 256, 1) / 2**30
+    states = fixed_bytes(TrainConfig(), B16, 224, 256) / 2**30
     assert states > STATE_BYTES_PER_PARAMETER * 93_474_817 / 2**30
     assert plan(0.0).mode == "plain" and "no memory limit" in plan(0.0).reason
     assert [plan(states + gib).words(256) for gib in (33, 24, 16)] == [
