@@ -34,6 +34,7 @@ from clippo_core.engine import (
     Ranks,
     apply_memory,
     choose_memory,
+    device_bytes,
     init_distributed,
     make_engine,
 )
@@ -76,6 +77,8 @@ class _State:
     skipped: list[int] = field(default_factory=list)
     """Steps with a non-finite loss or gradient."""
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
+    memory: str = ""
+    """The memory plan of the last step, in words."""
 
 
 def pretrain(
@@ -97,21 +100,25 @@ def pretrain(
     ranks = _join(plan)
     agreement = Agreement(ranks, plan.train.timeout_seconds)
     with agreement.noticing_lost_ranks():
-        if done := agreement.rank0(lambda: _find_finished(plan)):
+        if done := agreement.rank0(lambda: _find_finished(plan, manifest)):
             return done  # without the lease: several processes may evaluate one finished run
     with (
         agreement.noticing_lost_ranks(),
         _sigterm() as stop_asked,
         _owned(plan, agreement) as check_owner,
     ):
-        start = agreement.rank0(lambda: _find_start(plan, previous))
-        engine, memory = _build(plan, ranks, start)
+        start = agreement.rank0(lambda: _find_start(plan, manifest, previous))
+        smallest = min(agreement.everyone(device_bytes(ranks.device)))
+        engine, memory = _build(plan, ranks, start, smallest)
         state = _restore(engine, start, plan.model)
+        _note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
         text_encoder = models.text_encoder(plan.model, plan.render)
-        describe = functools.partial(_progress, plan, state, ranks.world_size, text_encoder)
+        describe = functools.partial(
+            _progress, plan, manifest, state, ranks.world_size, text_encoder
+        )
 
         def before_commit() -> None:
             if record:
@@ -200,18 +207,33 @@ def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], No
             lease.release()
 
 
-def _find_finished(plan: PretrainPlan) -> CheckpointInfo | None:
+def _find_finished(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo | None:
     """The last checkpoint of this run, if it is over. Raises CheckpointError where it is another's
     folder.
     """
     found = finished_checkpoint(RunFolder(plan.stage.root).checkpoints)
     if found is None:
         return None
-    check_same_recipe(found.uri, found.manifest["recipe"], plan)
+    _check_same_run(found, plan, manifest)
     return found.info
 
 
-def _find_start(plan: PretrainPlan, previous: str) -> str:
+def _check_same_run(checkpoint: Checkpoint, plan: PretrainPlan, manifest: Manifest) -> None:
+    """Raise CheckpointError where a checkpoint is another run's, or was trained on other pairs: an
+    evaluation that shows some of them, and was added since, would be of a model that knows them.
+    """
+    check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
+    left_out = checkpoint.progress.left_out
+    if left_out and left_out != manifest.left_out:
+        raise CheckpointError(
+            f"{checkpoint.uri} was trained on pairs that are left out now, or the other way round:"
+            " the evaluations show other pictures or captions than they did. Change `seed` to train"
+            " anew, or ask the evaluations as they were; `clippo evaluate` evaluates this model on"
+            " anything."
+        )
+
+
+def _find_start(plan: PretrainPlan, manifest: Manifest, previous: str) -> str:
     """Address of the checkpoint to go on from: the newest of this run, wherever it is, else
     train.resume_from; empty = begin.
     """
@@ -221,7 +243,7 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
     ):
         checkpoint = latest_checkpoint(root)
         if checkpoint:
-            check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
+            _check_same_run(checkpoint, plan, manifest)
             found.append(checkpoint)
     if found:
         return max(found, key=lambda checkpoint: checkpoint.progress.step).uri
@@ -239,8 +261,12 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
     return chosen.uri
 
 
-def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, MemoryPlan]:
-    """The tower under its engine, fresh, and how its activations fit."""
+def _build(
+    plan: PretrainPlan, ranks: Ranks, start: str, smallest_device: int
+) -> tuple[Engine, MemoryPlan]:
+    """The tower under its engine, fresh, and how its activations fit into the smallest device
+    (bytes, 0 = not known).
+    """
     # What a checkpoint will overwrite need not be read any more.
     weights = "" if start else plan.model.initial_weights
     is_file = weights.endswith((".npz", ".safetensors"))
@@ -252,7 +278,13 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
         models.load_weights(tower, checkpoint.weights(), checkpoint.uri)
     pairs = plan.train.pairs_per_rank(ranks.world_size)
     memory = choose_memory(
-        plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device
+        plan.train,
+        plan.model,
+        plan.render.image_px,
+        pairs,
+        ranks.world_size,
+        smallest_device,
+        sum(p.numel() for p in tower.parameters()),
     )
     if ranks.rank == 0:
         _log.info("%s", memory.reason)
@@ -287,7 +319,23 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     kept = checkpoint.progress.state or {}
     skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
     losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
-    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
+    memory = optional(kept, "memory", str, "", start, "state", error=CheckpointError)
+    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN), memory)
+
+
+def _note_memory(state: _State, words: str, start: str) -> None:
+    """Remember the memory plan; say so where a run goes on with another: its sums have another
+    order.
+    """
+    if state.memory not in ("", words):
+        _log.warning(
+            "activations fit by another plan (%s) than in %s (%s): the run goes on with the same"
+            " gradients to rounding, not bit for bit.",
+            words,
+            start,
+            state.memory,
+        )
+    state.memory = words
 
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
@@ -377,7 +425,12 @@ def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> 
 
 
 def _progress(
-    plan: PretrainPlan, state: _State, world_size: int, text_encoder: TextEncoder, finished: bool
+    plan: PretrainPlan,
+    manifest: Manifest,
+    state: _State,
+    world_size: int,
+    text_encoder: TextEncoder,
+    finished: bool,
 ) -> Progress:
     return Progress(
         step=state.step,
@@ -388,5 +441,10 @@ def _progress(
         render_digest=text_encoder.digest,
         journal=RunFolder(plan.stage.root).journal,
         finished=finished,
-        state={"skipped": list(state.skipped), "losses": list(state.losses)},
+        state={
+            "skipped": list(state.skipped),
+            "losses": list(state.losses),
+            "memory": state.memory,
+        },
+        left_out=manifest.left_out,
     )
