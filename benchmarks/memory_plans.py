@@ -30,10 +30,9 @@ from clippo_core.engine.choose import (
     time_over_plain,
 )
 from clippo_core.models import build_tower
+from clippo_core.train.costs import GPUS
 from tasks.settings import SHAPES
 
-DEVICE_GIB = {"nvidia-h200": 139, "nvidia-h100": 79, "nvidia-a100-80gb": 79}
-"""What torch reports of them, in whole GiB."""
 VOCABULARY = 32_000
 COLUMNS = {
     "presets": "",
@@ -67,9 +66,7 @@ def rows() -> list[list[Any]]:
             if run.train.batch_pairs % ranks:
                 continue  # refused at the start
             pairs = run.train.batch_pairs // ranks
-            gib = (
-                DEVICE_GIB[cluster.accelerator.to_flyte_idl().device] if cluster.accelerator else 0
-            )
+            gib = GPUS[cluster.accelerator.to_flyte_idl().device].gib if cluster.accelerator else 0
             found.append([names, shape, pairs, *cells(run, pairs, ranks, gib, parameters)])
     return found
 

@@ -7,7 +7,7 @@ Photos with one caption each, in partitions of a million: 2 % of the photos come
 captions are of 5,000 that recur, one caption stands in 1 %; 1 % of the records break a rule; 60,000
 evaluated pictures and captions; batches of 10,240. Only the columns that the merge reads are
 written. Each size is merged in a process of its own: CPU seconds of all its threads, peak memory,
-bytes read. 1e8 needs 12 GB of disk. Writes benchmarks/out/merge.json.
+bytes read. 1e8 needs 12 GB of disk.
 """
 
 from __future__ import annotations

@@ -51,10 +51,9 @@ def digits(value: float) -> str:
 
 
 def fit(cost: StepCost, count: int) -> str:
-    """`plain`, or `20 chunks` of cached gradients."""
-    if cost.memory.mode != "cached":
-        return cost.memory.mode
-    return f"{-(-cost.batch_pairs // count // cost.memory.chunk_pairs)} chunks"
+    """`plain`, or `recompute, 2 chunks` of cached gradients."""
+    chunks = len(cost.memory.sizes(cost.batch_pairs // count))
+    return cost.memory.mode + f", {chunks} chunks" * (chunks > 1)
 
 
 def page(text: str) -> str:

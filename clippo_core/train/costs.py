@@ -2,7 +2,7 @@
 was measured on a GPU yet (docs/performance.md).
 
     tower       matrix products + attention + pointwise work that reads and writes memory
-    again       forward passes of chunks or blocks that run twice, as the memory plan says
+    again       what runs twice, as the memory plan counts it (engine/choose.py)
     loss        8 b B e FLOPs in float32, for b pairs of B on each GPU and e dimensions
     exchanges   features and their gradients; gradients of weights beyond what backward hides
     update      the optimizer's pass over weights and state; weights gathered under ZeRO
@@ -13,10 +13,16 @@ expected duration and the table of docs/performance.md come from here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from clippo_core.config import ModelConfig, TrainConfig
-from clippo_core.engine.choose import USABLE, MemoryPlan, _parameter_count, choose_memory
+from clippo_core.engine.choose import (
+    GIB,
+    POINTWISE_BYTES,
+    MemoryPlan,
+    _parameter_count,
+    choose_memory,
+)
 from clippo_core.train.speed import forward_flops, training_flops_per_pair
 
 PRODUCTS = 0.78
@@ -25,9 +31,8 @@ MEMORY = 0.85
 """Share of the memory rate that fused pointwise kernels reach, assumed."""
 ATTENTION_BACKWARD = 2.5
 """Backward's FLOPs over forward's: flash attention computes the scores again."""
-POINTWISE_BYTES = {True: 126, False: 260}
-"""Bytes that pointwise work of forward and backward moves, per token, block and dimension: compiled
-or not. Counted from what a block reads and writes."""
+EAGER_BYTES = 260
+"""What `POINTWISE_BYTES["plain"]` is without compilation."""
 UPDATE_BYTES = 98
 """Bytes that Adafactor's update with clipping moves, per parameter."""
 GPUS_OF_A_NODE = 8
@@ -51,8 +56,8 @@ class Gpu:
     """FLOP/s of the loss's products."""
     memory: float
     """Bytes/s."""
-    gib: float
-    """Memory that the device reports."""
+    gib: int
+    """Memory that torch reports of it."""
     node: float
     """Bytes/s to the GPUs of a node, one way."""
     network: float
@@ -60,9 +65,9 @@ class Gpu:
 
 
 GPUS = {
-    "nvidia-a100-80gb": Gpu(312e12, 252e12, 103e12, 14.6e12, 1.83e12, 79.0, 300e9, 25e9),
-    "nvidia-h100": Gpu(989e12, 798e12, 150e12, 50e12, 3.0e12, 79.0, 450e9, 50e9),
-    "nvidia-h200": Gpu(989e12, 790e12, 150e12, 50e12, 4.3e12, 139.0, 450e9, 50e9),
+    "nvidia-a100-80gb": Gpu(312e12, 252e12, 103e12, 14.6e12, 1.83e12, 79, 300e9, 25e9),
+    "nvidia-h100": Gpu(989e12, 798e12, 150e12, 50e12, 3.0e12, 79, 450e9, 50e9),
+    "nvidia-h200": Gpu(989e12, 790e12, 150e12, 50e12, 4.3e12, 139, 450e9, 50e9),
 }
 """By the label that Flyte gives the accelerator."""
 
@@ -97,8 +102,7 @@ def step_cost(
     divide or not one pair fits.
     """
     pairs = train.pairs_per_rank(gpus)
-    limited = replace(train, memory_gib=train.memory_gib or gpu.gib * USABLE)
-    plan = choose_memory(limited, model, image_px, pairs, gpus)
+    plan = choose_memory(train, model, image_px, pairs, gpus, gpu.gib * GIB)
     per_pair = tower_seconds(model, image_px, gpu, train.compile)
     flops = training_flops_per_pair(model, image_px) or 0
     forward = 2 * forward_flops(model, image_px) / flops
@@ -106,7 +110,7 @@ def step_cost(
     others = (gpus - 1) / gpus
     weights = 4 * _parameter_count(model, image_px)
     features = 4 * train.batch_pairs * (2 * model.embed_dim + gpus) * others / link
-    last_backward = (plan.chunk_pairs or pairs) * per_pair * (1 - forward)
+    last_backward = plan.sizes(pairs)[-1] * per_pair * (1 - forward)
     gradients = max(0.0, 2 * weights * others / link - last_backward)
     shards = gpus if train.zero_stage else 1
     update = UPDATE_BYTES / 4 * weights / shards / gpu.memory
@@ -114,7 +118,7 @@ def step_cost(
         train.batch_pairs,
         plan,
         tower=pairs * per_pair,
-        again=pairs * per_pair * forward * forwards_again(plan, pairs),
+        again=pairs * per_pair * (plan.cost - 1),
         loss=8 * pairs * train.batch_pairs * model.embed_dim / gpu.float32,
         exchanges=features + gradients,
         update=update + (weights * others / link if train.zero_stage else 0.0),
@@ -126,17 +130,13 @@ def tower_seconds(model: ModelConfig, image_px: int, gpu: Gpu, compiled: bool) -
     tokens = (image_px // model.PATCH_PX) ** 2
     attention = 2 * model.depth * 4 * tokens**2 * model.width  # forward, both images
     products = (training_flops_per_pair(model, image_px) or 0) - 3 * attention
-    moved = POINTWISE_BYTES[compiled] * 2 * tokens * model.depth * model.width
+    bytes_of = POINTWISE_BYTES["plain"] if compiled else EAGER_BYTES
+    moved = bytes_of * 2 * tokens * model.depth * model.width
     return (
         products / (PRODUCTS * gpu.products)
         + (1 + ATTENTION_BACKWARD) * attention / gpu.attention
         + moved / (MEMORY * gpu.memory)
     )
-
-
-def forwards_again(plan: MemoryPlan, pairs: int) -> float:
-    """Forward passes of a step beyond the first, as a share of one."""
-    return 1.0 if plan.mode in ("cached", "checkpoint") else 0.0
 
 
 def training_seconds(
