@@ -48,7 +48,14 @@ def main() -> None:
     costs = []
     for n in arguments.records:
         found = alone("--cost-of", str(n), threads=1)
-        costs.append([f"{n:.3g}", found["cold"], found["rate"], found["peak_mib"]])
+        costs.append(
+            [
+                f"{n:.3g}".replace("e+", "e").replace("e0", "e"),
+                found["cold"],
+                found["rate"],
+                found["peak_mib"],
+            ]
+        )
     cost_columns = {
         "records": "", "cold draw, CPU s": ".2f", "batches per CPU s": ",.0f", "peak MiB": ",.0f"
     }  # fmt: skip
