@@ -1,6 +1,6 @@
 """What do cached gradients cost: time of a step in chunks, over that of plain passes?
 
-    python benchmarks/cached.py     CPU: a small tower, 192 pairs in 2, 3 and 4 chunks
+    python benchmarks/cached.py     CPU: a small tower, 96 pairs in 2, 3 and 4 chunks
     python benchmarks/cached.py --tower B/16 --pairs 10240 --chunks 20 --no-one-pass --compile   GPU
 
 Contestants, all with the gradient of the whole batch and one update a step: ours, which keeps the
@@ -147,10 +147,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tower", default="B/16" if cuda else "small", choices=list(TOWERS))
-    parser.add_argument("--pairs", type=int, default=480 if cuda else 192)
+    parser.add_argument("--pairs", type=int, default=480 if cuda else 96)
     parser.add_argument("--chunks", type=int, nargs="+", default=[2] if cuda else [2, 3, 4])
     parser.add_argument("--image-px", type=int, default=224 if cuda else 64)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--no-one-pass", action="store_true")
     parser.add_argument("--out", type=Path, default=None)

@@ -3,9 +3,9 @@
 A plan says what a pass keeps for its backward pass, and in which chunks a rank's pairs pass:
 
     plain        keep everything                                       1.00 x the time of plain
-    recompute    keep matrix products, compute the rest again          1.05, no product twice
-    checkpoint   keep only the blocks' inputs, compute blocks again    1.33
-    in chunks    cached gradients (`cached.py`): the last chunk goes   + 0.33 x the others' share
+    recompute    keep matrix products, compute the rest again          1.03, no product twice
+    checkpoint   keep only the blocks' inputs, compute blocks again    1.31
+    in chunks    cached gradients (`cached.py`): the last chunk goes   + 0.31 x the others' share
                  forward once, the others twice
 
 So the last chunk is as large as fits, and the others are of one size. Bytes: a block keeps 36 d
@@ -41,9 +41,10 @@ SMALLEST_CHUNK_PAIRS = 32
 Above it the largest chunk is a multiple of this, which leaves the estimate some room."""
 MODES = ("plain", "recompute", "checkpoint")
 """What a pass keeps; of equally cheap ones the first."""
-POINTWISE_BYTES = {"forward": 40, "plain": 120, "recompute": 20}
+POINTWISE_BYTES = {"forward": 42, "plain": 160, "recompute": 12}
 """What a block's compiled work other than products reads and writes per token, in d bytes: its
-forward pass; forward and backward; what recompute adds."""
+forward pass; forward and backward; what recompute adds. Counted by inductor, B/16 in bfloat16, as
+the slope over two batches."""
 FLOPS_PER_BYTE = 200
 """What a GPU multiplies while it moves a byte: of an H100's and an H200's rates in products and in
 copies (about 240 and 170)."""
