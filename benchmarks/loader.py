@@ -1,7 +1,7 @@
 """How many pairs per second does the loader make from real JPEG shards, by worker processes, does
 rendering text live cost anything, and what does a text pair cost on disk and in CPU time?
 
-    python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 20]
+    python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 4]
                                 [--workers 0] [--rounds 5] [--out FILE]
 
 Photos and captions of ../shared/data/flickr8k (224 px JPEGs, short side kept), written into shards
@@ -10,7 +10,8 @@ decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the webdat
 Pillow's own resize (its usual use: other pixels, other order, no exactness), one text drawn. With
 worker processes rates are of wall time, which is worth nothing on a busy machine. Text pairs are
 those of Multi30k (English and German), C4's sample and WMT21's newstest: bytes of text, bytes of
-shard and index, CPU time of writing them (from the files to the finished shards, one thread) and of reading one.
+shard and index, CPU time of writing them (from the files to the finished shards, one thread) and
+of reading one.
 """
 
 from __future__ import annotations

@@ -977,7 +977,7 @@ def test_a_plan_tells_where_it_runs_and_for_how_long() -> None:
     run, h200s = presets.paper_b16(), ("nvidia-h200", 8)
     text = Reader(decks.plan_deck(run, "s3://b/runs/x", place, h200s)).text
     assert "9bb5ac5-h200x8" in text and "1 × 8 GPUs" in text
-    assert "about 2 d 00 h, computed" in text  # 250,000 steps of 10,240 at 14,700 pairs/s
+    assert "about 2 d 02 h, computed" in text  # 250,000 steps of 10,240 at 14,000 pairs/s
     for other, devices in (
         (RUN, None),
         (run, ("nvidia-t4", 8)),
