@@ -69,6 +69,29 @@ def test_a_json_without_a_block_is_refused(page: str, tmp_path: Path) -> None:
         measure.filled(page, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [
+        ("loss", ["--batches", "64", "--rounds", "1"], 3),
+        ("optimizer", ["--towers", "tiny", "--rounds", "1"], 5),
+        ("train_step", ["--pairs", "4", "--steps", "1"], 1),
+        ("rendering", ["--rounds", "1"], 7),
+        ("order", ["--records", "1e5", "--batches", "2"], 1),
+    ],
+)
+def test_quick_benchmarks_fill_their_tables(
+    script: str, options: list[str], rows: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "found.json"
+    command = [sys.executable, f"benchmarks/{script}.py", *options, "--out", str(out)]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    found = json.loads(out.read_text())
+    assert len(found["tables"][0]["rows"]) == rows
+    published = json.loads((measure.RESULTS / f"{script}.json").read_text())
+    assert found["tables"][0]["columns"] == published["tables"][0]["columns"]
+
+
 def test_results_name_no_folder_of_the_machine() -> None:
     for path in sorted(measure.RESULTS.glob("*.json")):
         command = json.loads(path.read_text())["command"]
