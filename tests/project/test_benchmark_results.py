@@ -77,7 +77,7 @@ def test_a_json_without_a_block_is_refused(page: str, tmp_path: Path) -> None:
         ("optimizer", ["--towers", "tiny", "--rounds", "1"], 5),
         ("train_step", ["--pairs", "4", "--steps", "1"], 1),
         ("rendering", ["--rounds", "1"], 7),
-        ("order", ["--records", "1e5", "--batches", "2"], 1),
+        ("order", ["--records", "1e6", "--batches", "2"], 1),
     ],
 )
 def test_quick_benchmarks_fill_their_tables(
