@@ -19,10 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clippo_core.engine.buckets import bucket_elements
 from clippo_core.engine.interface import Engine, check_fit
 from clippo_core.optim import ShardedOptimizer
-
-BUCKET_BYTES = 25 << 20
 
 
 class PlainEngine(Engine):
@@ -93,10 +92,10 @@ class _Averager:
     def __init__(self, parameters: list[nn.Parameter], world_size: int) -> None:
         self.world_size, self.paused = world_size, False
         self.buckets: list[list[nn.Parameter]] = []
-        filled = BUCKET_BYTES
+        most = filled = bucket_elements(sum(p.numel() for p in parameters))
         for parameter in reversed(parameters):
-            size = parameter.numel() * parameter.element_size()
-            if filled + size > BUCKET_BYTES or self.buckets[-1][0].dtype != parameter.dtype:
+            size = parameter.numel()
+            if filled + size > most or self.buckets[-1][0].dtype != parameter.dtype:
                 self.buckets.append([])
                 filled = 0
             self.buckets[-1].append(parameter)

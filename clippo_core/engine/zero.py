@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clippo_core.engine.buckets import bucket_elements
 from clippo_core.engine.interface import Engine, check_fit
 from clippo_core.engine.ranks import init_distributed
 from clippo_core.errors import ConfigError
@@ -53,7 +54,7 @@ class ZeroEngine(Engine):
         self._zero: Any = self._deepspeed.initialize(
             model=self._forward,
             optimizer=optimizer,
-            config=_config(stage, device),
+            config=_config(stage, sum(p.numel() for p in module.parameters())),
             dist_init_required=False,
         )[0]
         optimizer.place(
@@ -113,15 +114,19 @@ def _deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _config(stage: int, device: torch.device) -> dict[str, Any]:
+def _config(stage: int, parameters: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,  # only for its own counters
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,  # the optimizer clips, exactly, in its one all-reduce
         "zero_allow_untested_optimizer": True,
+        # By default every forward pass and every step would wait for the device.
+        "timers": {"throughput": {"enabled": False}},
         "zero_optimization": {
             "stage": stage,
-            "overlap_comm": device.type == "cuda",
+            "overlap_comm": True,
+            # Its default, 5e8, is more than these towers have: one exchange behind backward.
+            "reduce_bucket_size": bucket_elements(parameters),
             "contiguous_gradients": True,
             "reduce_scatter": True,
             "compute_grad_norm": stage == 3,  # cannot be switched off there
