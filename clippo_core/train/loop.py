@@ -275,7 +275,7 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
         _log.info("%s", memory.reason)
     apply_memory(tower, memory)
     if plan.train.compile:
-        tower.compile()
+        tower.compile_blocks()
     engine = make_engine(
         tower,
         plan.optim,
