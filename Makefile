@@ -62,8 +62,9 @@ check: setup ## style and types
 # These train for up to an hour each; run them by hand, with the folder of the data.
 STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py
 
-bench: setup ## every benchmark that runs on this machine within minutes
-	@for question in $(filter-out $(STUDIES),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+bench: setup ## every benchmark that runs on this machine within minutes, and RESULTS.md from their figures
+	@for question in $(filter-out $(STUDIES) benchmarks/measure.py,$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
+	$(BIN)/python benchmarks/measure.py
 
 package: setup ## the protobufs that a cluster would get, without a cluster
 	@mkdir -p build

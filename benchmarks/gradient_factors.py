@@ -87,7 +87,7 @@ def ours(rank: int, world: int, chunks: int) -> dict[str, Tensor]:
         x,
         x[:0],
         y,
-        memory=MemoryPlan("cached", len(x) // chunks, "") if chunks > 1 else None,
+        memory=MemoryPlan("plain", len(x) // chunks, "") if chunks > 1 else None,
     )
     engine.update(1.0)
     return optimizer.seen

@@ -1,18 +1,17 @@
 """How many pairs per second does the loader make from real JPEG shards, by worker processes, does
 rendering text live cost anything, and what does a text pair cost on disk and in CPU time?
 
-    python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 20]
-                                [--workers 0 1 2] [--need 2000] [--texts-only]
+    python benchmarks/loader.py [--image-px 224] [--batch-pairs 256] [--steps 4]
+                                [--workers 0] [--rounds 5] [--out FILE]
 
 Photos and captions of ../shared/data/flickr8k (224 px JPEGs, short side kept), written into shards
-with their rendered texts. Each row is the best of the rounds; "drawn" renders the captions in the
-loader, "stored" decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the
-webdataset library and Pillow's own resize (its usual use: other pixels, other order, no exactness),
-one text drawn. "share of a GPU" is the rate over --need pairs/s: what one accelerator is expected
-to consume. Parts are timed on one core, alone. Text pairs are those of Multi30k (English and
-German), C4's sample and WMT21's newstest: bytes of text, bytes of shard and index, CPU time of
-writing them (from the files to the finished shards, one thread) and of reading one. Writes
-benchmarks/out/loader.json.
+with their rendered texts. All take turns; "drawn" renders the captions in the loader, "stored"
+decodes the shards' 1-bit PNGs, "webdataset" reads the same tars with the webdataset library and
+Pillow's own resize (its usual use: other pixels, other order, no exactness), one text drawn. With
+worker processes rates are of wall time, which is worth nothing on a busy machine. Text pairs are
+those of Multi30k (English and German), C4's sample and WMT21's newstest: bytes of text, bytes of
+shard and index, CPU time of writing them (from the files to the finished shards, one thread) and
+of reading one.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import argparse
 import gzip
 import io
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import cpu_seconds, paired, rates, report, spread, table, timed
 from PIL import Image
 
 from clippo_core.config import DataConfig, RenderConfig, SourceConfig
@@ -39,9 +38,9 @@ from clippo_core.data.records import Records
 from clippo_core.rendering import Renderer
 from clippo_core.run.records import Manifest, StagePlan
 
-OUT = Path(__file__).resolve().parent / "out" / "loader.json"
 SLICES = Path(__file__).resolve().parents[2] / "shared" / "data"
 FLICKR = SLICES / "flickr8k"
+OVER = "time over the first"
 
 
 def main() -> None:
@@ -51,38 +50,34 @@ def main() -> None:
     )
     parser.add_argument("--image-px", type=int, default=224)
     parser.add_argument("--batch-pairs", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--need", type=float, default=2000.0, help="pairs per second that one accelerator consumes"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts-only", action="store_true")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if not FLICKR.is_dir():
         raise SystemExit(f"{FLICKR} is absent; this benchmark needs real JPEGs.")
     loader.KEEP_BYTES = 0  # a set too large to keep is the case that matters
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(text_pairs(Path(folder)))
-        if not arguments.texts_only:
-            manifest, data = prepared(Path(folder), arguments.image_px)
-            rows += [*rates(manifest, data, arguments), *parts(manifest, arguments.image_px)]
-    for row in rows:
-        share = (
-            f"{row['pairs_per_second'] / arguments.need:8.0%}" if "pairs_per_second" in row else ""
-        )
-        print(
-            f"{row['what']:42s} {next(x for x in row.values() if isinstance(x, float)):10.2f}"
-            f" {row['unit']:10s} {share}"
-        )
-    OUT.parent.mkdir(exist_ok=True)
-    about = {
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "load": os.getloadavg()[0],
-        **vars(arguments),
-    }
-    OUT.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        manifest, data = prepared(Path(folder), arguments.image_px)
+        tables = [
+            table({"": "", "pairs/s": ",.0f", OVER: ".2f"}, turns(manifest, data, arguments)),
+            table(
+                {"part, of a pair": "", "ms": ".3f"},
+                parts(manifest, arguments.image_px, arguments.rounds),
+            ),
+            table(
+                {
+                    "text pairs": "", "text, bytes": ",.0f", "shard and index, bytes": ",.1f",
+                    "written, us": ",.0f", "read at random, us": ",.0f",
+                },
+                text_pairs(Path(folder)),
+            ),
+        ]  # fmt: skip
+    clock = "wall time" if any(arguments.workers) else "CPU time"
+    clock += f", {arguments.batch_pairs} pairs a batch at {arguments.image_px} px"
+    packages = ["numpy", "pillow", "webdataset"]
+    report("loader", tables, clock, packages=packages, out=arguments.out)
 
 
 def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
@@ -100,8 +95,8 @@ def prepared(folder: Path, image_px: int) -> tuple[Manifest, DataConfig]:
     return prepare.write_shards(stage, data, render, judged), data
 
 
-def text_pairs(folder: Path) -> Iterable[dict[str, Any]]:
-    """What text pairs cost: a row for each set and figure."""
+def text_pairs(folder: Path) -> Iterable[list[Any]]:
+    """What text pairs cost: a row for each set."""
     for language in ("en", "de"):
         packed = SLICES / "multi30k_text" / f"train.{language}.gz"
         (folder / f"m30k.{language}").write_bytes(gzip.decompress(packed.read_bytes()))
@@ -125,21 +120,15 @@ def text_pairs(folder: Path) -> Iterable[dict[str, Any]]:
         read = [records.read(found, row, 0, at_once=False) for row in chosen]
         reading = time.process_time() - start
         texts = sum(len(one.first) + len("".join(one.texts).encode()) for one in read) / len(read)
-        yield {"what": f"{name}, text of a pair", "figure": texts, "unit": "bytes"}
-        yield {"what": f"{name}, shard and index", "figure": manifest.bytes / n, "unit": "bytes"}
-        yield {"what": f"{name}, written", "figure": written / n * 1e6, "unit": "us"}
-        yield {"what": f"{name}, read", "figure": reading / len(read) * 1e6, "unit": "us"}
+        us = [1e6 * written / n, 1e6 * reading / len(read)]
+        yield [name, texts, manifest.bytes / n, *us]
 
 
-def rates(
-    manifest: Manifest, data: DataConfig, arguments: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Pairs per second, from shards to batches."""
+def turns(manifest: Manifest, data: DataConfig, arguments: argparse.Namespace) -> list[list[Any]]:
+    """Pairs per second, from shards to batches, and the time over ours."""
     renderer = Renderer(image_px=arguments.image_px)
 
     def ours(workers: int, stored: bool) -> Iterable[loader.Batch]:
-        from dataclasses import replace
-
         return loader.batches(
             manifest,
             replace(data, store_drawings=stored),
@@ -147,28 +136,32 @@ def rates(
             batch_pairs=arguments.batch_pairs,
             seed=0,
             text_encoder=renderer,
-            steps=arguments.steps + 2,
+            steps=arguments.steps * (arguments.rounds + 1),
             workers=workers,
         )
 
     runs: dict[str, Callable[[], Iterable[Any]]] = {}
     for workers in arguments.workers:
-        runs[f"ours, drawn, {workers} workers"] = lambda workers=workers: ours(workers, False)
-        runs[f"ours, stored, {workers} workers"] = lambda workers=workers: ours(workers, True)
-        runs[f"webdataset, {workers} workers"] = lambda workers=workers: theirs(
+        words = f"{workers} workers"
+        runs[f"**ours**, text drawn, {words}"] = lambda workers=workers: ours(workers, False)
+        runs[f"**ours**, stored, {words}"] = lambda workers=workers: ours(workers, True)
+        runs[f"webdataset, Pillow's resize, {words}"] = lambda workers=workers: theirs(
             manifest, renderer, arguments, workers
         )
-    best = dict.fromkeys(runs, 0.0)
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            batches = iter(run())
-            next(batches), next(batches)
-            start = time.perf_counter()
-            n = sum(1 for _ in zip(range(arguments.steps), batches, strict=False))
-            best[name] = max(best[name], n * arguments.batch_pairs / (time.perf_counter() - start))
-    return [
-        {"what": name, "pairs_per_second": rate, "unit": "pairs/s"} for name, rate in best.items()
-    ]
+    feeds = {name: iter(run()) for name, run in runs.items()}
+
+    def some(name: str) -> Callable[[], None]:
+        def batches() -> None:
+            for _ in range(arguments.steps):
+                next(feeds[name])
+
+        return batches
+
+    clock = time.perf_counter if any(arguments.workers) else cpu_seconds
+    seconds = timed({name: some(name) for name in runs}, arguments.rounds, clock=clock)
+    over = paired(seconds, next(iter(runs)))
+    n = arguments.steps * arguments.batch_pairs
+    return [[name, rates(n, seconds[name]), over[name]] for name in runs]
 
 
 def theirs(
@@ -196,7 +189,7 @@ def theirs(
     return torch.utils.data.DataLoader(pipeline, batch_size=None, num_workers=workers)
 
 
-def parts(manifest: Manifest, image_px: int) -> list[dict[str, Any]]:
+def parts(manifest: Manifest, image_px: int, rounds: int) -> list[list[Any]]:
     """Milliseconds per pair of each part, on one core."""
     source = Records(manifest, 2**20)
     renderer = Renderer(image_px=image_px)
@@ -219,15 +212,8 @@ def parts(manifest: Manifest, image_px: int) -> list[dict[str, Any]]:
         "draw a text": lambda: renderer.masks(texts),
         "decode a stored drawing": lambda: [loader._masks(one) for one in drawings],
     }
-    rows = []
-    for name, run in work.items():
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        rows.append({"what": name, "milliseconds": min(times) / len(records) * 1000, "unit": "ms"})
-    return rows
+    seconds = timed(work, rounds)
+    return [[name, spread(1000 * s / len(records) for s in seconds[name])] for name in work]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Photos with one caption each, in partitions of a million: 2 % of the photos come
 captions are of 5,000 that recur, one caption stands in 1 %; 1 % of the records break a rule; 60,000
 evaluated pictures and captions; batches of 10,240. Only the columns that the merge reads are
 written. Each size is merged in a process of its own: CPU seconds of all its threads, peak memory,
-bytes read. 1e8 needs 12 GB of disk. Writes benchmarks/out/merge.json.
+bytes read. 1e8 needs 12 GB of disk.
 """
 
 from __future__ import annotations
@@ -15,19 +15,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from measure import alone, cpu_seconds, report, table, tell
 
 from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
 from clippo_core.data import parts
@@ -46,7 +41,6 @@ from clippo_core.data.validate.facts import (
 from clippo_core.data.validate.merge import merge
 from clippo_core.run.records import FileEntry, Part, StagePlan, ValidatePlan
 
-OUT = Path(__file__).resolve().parent / "out" / "merge.json"
 PARTITION, BATCH, EVALUATED, RECURRING = 10**6, 10_240, 60_000, 5_000
 
 
@@ -149,20 +143,12 @@ def measure(root: str) -> dict[str, Any]:
     plan = ValidatePlan(
         StagePlan(root, 0, ""), data, RenderConfig(), EvaluateConfig(), root, batch_pairs=BATCH
     )
-    began, cpu = time.time(), time.process_time()
-    report, exclusions = merge(plan, facts, verdicts, Part(*last))
-    return {
-        "records": report.n_records,
-        "seconds": time.time() - began,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "table_bytes": sum(
-            path.stat().st_size for path in Path(root).rglob("*.parquet") if "excl" not in str(path)
-        ),
-        "left_out": {one.reason: one.count for one in report.excluded},
-        "counted": {one.name: one.failed for one in report.expectations if one.failed},
-        "digest": hashlib.sha256(repr((report, exclusions)).encode()).hexdigest()[:12],
-    }
+    cpu = cpu_seconds()
+    found, exclusions = merge(plan, facts, verdicts, Part(*last))
+    took = cpu_seconds() - cpu
+    read = sum(p.stat().st_size for p in Path(root).rglob("*.parquet") if "excl" not in str(p))
+    digest = hashlib.sha256(repr((found, exclusions)).encode()).hexdigest()[:12]
+    return {"records": found.n_records, "seconds": took, "read": read, "digest": digest}
 
 
 def main() -> None:
@@ -170,26 +156,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--records", nargs="+", type=float, default=[1e5, 1e6, 1e7])
-    parser.add_argument("--measure", default="")
-    parser.add_argument("--prepare", nargs=2, default=())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", nargs=2, default=(), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure)))
+        tell(measure(args.measure))
         return
     if args.prepare:
-        prepare(args.prepare[0], int(args.prepare[1]))
+        tell({"made": prepare(args.prepare[0], int(args.prepare[1]))})
         return
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    found = []
+    rows = []
     for total in args.records:
         with tempfile.TemporaryDirectory() as root:
-            script = [sys.executable, __file__]
-            subprocess.run([*script, "--prepare", root, str(int(total))], check=True)
-            done = subprocess.run([*script, "--measure", root], check=True, stdout=subprocess.PIPE)
-            found.append(json.loads(done.stdout))
-        print(json.dumps(found[-1]), flush=True)
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=1) + "\n")
+            alone("--prepare", root, str(int(total)))
+            one = alone("--measure", root)
+        rows.append(
+            [f"{total:.0e}".replace("e+0", "e")]
+            + [one["seconds"], one["peak_mib"], one["read"] / 1e6, one["digest"]]
+        )
+    columns = {
+        "records (and as many texts)": "", "CPU s": ",.1f", "peak MiB": ",.0f",
+        "tables read, MB": ",.0f", "digest of what it found": "",
+    }  # fmt: skip
+    clock = "CPU time of all threads, a process for each size, one run"
+    report("merge", [table(columns, rows)], clock, packages=["duckdb"], out=args.out)
 
 
 if __name__ == "__main__":

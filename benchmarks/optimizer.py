@@ -1,10 +1,11 @@
 """How many kernels and milliseconds does one optimizer step take, beside timm's AdafactorBigVision
 and torch's own?
 
-    python benchmarks/optimizer.py [--towers B/16 L/16] [--steps 3] [--out FILE]
+    python benchmarks/optimizer.py [--towers B/16 L/16] [--rounds 5] [--out FILE]
 
-All parameters of a tower, random gradients, one device. Operators are those that compute (no views,
-no allocations), counted as torch dispatches them; on a GPU also the kernels that its profiler saw.
+All parameters of a tower, random gradients, one device; all take turns. Operators are those that
+compute (no views, no allocations), counted as torch dispatches them; on a GPU also the kernels that
+its profiler saw.
 Ours clips to the global norm within the step, which the others are given through
 torch.nn.utils.clip_grad_norm_. Also: bytes that a step all-reduces when the state is sharded.
 """
@@ -12,13 +13,12 @@ torch.nn.utils.clip_grad_norm_. Also: bytes that a step all-reduces when the sta
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from measure import paired, report, spread, table, timed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clippo_core.config import ModelConfig
@@ -30,6 +30,7 @@ TOWERS = {
     "B/16": ModelConfig(),
     "L/16": ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096),
 }
+TIMM = "timm AdafactorBigVision"
 NO_KERNEL = (
     "view", "reshape", "slice", "select", "split", "expand", "permute", "transpose", "t.",
     "unsqueeze", "squeeze", "detach", "alias", "empty", "_unsafe_view", "as_strided", "diagonal",
@@ -81,9 +82,9 @@ def contestants(tower: torch.nn.Module) -> dict[str, Callable[[], Callable[[], N
         )
 
     return {
-        "ours Adafactor (bf16 momentum)": lambda: ours(Adafactor, views=tower.views),
-        "ours AdamW": lambda: ours(AdamW),
-        "timm AdafactorBigVision": timm,
+        "**ours** Adafactor, bf16 momentum": lambda: ours(Adafactor, views=tower.views),
+        "**ours** AdamW": lambda: ours(AdamW),
+        TIMM: timm,
         "torch Adafactor foreach": lambda: theirs(
             torch.optim.Adafactor(groups(), lr=1e-3, foreach=True)
         ),
@@ -91,76 +92,67 @@ def contestants(tower: torch.nn.Module) -> dict[str, Callable[[], Callable[[], N
     }
 
 
-def measure(step: Callable[[], None], steps: int, device: torch.device) -> dict[str, float]:
-    step()
+def counted(step: Callable[[], None], on_gpu: bool) -> list[int | None]:
+    """Operators of a step, and kernels on a GPU."""
     with Operators() as operators:
         step()
-    result: dict[str, float] = {"operators": operators.count}
-    if device.type == "cuda":
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            step()
-        result["kernels"] = sum(
-            1 for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA
-        )
-    # On a CPU the process's own time, which other processes on the machine disturb less.
-    seconds, clock = [], time.perf_counter if device.type == "cuda" else time.process_time
-    for _ in range(steps):
-        _finish(device)
-        start = clock()
+    if not on_gpu:
+        return [operators.count, None]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
-        _finish(device)
-        seconds.append(clock() - start)
-    return result | {"ms": 1e3 * min(seconds)}
+    is_kernel = [e.device_type == torch.autograd.DeviceType.CUDA for e in profile.events()]
+    return [operators.count, sum(is_kernel)]
 
 
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def rows(name: str, rounds: int, device: torch.device) -> list[list[Any]]:
+    """Of each contestant: operators, kernels, time, and time over timm's."""
+    on_gpu = device.type == "cuda"
+    tower = build_tower(TOWERS[name], 224, device=device)
+    for parameter in tower.parameters():
+        parameter.grad = torch.randn_like(parameter) * 1e-3
+    steps = {label: make() for label, make in contestants(tower).items()}
+    for step in steps.values():
+        step()  # makes the state
+    counts = {label: counted(step, on_gpu) for label, step in steps.items()}
+    seconds = timed(steps, rounds, on_gpu=on_gpu)
+    over = paired(seconds, TIMM)
+    return [
+        [name, label, *counts[label], spread(1000 * s for s in seconds[label]), over[label]]
+        for label in steps
+    ]
+
+
+def all_reduced_mib(name: str) -> float:
+    """What a step of sharded Adafactor all-reduces: the norm, sums of rows and columns."""
+    tower = build_tower(TOWERS[name], 224)
+    optimizer = Adafactor(tower.named_parameters(), 1e-3, 0.0, set(), views=tower.views)
+    return 4 * (1 + optimizer._sums_length) / 2**20
 
 
 def main() -> None:
-    """Print the table, write JSON."""
+    """Print the tables, write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--towers", nargs="+", default=["B/16"], choices=list(TOWERS))
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/optimizer.json"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
     torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, {device}; ms:"
-        f" {'of wall time' if device.type == 'cuda' else 'of CPU time, one thread'}"
-    )
-    print(f"{'tower':6}{'optimizer':34}{'operators':>10}{'GPU kernels':>13}{'ms':>9}")
-    for name in options.towers:
-        tower = build_tower(TOWERS[name], 224, device=device)
-        for parameter in tower.parameters():
-            parameter.grad = torch.randn_like(parameter) * 1e-3
-        for label, make in contestants(tower).items():
-            row = {"tower": name, "optimizer": label, **measure(make(), options.steps, device)}
-            rows.append(row)
-            print(
-                f"{name:6}{label:34}{row['operators']:10.0f}"
-                f"{row.get('kernels', float('nan')):13.0f}{row['ms']:9.1f}",
-                flush=True,
-            )
-        exchanged = 4 * (
-            1
-            + Adafactor(tower.named_parameters(), 1e-3, 0.0, set(), views=tower.views)._sums_length
-        )
-        rows.append({"tower": name, "all_reduced_bytes": exchanged})
-        print(
-            f"{name:6}sharded Adafactor all-reduces {exchanged / 2**20:.2f} MiB per step (norm,"
-            " rows, columns), in one call"
-        )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"torch": torch.__version__, "device": str(device), "rows": rows}, indent=2)
-        + "\n"
-    )
+    found = [row for name in options.towers for row in rows(name, options.rounds, device)]
+    columns = {
+        "tower": "", "optimizer": "", "operators": ",d", "GPU kernels": ",d", "ms": ",.0f",
+        "over timm": ".2f",
+    }  # fmt: skip
+    exchanged = [[name, all_reduced_mib(name)] for name in options.towers]
+    tables = [
+        table(columns, found),
+        table({"sharded Adafactor": "", "all-reduced a step, MiB": ".2f"}, exchanged),
+    ]
+    clock = "wall time" if device.type == "cuda" else "CPU time of one thread"
+    clock += f", {options.rounds} rounds, gradients clipped to the global norm"
+    report("optimizer", tables, clock, packages=["torch", "timm"], out=options.out)
 
 
 if __name__ == "__main__":

@@ -10,28 +10,22 @@ variance of a domain's share of a batch, over that of a shuffle of all records (
 others are our statements of their rules. "streaming" is mosaicml's py1e: shards in random order,
 cut among 8 canonical nodes, each record moved at random within a block of 262,144. "webdataset" is
 open_clip's use: shards in random order, 64 ranks of 4 workers, a buffer of 5,000 records in each.
-Writes benchmarks/out/order.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import alone, report, table, tell
 
 from clippo_core.data.order import Marks, Order, Pool
 from clippo_core.data.pairs import mix
 
-OUT = Path(__file__).resolve().parent / "out" / "order.json"
 BATCH, WINDOW, BLOCK = 10_240, 2**20, 128
 SHARDS, SHARD, DOMAINS = 2_000, 10_000, 50
 NODES, NODE_BLOCK = 8, 262_144
@@ -45,32 +39,35 @@ def main() -> None:
     )
     parser.add_argument("--records", type=float, nargs="+", default=[1e6, 1e8, 1e10, 1.2e10])
     parser.add_argument("--batches", type=int, default=200)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--cost-of", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cost_of:
-        print(json.dumps(cost(int(arguments.cost_of))))
+        tell(cost(int(arguments.cost_of)))
         return
     costs = []
     for n in arguments.records:
-        command = [sys.executable, __file__, "--cost-of", str(n)]
-        costs.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-        row = costs[-1]
-        print(
-            f"{row['records']:15,d} records  cold draw {row['cold_cpu_seconds']:.2f} CPU-s "
-            f" {row['batches_per_cpu_second']:6.0f} batches/CPU-s  peak {row['peak_mb']:4d} MB"
+        found = alone("--cost-of", str(n), threads=1)
+        costs.append(
+            [
+                f"{n:.3g}".replace("e+", "e").replace("e0", "e"),
+                found["cold"],
+                found["rate"],
+                found["peak_mib"],
+            ]
         )
-    quality = shuffles(arguments.batches)
-    for row in quality:
-        figures = "  ".join(f"{name} {row[name]:6.2f}" for name in LAYOUTS)
-        print(f"{row['order']:28s} {figures}")
-    OUT.parent.mkdir(exist_ok=True)
-    about = {
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "load": os.getloadavg()[0],
-        "batches": arguments.batches,
-    }
-    OUT.write_text(json.dumps({"about": about, "cost": costs, "shuffle": quality}, indent=1) + "\n")
+    cost_columns = {
+        "records": "", "cold draw, CPU s": ".2f", "batches per CPU s": ",.0f", "peak MiB": ",.0f"
+    }  # fmt: skip
+    quality = [list(row.values()) for row in shuffles(arguments.batches)]
+    title = (
+        "Shuffle, 20 million records in 2,000 shards of 50 domains: variance of a domain's share"
+        f" of a batch over that of a shuffle of all ({arguments.batches} batches):"
+    )
+    columns = {"order": "", **dict.fromkeys(LAYOUTS, ".2f")}
+    tables = [table(cost_columns, costs), table(columns, quality, title)]
+    clock = "CPU time of one thread, a process for each size, one run"
+    report("order", tables, clock, packages=["numpy"], out=arguments.out)
 
 
 def cost(n: int) -> dict[str, Any]:
@@ -83,14 +80,7 @@ def cost(n: int) -> dict[str, Any]:
     for step in range(steps):
         order.draw(step)
     rate = steps / (time.process_time() - start)
-    with open("/proc/self/status") as status:
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
-    return {
-        "records": n,
-        "cold_cpu_seconds": cold,
-        "batches_per_cpu_second": rate,
-        "peak_mb": peak // 1024,
-    }
+    return {"cold": cold, "rate": rate}
 
 
 def made(n: int, marks: Callable[[np.ndarray], Marks]) -> Order:
@@ -121,7 +111,7 @@ def web_marks(records: np.ndarray) -> Marks:
     )
 
 
-LAYOUTS = {"whole shards": SHARD, "runs of 200": 200, "half shards": SHARD // 2}
+LAYOUTS = {"each shard one domain": SHARD, "runs of 200": 200, "half shards": SHARD // 2}
 """How many neighbours are of one domain."""
 
 
@@ -132,8 +122,8 @@ def shuffles(batches: int) -> list[dict[str, Any]]:
     orders: dict[str, np.ndarray] = {
         "shuffle of all": random.permutation(n)[: batches * BATCH],
         "ours": ours(n, batches),
-        "streaming py1e, 8 nodes": py1e(random, batches),
-        "webdataset, 64 x 4 workers": buffered(random, batches),
+        "streaming's rule py1e, 8 nodes": py1e(random, batches),
+        "open_clip's webdataset, 64 ranks of 4 workers": buffered(random, batches),
     }
     rows = []
     for name, records in orders.items():

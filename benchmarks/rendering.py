@@ -1,7 +1,7 @@
 """How fast is text drawn, on one core, beside Pillow with the same font and beside the time that
 merely writing the bytes takes?
 
-    python benchmarks/rendering.py [--out FILE]
+    python benchmarks/rendering.py [--rounds 5] [--out FILE]
 
 Three corpora: captions of about 60 characters, texts of 700, sentences in 16 languages. To masks
 (6,272 bytes per text at 224 px), to pixels (50,176), in both layouts. With a CUDA device also the
@@ -11,17 +11,16 @@ expansion there, beside a B/16 training step on as many images. It checks no pix
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from measure import paired, rates, report, spread, table, timed
 
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.font import load_fonts
@@ -30,27 +29,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 from specimen import SENTENCES  # noqa: E402  # lies outside the package
 
 BATCH = 256
-REPEATS = 9
-WORDS = (
-    "a",
-    "brown",
-    "dog",
-    "runs",
-    "along",
-    "the",
-    "beach",
-    "with",
-    "a",
-    "stick",
-    "in",
-    "its",
-    "mouth",
-    "while",
-    "children",
-    "play",
-    "near",
-    "water",
-)
+MASKS = "**ours**, column masks"
+WORDS = "a brown dog runs along the beach with a stick in its mouth while children play near water"
 LANGUAGES = (
     "en",
     "de",
@@ -81,7 +61,7 @@ def corpora(n: int = 2048) -> dict[str, list[str]]:
     def text(characters: int) -> str:
         words = ""
         while len(words) < characters:
-            words += rng.choice(WORDS) + " "
+            words += rng.choice(WORDS.split()) + " "
         return words[:characters]
 
     mixed = [SENTENCES[LANGUAGES[i % len(LANGUAGES)]] for i in range(n)]
@@ -90,17 +70,6 @@ def corpora(n: int = 2048) -> dict[str, list[str]]:
         "long": [text(700) for _ in range(n // 4)],
         "mixed": mixed,
     }
-
-
-def rate(draw: Callable[[list[str]], object], texts: list[str], repeats: int = REPEATS) -> float:
-    """Best texts per second of CPU time, in batches of 256."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        for begin in range(0, len(texts), BATCH):
-            draw(texts[begin : begin + BATCH])
-        best = min(best, time.process_time() - start)
-    return len(texts) / best
 
 
 def pillow_draw(folder: Path) -> Callable[[list[str]], object]:
@@ -147,44 +116,53 @@ def write_bdf(folder: Path) -> Path:
     return path
 
 
-def host() -> dict[str, dict[str, float | str]]:
-    """Texts per second of everything that runs on this core."""
+def host(rounds: int) -> list[list[Any]]:
+    """Texts per second of everything that runs on this core, and the time over our masks'."""
     texts = corpora()
     reference, shaped = Renderer(224), Renderer(224, layout="shaped")
     pages = np.empty((BATCH, 224, 224), np.uint8)
-    draws: dict[str, Callable[[list[str]], object]] = {
-        "masks": reference.masks,
-        "pixels": lambda batch: reference.render(batch, pages[: len(batch)]),
-        "shaped masks": shaped.masks,
-        "census": reference.census,
-        "limit: memset of the pixels": lambda batch: pages[: len(batch)].fill(127),
-    }
-    results: dict[str, dict[str, float | str]] = {}
-    for name, draw in draws.items():
-        results[name] = {corpus: round(rate(draw, batch)) for corpus, batch in texts.items()}
     with tempfile.TemporaryDirectory() as folder:
-        draw = pillow_draw(Path(folder))
-        results["Pillow ImageDraw"] = {
-            corpus: round(rate(draw, batch[:BATCH], 3)) for corpus, batch in texts.items()
+        draws: dict[str, Callable[[list[str]], object]] = {
+            MASKS: reference.masks,
+            "**ours**, pixels": lambda batch: reference.render(batch, pages[: len(batch)]),
+            "**ours**, shaped layout, masks": shaped.masks,
+            "census": reference.census,
+            "limit: memset of the pixels": lambda batch: pages[: len(batch)].fill(127),
+            "Pillow ImageDraw, FreeType, the same glyphs": pillow_draw(Path(folder)),
         }
-    results["big_vision (not run here)"] = dict(REFERENCE_RATES)
-    return results
+
+        def run(draw: Callable[[list[str]], object], given: list[str]) -> Callable[[], None]:
+            def all_of_them() -> None:
+                for begin in range(0, len(given), BATCH):
+                    draw(given[begin : begin + BATCH])
+
+            return all_of_them
+
+        rows: dict[str, list[Any]] = {name: [name] for name in draws}
+        for given in texts.values():
+            seconds = timed({name: run(draw, given) for name, draw in draws.items()}, rounds)
+            for name in draws:
+                rows[name].append(rates(len(given), seconds[name]))
+            over = paired(seconds, MASKS)
+        for name in draws:
+            rows[name].append(over[name])
+    figures = [f"{rate:,}" for rate in REFERENCE_RATES.values()]
+    return [*rows.values(), ["big_vision's renderer (not run here)", *figures, None]]
 
 
-def device() -> dict[str, float | str]:
+def on_device() -> list[list[Any]]:
     """Milliseconds of expansion to bf16 RGB and of a B/16 step, forward and backward, on the same
-    images.
+    images; nothing without a GPU.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return {"expansion": "not run: no CUDA device"}
+        return []
     from clippo_core.config import ModelConfig
     from clippo_core.models import build_tower
     from clippo_core.rendering.draw import expand
 
-    n = 512
-    masks = torch.from_numpy(Renderer(224).masks(corpora(n)["captions"])).cuda()
+    masks = torch.from_numpy(Renderer(224).masks(corpora(512)["captions"])).cuda()
     tower = build_tower(ModelConfig(), 224).cuda()
     compiled = torch.compile(expand, dynamic=True)
 
@@ -193,54 +171,35 @@ def device() -> dict[str, float | str]:
             tower.embed_encoded_text(masks).float().sum().backward()
         tower.zero_grad()
 
-    def milliseconds(work: Callable[[], object]) -> float:
-        for _ in range(3):
-            work()
-        times = []
-        for _ in range(20):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end))
-        return min(times)
-
-    results: dict[str, float | str] = {"device": torch.cuda.get_device_name(), "images": n}
-    results["eager expansion ms"] = milliseconds(lambda: expand(masks, torch.bfloat16).contiguous())
-    results["compiled expansion ms"] = milliseconds(
-        lambda: compiled(masks, torch.bfloat16).contiguous()
-    )
-    results["B/16 step ms"] = milliseconds(step)
-    results["compiled expansion / step"] = (
-        results["compiled expansion ms"] / results["B/16 step ms"]
-    )
-    return results
+    contestants = {
+        "B/16, forward and backward": step,
+        "expansion, eager": lambda: expand(masks, torch.bfloat16).contiguous(),
+        "expansion, compiled": lambda: compiled(masks, torch.bfloat16).contiguous(),
+    }
+    seconds = timed(contestants, 20, warm_up=3, on_gpu=True)
+    over = paired(seconds, "B/16, forward and backward")
+    return [[name, spread(1000 * s for s in seconds[name]), over[name]] for name in contestants]
 
 
 def main() -> None:
-    """Runs both, prints the table, writes JSON."""
+    """Print the tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/rendering.json"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    load = os.getloadavg()[0]
-    results = {
-        "machine": platform.processor() or platform.machine(),
-        "load_before": load,
-        "texts_per_second": host(),
-    }
-    print(f"texts/s of one core's CPU time, best of {REPEATS}; load before the run {load:.1f}")
-    print(f"{'':30}{'captions':>12}{'long':>12}{'mixed':>12}")
-    for name, row in results["texts_per_second"].items():
-        print(f"{name:30}" + "".join(f"{value:>12,}" for value in row.values()))
+    columns = {
+        "texts a second": "", "captions, ~60 characters": ",.0f", "700 characters": ",.0f",
+        "16 languages": ",.0f", "time over masks (16 languages)": ",.3g",
+    }  # fmt: skip
+    tables = [table(columns, host(options.rounds))]
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    results["device"] = device()
-    print(results["device"])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    if found := on_device():
+        tables.append(table({"512 texts": "", "ms": ".2f", "over a step": ".3f"}, found))
+    clock = f"CPU time of one core, {options.rounds} rounds"
+    report("rendering", tables, clock, packages=["numpy", "pillow"], out=options.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ batch wait for?
 windows of 4,096 records, blocks of 64, batches of 64, one epoch, by gloo ranks that are processes
 of one node with an empty cache. Bytes are those of range reads; the disk is looked at after every
 batch. Requests and bytes of the first batch are those of rank 0 until it has it; in the background
-it has begun to fetch the window by then. Writes benchmarks/out/streaming.json.
+it has begun to fetch the window by then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import io
 import json
 import logging
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import report, table
 from PIL import Image
 
 from clippo_core import storage
@@ -38,7 +38,6 @@ from clippo_core.data import loader, prepare, shards
 from clippo_core.rendering import Renderer
 from clippo_core.run.records import StagePlan, dumps, loads
 
-OUT = Path(__file__).resolve().parent / "out" / "streaming.json"
 TARS, EACH, WINDOW, BLOCK, BATCH, PX = 20, 1024, 4096, 64, 64, 32
 
 
@@ -48,6 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--as-rank", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.as_rank:
@@ -65,22 +65,24 @@ def main() -> None:
     rows = []
     for ranks in arguments.ranks:
         told = started(ranks, manifest, data)
+        first = told[0]["first"]
         rows.append(
-            {
-                "ranks": ranks,
-                "records_a_rank": max(one["records"] for one in told),
-                "share_of_tars_a_rank": max(one["tars"] for one in told) / tar_bytes * ranks,
-                "index_bytes_a_rank": max(one["indexes"] for one in told),
-                "disk_in_windows": max(one["disk"] for one in told)
-                / (tar_bytes * WINDOW / (TARS * EACH)),
-                "first_batch": told[0]["first"],
-            }
+            [
+                f"{ranks}",
+                max(one["records"] for one in told),
+                max(one["tars"] for one in told) / tar_bytes * ranks,
+                max(one["indexes"] for one in told) / 1e6,
+                max(one["disk"] for one in told) / (tar_bytes * WINDOW / (TARS * EACH)),
+                f"{first['seconds']:.1f} s, {first['ranges']} ranges",
+            ]
         )
-        print(json.dumps(rows[-1]))
     server.stop()
-    OUT.parent.mkdir(exist_ok=True)
-    about = {"cores": os.cpu_count(), "machine": platform.machine(), "tar_bytes": tar_bytes}
-    OUT.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    columns = {
+        "gloo ranks": "", "records a rank": ",d", "bytes of tars a rank, of 1/N": ".3f",
+        "indexes a rank, MB": ".1f", "most on disk, windows": ".2f", "first batch": "",
+    }  # fmt: skip
+    clock = "counts; the first batch in wall time"
+    report("streaming", [table(columns, rows)], clock, packages=["moto"], out=arguments.out)
 
 
 def prepared(bucket: str) -> tuple[str, str, int]:

@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import resource
-import subprocess
-import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from measure import alone, report, table, tell
 from PIL import Image
 
 from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
@@ -40,24 +37,7 @@ from clippo_core.run.records import (
 
 RENDER = RenderConfig(image_px=64)
 STEPS = ("measure", "judge", "merge", "write", "render")
-WORDS = [
-    "a",
-    "the",
-    "dog",
-    "cat",
-    "runs",
-    "sleeps",
-    "on",
-    "under",
-    "red",
-    "blue",
-    "small",
-    "large",
-    "house",
-    "street",
-    "tree",
-    "night",
-]
+WORDS = "a the dog cat runs sleeps on under red blue small large house street tree night".split()  # noqa: SIM905
 
 
 def write_pairs(folder: Path, n: int) -> DataConfig:
@@ -110,8 +90,8 @@ def one_step(step: str, folder: Path) -> None:
 
         shown = fingerprints(EvaluatedPlan(prepared, EvaluateConfig(), "benchmark"))
         whole = ValidatePlan(stage, data, RENDER, EvaluateConfig(), prepared)
-        report, [known["excluded"]] = merge(whole, [known["facts"]], [known["verdict"]], shown)
-        (folder / "report.json").write_text(dumps(report))
+        found, [known["excluded"]] = merge(whole, [known["facts"]], [known["verdict"]], shown)
+        (folder / "report.json").write_text(dumps(found))
     elif step == "write":
         from clippo_core.data.write import write
 
@@ -121,16 +101,15 @@ def one_step(step: str, folder: Path) -> None:
         from clippo_core.data.shards import write_manifest
         from clippo_core.run.records import ValidationReport, loads
 
-        report = loads(ValidationReport, (folder / "report.json").read_text())
-        write_manifest(RenderPlan(stage, data, RENDER, prepared), report, [known["list"]])
+        found = loads(ValidationReport, (folder / "report.json").read_text())
+        write_manifest(RenderPlan(stage, data, RENDER, prepared), found, [known["list"]])
     parts = {name: json.loads(dumps(part)) for name, part in known.items()}
     (folder / "state.json").write_text(json.dumps({"data": state["data"], "parts": parts}))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"cpu": time.process_time(), "mib": peak}))
+    tell({})
 
 
-def measured(kind: str, n: int) -> None:
-    """Print a row of the growth table."""
+def measured(kind: str, n: int) -> list[str | float]:
+    """A row of the growth table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_pairs(folder, n) if kind == "text pairs" else write_photos(folder, n)
@@ -140,14 +119,10 @@ def measured(kind: str, n: int) -> None:
         (folder / "state.json").write_text(json.dumps(state))
         cells = []
         for step in STEPS:
-            command = [sys.executable, __file__, "--step", step, "--folder", name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            took = json.loads(done.stdout.splitlines()[-1])
-            cells.append(f"{took['cpu']:7.1f} s {took['mib']:6,.0f} MiB")
+            took = alone("--step", step, "--folder", name)
+            cells.append(f"{took['cpu_seconds']:.1f} s, {took['peak_mib']:,.0f} MiB")
         facts = sum(path.stat().st_size for path in (folder / "prepared" / "facts").iterdir())
-        print(f"{n:>9,} {kind:10} " + " ".join(cells) + f" {facts / n:6.0f} B", flush=True)
+    return [f"{n:,} {kind}", *cells, facts / n]
 
 
 def literal_bytes() -> int:
@@ -169,19 +144,22 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--photos", type=int, nargs="*", default=[10_000])
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.step:
         one_step(chosen.step, chosen.folder)
         return
-    print(f"a list of {MAX_PARTITIONS:,} partitions between two tasks: {literal_bytes():,} bytes")
-    head = " ".join(f"{step:>20}" for step in STEPS)
-    print(f"{'records':>9} {'':10} {head} facts/record")
-    for n in chosen.pairs:
-        measured("text pairs", n)
-    for n in chosen.photos:
-        measured("photos", n)
+    rows = [measured("text pairs", n) for n in chosen.pairs]
+    rows += [measured("photos", n) for n in chosen.photos]
+    columns = {"records": "", **dict.fromkeys(STEPS, ""), "facts of a record, bytes": ",.0f"}
+    listed = table(
+        {f"a list of {MAX_PARTITIONS:,} partitions": "", "bytes": ",d"},
+        [["between two tasks", literal_bytes()]],
+    )
+    clock = "CPU time of all threads, a process for each step, one run"
+    report("validation", [table(columns, rows), listed], clock, out=chosen.out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import nn
 
 from clippo_core.config import OptimConfig, require
 from clippo_core.engine.cached import StepOutput, contrastive_step
-from clippo_core.engine.choose import MemoryPlan, apply_memory, choose_memory
+from clippo_core.engine.choose import MemoryPlan, apply_memory, choose_memory, device_bytes
 from clippo_core.engine.interface import Engine
 from clippo_core.engine.plain import PlainEngine
 from clippo_core.engine.ranks import Ranks, init_distributed
@@ -118,6 +118,7 @@ __all__ = [
     "StepOutput",
     "apply_memory",
     "choose_memory",
+    "device_bytes",
     "contrastive_step",
     "init_distributed",
     "make_engine",

@@ -2,15 +2,17 @@
 with cached gradients.
 
     plain    features = engine(all pairs);  loss;  backward
-    cached   1. features of every chunk, without a graph
+    cached   1. features of every chunk but the last without a graph, of the last with one
              2. loss over all of them, and its gradient g with respect to the features
-             3. every chunk again, with a graph:  backward of  sum(features * g);
-                gradients are exchanged once, after the last chunk
+             3. backward of  sum(features * g):  of the last chunk from the graph that was kept,
+                then of every other chunk, which goes forward again for it;
+                gradients are exchanged once, at the end
 
-By the chain rule both give the same gradient (GradCache, Gao et al. 2021); the second needs the
-activations of one chunk only and one more forward pass. The logit scale's gradient comes from step
-2 and is added once. Unlike in gradient accumulation, the loss is never taken over a part of the
-batch.
+By the chain rule both give the same gradient. In the definition (GradCache, Gao et al. 2021) every
+chunk goes forward twice. Keeping the last chunk's graph is the same sum in another order: no more
+than one chunk's activations are alive at a time, as there, and K chunks take 2 K - 1 forward
+passes instead of 2 K. The logit scale's gradient comes from step 2 and is added once. Unlike in
+gradient accumulation, the loss is never taken over a part of the batch.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from torch import Tensor
 from clippo_core.engine.choose import MemoryPlan
 from clippo_core.engine.interface import Engine
 from clippo_core.losses import contrast
+
+Chunk = tuple[Tensor, Tensor, Tensor]
+"""What the module takes: photos, first texts, second texts."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def contrastive_step(
 
     `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the
     module takes them, photos first, on the engine's device, p + m the same on every rank. `memory`:
-    only its `chunk_pairs` matters here; 0 is one pass.
+    only the sizes of its chunks matter here.
     """
     pairs = len(second_text)
     if len(photos) + len(first_text) != pairs or pairs == 0:
@@ -69,9 +74,8 @@ def contrastive_step(
             f"{len(photos)} photos and {len(first_text)} first texts do not make {pairs} pairs with"
             " the second texts."
         )
-    chunk = memory.chunk_pairs if memory else 0
-    if 0 < chunk < pairs:
-        loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, chunk)))
+    if memory and len(memory.sizes(pairs)) > 1:
+        loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, memory)))
     else:
         first, second, scale = engine(photos, first_text, second_text)
         loss, sums = contrast(first, second, scale)
@@ -80,42 +84,43 @@ def contrastive_step(
 
 
 def _chunks(
-    photos: Tensor, first_text: Tensor, second_text: Tensor, size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    photos: Tensor, first_text: Tensor, second_text: Tensor, memory: MemoryPlan
+) -> Iterator[Chunk]:
     """The pairs low .. high of each chunk, still photos before texts."""
-    p = len(photos)
-    for low in range(0, len(second_text), size):
-        high = min(low + size, len(second_text))
+    p, low = len(photos), 0
+    for size in memory.sizes(len(second_text)):
+        high = low + size
         yield (
             photos[low:high],
             first_text[max(low - p, 0) : max(high - p, 0)],
             second_text[low:high],
         )
+        low = high
 
 
-def _cached(
-    engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cached(engine: Engine, chunks: list[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
+    *others, last = chunks
     with torch.no_grad():
-        outputs = [engine(*chunk) for chunk in chunks]
-    first = torch.cat([output[0] for output in outputs]).requires_grad_()
-    second = torch.cat([output[1] for output in outputs]).requires_grad_()
-    scale = outputs[0][2].clone().requires_grad_()
+        outputs = [engine(*chunk) for chunk in others]
+    kept = engine(*last)
+    outputs.append(kept)
+    first, second = (
+        torch.cat([output[side].detach() for output in outputs]).requires_grad_() for side in (0, 1)
+    )
+    scale = kept[2].detach().clone().requires_grad_()
     loss, sums = contrast(first, second, scale)
-    grad_first, grad_second, grad_scale = torch.autograd.grad(loss, (first, second, scale))
-    low = 0
+    *of_features, of_scale = torch.autograd.grad(loss, (first, second, scale))
+    gradients = list(zip(*(g.split([len(c[2]) for c in chunks]) for g in of_features), strict=True))
     with engine.coalesced():
-        for chunk in chunks:
-            high = low + len(chunk[2])
-            again_first, again_second, again_scale = engine(*chunk)
-            surrogate = (again_first * grad_first[low:high]).sum() + (
-                again_second * grad_second[low:high]
-            ).sum()
-            if low == 0:
-                surrogate = surrogate + again_scale * grad_scale
-            engine.backward(surrogate)
-            low = high
+        engine.backward(_surrogate(kept, gradients.pop()) + kept[2] * of_scale)
+        for chunk, gradient in zip(others, gradients, strict=True):
+            engine.backward(_surrogate(engine(*chunk), gradient))
     return loss, scale, sums
+
+
+def _surrogate(features: tuple[Tensor, ...], gradient: tuple[Tensor, ...]) -> Tensor:
+    """A scalar whose gradient with respect to both sides' features is the given one."""
+    return (features[0] * gradient[0]).sum() + (features[1] * gradient[1]).sum()
 
 
 def _report(world_size: int, pairs: int, loss: Tensor, scale: Tensor, sums: Tensor) -> StepOutput:

@@ -136,10 +136,9 @@ class Tower(nn.Module):
     def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile each block by itself, all of one shape into one graph: a compiled tower would be
         a single operator of backward, whose gradients all come at its end, too late to exchange
-        them meanwhile. A new shape is a new graph; under `skip_blank_rows`, which meets many, one
-        graph of any length.
+        them meanwhile. A new shape is a new graph, but under `skip_blank_rows`, which meets many.
         """
-        dynamic = None if self.config.skip_blank_rows else False
+        dynamic = self.config.skip_blank_rows
         for module in self.modules():
             if isinstance(module, Blocks):
                 module.run_one = torch.compile(run_block, backend=backend, dynamic=dynamic)

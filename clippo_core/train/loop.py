@@ -34,6 +34,7 @@ from clippo_core.engine import (
     Ranks,
     apply_memory,
     choose_memory,
+    device_bytes,
     init_distributed,
     make_engine,
 )
@@ -76,6 +77,8 @@ class _State:
     skipped: list[int] = field(default_factory=list)
     """Steps with a non-finite loss or gradient."""
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
+    memory: str = ""
+    """The memory plan of the last step, in words."""
 
 
 def pretrain(
@@ -105,8 +108,10 @@ def pretrain(
         _owned(plan, agreement) as check_owner,
     ):
         start = agreement.rank0(lambda: _find_start(plan, manifest, previous))
-        engine, memory = _build(plan, ranks, start)
+        smallest = min(agreement.everyone(device_bytes(ranks.device)))
+        engine, memory = _build(plan, ranks, start, smallest)
         state = _restore(engine, start, plan.model)
+        _note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
@@ -256,8 +261,12 @@ def _find_start(plan: PretrainPlan, manifest: Manifest, previous: str) -> str:
     return chosen.uri
 
 
-def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, MemoryPlan]:
-    """The tower under its engine, fresh, and how its activations fit."""
+def _build(
+    plan: PretrainPlan, ranks: Ranks, start: str, smallest_device: int
+) -> tuple[Engine, MemoryPlan]:
+    """The tower under its engine, fresh, and how its activations fit into the smallest device
+    (bytes, 0 = not known).
+    """
     # What a checkpoint will overwrite need not be read any more.
     weights = "" if start else plan.model.initial_weights
     is_file = weights.endswith((".npz", ".safetensors"))
@@ -269,7 +278,13 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
         models.load_weights(tower, checkpoint.weights(), checkpoint.uri)
     pairs = plan.train.pairs_per_rank(ranks.world_size)
     memory = choose_memory(
-        plan.train, plan.model, plan.render.image_px, pairs, ranks.world_size, ranks.device
+        plan.train,
+        plan.model,
+        plan.render.image_px,
+        pairs,
+        ranks.world_size,
+        smallest_device,
+        sum(p.numel() for p in tower.parameters()),
     )
     if ranks.rank == 0:
         _log.info("%s", memory.reason)
@@ -304,7 +319,23 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     kept = checkpoint.progress.state or {}
     skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
     losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
-    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
+    memory = optional(kept, "memory", str, "", start, "state", error=CheckpointError)
+    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN), memory)
+
+
+def _note_memory(state: _State, words: str, start: str) -> None:
+    """Remember the memory plan; say so where a run goes on with another: its sums have another
+    order.
+    """
+    if state.memory not in ("", words):
+        _log.warning(
+            "activations fit by another plan (%s) than in %s (%s): the run goes on with the same"
+            " gradients to rounding, not bit for bit.",
+            words,
+            start,
+            state.memory,
+        )
+    state.memory = words
 
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
@@ -410,6 +441,10 @@ def _progress(
         render_digest=text_encoder.digest,
         journal=RunFolder(plan.stage.root).journal,
         finished=finished,
-        state={"skipped": list(state.skipped), "losses": list(state.losses)},
+        state={
+            "skipped": list(state.skipped),
+            "losses": list(state.losses),
+            "memory": state.memory,
+        },
         left_out=manifest.left_out,
     )

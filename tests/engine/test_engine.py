@@ -20,7 +20,14 @@ from clippo_core.engine import (
     init_distributed,
     make_engine,
 )
-from clippo_core.engine.choose import STATE_BYTES_PER_PARAMETER, activation_bytes_per_pair
+from clippo_core.engine.choose import (
+    SMALLEST_CHUNK_PAIRS,
+    STATE_BYTES_PER_PARAMETER,
+    activation_bytes_per_pair,
+    fixed_bytes,
+    forward_share,
+    time_over_plain,
+)
 from clippo_core.errors import CheckpointError, ConfigError
 from clippo_core.losses import contrastive_loss
 from clippo_core.models import build_tower
@@ -32,7 +39,7 @@ L16 = ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096)
 @pytest.mark.parametrize("chunk", [0, 1, 3, 5, 16, 99])
 def test_a_step_reports_the_whole_batch(chunk):
     engine = engine_of(tower())
-    output = contrastive_step(engine, *batch(1), memory=MemoryPlan("cached", chunk, "test"))
+    output = contrastive_step(engine, *batch(1), memory=MemoryPlan("plain", chunk, "test"))
     with torch.no_grad():
         first, second, scale = engine.module(*batch(1))
     similarity = first @ second.T
@@ -237,41 +244,119 @@ def test_recomputing_changes_no_gradient(mode):
         apply_memory(torch.nn.Linear(2, 2), MemoryPlan(mode, 0, "test"))
 
 
+def test_the_last_chunk_goes_forward_once():
+    module = tower()
+    calls = dict.fromkeys(range(MODEL.depth), 0)
+
+    def count(number: int) -> None:
+        calls[number] += torch.is_grad_enabled() or 1j
+
+    for number, block in enumerate(module.blocks):
+        block.register_forward_hook(lambda *_, number=number: count(number))
+    engine = engine_of(module)
+    for parts in (1, 2, 4):
+        calls.update(dict.fromkeys(calls, 0))
+        contrastive_step(engine, *batch(1), memory=MemoryPlan("plain", PAIRS // parts, "test"))
+        engine.update(0.0)
+        # With a graph once a chunk; before it, without one, all chunks but the last.
+        assert set(calls.values()) == {parts + (parts - 1) * 1j}
+
+
 @pytest.mark.parametrize(
-    "model, ranks, mode, chunk",
+    "chunk, last, sizes",
     [
-        (B16, 1, "cached", 640),
-        (B16, 8, "recompute", 0),
-        (B16, 16, "plain", 0),
-        (L16, 8, "cached", 320),
-        (L16, 64, "plain", 0),
+        (0, 0, [16]),
+        (16, 0, [16]),
+        (4, 0, [4, 4, 4, 4]),
+        (5, 0, [1, 5, 5, 5]),
+        (4, 8, [4, 4, 8]),
+        (6, 9, [1, 6, 9]),
+        (9, 7, [9, 7]),
     ],
 )
-def test_the_papers_batch_on_h200s(model, ranks, mode, chunk):
-    plan = choose_memory(TrainConfig(memory_gib=139 * 0.92), model, 224, 10_240 // ranks, ranks)
-    assert (plan.mode, plan.chunk_pairs) == (mode, chunk), plan.reason
-    assert mode in plan.reason and "GiB" in plan.reason
+def test_chunks_end_with_a_whole_one_and_give_plains_gradient(chunk, last, sizes):
+    plan = MemoryPlan("plain", chunk, "test", last)
+    assert plan.sizes(PAIRS) == sizes
+    gradients = []
+    for memory in (None, plan):
+        module = tower(torch.float64)
+        contrastive_step(engine_of(module), *batch(1), memory=memory)
+        gradients.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
+    assert (gradients[1] - gradients[0]).abs().max() <= 1e-14 * gradients[0].abs().max()
+
+
+def test_a_plan_says_its_chunks():
+    assert MemoryPlan("recompute", 512, "", 768).words(1280) == "recompute, chunks of 512 + 768"
+    assert MemoryPlan("plain", 4, "").words(14) == "plain, chunks of 2 + 3 x 4"
+    assert MemoryPlan("checkpoint", 0, "").words(14) == "checkpoint, one pass"
+
+
+@pytest.mark.parametrize(
+    "model, ranks, gib, words",
+    [
+        (B16, 1, 139, "plain, chunks of 10 x 928 + 960"),
+        (B16, 8, 139, "recompute, one pass"),
+        (B16, 16, 139, "plain, one pass"),
+        (B16, 8, 79, "recompute, chunks of 512 + 768"),
+        (L16, 8, 139, "recompute, chunks of 2 x 384 + 512"),
+        (L16, 64, 139, "plain, one pass"),
+    ],
+)
+def test_the_papers_batch_on_gpus(model, ranks, gib, words):
+    pairs = 10_240 // ranks
+    plan = choose_memory(TrainConfig(), model, 224, pairs, ranks, gib << 30)
+    assert plan.words(pairs) == words, plan.reason
+    assert words in plan.reason and "GiB" in plan.reason
+    assert plan == choose_memory(TrainConfig(memory_gib=gib * 0.92), model, 224, pairs, ranks)
+
+
+def cheapest(room: float, pairs: int) -> float:
+    """The least counted time of B/16, by trying every mode and every size of the last chunk."""
+    costs, forward = time_over_plain(B16, 224), forward_share(B16, 224)
+    return min(
+        cost + forward * (1 - last / pairs)
+        for mode, cost in costs.items()
+        for last in range(1, pairs + 1)
+        if last * activation_bytes_per_pair(B16, 224, mode, "bfloat16") <= room
+    )
+
+
+@pytest.mark.parametrize("pairs", [64, 256, 1280])
+def test_no_other_plan_is_cheaper(pairs):
+    fixed = fixed_bytes(TrainConfig(), B16, 224, pairs)
+    for gib in (8, 12, 20, 33, 60, 90):
+        plan = choose_memory(TrainConfig(memory_gib=fixed / 2**30 + gib), B16, 224, pairs)
+        per_pair = activation_bytes_per_pair(B16, 224, plan.mode, "bfloat16")
+        assert max(plan.sizes(pairs)) * per_pair <= gib * 2**30 and sum(plan.sizes(pairs)) == pairs
+        # At most a multiple of 32 and a pair a chunk are given away.
+        given_away = (SMALLEST_CHUNK_PAIRS + len(plan.sizes(pairs))) / pairs / 3
+        assert 0 <= plan.cost - cheapest(gib * 2**30, pairs) <= given_away, plan.reason
 
 
 def test_memory_is_chosen_by_what_fits():
     def plan(gib: float, pairs: int = 256, **train) -> MemoryPlan:
         return choose_memory(TrainConfig(memory_gib=gib, **train), B16, 224, pairs)
 
-    states = STATE_BYTES_PER_PARAMETER * 93_474_817 / 2**30
+    states = fixed_bytes(TrainConfig(), B16, 224, 256) / 2**30
+    assert states > STATE_BYTES_PER_PARAMETER * 93_474_817 / 2**30
     assert plan(0.0).mode == "plain" and "no memory limit" in plan(0.0).reason
-    assert [plan(states + gib).mode for gib in (33, 24, 16)] == ["plain", "recompute", "cached"]
-    assert [plan(states + gib).chunk_pairs for gib in (16, 17)] == [
-        64,
-        128,
-    ]  # equal chunks before larger ones
-    assert (
-        plan(states + 2, pairs=64).mode == "checkpoint"
-    )  # where only chunks of 15 pairs would fit
-    assert plan(states + 0.5).mode == "cached"
+    assert [plan(states + gib).words(256) for gib in (33, 24, 16)] == [
+        "plain, one pass",
+        "recompute, one pass",
+        "recompute, chunks of 96 + 160",
+    ]
+    # Where only chunks of 15 pairs would fit.
+    assert plan(states + 2, pairs=64).words(64) == "checkpoint, one pass"
+    assert plan(states + 0.5).chunk_pairs > 0
     with pytest.raises(ConfigError, match="not one pair fits"):
         plan(states)
     assert plan(0.0, memory="checkpoint").mode == "checkpoint"
-    assert plan(0.0, memory="cached", chunk_pairs=100).chunk_pairs == 100
+    told = [
+        plan(gib, memory="cached", chunk_pairs=100) for gib in (0.0, 60, states + 9, states + 1)
+    ]
+    assert [p.sizes(256) for p in told] == 4 * [[56, 100, 100]]
+    assert [p.mode for p in told] == ["plain", "plain", "recompute", "checkpoint"]
+    assert plan(states + 24, memory="cached").words(256) == "plain, chunks of 96 + 160"
     with pytest.raises(ConfigError, match="not one pair"):
         plan(states, memory="cached")
 
@@ -290,6 +375,6 @@ def test_a_compiled_tower_gives_the_same_step(mode, backend):
         if compiled:
             module.compile_blocks(backend)
         engine = engine_of(module)
-        output = contrastive_step(engine, *batch(0), memory=MemoryPlan("cached", 8, "test"))
+        output = contrastive_step(engine, *batch(0), memory=MemoryPlan("plain", 8, "test"))
         found.append([output.loss, engine.update(1.0), contrastive_step(engine, *batch(1)).loss])
     assert found[1] == pytest.approx(found[0], rel=1e-4)

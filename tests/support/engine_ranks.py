@@ -83,7 +83,7 @@ def engine_of(module: torch.nn.Module, **options: Any) -> Engine:
 
 
 def chunks(parts: int, world_size: int) -> MemoryPlan | None:
-    return MemoryPlan("cached", PAIRS // world_size // parts, "test") if parts > 1 else None
+    return MemoryPlan("plain", PAIRS // world_size // parts, "test") if parts > 1 else None
 
 
 def train(engine: Engine, steps: range, parts: int = 1) -> dict[str, Any]:

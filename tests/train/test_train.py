@@ -604,3 +604,20 @@ def test_flops_are_what_torch_counts(plan: PretrainPlan) -> None:
     loss_flops = 3 * 2 * 4 * 4 * plan.model.embed_dim
     expected = 4 * (speed.training_flops_per_pair(plan.model, 32) or 0)
     assert counter.get_total_flops() - loss_flops == pytest.approx(expected, rel=0.02)
+
+
+def test_a_run_that_goes_on_by_another_memory_plan_says_so(
+    shards: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, uninterrupted: Reference
+) -> None:
+    plan, _ = uninterrupted
+    start = storage.join(plan.stage.root, "checkpoints", "step-00000004")
+    assert (open_checkpoint(start).progress.state or {})["memory"] == "plain, one pass"
+    half = plan.train.batch_pairs // 2
+    changes = {"memory": "cached", "chunk_pairs": half, "resume_from": start}
+    chunks = moved(plan, tmp_path, **{f"train__{name}": value for name, value in changes.items()})
+    train(chunks, shards)
+    said = f"by another plan (plain, chunks of 2 x {half}) than in {start}"
+    assert said in caplog.text and "not bit for bit" in caplog.text
+    found = [line["loss"] for line in curve(chunks)]
+    expected = [line["loss"] for line in curve(plan)][4:]
+    assert found == pytest.approx(expected, rel=1e-4)
