@@ -95,7 +95,7 @@ def engine_of(
     if kind == "ours":
         apply_memory(module, MemoryPlan(mode, 0, ""))
     if compiled:
-        module.compile()
+        module.compile_blocks() if kind == "ours" else module.compile(dynamic=False)
     return make_engine(
         module,
         OptimConfig(),

@@ -142,7 +142,7 @@ class TrainConfig(Checked, path="train"):
     """Device memory that `auto` may count on, in GiB; 0 = what the device reports, or no limit on a
     CPU."""
     compile: Runtime[bool] = False
-    """torch.compile the tower: the same mathematics, to rounding."""
+    """torch.compile the tower's blocks: the same mathematics, to rounding."""
     save_every_steps: Runtime[Count] = 1_000
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Runtime[Count] = 3

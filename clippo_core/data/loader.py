@@ -92,14 +92,16 @@ def batches(
     """The batches of steps start_step .. steps - 1 for one rank, in order.
 
     `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0
-    makes them here. `varied` draws the texts instead of `text_encoder`, in a layout that follows
-    from (seed, step, place). Raises ConfigError where batch, ranks and data cannot go together,
-    ShardError where a shard is missing or damaged.
+    makes them here; where there is a GPU, both in pinned memory. `varied` draws the texts instead
+    of `text_encoder`, in a layout that follows from (seed, step, place). Raises ConfigError where
+    batch, ranks and data cannot go together, ShardError where a shard is missing or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
     batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied, steps)
+    pinned = torch.cuda.is_available()
     if workers == 0:
-        return (batch_of[step] for step in range(start_step, steps))
+        made = (batch_of[step] for step in range(start_step, steps))
+        return (batch.pin_memory() for batch in made) if pinned else made
     return iter(
         torch.utils.data.DataLoader(
             batch_of,
@@ -108,7 +110,7 @@ def batches(
             collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=2,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
         )
     )
 

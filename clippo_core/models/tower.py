@@ -133,6 +133,16 @@ class Tower(nn.Module):
             raise ConfigError(f"recompute mode is {mode!r}; use 'none', 'pointwise' or 'blocks'.")
         self.recompute = mode
 
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile each block by itself, all of one shape into one graph: a compiled tower would be
+        a single operator of backward, whose gradients all come at its end, too late to exchange
+        them meanwhile. A new shape is a new graph, but under `skip_blank_rows`, which meets many.
+        """
+        dynamic = self.config.skip_blank_rows
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.run_one = torch.compile(run_block, backend=backend, dynamic=dynamic)
+
     def _both_features(self, photos: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Unit features of photos and of texts: one pass over both, concatenated."""
         n_photos = len(photos)
@@ -295,11 +305,19 @@ def layer_norm(width: int, **kwargs: Any) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6, **kwargs)
 
 
-def transformer_blocks(config: ModelConfig) -> nn.Sequential:
+class Blocks(nn.Sequential):
+    """Transformer blocks, and what runs one of them: `run_block`, as it is or compiled."""
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__(*blocks)
+        self.run_one: Callable[[nn.Module, Tensor, Recompute], Tensor] = run_block
+
+
+def transformer_blocks(config: ModelConfig) -> Blocks:
     """`depth` pre-LN blocks of timm, with the reference's LayerNorm and GELU."""
     block = load_timm().models.vision_transformer.Block
     shape = {"dim": config.width, "num_heads": config.num_heads, "mlp_ratio": _mlp_ratio(config)}
-    return nn.Sequential(
+    return Blocks(
         *[
             block(**shape, qkv_bias=True, norm_layer=layer_norm, act_layer=_gelu)
             for _ in range(config.depth)
@@ -307,21 +325,29 @@ def transformer_blocks(config: ModelConfig) -> nn.Sequential:
     )
 
 
-def run_blocks(blocks: nn.Sequential, norm: nn.Module, x: Tensor, recompute: Recompute) -> Tensor:
+def run_blocks(blocks: Blocks, norm: nn.Module, x: Tensor, recompute: Recompute) -> Tensor:
     """Blocks and final LayerNorm over tokens [n, length, width], with activations recomputed as
     told.
     """
+    for block in blocks:
+        x = blocks.run_one(block, x, recompute)
+    return norm(x)
+
+
+def run_block(block: nn.Module, x: Tensor, recompute: Recompute) -> Tensor:
+    """One block over tokens [n, length, width].
+
+    What is recomputed is chosen in here, so that a compiler sees it: around a compiled block,
+    `pointwise` would not know its matrix products.
+    """
+    if recompute == "none" or not torch.is_grad_enabled():
+        return block(x)
     contexts: Any = {}
     if recompute == "pointwise":
         contexts = {
             "context_fn": partial(create_selective_checkpoint_contexts, _keep_matrix_products)
         }
-    for block in blocks:
-        if recompute == "none" or not torch.is_grad_enabled():
-            x = block(x)
-        else:
-            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **contexts)
-    return norm(x)
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **contexts)
 
 
 _MATRIX_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "linear"}

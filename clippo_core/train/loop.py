@@ -290,7 +290,7 @@ def _build(
         _log.info("%s", memory.reason)
     apply_memory(tower, memory)
     if plan.train.compile:
-        tower.compile()
+        tower.compile_blocks()
     engine = make_engine(
         tower,
         plan.optim,

@@ -58,21 +58,21 @@ def train_step(engine: Engine, batch: Batch, multiplier: float, memory: MemoryPl
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches, copied to `device`; to a GPU one batch ahead, on a stream of its own, while the
-    step before it computes.
+    step before it computes. A step waits for its own batch alone.
     """
     if device.type != "cuda":
         yield from batches
         return
     stream = torch.cuda.Stream(device)
-    ahead: tuple[Batch, Batch] | None = None
+    ahead: tuple[Batch, torch.cuda.Event] | None = None
     for pinned in batches:
         with torch.cuda.stream(stream):
-            following = pinned, _copied(pinned, device)
+            following = _copied(pinned, device), stream.record_event()
         if ahead is not None:
-            yield _ready(ahead[1], stream, device)
+            yield _ready(*ahead, device)
         ahead = following
     if ahead is not None:
-        yield _ready(ahead[1], stream, device)
+        yield _ready(*ahead, device)
 
 
 def with_varied_text(
@@ -118,10 +118,10 @@ def _copied(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, photos=photos, first_text=first, second_text=second)
 
 
-def _ready(batch: Batch, stream: torch.cuda.Stream, device: torch.device) -> Batch:
+def _ready(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:
     """Let the computing stream wait for the copy, and tell the allocator who uses the memory."""
     current = torch.cuda.current_stream(device)
-    current.wait_stream(stream)
+    current.wait_event(copied)
     for tensor in (batch.photos, batch.first_text, batch.second_text):
         tensor.record_stream(current)
     return batch

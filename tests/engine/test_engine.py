@@ -362,15 +362,19 @@ def test_memory_is_chosen_by_what_fits():
 
 
 @pytest.mark.slow
-def test_a_compiled_tower_gives_the_same_step():
-    losses = []
+@pytest.mark.parametrize(
+    "mode, backend",
+    [("plain", "aot_eager"), ("recompute", "inductor"), ("checkpoint", "aot_eager")],
+)  # aot_eager traces and differentiates as inductor, without the C++ compiler
+def test_a_compiled_tower_gives_the_same_step(mode, backend):
+    torch._dynamo.reset()
+    found = []
     for compiled in (False, True):
         module = tower()
+        apply_memory(module, MemoryPlan(mode, 0, "test"))
         if compiled:
-            module.compile(
-                backend="aot_eager"
-            )  # traced and differentiated as by default, without the C++ compiler
+            module.compile_blocks(backend)
         engine = engine_of(module)
         output = contrastive_step(engine, *batch(0), memory=MemoryPlan("plain", 8, "test"))
-        losses.append([output.loss, engine.update(1.0), contrastive_step(engine, *batch(1)).loss])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        found.append([output.loss, engine.update(1.0), contrastive_step(engine, *batch(1)).loss])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -4,11 +4,14 @@ the paper's parameter counts.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from tower_reference import SMALL, VOCAB, flax_arrays, pairs_for, perturbed, reference_embedding
 
 from clippo_core import models
@@ -207,11 +210,48 @@ def test_decay_is_on_kernels_only_and_views_are_per_head():
     assert all(math.prod(view) == shapes[name].numel() for name, view in tower.views.items())
 
 
-def test_blocks_compile_without_breaks():
+def test_a_tower_compiles_without_breaks():
     tower = models.build_tower(KINDS["clippo"], 32)
     given = pairs_for(tower, 3, 2)
     explained = torch._dynamo.explain(tower)(*given)
     assert explained.graph_break_count == 0, explained.break_reasons
+
+
+def products(call: Callable[[], object]) -> int:
+    """Matrix products that `call` computes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    names = [event.name() for event in profile.profiler.kineto_results.events()]
+    return sum(name in ("aten::mm", "aten::addmm", "aten::bmm") for name in names)
+
+
+@pytest.mark.parametrize(
+    "kind, graphs", [("clippo", 1), ("1T-CLIP, equal lengths", 1), ("CLIP*", 2)]
+)
+@pytest.mark.parametrize("recompute", ["none", "pointwise", "blocks"])
+def test_all_blocks_of_one_shape_are_one_compiled_graph(kind, graphs, recompute):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    found = {}
+    for compiled in (False, True):
+        tower = perturbed(models.build_tower(KINDS[kind], 32, vocab_size=VOCAB))
+        tower.set_recompute(recompute)
+        if compiled:
+            tower.compile_blocks(counter)
+        loss = contrastive_loss(*tower(*pairs_for(tower, 3, 2)))
+        found[compiled] = products(loss.backward), [p.grad for p in tower.parameters()]
+    assert counter.frame_count == graphs and len(tower.blocks) == 2
+    torch.testing.assert_close(found[True][1], found[False][1], atol=1e-5, rtol=1e-4)
+    # Eagerly torch looks up the kept products by calling them; compiled, none is there twice.
+    assert found[True][0] <= found[False][0]
+    assert recompute != "pointwise" or found[True][0] == without_recompute(kind)
+
+
+@functools.cache
+def without_recompute(kind: str) -> int:
+    """Matrix products of backward where everything was kept."""
+    tower = models.build_tower(KINDS[kind], 32, vocab_size=VOCAB)
+    return products(contrastive_loss(*tower(*pairs_for(tower, 3, 2))).backward)
 
 
 def test_bad_input_is_named():

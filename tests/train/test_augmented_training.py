@@ -326,7 +326,7 @@ def test_cached_gradients_see_one_and_the_same_drawing(tmp_path: Path, shards: M
     assert cached == pytest.approx(plain, rel=1e-4)
 
 
-def test_a_compiled_tower_meets_one_shape(tmp_path: Path, shards: Manifest) -> None:
+def test_compiled_blocks_meet_one_shape(tmp_path: Path, shards: Manifest) -> None:
     import torch._dynamo.testing as testing
 
     from clippo_core import models
@@ -334,7 +334,7 @@ def test_a_compiled_tower_meets_one_shape(tmp_path: Path, shards: Manifest) -> N
     plan = varied_plan(tmp_path)
     counter = testing.CompileCounterWithBackend("eager")
     tower = models.build_tower(plan.model, 32)
-    tower.compile(backend=counter)
+    tower.compile_blocks(counter)
     for batch in read(shards, ALL):
         features = tower(batch.photos, batch.first_text, batch.second_text)[1]
         assert features.isfinite().all()
