@@ -20,7 +20,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register preflight run \
+.PHONY: setup help demo test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
 	activate deactivate abort clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
@@ -53,6 +53,9 @@ fuzz: setup ## damaged files against one decoder or reader: make fuzz FORMAT=tar
 
 test-nightly: setup ## soaks and many-seed runs
 	$(PYTEST) -m nightly
+
+test-gpu: setup ## the tests that need a CUDA device, one after the other; without one all are skipped
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 check: setup ## style and types
 	$(BIN)/ruff check .
