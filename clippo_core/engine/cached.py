@@ -154,3 +154,23 @@ def _cached(
             engine.backward(surrogate)
             low = high
     return loss, scale, sums
+
+
+def rehearse(
+    engine: Engine,
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    *,
+    memory: MemoryPlan | None = None,
+) -> None:
+    """Run the module as a step on these pairs would, every shape once, and keep nothing: what is
+    compiled at first use is compiled then. No rank waits for another; see `Engine.rehearse`.
+    """
+    pairs, chunk = len(second_text), memory.chunk_pairs if memory else 0
+    is_cached = 0 < chunk < pairs
+    chunks = _chunks(photos, first_text, second_text, chunk if is_cached else pairs)
+    shapes = {tuple(map(len, chunk)): chunk for chunk in chunks}
+    for with_graph in (False, True) if is_cached else (True,):
+        for inputs in shapes.values():
+            engine.rehearse(*inputs, with_graph=with_graph)

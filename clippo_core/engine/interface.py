@@ -96,6 +96,18 @@ class Engine(abc.ABC):
             raise RuntimeError("the engine did not call its optimizer's step().")
         return self.optimizer.outcome
 
+    def rehearse(self, *inputs: Any, with_graph: bool) -> None:
+        """The module's forward pass, `with_graph` its backward pass as well, outside of the
+        exchange with other ranks: no gradient, weight or random number differs afterwards.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(with_graph):
+            outputs = self._forward(*inputs)
+            if with_graph:
+                total = torch.stack([output.float().sum() for output in outputs]).sum()
+                trained = [p for p in self.module.parameters() if p.requires_grad]
+                torch.autograd.grad(total, trained, allow_unused=True)
+
     def discard(self) -> None:
         """Drop the gradients of a step that is skipped; weights and optimizer state stay. All ranks
         must do the same.
