@@ -65,6 +65,10 @@ class ZeroEngine(Engine):
     def __call__(self, *inputs: Any) -> Any:
         return self._zero(*inputs)
 
+    def rehearse(self, *inputs: Any, with_graph: bool) -> None:
+        if self.stage < 3:  # there the forward pass fetches weights from other ranks
+            super().rehearse(*inputs, with_graph=with_graph)
+
     def weights(self) -> dict[str, Tensor]:
         with self._gathered(writing=False):
             state = self.module.state_dict() if self.rank == 0 else {}
