@@ -45,9 +45,17 @@ class Sgd(ShardedOptimizer):
     factor.
     """
 
-    def _allocate(self, like: Tensor) -> None: ...
+    def _allocate(self, like: Tensor) -> None:
+        self._bundles = [self._bundle(self._fragments, 0)] if self._fragments else []
 
-    def _direct(self, direction: Tensor, sums: Tensor) -> None: ...
+    def _measure(self, gradients: list[Tensor], sums: Tensor) -> Tensor:
+        return torch.stack([self._like().new_zeros(()), *(g.dot(g) for g in gradients)]).sum()
+
+    def _change(
+        self, gradients: list[Tensor], sums: Tensor, clip: Tensor, size: Tensor | float
+    ) -> None:
+        for bundle, gradient in zip(self._bundles, gradients, strict=True):
+            self._apply(bundle, self._parameters(bundle), gradient * clip, size)
 
     def _slots(self) -> dict:
         return {}
