@@ -189,8 +189,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Let torch.compile fuse the update; before the first step. The same mathematics, to
         rounding."""
         self.in_cache, self._compiled = False, True
-        self._measure = torch.compile(self._measure, dynamic=False)  # type: ignore[method-assign]
-        self._change = torch.compile(self._change, dynamic=False)  # type: ignore[method-assign]
+        # Or the momentum would not be rounded to bfloat16 where the reference rounds it.
+        exactly = {"emulate_precision_casts": True}
+        measure, change = self._measure, self._change
+        self._measure = torch.compile(measure, dynamic=False, options=exactly)  # type: ignore
+        self._change = torch.compile(change, dynamic=False, options=exactly)  # type: ignore
 
     def full_state(self) -> dict[str, Tensor]:
         """The whole state as CPU tensors, on rank 0; an empty dict elsewhere. All ranks of a
