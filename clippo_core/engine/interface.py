@@ -92,8 +92,7 @@ class Engine(abc.ABC):
         self._pending = False
         self.optimizer.report, self.optimizer.outcome = report, None
         self._update(multiplier)
-        if self.optimizer.outcome is None:
-            raise RuntimeError("the engine did not call its optimizer's step().")
+        assert self.optimizer.outcome is not None
         return self.optimizer.outcome
 
     def rehearse(self, *inputs: Any, with_graph: bool) -> None:

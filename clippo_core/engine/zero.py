@@ -98,6 +98,9 @@ class ZeroEngine(Engine):
         # With None the optimizer does nothing, and DeepSpeed drops the gradients as after any step.
         self.optimizer.multiplier = multiplier
         self._zero.step()
+        if multiplier is not None and self.optimizer.outcome is None:
+            # Stage 3 looks at the norm itself: one that is not finite, and no rank steps.
+            self.optimizer.skip()
 
 
 def _deepspeed(device: torch.device) -> Any:

@@ -166,9 +166,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             numbers[:k] = self.report
         squares, sums = numbers[k], numbers[k + 1 :]
         squares.copy_(self._measure(gradients, sums))
-        shared = numbers if self._is_shard() else numbers[:k]
-        if shared.numel() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(shared)
+        _sum_over_ranks(numbers if self._is_shard() else numbers[:k])
         norm = squares.sqrt()
         self.outcome = torch.cat([numbers[:k], norm.reshape(1)])
         self._counts = self.outcome.isfinite().all()
@@ -194,6 +192,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         measure, change = self._measure, self._change
         self._measure = torch.compile(measure, dynamic=False, options=exactly)  # type: ignore
         self._change = torch.compile(change, dynamic=False, options=exactly)  # type: ignore
+
+    def skip(self) -> None:
+        """Instead of `step`, on all ranks: the gradient is known not to be finite."""
+        report = self._like().new_empty(0) if self.report is None else self.report.clone()
+        _sum_over_ranks(report)
+        self.outcome = torch.cat([report, report.new_full((1,), torch.inf)])
 
     def full_state(self) -> dict[str, Tensor]:
         """The whole state as CPU tensors, on rank 0; an empty dict elsewhere. All ranks of a
@@ -354,6 +358,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
             else:
                 scale = size * rate
             torch._foreach_add_(mine, theirs, alpha=scale)
+
+
+def _sum_over_ranks(numbers: Tensor) -> None:
+    if numbers.numel() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(numbers)
 
 
 def _numel(shape: tuple[int, ...]) -> int:
