@@ -162,6 +162,9 @@ class TrainConfig(Checked, path="train"):
     in the run's folder; the tool is installed apart."""
     tracker_uri: Runtime[str] = ""
     """Address of the MLflow server."""
+    attention: Runtime[Literal["auto", "flash", "cudnn", "efficient", "math"]] = "auto"
+    """Kernel of attention, preferred where it can run: the same function, to rounding. `auto`: on a
+    Hopper GPU flash or cuDNN by a short probe, kept when the run goes on; else torch's choice."""
 
     def check_together(self) -> None:
         """MLflow has an address."""

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import (
 from clippo_core.config import ModelConfig
 from clippo_core.errors import ConfigError, ImageError
 from clippo_core.models.blank_rows import row_groups
+from clippo_core.models.patches import PatchProduct
 from clippo_core.models.timm_shim import load_timm
 from clippo_core.rendering.draw import expand
 
@@ -338,9 +339,10 @@ def _keep_matrix_products(
 
 def _patch_embed(config: ModelConfig) -> nn.Module:
     # Sizes are checked by the tower, which names them; timm's own check would only assert.
-    return load_timm().layers.PatchEmbed(
-        None, ModelConfig.PATCH_PX, 3, config.width, strict_img_size=False
-    )
+    px = ModelConfig.PATCH_PX
+    embedding = load_timm().layers.PatchEmbed(None, px, 3, config.width, strict_img_size=False)
+    embedding.proj = PatchProduct(3, config.width, px)
+    return embedding
 
 
 def _map_head(config: ModelConfig) -> nn.Module:

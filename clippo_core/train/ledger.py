@@ -41,6 +41,8 @@ class State:
     skipped: list[int] = field(default_factory=list)
     """Steps with a non-finite loss or gradient, of those that were read."""
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
+    attention: str = ""
+    """Kernel of attention; empty = torch's choice."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Ledger:
         self._plan, self._state, self._agreement = plan, state, agreement
         self._record, self._meter = record, meter
         self._newest: _Queued | None = None
+        self._has_begun = False
 
     def queued(self, result: StepResult, keys: list[str], multiplier: float) -> None:
         """The next step, of this rank's pairs `keys`, was queued; note the one before. Raises
@@ -129,6 +132,9 @@ class Ledger:
             "pairs_seen": queued.step * plan.train.batch_pairs,
             "skipped": len(self._state.skipped),
         }
+        if self._state.attention and not self._has_begun:
+            more["attention"] = self._state.attention  # once an attempt
+        self._has_begun = True
         if self._record:
             self._record.step(line | queued.times | more)
 

@@ -38,6 +38,12 @@ from clippo_core.engine import (
     make_engine,
     rehearse,
 )
+from clippo_core.engine.attention import (
+    KERNELS,
+    choose_attention,
+    probe_seconds,
+    using_attention,
+)
 from clippo_core.engine.checkpoint import (
     Checkpoint,
     Progress,
@@ -97,6 +103,7 @@ def pretrain(
         start = agreement.rank0(lambda: _find_start(plan, manifest, previous))
         engine, memory = _build(plan, ranks, start)
         state = _restore(engine, start, plan.model)
+        state.attention = agreement.rank0(lambda: _attention(plan, ranks, state))
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
@@ -116,15 +123,16 @@ def pretrain(
         feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
         feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
         try:
-            feed = _begun_together(feed, plan, engine, memory, agreement)
-            while state.step < plan.train.steps:
-                with meter.waiting():
-                    batch = next(feed)
-                multiplier = _multiplier(plan, state.step)
-                result = train_step(engine, batch, multiplier, memory)
-                ledger.queued(result, batch.keys, multiplier)
-                if state.step < plan.train.steps:
-                    saving.after_step(state.step)
+            with using_attention(state.attention):
+                feed = _begun_together(feed, plan, engine, memory, agreement)
+                while state.step < plan.train.steps:
+                    with meter.waiting():
+                        batch = next(feed)
+                    multiplier = _multiplier(plan, state.step)
+                    result = train_step(engine, batch, multiplier, memory)
+                    ledger.queued(result, batch.keys, multiplier)
+                    if state.step < plan.train.steps:
+                        saving.after_step(state.step)
             return saving.save_now(finished=True)
         finally:
             saving.close()
@@ -272,6 +280,7 @@ def _build(plan: PretrainPlan, ranks: Ranks, start: str) -> tuple[Engine, Memory
         zero_stage=plan.train.zero_stage,
         precision=plan.train.precision,
         device=ranks.device,
+        compile_update=plan.train.compile,
     )
     return engine, memory
 
@@ -292,7 +301,26 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> State:
     kept = checkpoint.progress.state or {}
     skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
     losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
-    return State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN))
+    attention = optional(kept, "attention", str, "", start, "state", error=CheckpointError)
+    if attention not in ("", *KERNELS):
+        attention = ""  # of another version
+    return State(
+        checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN), attention=attention
+    )
+
+
+def _attention(plan: PretrainPlan, ranks: Ranks, state: State) -> str:
+    """The kernel of attention for all ranks, said in the log where it is a choice."""
+
+    def seconds(name: str) -> float:
+        return probe_seconds(
+            name, plan.model, plan.render.image_px, plan.train.precision, ranks.device
+        )
+
+    chosen = choose_attention(plan.train.attention, state.attention, ranks.device, seconds)
+    if chosen:
+        _log.info("attention by the kernel %s (train.attention)", chosen)
+    return chosen
 
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
@@ -376,6 +404,10 @@ def _progress(
         render_digest=text_encoder.digest,
         journal=RunFolder(plan.stage.root).journal,
         finished=finished,
-        state={"skipped": list(state.skipped), "losses": list(state.losses)},
+        state={
+            "skipped": list(state.skipped),
+            "losses": list(state.losses),
+            "attention": state.attention,
+        },
         left_out=manifest.left_out,
     )
