@@ -19,7 +19,7 @@ OLD_FONT = PROJECT.parent / "shared" / "fonts" / "unifont-9.0.06"
 GPU_TESTS = PROJECT / "tests" / "gpu"
 
 # Helpers of the tests, and tools, by their plain names; also for the processes that tests start.
-HELPERS = [str(PROJECT / folder) for folder in ("tests/support", "tests", "tools")]
+HELPERS = [str(PROJECT / folder) for folder in ("tests/support", "tests", "tests/engine", "tools")]
 sys.path += HELPERS
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [*filter(None, [os.environ.get("PYTHONPATH")]), *HELPERS]
