@@ -56,12 +56,14 @@ def contrastive_step(
     second_text: Tensor,
     *,
     memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
 ) -> StepOutput:
     """Forward and backward of one step; then call `engine.update(multiplier)`.
 
     `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the
     module takes them, photos first, on the engine's device, p + m the same on every rank. `memory`:
-    only its `chunk_pairs` matters here; 0 is one pass.
+    only its `chunk_pairs` matters here; 0 is one pass. `text_rows`: what the module takes, beside
+    first and second texts, about each of them, [m] and [p + m].
     """
     pairs = len(second_text)
     if len(photos) + len(first_text) != pairs or pairs == 0:
@@ -71,31 +73,28 @@ def contrastive_step(
         )
     chunk = memory.chunk_pairs if memory else 0
     if 0 < chunk < pairs:
-        loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, chunk)))
+        chunks = list(_chunks(photos, first_text, second_text, chunk, text_rows or ()))
+        loss, scale, sums = _cached(engine, chunks)
     else:
-        first, second, scale = engine(photos, first_text, second_text)
+        first, second, scale = engine(photos, first_text, second_text, *(text_rows or ()))
         loss, sums = contrast(first, second, scale)
         engine.backward(loss)
     return _report(engine.world_size, pairs, loss, scale, sums)
 
 
 def _chunks(
-    photos: Tensor, first_text: Tensor, second_text: Tensor, size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    photos: Tensor, first_text: Tensor, second_text: Tensor, size: int, rows: tuple[Tensor, ...]
+) -> Iterator[tuple[Tensor, ...]]:
     """The pairs low .. high of each chunk, still photos before texts."""
     p = len(photos)
     for low in range(0, len(second_text), size):
         high = min(low + size, len(second_text))
-        yield (
-            photos[low:high],
-            first_text[max(low - p, 0) : max(high - p, 0)],
-            second_text[low:high],
-        )
+        of_first, of_second = slice(max(low - p, 0), max(high - p, 0)), slice(low, high)
+        about = (rows[0][of_first], rows[1][of_second]) if rows else ()
+        yield photos[low:high], first_text[of_first], second_text[of_second], *about
 
 
-def _cached(
-    engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cached(engine: Engine, chunks: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         outputs = [engine(*chunk) for chunk in chunks]
     first = torch.cat([output[0] for output in outputs]).requires_grad_()

@@ -325,6 +325,7 @@ def _batches(
             if plan.train.augment.varies_layout
             else None
         ),
+        count_rows=plan.model.skip_blank_rows,
     )
 
 

@@ -47,7 +47,12 @@ class StepResult:
 def train_step(engine: Engine, batch: Batch, multiplier: float, memory: MemoryPlan) -> StepResult:
     """Train on `batch` (on the engine's device), the update times `multiplier`."""
     output = contrastive_step(
-        engine, batch.photos, batch.first_text, batch.second_text, memory=memory
+        engine,
+        batch.photos,
+        batch.first_text,
+        batch.second_text,
+        memory=memory,
+        text_rows=batch.text_rows,
     )
     if not output.finite:
         engine.discard()
