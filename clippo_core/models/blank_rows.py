@@ -22,6 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+ROWS_VERSION = 2
+"""Which rows of a text enter the tower: 1 rounded heights up to 1/8, 1/4, 1/2 or all of the
+page; 2 stops at the last row with ink."""
 TEXTS_A_STEP = 4
 """A batch of n texts is filled up to a multiple of n / 4 rows: a compiled block meets few
 lengths."""

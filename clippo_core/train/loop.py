@@ -44,7 +44,7 @@ from clippo_core.engine.checkpoint import (
     latest_checkpoint,
     open_checkpoint,
 )
-from clippo_core.engine.recipe import check_same_recipe
+from clippo_core.engine.recipe import check_same_recipe, check_same_rows
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.rendering import TextEncoder
@@ -292,6 +292,7 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
     """Raise ConfigError where the weights, which may fit, are of another function than `model`."""
+    check_same_rows(checkpoint.uri, checkpoint.manifest["recipe"], model)
     there, here = asdict(checkpoint.model), asdict(model)
     other = [
         f"model.{name} {value}"
