@@ -74,8 +74,8 @@ class Limits:
     """Wanted columns of one row group, unpacked: it is held in memory at once. ImageNet's groups of
     100 pictures have 12 MB."""
     parquet_group_rows: int = 10_000_000
-    """Rows of one row group. A column of one repeated number has next to no bytes for any number
-    of rows. Writers use about 1,000,000 at most."""
+    """Rows of one row group, and items of the lists in a column of it. A column of one repeated
+    number has next to no bytes for any number of rows. Writers use about 1,000,000 at most."""
     parquet_rows: int = 100_000_000
     """Rows of one file."""
 

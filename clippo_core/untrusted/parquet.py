@@ -24,6 +24,7 @@ from clippo_core.errors import ClippoError, DataError
 from clippo_core.extras import optional_import
 from clippo_core.untrusted.limits import LIMITS, Limits
 from clippo_core.untrusted.names import printable, reason, refusal
+from clippo_core.untrusted.parquet_pages import claimed, read_footer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,10 +69,12 @@ class Table:
         limits: Limits,
     ) -> None:
         self.where = where
-        self._error, self._wanted, self._limits = error, dict(wanted), limits
+        self._source, self._error, self._limits = file, error, limits
+        self._wanted = dict(wanted)
         self._asked = ", ".join(wanted)
         with self._words("its footer is damaged"):
             self._file = self._open(file, [])
+            self._columns = read_footer(file, limits)
             if others:
                 self._wanted |= {
                     name: others for name in self._file.schema_arrow.names if name not in wanted
@@ -108,6 +111,7 @@ class Table:
             kind = self._wanted[name]
             values: list[Any] = []
             with self._words(f"column {name} of row group {number} is damaged"):
+                self._check_pages(number, name)
                 for batch in self._file.iter_batches(
                     row_groups=[number], columns=self._leaves[name], use_threads=False
                 ):
@@ -126,6 +130,17 @@ class Table:
                     values[row] = None
             columns[name] = values
         return Group(columns, dict(sorted(problems.items())))
+
+    def _check_pages(self, number: int, name: str) -> None:
+        """Raise `error` where the pages of a column hold more than is read of a row group."""
+        claim = claimed(self._source, self._columns[number], self._leaves[name], self._limits)
+        limits = self._limits
+        if claim.values > limits.parquet_group_rows or claim.bytes > limits.parquet_group_bytes:
+            fault = f"row group {number} is too large (at column {name})"
+            raise self._refuse(fault, "write it with smaller row groups")
+        if claim.has_deltas:
+            fault = f"column {name} is written as differences (DELTA_BYTE_ARRAY)"
+            raise self._refuse(fault, "write it in another encoding")
 
     def _open(self, file: IO[bytes], shared: list[str]) -> pq.ParquetFile:
         with optional_import():

@@ -474,8 +474,14 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
         shards.open_manifest(str(tmp_path / "nowhere"))
 
 
-def test_foreign_tars_train_directly(tmp_path: Path) -> None:
-    """img2dataset's tars, as they lie; less what validation left out."""
+@pytest.mark.parametrize("is_here", [False, True], ids=["elsewhere", "here"])
+def test_foreign_tars_train_directly(
+    tmp_path: Path, is_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """img2dataset's tars, as they lie, also in the working folder; less what validation left
+    out.
+    """
+    monkeypatch.chdir(tmp_path)
     for number in range(2):
         with tarfile.open(tmp_path / f"0000{number}.tar", "w") as tar:
             for i in range(10):
@@ -493,14 +499,16 @@ def test_foreign_tars_train_directly(tmp_path: Path) -> None:
                     info = tarfile.TarInfo(f"{i:05d}.{extension}")
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
-    data = DataConfig((SourceConfig("webdataset", str(tmp_path / "*.tar"), name="web"),))
+    where = "." if is_here else str(tmp_path)
+    path = "*.tar" if is_here else f"{where}/*.tar"
+    data = DataConfig((SourceConfig("webdataset", path, name="web"),))
     manifest = made(tmp_path / "run", data, {"web/00001/00003": "bad"})
     assert manifest.n_pairs == manifest.n_photo_pairs == 19
     indexes = {shard_file(manifest, f"web-{n:05d}.index") for n in range(2)}
     others = {path for path in Path(manifest.store).iterdir() if path.is_file()} - indexes
     assert len(others) == 1 and others.pop().name.startswith("list-")
     assert [shard.tar.name for shard in listed(manifest)] == [
-        str(tmp_path / f"0000{n}.tar") for n in range(2)
+        f"{where}/0000{n}.tar" for n in range(2)
     ]
     keys: Counter[str] = Counter()
     for batch in loader.batches(

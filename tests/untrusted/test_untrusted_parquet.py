@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -169,6 +171,65 @@ def test_groups_that_are_too_large() -> None:
             groups(file, GLUE, limits=Limits(parquet_group_bytes=1000))
         with pytest.raises(DataError, match="its footer claims 100 rows"):
             groups(file, GLUE, limits=Limits(parquet_rows=99))
+
+
+def list_of_equal_texts(n: int) -> bytes:
+    """One row with a list of n times the same text."""
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), pa.array(["a dog"]))
+    lists = pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), texts)
+    return written({"text": lists}, store_schema=False, data_page_size=1 << 30).getvalue()
+
+
+def refused_in_little_memory(data: bytes, words: str) -> None:
+    pool = pa.default_memory_pool()
+    before = pool.max_memory()
+    with pytest.raises(DataError, match=words):
+        groups(io.BytesIO(data), {"text": Kind.TEXTS})
+    assert pool.max_memory() <= max(before, pool.bytes_allocated() + (1 << 20))
+
+
+def test_a_long_list_is_refused_before_it_is_read() -> None:
+    data = list_of_equal_texts(11_000_000)
+    assert len(data) < 2000
+    refused_in_little_memory(data, "row group 0 is too large .at column text.")
+
+
+def test_a_footer_that_belies_its_pages() -> None:
+    n = 11_000_000
+    data = list_of_equal_texts(n)
+    number, n_zigzag = b"", 2 * n
+    while n_zigzag:
+        number += bytes([n_zigzag & 127 | (128 if n_zigzag > 127 else 0)])
+        n_zigzag >>= 7
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    one = b"\x82" + b"\x80" * (len(number) - 2) + b"\x00"  # 1, as long as the true number
+    assert number in data[:footer] and number in data[footer:]
+    forged = data[:footer] + data[footer:].replace(number, one)
+    refused_in_little_memory(forged, "row group 0 is too large .at column text.")
+
+
+def test_values_written_as_differences() -> None:
+    """Each value repeats 200,000 bytes of the one before it: 40 MB from 400 kB."""
+    values = ["x" * 200_000 + chr(n) for n in range(200)]
+    options = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}
+    for version in ("1.0", "2.0"):
+        data = written({"text": values}, data_page_version=version, **options).getvalue()
+        assert len(data) < 500_000
+        refused_in_little_memory(data, "as differences .* write it in another encoding")
+
+
+def test_pages_of_every_kind() -> None:
+    """Pages of both versions, many of them, nulls, nested columns and every codec: read as is."""
+    pictures = [{"bytes": bytes([n % 251]) * 50, "path": f"{n}.png"} for n in range(3000)]
+    columns = {"image": pictures, "text": [None if n % 3 else [f"{n}"] * 3 for n in range(3000)]}
+    for version, codec in itertools.product(("1.0", "2.0"), ("NONE", "snappy", "gzip", "zstd")):
+        file = written(
+            columns, data_page_version=version, compression=codec, data_page_size=1000,
+            row_group_size=1000,
+        )  # fmt: skip
+        found = groups(file, {"image": Kind.PICTURE, "text": Kind.TEXTS})
+        assert [row for group in found for row in group.columns["text"]] == columns["text"]
+        assert found[2].columns["image"][999] == (pictures[2999]["bytes"], "2999.png")
 
 
 def test_deep_schemas_are_refused() -> None:
