@@ -8,8 +8,8 @@ pairs (../shared/data/c4_like), on pages of 224 px. Tokens and FLOPs (forward of
 products alone) are counted over 100 batches of --pairs. Groups are what the tower did before it
 packed: heights of 1/8, 1/4, 1/2 and the whole page, each group filled up to a sixteenth of the
 batch. Steps: forward, loss, backward and update of a small tower on the CPU, three ways in turn on
-the same batches, photos of random pixels. Rows that a batch packs come in few totals, because
-fillers round them up: each total is one compiled shape of a block.
+the same batches, photos of random pixels. Each number of rows that a batch packs would be a graph
+of its own if blocks were compiled for fixed shapes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from clippo_core.config import ModelConfig, OptimConfig, SourceConfig, replace
 from clippo_core.data.sources.kinds import PhotoRecord, TextRecord, read_source
 from clippo_core.engine import contrastive_step, make_engine
 from clippo_core.models import Tower, build_tower
-from clippo_core.models.blank_rows import filler_rows
 from clippo_core.rendering import Renderer
 from clippo_core.rendering.draw import used_rows
 from clippo_core.train.speed import forward_flops_of
@@ -39,7 +38,7 @@ B16 = ModelConfig()
 SMALL = ModelConfig(width=192, depth=4, num_heads=3, mlp_dim=768, embed_dim=64)
 BATCHES = 100
 DATA = {"captions": 0.0, "captions, 25 % C4": 0.25}
-WHOLE, GROUPS, PACKED, BOUND = "whole pages", "in groups", "**packed**", "packed, no fillers"
+WHOLE, GROUPS, PACKED = "whole pages", "in groups", "**packed**"
 
 
 def drawn() -> dict[str, Tensor]:
@@ -86,13 +85,12 @@ def grouped(rows: Tensor) -> list[tuple[int, Tensor, int]]:
 
 
 def lengths(rows: Tensor, way: str) -> list[int]:
-    """Rows of each text, repetition or filler that the tower reads of a batch's texts."""
+    """Rows of each text, or repetition of one, that the tower reads of a batch's texts."""
     if way == WHOLE:
         return [PAGE_ROWS] * len(rows)
     if way == GROUPS:
         return [height for height, places, _ in grouped(rows) for _ in places]
-    fillers = filler_rows(int(rows.sum()), len(rows), PAGE_ROWS) if way == PACKED else []
-    return [*rows.tolist(), *fillers]
+    return rows.tolist()
 
 
 def counted(texts: dict[str, Tensor], pairs: int, name: str) -> list[list[Any]]:
@@ -102,7 +100,7 @@ def counted(texts: dict[str, Tensor], pairs: int, name: str) -> list[list[Any]]:
     flops = [forward_flops_of(B16, height * PAGE_ROWS) for height in range(PAGE_ROWS + 1)]
     photos = round(pairs * (1 - DATA[name])) / pairs
     found = {}
-    for way in (WHOLE, GROUPS, PACKED, BOUND):
+    for way in (WHOLE, GROUPS, PACKED):
         read = [height for one in rows for height in lengths(one, way)]
         n = pairs * BATCHES
         tokens = photos * PAGE_ROWS**2 + sum(read) * PAGE_ROWS / n
@@ -114,12 +112,10 @@ def counted(texts: dict[str, Tensor], pairs: int, name: str) -> list[list[Any]]:
 
 
 def shapes(texts: dict[str, Tensor], name: str, pairs: int) -> list[Any]:
-    """How many lengths the packed rows of 100 batches have, with and without fillers."""
+    """How many lengths the packed rows of 100 batches have."""
     feed = batches(texts, pairs, DATA[name])
-    rows = [used_rows(torch.cat(next(feed))) for _ in range(BATCHES)]
-    bare = [int(one.sum()) for one in rows]
-    filled = [sum(lengths(one, PACKED)) for one in rows]
-    return [name, f"{pairs:,}", len(set(bare)), len(set(filled)), sum(filled) / sum(bare) - 1]
+    totals = [int(used_rows(torch.cat(next(feed))).sum()) for _ in range(BATCHES)]
+    return [name, f"{pairs:,}", len(set(totals)), min(totals), max(totals)]
 
 
 class GroupedTower(Tower):
@@ -194,7 +190,7 @@ def main() -> None:
                 f"B/16, batches of {options.pairs} pairs:",
             ),
             table(
-                {"data": "", "pairs": "", "totals": "d", "with fillers": "d", "they add": ".1%"},
+                {"data": "", "pairs": "", "lengths": "d", "least": ",d", "most": ",d"},
                 totals,
                 f"Different numbers of packed rows in {BATCHES} batches:",
             ),

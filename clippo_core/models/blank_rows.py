@@ -1,9 +1,9 @@
 """Rendered text without its trailing blank rows: the tokens of all images of a batch in one packed
 sequence, so that no blank patch costs anything.
 
-    rows used by each text ─▶ tallest first ─▶ fillers behind them, up to one of few lengths
+    rows used by each text ─▶ tallest first, so that equal lengths stand side by side
 
-    tokens   photo 0 │ photo 1 │ … │ text 5: 3 rows │ text 0: 2 rows │ text 2: 1 row │ fillers
+    tokens   photo 0 │ photo 1 │ … │ text 5: 3 rows │ text 0: 2 rows │ text 2: 1 row
     spans    where each image begins and ends; attention stays within them (`packed_attention.py`)
 
 `pack` runs on the host, from heights that the loader counted (`rendering/draw.py`, `used_rows`), so
@@ -25,9 +25,6 @@ from torch import Tensor
 ROWS_VERSION = 2
 """Which rows of a text enter the tower: 1 rounded heights up to 1/8, 1/4, 1/2 or all of the
 page; 2 stops at the last row with ink."""
-TEXTS_A_STEP = 4
-"""A batch of n texts is filled up to a multiple of n / 4 rows: a compiled block meets few
-lengths."""
 
 
 class Spans(NamedTuple):
@@ -47,11 +44,11 @@ class Packing(NamedTuple):
     source: Tensor
     """int64 [rows]: which row of all pages, numbered through, each packed row of text is."""
     place: Tensor
-    """int64 [n]: where each text stands among the packed ones, fillers behind them."""
+    """int64 [n]: where each text stands among the packed ones."""
     images: Spans
-    """Photos, texts and fillers."""
+    """Photos and texts."""
     texts: Spans
-    """Texts and fillers alone."""
+    """Texts alone."""
 
 
 def pack(rows: Tensor, n_photos: int, page_rows: int, device: torch.device) -> Packing:
@@ -63,12 +60,9 @@ def pack(rows: Tensor, n_photos: int, page_rows: int, device: torch.device) -> P
     order = np.argsort(-heights, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    fillers = filler_rows(int(heights.sum()), len(heights), page_rows)
-    # A filler reads the first rows of text 0 again, and nobody looks at what becomes of it.
-    page = np.concatenate([order, np.zeros_like(fillers)])
-    packed = np.concatenate([heights[order], fillers])
+    packed = heights[order]
     before = np.cumsum(packed) - packed
-    source = np.repeat(page * page_rows - before, packed) + np.arange(packed.sum())
+    source = np.repeat(order * page_rows - before, packed) + np.arange(packed.sum())
     texts = np.concatenate([[0], np.cumsum(packed * page_rows)])
     photos = np.arange(n_photos + 1) * page_rows**2
     return Packing(
@@ -77,20 +71,6 @@ def pack(rows: Tensor, n_photos: int, page_rows: int, device: torch.device) -> P
         _spans(np.concatenate([photos[:-1], photos[-1] + texts]), page_rows, device),
         _spans(texts, page_rows, device),
     )
-
-
-def filler_rows(total: int, n_texts: int, page_rows: int) -> NDArray[np.int64]:
-    """Heights, 1..page_rows each, of the fillers behind n_texts texts of `total` rows together.
-
-    Their number follows from n_texts alone, and none is empty: shapes differ by the rows alone, in
-    steps of n_texts / 4.
-    """
-    step = max(1, n_texts // TEXTS_A_STEP)
-    if step == 1 or page_rows == 1:
-        return np.zeros(0, np.int64)
-    n_fillers = -(-(step - 1) // (page_rows - 1))
-    filled = n_fillers + -(total + n_fillers) % step
-    return filled // n_fillers + (np.arange(n_fillers) < filled % n_fillers)
 
 
 def _spans(ends: NDArray[np.int64], page_rows: int, device: torch.device) -> Spans:

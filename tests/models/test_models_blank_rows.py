@@ -19,7 +19,7 @@ from clippo_core import models
 from clippo_core.config import ModelConfig, presets, replace
 from clippo_core.errors import ConfigError
 from clippo_core.losses import contrastive_loss
-from clippo_core.models.blank_rows import Spans, filler_rows, pack
+from clippo_core.models.blank_rows import Spans, pack
 from clippo_core.models.packed_attention import attention
 from clippo_core.models.tower import project, unit_rows
 from clippo_core.rendering import Renderer
@@ -86,17 +86,6 @@ def test_packing_by_hand():
     assert packing.texts.ends.tolist() == [0, 9, 15, 18] and packing.texts.longest == 9
     assert packing.images.ends.tolist() == [0, 9, 18, 27, 33, 36]
     assert packing.images.host_ends.equal(packing.images.ends)
-
-
-@pytest.mark.parametrize("page_rows", [1, 2, 4, 14])
-def test_fillers_come_in_one_number_and_fill_to_a_quarter_row_a_text(page_rows):
-    for n in (1, 7, 8, 40, 320):
-        found = [filler_rows(total, n, page_rows) for total in range(n, n * page_rows + 1)]
-        assert len({len(fillers) for fillers in found}) == 1
-        assert all(1 <= height <= page_rows for fillers in found for height in fillers)
-        sums = {total + int(f.sum()) for total, f in zip(range(n, 10**9), found, strict=False)}
-        assert len(sums) <= 4 * page_rows or n < 8
-        assert max(int(fillers.sum()) for fillers in found) <= n / 4 + n / 4 / max(1, page_rows - 1)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
@@ -248,28 +237,38 @@ def test_no_step_asks_its_device_for_a_number(masks):
         tower._packed(photos, text, None)  # heights unknown: the masks are asked
 
 
-def test_ten_batches_make_few_graphs_and_no_break():
-    """Captions of 1 to 3 rows, as they are, and a quarter of longer sentences: 80 texts a batch."""
+@pytest.mark.parametrize("mode", ["none", "pointwise", "blocks"])
+def test_ten_batches_are_one_graph_and_no_break(mode):
+    """Ten different lengths, numbers of photos and of texts; and one graph more where nothing is
+    kept for backward, as in the first pass of cached gradients.
+    """
     torch._dynamo.reset()
     counters.clear()
     tower = packing_tower()
+    tower.set_recompute(mode)
     for block in tower.blocks:
-        block.compile(backend="aot_eager", dynamic=False, fullgraph=True)
-    draw = np.random.default_rng(0)
-    n, totals = 80, set()
-    page = torch.zeros(n, PAGE_ROWS, PX, dtype=torch.uint16)
-    photos = torch.zeros(8, 3, PX, PX, dtype=torch.uint8)
-    for _ in range(10):
-        short, long = draw.choice([1, 2, 3], 3 * n // 4), draw.integers(2, 9, n // 4)
-        rows = torch.from_numpy(np.concatenate([short, long]))
-        totals.add(int(rows.sum()))
-        first, second, scale = tower(photos, page[8:], page, rows[8:], rows)
-        contrastive_loss(first, second, scale).backward()
-    found = counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
-    assert len(totals) >= 9 and not counters["graph_break"]
-    # The fewest lengths of which each is a step of 38 rows from the next.
-    assert 1 <= found <= 3
+        block.compile(backend="aot_eager", dynamic=True, fullgraph=True)
+    draw, lengths = np.random.default_rng(0), set()
+
+    def batch(n: int) -> tuple[Tensor, ...]:
+        page = torch.zeros(n + 8, PAGE_ROWS, PX, dtype=torch.uint16)
+        rows = torch.from_numpy(draw.choice([1, 2, 3, 8], n + 8))
+        lengths.add(int(rows.sum()) + PAGE_ROWS * n // 2)
+        photos = torch.zeros(n // 2, 3, PX, PX, dtype=torch.uint8)
+        n_first = n + 8 - len(photos)
+        return photos, page[:n_first], page, rows[:n_first], rows
+
+    try:
+        for n in range(10):
+            contrastive_loss(*tower(*batch(2 * n))).backward()
+        assert counters["stats"]["unique_graphs"] == 1
+        with torch.no_grad():
+            for n in range(10):
+                tower(*batch(2 * n))
+        assert counters["stats"]["unique_graphs"] == 2
+        assert len(lengths) >= 18 and not counters["graph_break"]
+    finally:
+        torch._dynamo.reset()
 
 
 def test_a_gpu_runs_torchs_kernel_in_half_precision_alone():
