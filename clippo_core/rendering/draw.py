@@ -86,8 +86,8 @@ def expand(
     if dtype == torch.uint8:
         image = (~ink).to(torch.uint8) * PAGE
     else:
-        low, high = (
-            torch.tensor(value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1
+        low, high = (  # filled there: a copy of a number would wait for the device
+            torch.full((), value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1
             for value in (INK, PAGE)
         )
         image = torch.where(ink, low.to(dtype or torch.float32), high.to(dtype or torch.float32))
