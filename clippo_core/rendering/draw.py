@@ -122,6 +122,6 @@ def _check_masks(masks: torch.Tensor) -> None:
 
     if masks.dtype not in (torch.uint16, torch.int16) or masks.dim() != 3:
         raise RenderError(
-            f"masks are {masks.dtype} {tuple(masks.shape)}; take uint16 [n, rows, px], as"
-            " Renderer.masks gives them."
+            f"masks are {masks.dtype} {tuple(masks.shape)}; whoever reads them takes uint16"
+            " [n, rows, px], as Renderer.masks gives them."
         )
