@@ -15,7 +15,12 @@ import torch
 from torch import nn
 
 from clippo_core.config import OptimConfig, require
-from clippo_core.engine.cached import StepOutput, contrastive_step
+from clippo_core.engine.cached import (
+    StepOutput,
+    contrastive_backward,
+    contrastive_step,
+    rehearse,
+)
 from clippo_core.engine.choose import MemoryPlan, apply_memory, choose_memory
 from clippo_core.engine.interface import Engine
 from clippo_core.engine.plain import PlainEngine
@@ -118,8 +123,10 @@ __all__ = [
     "StepOutput",
     "apply_memory",
     "choose_memory",
+    "contrastive_backward",
     "contrastive_step",
     "init_distributed",
     "make_engine",
     "make_optimizer",
+    "rehearse",
 ]

@@ -48,6 +48,20 @@ class StepOutput:
     """Whether loss and logit scale are finite; if not, call `engine.discard()` instead of
     `engine.update()`."""
 
+    @classmethod
+    def of(cls, report: list[float], pairs: int) -> StepOutput:
+        """From `contrastive_backward`'s report, summed over ranks, of a batch of `pairs` in all."""
+        total, hits, positive, everything, logit_scale = report
+        others = pairs * (pairs - 1)
+        return cls(
+            loss=total / pairs,
+            logit_scale=logit_scale,
+            positive_similarity=positive / pairs,
+            negative_similarity=(everything - positive) / others if others else 0.0,
+            accuracy=hits / pairs,
+            finite=all(map(math.isfinite, report)),
+        )
+
 
 def contrastive_step(
     engine: Engine,
@@ -58,7 +72,28 @@ def contrastive_step(
     memory: MemoryPlan | None = None,
     text_rows: tuple[Tensor, Tensor] | None = None,
 ) -> StepOutput:
-    """Forward and backward of one step; then call `engine.update(multiplier)`.
+    """`contrastive_backward`, and what it says; then call `engine.update(multiplier)`. Waits for
+    the device.
+    """
+    report = contrastive_backward(
+        engine, photos, first_text, second_text, memory=memory, text_rows=text_rows
+    )
+    if engine.world_size > 1:
+        dist.all_reduce(report)
+    return StepOutput.of(report.tolist(), len(second_text) * engine.world_size)
+
+
+def contrastive_backward(
+    engine: Engine,
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    *,
+    memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Forward and backward of one step. This rank's part of its report, [5], for
+    `engine.queue_update`; no one waits for it here. A NaN anywhere is a NaN everywhere.
 
     `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the
     module takes them, photos first, on the engine's device, p + m the same on every rank. `memory`:
@@ -79,7 +114,13 @@ def contrastive_step(
         first, second, scale = engine(photos, first_text, second_text, *(text_rows or ()))
         loss, sums = contrast(first, second, scale)
         engine.backward(loss)
-    return _report(engine.world_size, pairs, loss, scale, sums)
+    return torch.cat(
+        [
+            loss.detach().reshape(1) * pairs,
+            sums,
+            scale.detach().reshape(1).to(sums.dtype) / engine.world_size,
+        ]
+    )
 
 
 def _chunks(
@@ -117,24 +158,23 @@ def _cached(engine: Engine, chunks: list[tuple[Tensor, ...]]) -> tuple[Tensor, T
     return loss, scale, sums
 
 
-def _report(world_size: int, pairs: int, loss: Tensor, scale: Tensor, sums: Tensor) -> StepOutput:
-    """Means over the global batch by one all-reduce; a NaN anywhere is a NaN everywhere."""
-    values = torch.cat(
-        [
-            loss.detach().reshape(1) * pairs,
-            sums,
-            scale.detach().reshape(1).to(sums.dtype) / world_size,
-        ]
-    )
-    if world_size > 1:
-        dist.all_reduce(values)
-    total, hits, positive, everything, logit_scale = numbers = values.tolist()
-    n = pairs * world_size
-    return StepOutput(
-        loss=total / n,
-        logit_scale=logit_scale,
-        positive_similarity=positive / n,
-        negative_similarity=(everything - positive) / (n * (n - 1)) if n > 1 else 0.0,
-        accuracy=hits / n,
-        finite=all(map(math.isfinite, numbers)),
-    )
+def rehearse(
+    engine: Engine,
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    *,
+    memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Run the module as a step on these pairs would, every shape once, and keep nothing: what is
+    compiled at first use is compiled then. No rank waits for another; see `Engine.rehearse`.
+    """
+    pairs, chunk = len(second_text), memory.chunk_pairs if memory else 0
+    is_cached = 0 < chunk < pairs
+    size = chunk if is_cached else pairs
+    chunks = _chunks(photos, first_text, second_text, size, text_rows or ())
+    shapes = {tuple(map(len, chunk)): chunk for chunk in chunks}
+    for with_graph in (False, True) if is_cached else (True,):
+        for inputs in shapes.values():
+            engine.rehearse(*inputs, with_graph=with_graph)

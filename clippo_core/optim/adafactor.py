@@ -96,6 +96,9 @@ class Adafactor(ShardedOptimizer):
             else self.momentum_dtype
         )
         self._m = torch.zeros(n, dtype=dtype, device=like.device)
+        # JAX rounds 0.9 to the accumulator's type before multiplying; for bfloat16 that is
+        # 0.8984375.
+        self._kept = float(torch.tensor(self.momentum, dtype=dtype))
 
     def _sums(self, direction: Tensor, out: Tensor) -> None:
         begin = 0
@@ -106,8 +109,10 @@ class Adafactor(ShardedOptimizer):
             begin += length
 
     def _direct(self, direction: Tensor, sums: Tensor) -> None:
-        decay = min(DECAY_CAP, 1 - self.count**-DECAY_POWER)
-        self._state.lerp_(sums.mul_(self._means).add_(EPSILON), 1 - decay)
+        decay = (1 - self._count.pow(-DECAY_POWER)).clamp_(max=DECAY_CAP)
+        fresh = (1 - decay).to(direction.dtype)
+        means = sums.mul_(self._means).add_(EPSILON)
+        self._unless_skipped(self._state, torch.lerp(self._state, means, fresh))
         begin = 0
         roots = [_inverse_roots(*factors.split(self._state)) for factors in self._factors]
         for block in self._blocks:
@@ -115,12 +120,12 @@ class Adafactor(ShardedOptimizer):
             block.scale(direction[begin : begin + length], *roots[block.factors])
             begin += length
         rest = direction[self._split :]
-        self._v.lerp_(rest.square().add_(EPSILON), 1 - decay)
+        self._unless_skipped(self._v, torch.lerp(self._v, rest.square().add_(EPSILON), fresh))
         rest.mul_(self._v.rsqrt())
-        # JAX rounds 0.9 to the accumulator's type before multiplying; for bfloat16 that is
-        # 0.8984375.
-        kept = float(torch.tensor(self.momentum, dtype=self._m.dtype))
-        direction.mul_(1 - self.momentum).add_(self._m.mul_(kept))
+        # Minus u, so that what is blank is subtracted: m - 0 is m to the bit, where m is -0 too.
+        self._blank(direction.mul_(-(1 - self.momentum)))
+        kept = self._m.mul_(self._coefficient(self._kept, 1.0, self._m.dtype))
+        torch.sub(kept, direction, out=direction)
         self._m.copy_(direction)
 
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:

@@ -43,10 +43,14 @@ class AdamW(ShardedOptimizer):
 
     def _direct(self, direction: Tensor, sums: Tensor) -> None:
         first, second = self.betas
-        self._m.lerp_(direction, 1 - first)
-        self._v.mul_(second).addcmul_(direction, direction, value=1 - second)
-        root = (self._v / (1 - second**self.count)).sqrt_().add_(EPSILON)
-        torch.div(self._m, root, out=direction).div_(1 - first**self.count)
+        dtype = direction.dtype
+        self._blank(direction)
+        self._m.lerp_(direction, self._coefficient(1 - first, 0.0, dtype))
+        self._v.mul_(self._coefficient(second, 1.0, dtype))
+        self._v.addcmul_(direction, direction, value=1 - second)
+        of_m, of_v = ((1 - torch.pow(beta, self._count)).to(dtype) for beta in self.betas)
+        root = (self._v / of_v).sqrt_().add_(EPSILON)
+        torch.div(self._m, root, out=direction).div_(of_m)
 
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
         lengths = [f.length for f in self._fragments]

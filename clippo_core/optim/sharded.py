@@ -7,15 +7,18 @@ ZeRO leaves to a rank.
 Every step is   p -= multiplier * rate * (lr * u + weight_decay * p)   on each fragment, u being the
 subclass's direction, the decay on `decayed` only. Before that the gradient is clipped to a global
 norm; the square of the norm travels in the same single all-reduce as whatever sums over shards the
-subclass needs. Gradients are taken as one flat tensor and parameters updated by foreach kernels, so
-that the number of launches does not grow with the number of parameters. The state is exported
-whole, by parameter name, and can be taken back by any other division into shards. The engines
-average the gradients before they come here.
+subclass needs, and as the caller's `report`. Whether a step counts is decided on the device, where
+the numbers are, so that nobody waits for them: a step that does not count is computed all the same,
+and leaves every weight and every moment as it was.
+
+Gradients are taken as one flat tensor and parameters updated by foreach kernels, so that the number
+of launches does not grow with the number of parameters. The state is exported whole, by parameter
+name, and can be taken back by any other division into shards. The engines average the gradients
+before they come here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +32,12 @@ from clippo_core.errors import CheckpointError, ConfigError
 
 STEP_KEY = "optimizer/step"
 """Name of the number of steps done in the exported state; the others are `<parameter>/<slot>`."""
+_BITS = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 " updates)."
             )
         self.lr, self.weight_decay, self.clip_norm = lr, weight_decay, clip_norm
-        self.count = 0
-        self.grad_norm = float("inf")
-        """Global norm of the last step's gradient, before clipping."""
+        self.report: Tensor | None = None
+        """[k], this rank's numbers of the next step: their sums over ranks travel with the step's,
+        and unless they are finite the step does not count. None for none."""
+        self.outcome: Tensor | None = None
+        """[k + 1] of the last step: the report's sums, and the global norm of the gradient before
+        clipping."""
         self.multiplier: float | None = 1.0
         """Of the next `step()` without an argument; None makes it do nothing (for engines that call
         `step` themselves)."""
@@ -102,32 +114,54 @@ class ShardedOptimizer(torch.optim.Optimizer):
             )
         self._shard, self._fragments = shard, [f for f in fragments if f.length]
 
+    @property
+    def count(self) -> int:
+        """Steps that counted. Waits for the device."""
+        self._ready()
+        return int(self._count)
+
+    @property
+    def grad_norm(self) -> float:
+        """Global norm of the last step's gradient, before clipping; inf before the first. Waits for
+        the device."""
+        return float("inf") if self.outcome is None else float(self.outcome[-1])
+
     @torch.no_grad()
     def step(self, multiplier: float | None = None) -> None:  # type: ignore[override]  # torch's takes a closure
-        """One update. A gradient whose norm is not finite changes nothing; `grad_norm` tells."""
+        """One update, which waits for nothing. Where the gradient's norm or the report is not
+        finite nothing changes; `outcome` tells.
+        """
         multiplier = self.multiplier if multiplier is None else multiplier
         if multiplier is None:
             return
         parameters, gradients = self._slices()
         direction = torch.cat(gradients) if gradients else self._like().new_empty(0)
-        sums = direction.new_zeros(1 + self._sums_length)
-        sums[0] = direction.dot(direction)
-        self._sums(direction, sums[1:])
-        if self._is_shard() and dist.get_world_size() > 1:
-            dist.all_reduce(sums)
-        self.grad_norm = float(sums[0].sqrt())
-        if not math.isfinite(self.grad_norm):
-            return
-        if 0 < self.clip_norm < self.grad_norm:
-            # The sums are of squares.
-            clip = self.clip_norm / self.grad_norm
-            direction.mul_(clip)
-            sums.mul_(clip * clip)
-        self.count += 1
-        self._direct(direction, sums[1:])
-        self._apply(
-            parameters, list(direction.split([f.length for f in self._fragments])), multiplier
-        )
+        k = 0 if self.report is None else self.report.numel()
+        numbers = direction.new_zeros(k + 1 + self._sums_length)
+        if self.report is not None:
+            numbers[:k] = self.report
+        squares, sums = numbers[k], numbers[k + 1 :]
+        squares.copy_(direction.dot(direction))
+        self._sums(direction, sums)
+        _sum_over_ranks(numbers if self._is_shard() else numbers[:k])
+        norm = squares.sqrt()
+        self.outcome = torch.cat([numbers[:k], norm.reshape(1)])
+        self._counts = self.outcome.isfinite().all()
+        self._mask = self._counts.to(_BITS[direction.dtype]).neg()
+        if self.clip_norm > 0:
+            clip = torch.full_like(norm, self.clip_norm, dtype=torch.float64)
+            clip = clip.div_(norm.double()).clamp_(max=1.0)
+            direction.mul_(clip.to(direction.dtype))
+            sums.mul_((clip * clip).to(sums.dtype))  # they are of squares
+        self._count += self._counts
+        self._direct(direction, sums)
+        self._apply(parameters, direction, multiplier)
+
+    def skip(self) -> None:
+        """Instead of `step`, on all ranks: the gradient is known not to be finite."""
+        report = self._like().new_empty(0) if self.report is None else self.report.clone()
+        _sum_over_ranks(report)
+        self.outcome = torch.cat([report, report.new_full((1,), torch.inf)])
 
     def full_state(self) -> dict[str, Tensor]:
         """The whole state as CPU tensors, on rank 0; an empty dict elsewhere. All ranks of a
@@ -135,7 +169,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """
         self._ready()
         leads = not self._is_shard() or dist.get_rank() == 0
-        state = {STEP_KEY: torch.tensor([self.count])} if leads else {}
+        state = {STEP_KEY: self._count.long().reshape(1).cpu()} if leads else {}
         for slot, (pieces, names, dtype) in self._slots().items():
             by_name: dict[str, list[tuple[Fragment, Tensor]]] = {}
             for fragment, piece in pieces:
@@ -159,7 +193,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         of it. Raises CheckpointError.
         """
         self._ready()
-        self.count = int(_take(state, STEP_KEY, (1,)))
+        self._count.fill_(int(_take(state, STEP_KEY, (1,))))
         for slot, (pieces, _, _) in self._slots().items():
             for fragment, piece in pieces:
                 whole = _take(state, f"{fragment.name}/{slot}", self.shapes[fragment.name]).reshape(
@@ -184,7 +218,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """
 
     def _direct(self, direction: Tensor, sums: Tensor) -> None:
-        """Turn the gradient into the update u, in place."""
+        """Turn the gradient into the update u, in place. In a step that does not count nothing in
+        `direction` and `sums` can be relied on, and the state must stay; see `_blank`, `_unless`.
+        """
         raise NotImplementedError
 
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
@@ -196,6 +232,23 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def _replicated(self) -> dict[str, Tensor]:
         """State that every rank has whole."""
         return {}
+
+    # For subclasses, within `_direct`.
+
+    def _blank(self, tensor: Tensor) -> Tensor:
+        """Zeros in place of `tensor` in a step that does not count. By bits: NaN times zero is NaN,
+        and `masked_fill_` takes three times as long on a CPU."""
+        tensor.view(self._mask.dtype).bitwise_and_(self._mask)
+        return tensor
+
+    def _unless_skipped(self, state: Tensor, new: Tensor) -> None:
+        """Replace `state`, which is small, by `new` in a step that counts."""
+        state.copy_(torch.where(self._counts, new, state))
+
+    def _coefficient(self, value: float, skipped: float, dtype: torch.dtype) -> Tensor:
+        """`value` in a step that counts, else `skipped`; 0-d."""
+        whole = torch.full((), value, dtype=dtype, device=self._counts.device)
+        return whole.masked_fill_(~self._counts, skipped)
 
     # In calling order.
 
@@ -212,7 +265,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 self._fragments = [
                     Fragment(name, 0, _numel(self.shapes[name])) for name in self.names
                 ]
-            self._allocate(self._like())
+            like = self._like()
+            # Of the steps that counted: known on the device only. Double, for powers of it.
+            self._count = torch.zeros((), dtype=torch.float64, device=like.device)
+            self._allocate(like)
             self._placed = True
 
     def _slices(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -228,7 +284,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         cuts = [slice(f.offset, f.offset + f.length) for f in self._fragments]
         return [self._shard.data[cut] for cut in cuts], [gradient[cut] for cut in cuts]
 
-    def _apply(self, parameters: list[Tensor], updates: list[Tensor], multiplier: float) -> None:
+    def _apply(self, parameters: list[Tensor], direction: Tensor, multiplier: float) -> None:
+        updates = direction.split([f.length for f in self._fragments])
         decayed = [i for i, f in enumerate(self._fragments) if f.name in self.decayed]
         if self.weight_decay and decayed:
             # Together with u, where it is not lost in p's rounding.
@@ -237,6 +294,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 [parameters[i] for i in decayed],
                 alpha=self.weight_decay / self.lr,
             )
+        self._blank(direction)
         by_rate: dict[float, list[int]] = {}
         for i, fragment in enumerate(self._fragments):
             by_rate.setdefault(self.rates.get(fragment.name, 1.0), []).append(i)
@@ -246,6 +304,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 [updates[i] for i in members],
                 alpha=-multiplier * rate * self.lr,
             )
+
+
+def _sum_over_ranks(numbers: Tensor) -> None:
+    if numbers.numel() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(numbers)
 
 
 def _numel(shape: tuple[int, ...]) -> int:
