@@ -164,11 +164,13 @@ def packed_modules() -> _Modules:
             if not isinstance(attn_mask, Spans):
                 return super().forward(x, attn_mask=attn_mask)
             n = len(attn_mask.ends) - 1
-            each = Spans(*(torch.arange(n + 1, dtype=torch.int32, device=ends.device)
-                           for ends in attn_mask[:2]), 1)  # fmt: skip
+            there, here = (
+                torch.arange(n + 1, dtype=torch.int32, device=ends.device)
+                for ends in (attn_mask.ends, attn_mask.host_ends)
+            )
             q = self.q(self.latent[0].expand(n, -1)).unflatten(1, (self.num_heads, -1))
             k, v = self.kv(x).unflatten(1, (2, self.num_heads, -1)).unbind(1)
-            x = self.proj(attention(q, k, v, each, attn_mask).flatten(1))
+            x = self.proj(attention(q, k, v, Spans(there, here, 1), attn_mask).flatten(1))
             return x + self.mlp(self.norm(x))
 
     return _Modules(PackedAttention, PackedPool)

@@ -67,20 +67,15 @@ class Tower(nn.Module):
         self._note_names()
 
     def forward(
-        self,
-        photos: Tensor,
-        first_text: Tensor,
-        second_text: Tensor,
-        first_rows: Tensor | None = None,
-        second_rows: Tensor | None = None,
+        self, photos: Tensor, first_text: Tensor, second_text: Tensor, *text_rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both sides of p photo/text pairs and m text/text pairs, photos first.
 
         photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text:
         [p + m, ...] as `text_encoder` gave them, or as pixels in -1..1, [..., 1, H, W]
-        (`rendering/augment.py`). first_rows, second_rows: their rows up to the last with ink, int64
-        [m] and [p + m] on the host (`used_rows`), read under `skip_blank_rows` alone; without them
-        the masks are looked at, which a GPU waits for.
+        (`rendering/augment.py`). text_rows, read under `skip_blank_rows` alone: rows up to the last
+        with ink of the first and of the second texts, int64 [m] and [p + m] on the host
+        (`used_rows`); without them the masks are looked at, which a GPU waits for.
         p or m may be 0. Returns first and second features, float32 [p + m, embed_dim] with unit
         rows, and the logit scale exp(t), 0-d.
         """
@@ -99,7 +94,7 @@ class Tower(nn.Module):
             self._check_shape(photos)
         text = torch.cat([first_text, second_text])
         if self.config.skip_blank_rows:
-            rows = None if second_rows is None else torch.cat([first_rows, second_rows])
+            rows = torch.cat(text_rows) if text_rows else None
             photo_features, text_features = self._packed_features(photos, text, rows)
         else:
             photo_features, text_features = self._both_features(photos, text)
@@ -337,7 +332,11 @@ def layer_norm(width: int, **kwargs: Any) -> nn.LayerNorm:
 def transformer_blocks(config: ModelConfig) -> nn.Sequential:
     """`depth` pre-LN blocks of timm, with the reference's LayerNorm and GELU."""
     block = load_timm().models.vision_transformer.Block
-    shape = {"dim": config.width, "num_heads": config.num_heads, "mlp_ratio": _mlp_ratio(config)}
+    shape: Any = {
+        "dim": config.width,
+        "num_heads": config.num_heads,
+        "mlp_ratio": _mlp_ratio(config),
+    }
     if config.skip_blank_rows:
         shape["attn_layer"] = packed_modules().attention
     return nn.Sequential(
