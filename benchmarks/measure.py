@@ -122,9 +122,17 @@ def tell(result: Mapping[str, Any]) -> None:
 
 def table(columns: Mapping[str, str], rows: Iterable[Sequence[Cell]], title: str = "") -> Any:
     """A table for `report`: column -> how its numbers are written (`,.1f`), and the cells of each
-    row. Of a spread the median is shown, its ends in brackets.
+    row. Of a spread the median is shown, its ends in brackets. Columns without a value are left
+    out.
     """
-    return {"title": title, "columns": dict(columns), "rows": [list(row) for row in rows]}
+    rows = list(rows)
+    kept = [n for n in range(len(columns)) if any(row[n] is not None for row in rows)]
+    titles = list(columns)
+    return {
+        "title": title,
+        "columns": {titles[n]: columns[titles[n]] for n in kept},
+        "rows": [[row[n] for n in kept] for row in rows],
+    }
 
 
 def report(
@@ -135,7 +143,8 @@ def report(
     packages: Sequence[str] = (),
     out: Path | None = None,
 ) -> None:
-    """Print the tables, and store them in benchmarks/results/NAME.json, or `out`.
+    """Print the tables, and store them in benchmarks/results/NAME.json (NAME_gpu.json where torch
+    has one), or `out`.
 
     clock: what was timed and how, for people: "CPU time of one thread". packages: those whose
     versions matter.
@@ -150,21 +159,26 @@ def report(
         "tables": list(tables),
     }
     print(markdown(found))
-    path = out or RESULTS / f"{name}.json"
+    path = out or RESULTS / f"{name}{'_gpu' * _has_gpu()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def machine() -> str:
     """The GPU where torch sees one, or the CPU's name and the number of its cores."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if _has_gpu():
+        return sys.modules["torch"].cuda.get_device_name()
     try:
         named = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
         named = None
     return f"{named[1] if named else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _has_gpu() -> bool:
+    """Whether this benchmark imported torch, and it has a GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -191,10 +205,10 @@ def written(cell: Cell, how: str) -> str:
     """A cell as people read it."""
     if cell is None or isinstance(cell, str):
         return cell or ""
-    if isinstance(cell, list):
-        least, middle, most = (format(value, how) for value in cell)
-        return middle if least == most else f"{middle} [{least}, {most}]"
-    return format(cell, how)
+    values = cell if isinstance(cell, list) else [cell]
+    words = [format(value, how).replace("%", " %") for value in values]
+    least, middle, most = words * (3 // len(words))
+    return middle if least == most else f"{middle} [{least}, {most}]"
 
 
 def filled(page: str, results: Path = RESULTS) -> str:
