@@ -187,7 +187,7 @@ def main() -> None:
             table(
                 {"data": "", "way": "", "tokens a pair": ",.1f", "GFLOPs": ".2f", "factor": ".2f"},
                 counts,
-                f"B/16, batches of {options.pairs} pairs:",
+                f"B/16, forward, batches of {options.pairs} pairs:",
             ),
             table(
                 {"data": "", "pairs": "", "lengths": "d", "least": ",d", "most": ",d"},
