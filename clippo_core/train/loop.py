@@ -297,7 +297,6 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> State:
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
     """Raise ConfigError where the weights, which may fit, are of another function than `model`."""
-    check_same_rows(checkpoint.uri, checkpoint.manifest["recipe"], model)
     there, here = asdict(checkpoint.model), asdict(model)
     other = [
         f"model.{name} {value}"
@@ -309,6 +308,7 @@ def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) ->
             f"{setting} {checkpoint.uri} was trained with {', '.join(other)}: another function."
             " Set it alike, or begin from scratch."
         )
+    check_same_rows(checkpoint.uri, checkpoint.manifest["recipe"], model)
 
 
 def _batches(
