@@ -7,28 +7,26 @@ From str and PIL image to numpy rows: rendering or tokenizing, resizing, tower. 
 random weights, which cost the same as trained ones. The two take turns, so that a busy machine
 disturbs both; the best of the rounds counts. CLIPPO reads 196 patches for a text; open_clip's text
 tower is smaller (512 wide) and reads 77 tokens with a causal mask, so texts are where CLIPPO has to
-lose. Writes benchmarks/out/embedding.json.
+lose.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measure import paired, rates, report, table, timed
 from PIL import Image
 
 from clippo_core import models
 from clippo_core.config import ModelConfig, RenderConfig
 from clippo_core.embedder import Clippo
 
-OUT = Path(__file__).resolve().parent / "out" / "embedding.json"
+OURS, THEIRS = "CLIPPO B/16", "open_clip ViT-B-16"
 WORDS = (
     "a", "brown", "dog", "runs", "over", "the", "green", "field", "while", "two", "children",
     "watch", "it", "from", "an", "old", "wooden", "bench",
@@ -52,6 +50,7 @@ def main() -> None:
         "--batch-size", type=int, default=0, help="default 256 on a GPU, 16 on a CPU"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     on_gpu = chosen.device.startswith("cuda")
     n, batch_size = (
@@ -65,23 +64,32 @@ def main() -> None:
         for _ in range(min(n, 64))
     ]
     images = [images[i % len(images)] for i in range(n)]
-    contestants = {
-        "clippo B/16": _clippo(chosen.device, chosen.precision, batch_size),
-        "open_clip ViT-B-16": _open_clip(chosen.device, chosen.precision, batch_size),
+    towers = {
+        OURS: _clippo(chosen.device, chosen.precision, batch_size),
+        THEIRS: _open_clip(chosen.device, chosen.precision, batch_size),
     }
-    best: dict[tuple[str, str], float] = {}
-    for _ in range(chosen.rounds + 1):  # the first one warms up; it can only be slower
-        for name, (embed_texts, embed_images) in contestants.items():
-            for what, embed, given in (
-                ("texts", embed_texts, texts),
-                ("images", embed_images, images),
-            ):
-                begin = time.perf_counter()
-                found = embed(given)
-                seconds = time.perf_counter() - begin
-                assert found.shape[0] == n and np.isfinite(found).all()
-                best[name, what] = max(best.get((name, what), 0.0), n / seconds)
-    _report(best, list(contestants), chosen, n, batch_size)
+
+    def run(embed: Callable[..., np.ndarray], given: list[Any]) -> Callable[[], None]:
+        def checked() -> None:
+            found = embed(given)
+            assert found.shape[0] == n and np.isfinite(found).all()
+
+        return checked
+
+    rows = []
+    for what, given in enumerate((texts, images)):
+        contestants = {name: run(tower[what], given) for name, tower in towers.items()}
+        seconds = timed(contestants, chosen.rounds, on_gpu=on_gpu)
+        over = paired(seconds, OURS)
+        rows += [
+            [("texts", "images")[what], name, rates(n, seconds[name]), over[name]]
+            for name in towers
+        ]
+    clock = "wall time" if on_gpu else f"CPU time of {torch.get_num_threads()} threads"
+    clock += f", {chosen.precision}, random weights, {n} of each in batches of {batch_size}"
+    columns = {"": "", "tower": "", "a second": ",.1f", "time over CLIPPO's": ".2f"}
+    packages = ["torch", "open_clip_torch"]
+    report("embedding", [table(columns, rows)], clock, packages=packages, out=chosen.out)
 
 
 def _clippo(
@@ -134,42 +142,6 @@ def _open_clip(
             lambda some: torch.stack([preprocess(image) for image in some]),
             images,
         ),
-    )
-
-
-def _report(
-    best: dict[tuple[str, str], float],
-    names: list[str],
-    chosen: argparse.Namespace,
-    n: int,
-    batch_size: int,
-) -> None:
-    machine = (
-        torch.cuda.get_device_name(chosen.device)
-        if chosen.device.startswith("cuda")
-        else f"{torch.get_num_threads()} CPU threads"
-    )
-    print(
-        f"{machine}, {chosen.precision}, {n} of each, batches of {batch_size}, best of"
-        f" {chosen.rounds + 1} rounds, per second"
-    )
-    print(f"{'':<22}{'texts':>10}{'images':>10}")
-    for name in names:
-        print(f"{name:<22}{best[name, 'texts']:>10.1f}{best[name, 'images']:>10.1f}")
-    facts = {
-        "machine": machine,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "precision": chosen.precision,
-    }
-    rates = {
-        name: {what: round(best[name, what], 2) for what in ("texts", "images")} for name in names
-    }
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(
-        json.dumps({**facts, "n": n, "batch_size": batch_size, "per_second": rates}, indent=1)
-        + "\n",
-        encoding="utf-8",
     )
 
 

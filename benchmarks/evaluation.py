@@ -1,33 +1,27 @@
 """How long does scoring take, and how much memory? 36 languages x 3,600 images x all captions at
 768 dimensions, on one core.
 
-    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py [--rounds 5] [--out FILE]
     PYTHONPATH=<unzipped clip_benchmark wheel> python benchmarks/evaluation.py
 
-Ours, and CLIP_benchmark's way of counting where `clip_benchmark` can be imported. Random embeddings
-of XM3600's true sizes (7,260 captions per language, 261,360 in all), so recalls are at chance for
-everybody and must agree. Also: rendering the 81,000 prompts of ImageNet's zero-shot classifier,
-zero-shot ranks of 50,000 images, and one 10-shot probe. Each part runs in a process of its own, so
-that its peak memory is its own. It embeds nothing: that time is the tower's.
+Ours, and CLIP_benchmark's way of counting where `clip_benchmark` can be imported; on one language
+the two take turns in one process. Random embeddings of XM3600's true sizes (7,260 captions per
+language, 261,360 in all), so recalls are at chance for everybody and must agree. Also: rendering
+the 81,000 prompts of ImageNet's zero-shot classifier, zero-shot ranks of 50,000 images, and one
+10-shot probe. Memory is the peak of a process that does this part alone. It embeds nothing: that
+time is the tower's.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import resource
-import subprocess
-import sys
-import time
+import argparse
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+from measure import alone, cpu_seconds, paired, report, spread, table, tell, timed
 
 LANGUAGES, IMAGES, TEXTS, WIDTH = 36, 3600, 7260, 768
 
@@ -47,24 +41,20 @@ def language(number: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def ours(n_languages: int) -> dict[str, Any]:
-    """Tiled rank counting: both directions and every k from one matrix product."""
+def ours(number: int) -> list[float]:
+    """Recalls of one language by tiled rank counting: both directions and every k from one matrix
+    product.
+    """
     from clippo_core.evaluate import metrics
 
-    images = unit(np.random.default_rng(0), IMAGES)
-    seconds, found = 0.0, []
-    for number in range(n_languages):
-        texts, image_of_text = language(number)
-        started = time.perf_counter()
-        forward, backward = metrics.retrieval_ranks(images, texts, image_of_text)
-        found.append([ranking.recall(k) for ranking in (forward, backward) for k in (1, 5, 10)])
-        seconds += time.perf_counter() - started
-    return {"languages": n_languages, "seconds": seconds, "first_language": found[0]}
+    images, (texts, image_of_text) = unit(np.random.default_rng(0), IMAGES), language(number)
+    rankings = metrics.retrieval_ranks(images, texts, image_of_text)
+    return [ranking.recall(k) for ranking in rankings for k in (1, 5, 10)]
 
 
-def clip_benchmark(n_languages: int) -> dict[str, Any]:
-    """CLIP_benchmark's `evaluate` on embeddings that are handed through, batches of 64,
-    recall_k_list 1, 5, 10.
+def clip_benchmark(number: int) -> list[float]:
+    """The same by CLIP_benchmark's `evaluate` on embeddings that are handed through, batches of
+    64, recall_k_list 1, 5, 10.
     """
     import torch
     from clip_benchmark.metrics import zeroshot_retrieval
@@ -75,25 +65,37 @@ def clip_benchmark(n_languages: int) -> dict[str, Any]:
         encode_image = encode_text = staticmethod(lambda rows: rows)
 
     images = torch.from_numpy(unit(np.random.default_rng(0), IMAGES))
-    seconds, found = 0.0, []
-    for number in range(n_languages):
-        texts, image_of_text = language(number)
-        rows = [torch.from_numpy(texts[np.flatnonzero(image_of_text == i)]) for i in range(IMAGES)]
-        batches = [(images[i : i + 64], rows[i : i + 64]) for i in range(0, IMAGES, 64)]
-        started = time.perf_counter()
-        result = zeroshot_retrieval.evaluate(
-            Handed(),
-            batches,
-            lambda rows: torch.stack(rows),
-            "cpu",
-            amp=False,
-            recall_k_list=[1, 5, 10],
-        )
-        seconds += time.perf_counter() - started
-        found.append(
-            [result[f"{way}_retrieval_recall@{k}"] for way in ("text", "image") for k in (1, 5, 10)]
-        )
-    return {"languages": n_languages, "seconds": seconds, "first_language": found[0]}
+    texts, image_of_text = language(number)
+    rows = [torch.from_numpy(texts[np.flatnonzero(image_of_text == i)]) for i in range(IMAGES)]
+    batches = [(images[i : i + 64], rows[i : i + 64]) for i in range(0, IMAGES, 64)]
+    result = zeroshot_retrieval.evaluate(
+        Handed(), batches, torch.stack, "cpu", amp=False, recall_k_list=[1, 5, 10]
+    )
+    return [result[f"{way}_retrieval_recall@{k}"] for way in ("text", "image") for k in (1, 5, 10)]
+
+
+COUNTERS = {"**ours**": ours} | (
+    {"CLIP_benchmark": clip_benchmark} if importlib.util.find_spec("clip_benchmark") else {}
+)
+
+
+def in_turns(rounds: int) -> dict[str, Any]:
+    """Seconds of one language by each counter, less making the embeddings, which is the same."""
+    found = {}
+
+    def run(name: str) -> Callable[[], None]:
+        return lambda: found.update({name: COUNTERS[name](0)})
+
+    def made() -> None:
+        unit(np.random.default_rng(0), IMAGES), language(0)
+
+    seconds = timed({name: run(name) for name in COUNTERS} | {"made": made}, rounds)
+    first, *others = found.values()
+    assert all(np.allclose(other, first) for other in others), "the ways of counting disagree"
+    return {
+        name: [one - other for one, other in zip(seconds[name], seconds["made"], strict=True)]
+        for name in COUNTERS
+    }
 
 
 def prompts() -> dict[str, Any]:
@@ -114,11 +116,10 @@ def prompts() -> dict[str, Any]:
     ]
     renderer = Renderer(224)
     renderer.masks(texts[:64])
-    started = time.perf_counter()
+    started = cpu_seconds()
     for i in range(0, len(texts), 64):
         renderer.masks(texts[i : i + 64])
-    seconds = time.perf_counter() - started
-    return {"prompts": len(texts), "seconds": seconds, "prompts_per_second": len(texts) / seconds}
+    return {"seconds": cpu_seconds() - started}
 
 
 def imagenet() -> dict[str, Any]:
@@ -130,96 +131,55 @@ def imagenet() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     images, classes = unit(rng, 50_000), unit(rng, 1000)
     labels = np.arange(50_000) % 1000
-    started = time.perf_counter()
-    top1 = metrics.zero_shot_accuracy(images, classes, labels)
-    zero_shot = time.perf_counter() - started
+    started = cpu_seconds()
+    metrics.zero_shot_accuracy(images, classes, labels)
+    zero_shot = cpu_seconds() - started
     shots = unit(rng, 10_000)
-    started = time.perf_counter()
+    started = cpu_seconds()
     metrics.few_shot_predict(shots, np.repeat(np.arange(1000), 10), images)
-    return {
-        "zero_shot_seconds": zero_shot,
-        "few_shot_seconds": time.perf_counter() - started,
-        "top1": top1,
-    }
-
-
-def in_a_process(name: str) -> dict[str, Any]:
-    """Run one part alone; its result with peak memory, or why it could not run."""
-    one_core = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(
-        [sys.executable, __file__, name], capture_output=True, text=True, env=os.environ | one_core
-    )
-    if done.returncode:
-        return {"not_run": done.stderr.strip().splitlines()[-1]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "ours": lambda: ours(LANGUAGES),
-    "ours_one_language": lambda: ours(1),
-    "clip_benchmark_one_language": lambda: clip_benchmark(1),
-    "prompts": prompts,
-    "imagenet": imagenet,
-}
+    return {"zero_shot": zero_shot, "few_shot": cpu_seconds() - started}
 
 
 def main() -> None:
-    """Run every part, print a table, write benchmarks/out/evaluation.json."""
-    if len(sys.argv) > 1:
-        found = PARTS[sys.argv[1]]()
-        print(
-            json.dumps(
-                found | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-            )
-        )
-        return
-    report = {name: in_a_process(name) for name in PARTS}
-    whole, one, peer = (
-        report[name] for name in ("ours", "ours_one_language", "clip_benchmark_one_language")
+    """Print the table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(
-        "| scoring at 768 dimensions, both directions, k = 1, 5, 10, one core | seconds | peak MB"
-        " |\n|---|---|---|"
-    )
-    print(
-        f"| ours, 36 languages x 3,600 images x 7,260 captions | {whole['seconds']:.1f} |"
-        f" {whole['peak_mb']:.0f} |"
-    )
-    print(f"| ours, one language | {one['seconds']:.2f} | {one['peak_mb']:.0f} |")
-    if "seconds" in peer:
-        print(
-            f"| CLIP_benchmark, one language | {peer['seconds']:.1f} | {peer['peak_mb']:.0f} (torch"
-            " included) |"
-        )
-        assert np.allclose(peer["first_language"], one["first_language"]), (
-            "the two ways of counting disagree"
-        )
-        print("Recalls of the first language agree.")
-    else:
-        print(f"| CLIP_benchmark | not run: {peer['not_run']} | |")
-    print(
-        f"\nPrompts drawn: {report['prompts']['prompts']:,} in"
-        f" {report['prompts']['seconds']:.1f} s",
-        end="",
-    )
-    print(f" = {report['prompts']['prompts_per_second']:,.0f} per second.")
-    print(
-        "ImageNet: zero-shot ranks of 50,000 images"
-        f" {report['imagenet']['zero_shot_seconds']:.1f} s",
-        end="",
-    )
-    print(
-        f", one 10-shot probe {report['imagenet']['few_shot_seconds']:.1f} s,"
-        f" {report['imagenet']['peak_mb']:.0f} MB."
-    )
-    report["machine"] = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores_used": 1,
-        "load": os.getloadavg()[0],
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--languages", type=int, default=LANGUAGES)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    parts: dict[str, Callable[[], Any]] = {
+        "turns": lambda: {"seconds": in_turns(options.rounds)},
+        "all": lambda: {"n": len([ours(number) for number in range(options.languages)])},
+        "prompts": prompts,
+        "imagenet": imagenet,
     }
-    out = PROJECT / "benchmarks" / "out" / "evaluation.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    parts |= {name: lambda one=one: {"recalls": one(0)} for name, one in COUNTERS.items()}
+    if options.part:
+        tell(parts[options.part]())
+        return
+    given = ["--rounds", str(options.rounds), "--languages", str(options.languages), "--part"]
+    told = {name: alone(*given, name, threads=1) for name in parts}
+    seconds = told["turns"]["seconds"]
+    over = paired(seconds, "**ours**")
+    size = f"{IMAGES:,} images x {TEXTS:,} captions"
+    rows = [
+        [f"{name}, {size}", spread(seconds[name]), over[name], told[name]["peak_mib"]]
+        for name in COUNTERS
+    ]
+    whole, shown = told["all"], told["imagenet"]
+    rows += [
+        [f"**ours**, {options.languages} x {size}", whole["cpu_seconds"], None, whole["peak_mib"]],
+        ["ImageNet's 81,000 prompts rendered", told["prompts"]["seconds"], None, None],
+        ["zero-shot ranks of 50,000 images", shown["zero_shot"], None, shown["peak_mib"]],
+        ["one 10-shot probe", shown["few_shot"], None, shown["peak_mib"]],
+    ]
+    columns = {"": "", "CPU s": ".2f", "over ours": ".2f", "peak MiB": ",.0f"}
+    clock = f"CPU time of one thread, {options.rounds} rounds"
+    packages = ["clip_benchmark"] if len(COUNTERS) > 1 else []
+    report("evaluation", [table(columns, rows)], clock, packages=packages, out=options.out)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,31 @@
 open_clip's ClipLoss?
 
     python benchmarks/loss.py [--batches 1280 2560 5120 10240] [--width 768]
-                              [--largest-dense 10240] [--out FILE]
+                              [--largest-dense 10240] [--rounds 3] [--out FILE]
 
 One process, forward and backward on features of unit length, float32, on a GPU if there is one.
-Extra memory is the peak of what is allocated between the call and the end of backward, gradients of
-both features (2 B d floats) included, features not. It prints the largest gradient difference to
-the definition in float64 (up to 2,560), so that nothing wrong is fast.
+The forms take turns. Extra memory is the peak of what is allocated between the call and the end of
+backward, gradients of both features (2 B d floats) included, features not. It also prints the
+largest gradient difference from the definition in float64, so that nothing wrong is fast.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from measure import paired, report, spread, table, timed
 from torch import Tensor
 
 from clippo_core.losses import contrastive_loss, distributed_contrastive_loss
 
-MIB = 1 << 20
+MIB, CPU = 1 << 20, torch.device("cpu")
+OURS, DENSE = "**ours**, tiled", "definition, dense"
 
 
 def open_clip_loss() -> Callable[..., Tensor] | None:
@@ -83,39 +84,41 @@ def extra_bytes(run: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def measure(
-    loss: Callable[..., Tensor], batch: int, width: int, device: torch.device, repeats: int
-) -> dict[str, float]:
+def gradient_error(loss: Callable[..., Tensor], batch: int, width: int) -> float:
+    """Largest difference from the definition's gradient in float64, over that one's largest."""
+    given, exact = (features(batch, width, CPU, kind) for kind in (torch.float32, torch.float64))
+    truth = torch.autograd.grad(contrastive_loss(*exact), exact)[:2]
+    found = torch.autograd.grad(loss(*given), given)[:2]
+    largest = max(float(t.abs().max()) for t in truth)
+    return max(float((x - t).abs().max()) / largest for x, t in zip(found, truth, strict=True))
+
+
+def rows(
+    batch: int, forms: dict[str, Callable[..., Tensor]], width: int, rounds: int
+) -> list[list[Any]]:
+    """Of each form: extra memory, time, and time over the definition's in the same round."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = features(batch, width, device)
 
-    def run() -> None:
-        torch.autograd.backward(loss(*inputs), inputs=inputs)
+    def run(loss: Callable[..., Tensor]) -> Callable[[], None]:
+        return lambda: torch.autograd.backward(loss(*inputs), inputs=inputs)
 
-    memory = extra_bytes(run, device)
-    # On a CPU the process's own time, which other processes on the machine disturb less.
-    seconds, clock = [], time.perf_counter if device.type == "cuda" else time.process_time
-    for _ in range(repeats):
+    runs = {name: run(loss) for name, loss in forms.items()}
+    memory = {}
+    for name, one in runs.items():
         for x in inputs:
             x.grad = None
-        start = clock()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
-    result = {"extra_mib": memory / MIB, "seconds": min(seconds)}
-    if batch <= 2560:
-        exact = features(batch, width, device, torch.float64)
-        truth = torch.autograd.grad(contrastive_loss(*exact), exact)
-        scale = max(float(t.abs().max()) for t in truth[:2])
-        result["gradient_error"] = max(
-            float((x.grad - t).abs().max()) / scale
-            for x, t in zip(inputs[:2], truth[:2], strict=True)
-        )
-    return result
+        memory[name] = extra_bytes(one, device) / MIB
+    seconds = timed(runs, rounds, warm_up=0, on_gpu=device.type == "cuda")
+    over = paired(seconds, DENSE) if DENSE in runs else dict.fromkeys(runs)
+    return [
+        [f"{batch:,}", name, memory[name], spread(1000 * s for s in seconds[name]), over[name]]
+        for name in runs
+    ]
 
 
 def main() -> None:
-    """Print the table, write JSON."""
+    """Print the tables, write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,41 +127,27 @@ def main() -> None:
     parser.add_argument(
         "--largest-dense", type=int, default=10240, help="no dense form above this batch"
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/loss.json"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forms: dict[str, Callable[..., Tensor] | None] = {
-        "ours, tiled": distributed_contrastive_loss,
-        "definition, dense": contrastive_loss,
-        "open_clip ClipLoss": open_clip_loss(),
-    }
-    rows = []
     torch.set_num_threads(1)
-    clock = "wall time" if device.type == "cuda" else "CPU time, one thread"
-    print(f"torch {torch.__version__}, {device}; width {options.width}, float32; ms of {clock}")
-    print(f"{'batch':>7}  {'form':20}{'extra MiB':>11}{'ms':>10}{'gradient error':>16}")
+    forms = {OURS: distributed_contrastive_loss, DENSE: contrastive_loss}
+    open_clip = open_clip_loss()
+    if open_clip is not None:
+        forms["open_clip ClipLoss"] = open_clip
+    found = []
     for batch in options.batches:
-        for name, loss in forms.items():
-            if loss is None or (batch > options.largest_dense and name != "ours, tiled"):
-                print(f"{batch:7}  {name:20}{'not installed' if loss is None else 'not run':>11}")
-                continue
-            row = {
-                "batch": batch,
-                "form": name,
-                **measure(loss, batch, options.width, device, options.repeats),
-            }
-            rows.append(row)
-            error = f"{row['gradient_error']:16.1e}" if "gradient_error" in row else ""
-            print(
-                f"{batch:7}  {name:20}{row['extra_mib']:11.1f}{row['seconds'] * 1e3:10.1f}{error}",
-                flush=True,
-            )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"torch": torch.__version__, "device": str(device), "rows": rows}, indent=2)
-        + "\n"
-    )
+        dense = batch <= options.largest_dense
+        some = {name: loss for name, loss in forms.items() if dense or name == OURS}
+        found += rows(batch, some, options.width, options.rounds)
+    columns = {"batch": "", "form": "", "extra MiB": ",.1f", "ms": ",.0f", "over dense": ".2f"}
+    least = min(options.batches)
+    errors = [[name, gradient_error(loss, least, options.width)] for name, loss in forms.items()]
+    error_columns = {f"{least:,} pairs, float32": "", "largest gradient error": ".1e"}
+    clock = "wall time" if torch.cuda.is_available() else "CPU time of one thread"
+    clock += f", width {options.width}, float32, {options.rounds} rounds"
+    tables = [table(columns, found), table(error_columns, errors)]
+    report("loss", tables, clock, packages=["torch"], out=options.out)
 
 
 if __name__ == "__main__":

@@ -7,33 +7,34 @@ products, and in how much memory?
 On a CPU a small tower, so that the script itself is tested; on a GPU a sweep over micro-batches,
 eager and compiled.
 
-One process, plain torch (2.11 or later suffices; no deepspeed, no flytekit):
-forward, loss, backward, Adafactor with clipping, on given inputs. Rows: eager and compiled, each
-way to fit memory; open_clip's ViT-B/16 image tower in two forwards at the same FLOPs, where
-open_clip and a torchvision that loads are installed. MFU is model FLOP/s over the best of many
-matrix products measured in the same run on random numbers (and over 989 TFLOP/s, an H100/H200's
-data sheet). The share beside forward and backward is timed apart. The projection divides by
-measured pairs/s alone: it assumes that exchanges hide behind the backward pass.
+Plain torch (2.11 or later suffices; no deepspeed, no flytekit): forward, loss, backward, Adafactor
+with clipping, on given inputs. Rows: eager and compiled, each way to fit memory; open_clip's
+ViT-B/16 image tower in two forwards at the same FLOPs, where open_clip and a torchvision that loads
+are installed. Each row is a process of its own: what torch compiled for one batch size would be
+used, with shapes left open, for the next. MFU is model FLOP/s over the best of many matrix products
+measured in the same process on random numbers, and over 989 TFLOP/s, an H100/H200's data sheet; on
+a GPU only, for a shared CPU's products vary by a half from run to run. The share beside forward and
+backward is timed apart. docs/performance.md says what to expect.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
-import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from measure import alone, rates, report, table, tell, timed
 from torch import Tensor, nn
 
 from clippo_core.config import ModelConfig, OptimConfig
 from clippo_core.engine import Engine, MemoryPlan, apply_memory, contrastive_step, make_engine
 from clippo_core.losses import contrast
 from clippo_core.models import build_tower, load_torchvision
-from clippo_core.train.speed import training_flops_per_pair
+from clippo_core.train.speed import matmul_flops_per_second, training_flops_per_pair
 
 TOWERS = {
     "small": ModelConfig(width=128, depth=4, num_heads=2, mlp_dim=512, embed_dim=64),
@@ -41,17 +42,10 @@ TOWERS = {
     "L/16": ModelConfig(width=1024, depth=24, num_heads=16, mlp_dim=4096),
 }
 DATA_SHEET_FLOPS = 989e12
-COLUMNS = ("pairs", "ms", "pairs/s", "TFLOP/s", "MFU", "of 989", "peak GiB", "beside")
-PAPER = {"batch": 10_240, "steps": 250_000}
-
-
-def matmul_ceiling(device: torch.device) -> float:
-    """FLOP/s of a large square product on random numbers: zeros would draw less power and read 10 %
-    more.
-    """
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(_timed(lambda: torch.mm(a, b), device, 10))
+COLUMNS = {
+    "tower": "", "": "", "memory": "", "pairs": "", "pairs/s": ",.0f", "TFLOP/s": ".3g",
+    "MFU": ".1%", "of 989": ".1%", "peak GiB": ".1f", "beside": ".1%",
+}  # fmt: skip
 
 
 def inputs(pairs: int, image_px: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,178 +107,116 @@ def engine_of(
 
 
 def measure(
-    engine: Engine, batch: tuple[Tensor, Tensor, Tensor], memory: MemoryPlan | None, steps: int
-) -> dict[str, float]:
-    """Seconds per step, peak memory, and seconds of what stands beside forward and backward."""
-    device, pairs = engine.device, len(batch[2])
-
-    def step() -> None:
-        contrastive_step(engine, *batch, memory=memory)
-        engine.update(1e-6)
-
-    for _ in range(3):
-        step()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    seconds = _timed(step, device, steps)
-    result = {"seconds": sorted(seconds)[len(seconds) // 2], "spread": max(seconds) / min(seconds)}
-    if device.type == "cuda":
-        result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    engine: Engine, batch: tuple[Tensor, Tensor, Tensor], steps: int
+) -> dict[str, list[float] | float]:
+    """Seconds of each step, peak memory, and the share of what stands beside forward and
+    backward: loss and update.
+    """
+    on_gpu, pairs = engine.device.type == "cuda", len(batch[2])
     features = [
-        nn.functional.normalize(torch.randn(pairs, 768, device=device), dim=1).requires_grad_()
+        nn.functional.normalize(torch.randn(pairs, 768, device=engine.device), dim=1)
         for _ in range(2)
     ]
-    scale = torch.tensor(10.0, device=device, requires_grad=True)
-    beside = min(
-        _timed(
-            lambda: torch.autograd.grad(contrast(*features, scale)[0], (*features, scale)),
-            device,
-            steps,
-        )
-    )
+    given = (*features, torch.tensor(10.0, device=engine.device))
+    for x in given:
+        x.requires_grad_()
+
+    def step() -> None:
+        contrastive_step(engine, *batch, memory=None)
+        engine.update(1e-6)
+
+    def update() -> None:
+        engine.optimizer.step(1e-6)
+
+    def loss() -> None:
+        torch.autograd.grad(contrast(*given)[0], given)
+
+    found = timed({"step": step}, steps, warm_up=3, on_gpu=on_gpu)
+    result = {"seconds": found["step"]}
+    if on_gpu:
+        result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     for parameter in engine.module.parameters():
         parameter.grad = torch.randn_like(parameter)
-    result["beside_share"] = (
-        beside + min(_timed(lambda: engine.optimizer.step(1e-6), device, steps))
-    ) / result["seconds"]
-    engine.module.zero_grad(set_to_none=True)
-    return result
-
-
-def _timed(run: Any, device: torch.device, times: int) -> list[float]:
-    seconds = []
-    for _ in range(times):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    found |= timed({"loss": loss, "update": update}, steps, on_gpu=on_gpu)
+    beside = median(found["loss"]) + median(found["update"])
+    return result | {"beside": beside / median(found["step"])}
 
 
 def main() -> None:
-    """Print one line a case as it is done, then the projections; write JSON."""
+    """Print the table, write JSON."""
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--towers", nargs="+", default=["B/16"] if cuda else ["small"], choices=list(TOWERS)
     )
-    parser.add_argument("--pairs", type=int, nargs="+", default=[128, 256, 512] if cuda else [32])
+    parser.add_argument(
+        "--pairs", type=int, nargs="+", default=[128, 256, 512] if cuda else [32, 64]
+    )
     parser.add_argument(
         "--modes", nargs="+", default=["plain"], choices=["plain", "recompute", "checkpoint"]
     )
     parser.add_argument("--image-px", type=int, default=224 if cuda else 64)
-    parser.add_argument("--steps", type=int, default=10 if cuda else 3)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument(
         "--eager-only", action="store_true", help="do not compile (the default without a GPU)"
     )
     parser.add_argument(
         "--open-clip", action="store_true", help="also open_clip's tower, of B/16's size"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/train_step.json"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    ceiling = matmul_ceiling(device)
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"torch {torch.__version__}, {name}; matrix products reach {ceiling / 1e12:.3g} TFLOP/s;"
-        f" {options.image_px} px"
-    )
-    print(f"{'tower':12}{'':10}{'mode':12}" + "".join(f"{title:>9}" for title in COLUMNS))
+    if options.case:
+        tell(run(*options.case, options.image_px, options.steps))
+        return
     cases = [("ours", tower, mode) for tower in options.towers for mode in options.modes]
     cases += [("open_clip", "B/16", "plain")] if options.open_clip else []
+    fixed = ["--image-px", str(options.image_px), "--steps", str(options.steps)]
     rows = []
     for kind, tower, mode in cases:
         for compiled in (False,) if options.eager_only or not cuda else (False, True):
             for pairs in options.pairs:
-                row = {
-                    "kind": kind,
-                    "tower": tower,
-                    "mode": mode,
-                    "compiled": compiled,
-                    "pairs": pairs,
-                }
-                row |= run(row, options, device, ceiling)
-                rows.append(row)
-    for tower in options.towers if cuda else []:
-        project(
-            tower,
-            [
-                row["pairs_per_second"]
-                for row in rows
-                if (row["kind"], row["tower"]) == ("ours", tower) and "mfu" in row
-            ],
-        )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps(
-            {"torch": torch.__version__, "device": name, "ceiling": ceiling, "rows": rows}, indent=2
-        )
-        + "\n"
-    )
-
-
-def project(tower: str, rates: list[float]) -> None:
-    """The paper's run at the best measured rate of a GPU."""
-    if rates:
-        days = {
-            gpus: PAPER["batch"] * PAPER["steps"] / (max(rates) * gpus) / 86_400
-            for gpus in (1, 8, 64)
-        }
-        on_gpus = ", ".join(f"{d:.2f} days on {g}" for g, d in days.items())
-        print(f"{tower}: {max(rates):,.0f} pairs/s; 250,000 steps of 10,240 pairs: {on_gpus}")
+                case = json.dumps([kind, tower, mode, compiled, pairs])
+                found = alone(*fixed, "--case", case)
+                rows.append(row(kind, tower, mode, compiled, pairs, found))
+                print(rows[-1], flush=True)
+    clock = "wall time" if cuda else "CPU time of one thread, float32"
+    clock += f", {options.image_px} px, {options.steps} steps each"
+    report("train_step", [table(COLUMNS, rows)], clock, packages=["torch"], out=options.out)
 
 
 def run(
-    case: dict[str, Any], options: argparse.Namespace, device: torch.device, ceiling: float
+    kind: str, tower: str, mode: str, compiled: bool, pairs: int, image_px: int, steps: int
 ) -> dict[str, Any]:
-    name = case["tower"] if case["kind"] == "ours" else case["kind"]
-    label = f"{name:12}{'compiled' if case['compiled'] else 'eager':10}{case['mode']:12}"
+    """Measure one case in this process; what hinders it, where it cannot be."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)  # of a CPU: threads that wait for each other would count as work
     try:
-        engine = engine_of(
-            case["kind"], case["tower"], case["mode"], case["compiled"], options.image_px, device
-        )
-        result = measure(
-            engine, inputs(case["pairs"], options.image_px, device), None, options.steps
-        )
+        engine = engine_of(kind, tower, mode, compiled, image_px, device)
+        found = measure(engine, inputs(pairs, image_px, device), steps)
     except (torch.cuda.OutOfMemoryError, ImportError, RuntimeError) as error:
-        print(
-            f"{label}{case['pairs']:6}  not run: {type(error).__name__}:"
-            f" {str(error).splitlines()[0][:80]}",
-            flush=True,
-        )
-        return {"not_run": str(error).splitlines()[0]}
-    finally:
-        engine = None
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    flops = training_flops_per_pair(TOWERS[case["tower"]], options.image_px)
-    assert flops is not None
-    rate = case["pairs"] / result["seconds"]
-    result |= {
-        "pairs_per_second": rate,
-        "flops_per_second": flops * rate,
-        "mfu": flops * rate / ceiling,
-    }
-    shown = [
-        f"{case['pairs']}",
-        f"{result['seconds'] * 1e3:.1f}",
-        f"{rate:.1f}",
-        f"{flops * rate / 1e12:.3g}",
-        f"{result['mfu']:.1%}",
-    ]
-    shown += [
-        f"{flops * rate / DATA_SHEET_FLOPS:.1%}",
-        f"{result.get('peak_gib', float('nan')):.1f}",
-        f"{result['beside_share']:.1%}",
-    ]
-    print(label + "".join(f"{value:>9}" for value in shown), flush=True)
-    return result
+        return {"not_run": f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"}
+    flops = (training_flops_per_pair(TOWERS[tower], image_px) or 0) * pairs
+    found["flops_per_second"] = flops / median(found["seconds"])
+    if device.type == "cuda":
+        ceiling = matmul_flops_per_second(device, "bfloat16")
+        found["mfu"] = found["flops_per_second"] / ceiling
+        found["of_sheet"] = found["flops_per_second"] / DATA_SHEET_FLOPS
+    return found
+
+
+def row(
+    kind: str, tower: str, mode: str, compiled: bool, pairs: int, found: dict[str, Any]
+) -> list[Any]:
+    """The case's row."""
+    head = [tower if kind == "ours" else kind, "compiled" if compiled else "eager", mode]
+    if "not_run" in found:
+        return [*head, f"{pairs}: {found['not_run']}", *[None] * 6]
+    rest = [found.get(name) for name in ("mfu", "of_sheet", "peak_gib", "beside")]
+    speed = [rates(pairs, found["seconds"]), found["flops_per_second"] / 1e12]
+    return [*head, str(pairs), *speed, *rest]
 
 
 if __name__ == "__main__":

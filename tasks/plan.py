@@ -55,7 +55,7 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)
-    deck = plan_deck(config, run.root, settings.place(), settings.expected_tflops())
+    deck = plan_deck(config, run.root, settings.place(), settings.devices())
     show("Plan", deck, run.root)
     found = inspect_benchmarks(fill_kickoff(config.evaluate, kickoff_time))
     show("Benchmarks", inspection_deck(found.facts, found.faults), run.root)

@@ -82,7 +82,7 @@ SHAPES: dict[str, ClusterShape] = {
         pod_template="clippo-spot-a100x8",
     ),
 }
-"""Pairs/s of each are in benchmarks/RESULTS.md; another cluster is another line here."""
+"""Pairs/s to expect of them are in docs/performance.md; another cluster is another line here."""
 
 SHAPE_NAME = os.environ.get("CLIPPO_CLUSTER", "laptop")
 if SHAPE_NAME not in SHAPES:
@@ -106,11 +106,6 @@ if not logging.getLogger().handlers:
     # A pod's log shows how far it is (clippo_core/progress.py); nothing else sets one up.
     logging.getLogger("clippo_core").setLevel(logging.INFO)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-
-TFLOPS = {"nvidia-h200": 396.0, "nvidia-h100": 396.0, "nvidia-a100-80gb": 125.0, "": 0.07}
-"""Accelerator -> 1e12 model FLOP/s that a GPU is taken to reach in training, for the plan's
-expected duration: 40 % of the maker's figure for bfloat16, not measured. Of CPUs a node's, as
-measured in benchmarks/RESULTS.md."""
 
 TIMEOUTS = {
     "training": datetime.timedelta(days=21),
@@ -222,10 +217,12 @@ def place() -> list[tuple[str, str]]:
     return [("version", version), ("program", PROGRAM), ("cluster", f"{SHAPE_NAME}, {size}")]
 
 
-def expected_tflops() -> float:
-    """1e12 model FLOP/s that training is taken to reach on this cluster; 0 = nobody knows."""
+def devices() -> tuple[str, int]:
+    """What training runs on: the accelerator's label and the number of all GPUs, or "" and the
+    number of CPU nodes.
+    """
     device = SHAPE.accelerator.to_flyte_idl().device if SHAPE.accelerator else ""
-    return TFLOPS.get(device, 0.0) * SHAPE.nodes * int(SHAPE.gpu or 1)
+    return device, SHAPE.nodes * int(SHAPE.gpu or 1)
 
 
 def in_pod() -> bool:

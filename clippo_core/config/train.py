@@ -113,12 +113,6 @@ class AugmentConfig(Checked, path="train.augment"):
             self.double_share == 0 or px >= 64,
             f"train.augment.double_share needs pages of at least 64 px; render.image_px is {px}.",
         )
-        require(
-            not (self.varies_pixels and model.skip_blank_rows),
-            "model.skip_blank_rows finds blank rows in the text's masks, which train.augment's "
-            "stroke_share, contrast, inversion_share and noise change into pixels; use one or the "
-            "other.",
-        )
 
 
 @dataclass(frozen=True)

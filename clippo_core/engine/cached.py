@@ -70,11 +70,14 @@ def contrastive_step(
     second_text: Tensor,
     *,
     memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
 ) -> StepOutput:
     """`contrastive_backward`, and what it says; then call `engine.update(multiplier)`. Waits for
     the device.
     """
-    report = contrastive_backward(engine, photos, first_text, second_text, memory=memory)
+    report = contrastive_backward(
+        engine, photos, first_text, second_text, memory=memory, text_rows=text_rows
+    )
     if engine.world_size > 1:
         dist.all_reduce(report)
     return StepOutput.of(report.tolist(), len(second_text) * engine.world_size)
@@ -87,13 +90,15 @@ def contrastive_backward(
     second_text: Tensor,
     *,
     memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Forward and backward of one step. This rank's part of its report, [5], for
     `engine.queue_update`; no one waits for it here. A NaN anywhere is a NaN everywhere.
 
     `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the
     module takes them, photos first, on the engine's device, p + m the same on every rank. `memory`:
-    only its `chunk_pairs` matters here; 0 is one pass.
+    only its `chunk_pairs` matters here; 0 is one pass. `text_rows`: what the module takes, beside
+    first and second texts, about each of them, [m] and [p + m].
     """
     pairs = len(second_text)
     if len(photos) + len(first_text) != pairs or pairs == 0:
@@ -103,9 +108,10 @@ def contrastive_backward(
         )
     chunk = memory.chunk_pairs if memory else 0
     if 0 < chunk < pairs:
-        loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, chunk)))
+        chunks = list(_chunks(photos, first_text, second_text, chunk, text_rows or ()))
+        loss, scale, sums = _cached(engine, chunks)
     else:
-        first, second, scale = engine(photos, first_text, second_text)
+        first, second, scale = engine(photos, first_text, second_text, *(text_rows or ()))
         loss, sums = contrast(first, second, scale)
         engine.backward(loss)
     return torch.cat(
@@ -118,22 +124,18 @@ def contrastive_backward(
 
 
 def _chunks(
-    photos: Tensor, first_text: Tensor, second_text: Tensor, size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    photos: Tensor, first_text: Tensor, second_text: Tensor, size: int, rows: tuple[Tensor, ...]
+) -> Iterator[tuple[Tensor, ...]]:
     """The pairs low .. high of each chunk, still photos before texts."""
     p = len(photos)
     for low in range(0, len(second_text), size):
         high = min(low + size, len(second_text))
-        yield (
-            photos[low:high],
-            first_text[max(low - p, 0) : max(high - p, 0)],
-            second_text[low:high],
-        )
+        of_first, of_second = slice(max(low - p, 0), max(high - p, 0)), slice(low, high)
+        about = (rows[0][of_first], rows[1][of_second]) if rows else ()
+        yield photos[low:high], first_text[of_first], second_text[of_second], *about
 
 
-def _cached(
-    engine: Engine, chunks: list[tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cached(engine: Engine, chunks: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         outputs = [engine(*chunk) for chunk in chunks]
     first = torch.cat([output[0] for output in outputs]).requires_grad_()
@@ -163,13 +165,15 @@ def rehearse(
     second_text: Tensor,
     *,
     memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Run the module as a step on these pairs would, every shape once, and keep nothing: what is
     compiled at first use is compiled then. No rank waits for another; see `Engine.rehearse`.
     """
     pairs, chunk = len(second_text), memory.chunk_pairs if memory else 0
     is_cached = 0 < chunk < pairs
-    chunks = _chunks(photos, first_text, second_text, chunk if is_cached else pairs)
+    size = chunk if is_cached else pairs
+    chunks = _chunks(photos, first_text, second_text, size, text_rows or ())
     shapes = {tuple(map(len, chunk)): chunk for chunk in chunks}
     for with_graph in (False, True) if is_cached else (True,):
         for inputs in shapes.values():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from clippo_core import storage
 from clippo_core.config import RenderConfig, RunConfig
-from clippo_core.errors import ClippoError, DataError, NotFoundError
+from clippo_core.errors import ClippoError, ConfigError, DataError, NotFoundError
 from clippo_core.extras import optional_import
 from clippo_core.measure.contact import ContactItem, safe_picture
 from clippo_core.published import published
@@ -39,12 +39,15 @@ CONTACT_ITEMS = 12
 
 
 def plan_deck(
-    config: RunConfig, root: str, place: Sequence[tuple[str, str]] = (), tflops: float = 0.0
+    config: RunConfig,
+    root: str,
+    place: Sequence[tuple[str, str]] = (),
+    devices: tuple[str, int] | None = None,
 ) -> str:
     """What will run and where, for how long, and in what it differs from the paper.
 
-    place: names and values of what it runs on. tflops: 1e12 model FLOP/s that training is expected
-    to reach there, 0 = nobody knows.
+    place: names and values of what it runs on. devices: the accelerator that trains ("" for CPUs)
+    and how many, for the expected duration.
     """
     name, paper = paper_run(config)
     return deck(
@@ -54,7 +57,7 @@ def plan_deck(
             marks=["demo"] if config.is_demo else [],
             text=f"Folder: {root}",
         ),
-        fragment("facts", entries=[*place, *_expected(config, tflops)]),
+        fragment("facts", entries=[*place, *_expected(config, devices)]),
         fragment("facts", entries=run_facts(config)),
         fragment("recipe", differences=recipe_differences(config, paper), paper_name=name),
     )
@@ -144,15 +147,19 @@ def examples_part(shown: list[dict[str, Any]]) -> Markup:
     return fragment("examples", hits=hits, misses=misses)
 
 
-def _expected(config: RunConfig, tflops: float) -> list[tuple[str, str]]:
-    """About how long training takes at so many model FLOP/s; empty where that cannot be told."""
-    from clippo_core.train.speed import training_flops_per_pair
+def _expected(config: RunConfig, devices: tuple[str, int] | None) -> list[tuple[str, str]]:
+    """About how long training takes there; empty where that cannot be told."""
+    from clippo_core.train.costs import training_seconds
 
-    per_pair = training_flops_per_pair(config.model, config.render.image_px)
-    if not per_pair or not tflops:
+    if devices is None:
         return []
-    seconds = config.train.steps * config.train.batch_pairs * per_pair / (1e12 * tflops)
-    return [("training, if nothing waits", f"about {digits.duration(seconds)}")]
+    try:
+        seconds = training_seconds(config.train, config.model, config.render.image_px, *devices)
+    except ConfigError:  # training will say it
+        return []
+    if seconds is None:
+        return []
+    return [("training, if nothing waits", f"about {digits.duration(seconds)}, computed")]
 
 
 def _trained(checkpoint: str) -> Trained | None:

@@ -51,7 +51,7 @@ from clippo_core.engine.checkpoint import (
     latest_checkpoint,
     open_checkpoint,
 )
-from clippo_core.engine.recipe import check_same_recipe
+from clippo_core.engine.recipe import check_same_recipe, check_same_rows
 from clippo_core.errors import CheckpointError, ConfigError, NotFoundError
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.rendering import TextEncoder
@@ -336,6 +336,7 @@ def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) ->
             f"{setting} {checkpoint.uri} was trained with {', '.join(other)}: another function."
             " Set it alike, or begin from scratch."
         )
+    check_same_rows(checkpoint.uri, checkpoint.manifest["recipe"], model)
 
 
 def _batches(
@@ -358,6 +359,7 @@ def _batches(
             if plan.train.augment.varies_layout
             else None
         ),
+        count_rows=plan.model.skip_blank_rows,
     )
 
 
@@ -375,7 +377,8 @@ def _begun_together(
         return feed
     first = next(feed)
     if plan.train.compile:
-        rehearse(engine, first.photos, first.first_text, first.second_text, memory=memory)
+        texts, rows = (first.first_text, first.second_text), first.text_rows
+        rehearse(engine, first.photos, *texts, memory=memory, text_rows=rows)
     agreement.barrier()
     return itertools.chain([first], feed)
 

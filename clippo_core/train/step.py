@@ -75,7 +75,12 @@ class StepResult:
 def train_step(engine: Engine, batch: Batch, multiplier: float, memory: MemoryPlan) -> StepResult:
     """Queue the training on `batch` (on the engine's device), the update times `multiplier`."""
     report = contrastive_backward(
-        engine, batch.photos, batch.first_text, batch.second_text, memory=memory
+        engine,
+        batch.photos,
+        batch.first_text,
+        batch.second_text,
+        memory=memory,
+        text_rows=batch.text_rows,
     )
     outcome = engine.queue_update(multiplier, report)
     pairs = len(batch.second_text) * engine.world_size

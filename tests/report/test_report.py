@@ -234,7 +234,7 @@ def page() -> str:
 def all_decks() -> dict[str, str]:
     run = made_run()
     return {
-        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}", [("version", HOSTILE)], 1.0),
+        "plan": decks.plan_deck(RUN, f"runs/{HOSTILE}", [("version", HOSTILE)], ("", 1)),
         "benchmarks": decks.inspection_deck([f"fine {HOSTILE}"], [f"bad {HOSTILE}"]),
         "validation": decks.validation_deck(run.validation),
         "render": decks.render_deck(run.manifest, samples=run.insight.contact),
@@ -974,8 +974,14 @@ def test_chromium_draws_the_report(page, tmp_path):
 
 def test_a_plan_tells_where_it_runs_and_for_how_long() -> None:
     place = [("version", "9bb5ac5-h200x8"), ("cluster", "h200x8, 1 × 8 GPUs")]
-    text = Reader(decks.plan_deck(presets.paper_b16(), "s3://b/runs/x", place, 3168.0)).text
+    run, h200s = presets.paper_b16(), ("nvidia-h200", 8)
+    text = Reader(decks.plan_deck(run, "s3://b/runs/x", place, h200s)).text
     assert "9bb5ac5-h200x8" in text and "1 × 8 GPUs" in text
-    # 333,000 steps of 10,240 pairs; B/16 at 224 px forward and backward is some 160 GFLOP a pair.
-    assert "about 1 d 23 h" in text
-    assert "if nothing waits" not in Reader(decks.plan_deck(RUN, "x", place)).text
+    assert "about 1 d 22 h, computed" in text  # 250,000 steps of 10,240 at 8 x 1,912 pairs/s
+    for other, devices in (
+        (RUN, None),
+        (run, ("nvidia-t4", 8)),
+        (run, ("nvidia-h200", 7)),  # ranks that 10,240 does not divide by
+        (presets.one_tower_clip(), h200s),
+    ):
+        assert "if nothing waits" not in Reader(decks.plan_deck(other, "x", place, devices)).text
