@@ -62,8 +62,8 @@ check: setup ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# These train for up to an hour each; run them by hand, with the folder of the data.
-STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py
+# These train for up to an hour each, or want a GPU; run them by hand.
+STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py benchmarks/gpu.py
 
 bench: setup ## every benchmark that runs on this machine within minutes
 	@for question in $(filter-out $(STUDIES),$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done
