@@ -180,7 +180,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         # A tensor where it is compiled, or each step's number would be compiled anew.
         size: Tensor | float = -multiplier * self.lr
         if self._compiled:
-            size = torch.full_like(norm, size)
+            size = torch.full_like(norm, -multiplier * self.lr)
         self._change(gradients, sums, clip.to(norm.dtype), size)
 
     def compile(self) -> None:

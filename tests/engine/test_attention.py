@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
+
+import attention_ranks
 import pytest
 import torch
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from clippo_core.config import ModelConfig
@@ -89,3 +94,12 @@ def test_the_probe_runs_a_kernel_and_knows_one_that_cannot():
     assert 0 < probe_seconds("math", model, 224, "float32", CPU) < 60
     assert probe_seconds("cudnn", model, 224, "float32", CPU) == float("inf")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_rank_0_decides_for_all(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(attention_ranks.main, (port, str(tmp_path)), 2)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert found == [["cudnn", ["flash", "cudnn"]], ["cudnn", []]]
