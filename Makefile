@@ -20,7 +20,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly fuzz check bench package images register preflight run \
+.PHONY: setup help demo test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
 	activate deactivate abort clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
@@ -54,13 +54,16 @@ fuzz: setup ## damaged files against one decoder or reader: make fuzz FORMAT=tar
 test-nightly: setup ## soaks and many-seed runs
 	$(PYTEST) -m nightly
 
+test-gpu: setup ## the tests that need a CUDA device, one after the other; without one all are skipped
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
 check: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# These train for up to an hour each; run them by hand, with the folder of the data.
-STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py
+# These train for up to an hour each, or want a GPU; run them by hand.
+STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py benchmarks/gpu.py benchmarks/precision.py
 
 bench: setup ## every benchmark that runs on this machine within minutes, and RESULTS.md from their figures
 	@for question in $(filter-out $(STUDIES) benchmarks/measure.py,$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done

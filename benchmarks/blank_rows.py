@@ -120,6 +120,7 @@ def _batches(run: RunConfig, out: Path, steps: int) -> list[Batch]:
             seed=0,
             text_encoder=Renderer.from_config(run.render),
             steps=steps,
+            count_rows=True,
         )
     )
 

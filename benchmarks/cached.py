@@ -128,7 +128,7 @@ def expected(name: str, chunks: int) -> float:
 def engine_of(options: argparse.Namespace, device: torch.device) -> Engine:
     module = build_tower(TOWERS[options.tower], options.image_px).to(device)
     if options.compile:
-        module.compile(dynamic=False)
+        module.compile_blocks()
     return make_engine(
         module,
         OptimConfig(),

@@ -21,8 +21,9 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL.Image
@@ -42,6 +43,7 @@ from clippo_core.rendering import Renderer, TextEncoder
 from clippo_core.run.records import EvalResult
 
 Preprocess = Literal["squash", "fewshot"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 _RESIZE = {"squash": squash, "fewshot": fewshot_crop}
 
 
@@ -55,12 +57,12 @@ class Clippo:
         *,
         weights_sha256: str = "",
         device: torch.device | str | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "float32",
         text_encoder: TextEncoder | None = None,
         warn_font: bool = False,
     ) -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision is {precision!r}; use 'float32' or 'bfloat16'.")
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision is {precision!r}; use 'float32', 'tf32' or 'bfloat16'.")
         self.device = inputs.chosen_device(device)
         self.tower = tower.to(self.device).eval()
         self.render = replace(render, image_px=tower.image_px)
@@ -83,7 +85,7 @@ class Clippo:
         image_px: int = 0,
         fonts: Sequence[str] | None = None,
         strict_font: bool = False,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "float32",
     ) -> Clippo:
         """The model that `source` names: a released name, an .npz, a .safetensors, a run, a
         checkpoint, a promoted-NAME.json, a folder of `save_pretrained` (local or s3://), or
@@ -93,8 +95,8 @@ class Clippo:
         resamples the position embeddings. fonts: Unifont .hex files instead of the checkpoint's;
         released weights saw 9.0.06, and an exported file that had some needs them named.
         strict_font: raise where the fonts differ. precision: `bfloat16` is several times faster on
-        a GPU; embeddings then have about three digits. Raises NotFoundError, CheckpointError,
-        ConfigError, DataError, StorageError.
+        a GPU, embeddings then have about three digits; `tf32` rounds the factors of products, on a
+        GPU only. Raises NotFoundError, CheckpointError, ConfigError, DataError, StorageError.
         """
         chosen = inputs.chosen_device(device)
         tower, options = open_model(source, fonts)
@@ -427,7 +429,7 @@ class Clippo:
     def _embedded(self, tower: Any, batch: np.ndarray) -> np.ndarray:
         """One batch, prepared, through a part of the tower."""
         given = torch.from_numpy(batch).to(self.device)
-        with self._autocast():
+        with self.in_precision():
             rows: np.ndarray = tower(given).float().cpu().numpy()
         return rows
 
@@ -437,14 +439,26 @@ class Clippo:
                 f"{name} takes a tensor, as `{maker}` gives it, and got {type(given).__name__};"
                 " embed_images and embed_texts take pictures and str."
             )
-        with self._autocast():
+        with self.in_precision():
             features: torch.Tensor = tower(given.to(self.device))
         return features.float()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
+    @contextmanager
+    def in_precision(self) -> Iterator[None]:
+        """Within it the tower computes as `precision` says; tf32 differs from float32 on a GPU
+        only.
+        """
+        products = torch.backends.cuda.matmul
+        before = products.fp32_precision
+        if self.precision == "tf32":
+            products.fp32_precision = "tf32"
+        try:
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+            ):
+                yield
+        finally:
+            products.fp32_precision = before
 
 
 def _known(preprocess: str) -> str:

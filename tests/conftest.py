@@ -16,9 +16,10 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 SLICES = PROJECT.parent / "shared" / "data"
 OLD_FONT = PROJECT.parent / "shared" / "fonts" / "unifont-9.0.06"
+GPU_TESTS = PROJECT / "tests" / "gpu"
 
 # Helpers of the tests, and tools, by their plain names; also for the processes that tests start.
-HELPERS = [str(PROJECT / folder) for folder in ("tests/support", "tests", "tools")]
+HELPERS = [str(PROJECT / folder) for folder in ("tests/support", "tests", "tests/engine", "tools")]
 sys.path += HELPERS
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [*filter(None, [os.environ.get("PYTHONPATH")]), *HELPERS]
@@ -27,6 +28,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 # Many test processes on few cores: more threads would only fight for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in tests/gpu, before tests are selected by their markers."""
+    for item in items:
+        if GPU_TESTS in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of tests/gpu where there is no CUDA device."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("this machine has no CUDA device; `make test-gpu` needs one")
 
 
 @pytest.fixture(scope="session")

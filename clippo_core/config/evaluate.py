@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from clippo_core.config.check import Checked, require
 from clippo_core.config.hints import Check, Count, Input, Name, OneOrMany, Runtime, Whole
@@ -186,6 +186,16 @@ class EvaluateConfig(Checked, path="evaluate"):
     no digit of a result depends on it."""
     bootstrap_samples: Count = 1000
     """Resamples behind each 95 % interval."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """What embeddings are computed in; the results say so where it is not float32. On a GPU the
+    others are several times faster: benchmarks/RESULTS.md shows how far the figures move."""
+
+    def deciding(self) -> dict[str, Any]:
+        """Without `precision` while it is float32, as before there was a choice."""
+        found = super().deciding()
+        if self.precision == "float32":
+            del found["precision"]
+        return found
 
     def check_together(self) -> None:
         """Raise ConfigError where two benchmarks have one name."""

@@ -34,6 +34,7 @@ from clippo_core.data.records import Opened, Rows
 from clippo_core.errors import ShardError
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import LAYOUT_NUMBERS, AugmentedRenderer, numbers_of_step
+from clippo_core.rendering.draw import used_rows
 from clippo_core.run.records import Manifest
 from clippo_core.untrusted import pictures
 
@@ -65,6 +66,9 @@ class Batch:
     places: np.ndarray
     """int64 [p + m]: where in the global batch each pair stands, whatever the number of ranks."""
     step: int
+    text_rows: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Rows up to the last with ink of the first and second texts, int64 [m] and [p + m]: counted
+    here, where the masks are, and left on the host; None unless they were asked for."""
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, for an asynchronous copy to a GPU."""
@@ -88,16 +92,20 @@ def batches(
     world_size: int = 1,
     workers: int = 0,
     varied: AugmentedRenderer | None = None,
+    count_rows: bool = False,
 ) -> Iterator[Batch]:
     """The batches of steps start_step .. steps - 1 for one rank, in order.
 
     `batch_pairs` counts the pairs of all ranks. `workers` processes make batches ahead of time; 0
     makes them here; where there is a GPU, both in pinned memory. `varied` draws the texts instead
-    of `text_encoder`, in a layout that follows from (seed, step, place). Raises ConfigError where
-    batch, ranks and data cannot go together, ShardError where a shard is missing or damaged.
+    of `text_encoder`, in a layout that follows from (seed, step, place). `count_rows` fills
+    `Batch.text_rows`, for texts that are rendered. Raises ConfigError where batch, ranks and data
+    cannot go together, ShardError where a shard is missing or damaged.
     """
     plan = BatchPlan(manifest, data, batch_pairs, seed)
-    batch_of = _RankBatches(plan, image_px, text_encoder, rank, world_size, varied, steps)
+    batch_of = _RankBatches(
+        plan, image_px, text_encoder, rank, world_size, varied, steps, count_rows
+    )
     pinned = torch.cuda.is_available()
     if workers == 0:
         made = (batch_of[step] for step in range(start_step, steps))
@@ -127,9 +135,10 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
         world_size: int,
         varied: AugmentedRenderer | None,
         steps: int,
+        count_rows: bool,
     ) -> None:
         self._plan, self._image_px, self._steps = plan, image_px, steps
-        self._text_encoder, self._varied = text_encoder, varied
+        self._text_encoder, self._varied, self._count_rows = text_encoder, varied, count_rows
         self._slices = plan.order.rank_slices(rank, world_size)
         self._keeps = plan.records.sizes[0] * 3 * image_px**2 <= KEEP_BYTES
         self._photos: dict[int, np.ndarray] = {}
@@ -155,15 +164,16 @@ class _RankBatches(torch.utils.data.Dataset[Batch]):
             photos[place] = self._kept(self._photos, int(window.rows.records[row]), make)
         pairs = [self._what_it_says(window.rows, row, read) for row in text_rows]
         encode_first, encode_second = self._encoders(step, places, n_photos)
+        first = torch.from_numpy(encode_first([pair.first.decode() for pair in pairs]))
+        second = torch.from_numpy(self._second(window.rows, rows, chosen, read, encode_second))
         return Batch(
             photos=torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous(),
-            first_text=torch.from_numpy(encode_first([pair.first.decode() for pair in pairs])),
-            second_text=torch.from_numpy(
-                self._second(window.rows, rows, chosen, read, encode_second)
-            ),
+            first_text=first,
+            second_text=second,
             keys=[index.key(row) for row in photo_rows] + [pair.key for pair in pairs],
             places=places,
             step=step,
+            text_rows=(used_rows(first), used_rows(second)) if self._count_rows else None,
         )
 
     def _rank_window(self, number: int) -> RankWindow:

@@ -15,7 +15,12 @@ import torch
 from torch import nn
 
 from clippo_core.config import OptimConfig, require
-from clippo_core.engine.cached import StepOutput, contrastive_step
+from clippo_core.engine.cached import (
+    StepOutput,
+    contrastive_backward,
+    contrastive_step,
+    rehearse,
+)
 from clippo_core.engine.choose import MemoryPlan, apply_memory, choose_memory, device_bytes
 from clippo_core.engine.interface import Engine
 from clippo_core.engine.plain import PlainEngine
@@ -33,6 +38,7 @@ def make_engine(
     precision: str = "float32",
     device: torch.device | str | None = None,
     lr_groups: dict[str, float] | None = None,
+    compile_update: bool = False,
 ) -> Engine:
     """An engine that trains `module` on every rank of the process group (or alone, where there is
     none).
@@ -42,6 +48,8 @@ def make_engine(
     attributes.
     `lr_groups`: prefix of parameter names -> factor on their whole step. `device`: the rank's own
     by default. The module is moved there and, on several ranks, gets rank 0's weights.
+    `compile_update`: torch.compile fuses the optimizer's update on a GPU; on a CPU it stays in the
+    cache anyway.
     Raises ConfigError.
     """
     require(zero_stage in (0, 1, 2, 3), f"zero_stage is {zero_stage}; use 0, 1, 2 or 3.")
@@ -64,6 +72,8 @@ def make_engine(
         "such parameter; pass names as in module.named_parameters().",
     )
     optimizer = make_optimizer(module, optim, decayed, views, lr_groups or {})
+    if compile_update and device.type == "cuda":
+        optimizer.compile()
     if zero_stage == 0:
         return PlainEngine(module, optimizer, precision, device)
     from clippo_core.engine.zero import ZeroEngine
@@ -118,9 +128,11 @@ __all__ = [
     "StepOutput",
     "apply_memory",
     "choose_memory",
-    "device_bytes",
+    "contrastive_backward",
     "contrastive_step",
+    "device_bytes",
     "init_distributed",
     "make_engine",
     "make_optimizer",
+    "rehearse",
 ]

@@ -29,8 +29,8 @@ from clippo_core.engine.choose import MemoryPlan
 from clippo_core.engine.interface import Engine
 from clippo_core.losses import contrast
 
-Chunk = tuple[Tensor, Tensor, Tensor]
-"""What the module takes: photos, first texts, second texts."""
+Chunk = tuple[Tensor, ...]
+"""What the module takes: photos, first texts, second texts, and of packed texts their rows."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ class StepOutput:
     """Whether loss and logit scale are finite; if not, call `engine.discard()` instead of
     `engine.update()`."""
 
+    @classmethod
+    def of(cls, report: list[float], pairs: int) -> StepOutput:
+        """From `contrastive_backward`'s report, summed over ranks, of a batch of `pairs` in all."""
+        total, hits, positive, everything, logit_scale = report
+        others = pairs * (pairs - 1)
+        return cls(
+            loss=total / pairs,
+            logit_scale=logit_scale,
+            positive_similarity=positive / pairs,
+            negative_similarity=(everything - positive) / others if others else 0.0,
+            accuracy=hits / pairs,
+            finite=all(map(math.isfinite, report)),
+        )
+
 
 def contrastive_step(
     engine: Engine,
@@ -61,12 +75,35 @@ def contrastive_step(
     second_text: Tensor,
     *,
     memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
 ) -> StepOutput:
-    """Forward and backward of one step; then call `engine.update(multiplier)`.
+    """`contrastive_backward`, and what it says; then call `engine.update(multiplier)`. Waits for
+    the device.
+    """
+    report = contrastive_backward(
+        engine, photos, first_text, second_text, memory=memory, text_rows=text_rows
+    )
+    if engine.world_size > 1:
+        dist.all_reduce(report)
+    return StepOutput.of(report.tolist(), len(second_text) * engine.world_size)
+
+
+def contrastive_backward(
+    engine: Engine,
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    *,
+    memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Forward and backward of one step. This rank's part of its report, [5], for
+    `engine.queue_update`; no one waits for it here. A NaN anywhere is a NaN everywhere.
 
     `photos` [p, ...], `first_text` [m, ...], `second_text` [p + m, ...]: this rank's pairs as the
     module takes them, photos first, on the engine's device, p + m the same on every rank. `memory`:
-    only the sizes of its chunks matter here.
+    only the sizes of its chunks matter here. `text_rows`: what the module takes, beside first and
+    second texts, about each of them, [m] and [p + m].
     """
     pairs = len(second_text)
     if len(photos) + len(first_text) != pairs or pairs == 0:
@@ -74,27 +111,36 @@ def contrastive_step(
             f"{len(photos)} photos and {len(first_text)} first texts do not make {pairs} pairs with"
             " the second texts."
         )
-    if memory and len(memory.sizes(pairs)) > 1:
-        loss, scale, sums = _cached(engine, list(_chunks(photos, first_text, second_text, memory)))
+    chunks = list(_chunks(photos, first_text, second_text, memory, text_rows or ()))
+    if len(chunks) > 1:
+        loss, scale, sums = _cached(engine, chunks)
     else:
-        first, second, scale = engine(photos, first_text, second_text)
+        first, second, scale = engine(*chunks[0])
         loss, sums = contrast(first, second, scale)
         engine.backward(loss)
-    return _report(engine.world_size, pairs, loss, scale, sums)
+    return torch.cat(
+        [
+            loss.detach().reshape(1) * pairs,
+            sums,
+            scale.detach().reshape(1).to(sums.dtype) / engine.world_size,
+        ]
+    )
 
 
 def _chunks(
-    photos: Tensor, first_text: Tensor, second_text: Tensor, memory: MemoryPlan
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    memory: MemoryPlan | None,
+    rows: tuple[Tensor, ...],
 ) -> Iterator[Chunk]:
     """The pairs low .. high of each chunk, still photos before texts."""
-    p, low = len(photos), 0
-    for size in memory.sizes(len(second_text)):
+    p, low, pairs = len(photos), 0, len(second_text)
+    for size in memory.sizes(pairs) if memory else [pairs]:
         high = low + size
-        yield (
-            photos[low:high],
-            first_text[max(low - p, 0) : max(high - p, 0)],
-            second_text[low:high],
-        )
+        of_first, of_second = slice(max(low - p, 0), max(high - p, 0)), slice(low, high)
+        about = (rows[0][of_first], rows[1][of_second]) if rows else ()
+        yield photos[low:high], first_text[of_first], second_text[of_second], *about
         low = high
 
 
@@ -123,24 +169,21 @@ def _surrogate(features: tuple[Tensor, ...], gradient: tuple[Tensor, ...]) -> Te
     return (features[0] * gradient[0]).sum() + (features[1] * gradient[1]).sum()
 
 
-def _report(world_size: int, pairs: int, loss: Tensor, scale: Tensor, sums: Tensor) -> StepOutput:
-    """Means over the global batch by one all-reduce; a NaN anywhere is a NaN everywhere."""
-    values = torch.cat(
-        [
-            loss.detach().reshape(1) * pairs,
-            sums,
-            scale.detach().reshape(1).to(sums.dtype) / world_size,
-        ]
-    )
-    if world_size > 1:
-        dist.all_reduce(values)
-    total, hits, positive, everything, logit_scale = numbers = values.tolist()
-    n = pairs * world_size
-    return StepOutput(
-        loss=total / n,
-        logit_scale=logit_scale,
-        positive_similarity=positive / n,
-        negative_similarity=(everything - positive) / (n * (n - 1)) if n > 1 else 0.0,
-        accuracy=hits / n,
-        finite=all(map(math.isfinite, numbers)),
-    )
+def rehearse(
+    engine: Engine,
+    photos: Tensor,
+    first_text: Tensor,
+    second_text: Tensor,
+    *,
+    memory: MemoryPlan | None = None,
+    text_rows: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Run the module as a step on these pairs would, every shape once, and keep nothing: what is
+    compiled at first use is compiled then. No rank waits for another; see `Engine.rehearse`.
+    """
+    *others, last = _chunks(photos, first_text, second_text, memory, text_rows or ())
+    shapes = {tuple(map(len, chunk)): chunk for chunk in others}
+    for inputs in shapes.values():
+        engine.rehearse(*inputs, with_graph=False)
+    for inputs in (shapes | {tuple(map(len, last)): last}).values():
+        engine.rehearse(*inputs, with_graph=True)

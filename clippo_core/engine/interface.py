@@ -76,15 +76,36 @@ class Engine(abc.ABC):
             self._coalescing = False
 
     def update(self, multiplier: float) -> float:
-        """One optimizer step times `multiplier`; the global gradient norm before clipping. If that
-        is not finite, nothing changed.
+        """One optimizer step times `multiplier`; the global gradient norm before clipping, for
+        which it waits. If that is not finite, nothing changed.
+        """
+        return float(self.queue_update(multiplier)[-1])
+
+    def queue_update(self, multiplier: float, report: Tensor | None = None) -> Tensor:
+        """`update` without waiting for the device: [k + 1], the report's sums over ranks, then the
+        norm. Unless all of them are finite, nothing changed.
+
+        `report` [k]: numbers of this rank, summed over ranks on the way; k may be 0 (None).
         """
         if not self._pending:
             raise ConfigError("update() without a backward() before it.")
         self._pending = False
-        self.optimizer.grad_norm = float("inf")
+        self.optimizer.report, self.optimizer.outcome = report, None
         self._update(multiplier)
-        return self.optimizer.grad_norm
+        assert self.optimizer.outcome is not None
+        return self.optimizer.outcome
+
+    def rehearse(self, *inputs: Any, with_graph: bool) -> None:
+        """The module's forward pass, `with_graph` its backward pass as well, outside of the
+        exchange with other ranks: no gradient, weight or random number differs afterwards.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(with_graph):
+            outputs = self._forward(*inputs)
+            if with_graph:
+                total = torch.stack([output.float().sum() for output in outputs]).sum()
+                trained = [p for p in self.module.parameters() if p.requires_grad]
+                torch.autograd.grad(total, trained, allow_unused=True)
 
     def discard(self) -> None:
         """Drop the gradients of a step that is skipped; weights and optimizer state stay. All ranks

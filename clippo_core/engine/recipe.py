@@ -21,6 +21,7 @@ from clippo_core.config import (
 )
 from clippo_core.data import pairs
 from clippo_core.errors import CheckpointError, ConfigError
+from clippo_core.models.blank_rows import ROWS_VERSION
 from clippo_core.run.records import PretrainPlan, StagePlan
 
 _PARTS: dict[str, type] = {
@@ -36,6 +37,8 @@ def recipe(plan: PretrainPlan) -> dict[str, Any]:
     """The recipe of `plan` as JSON gives it: dicts, lists, numbers and texts."""
     parts = {name: _identity(getattr(plan, name)) for name in _PARTS}
     about = {"seed": plan.stage.seed, "data_digest": plan.stage.data_digest}
+    if plan.model.skip_blank_rows:
+        about["blank_rows"] = ROWS_VERSION
     return {**about, "order": pairs.ORDER_VERSION, **parts}
 
 
@@ -56,6 +59,7 @@ def check_same_recipe(uri: str, saved: dict[str, Any], plan: PretrainPlan) -> No
             f" {pairs.ORDER_VERSION}), in which its run cannot go on. Give the new run another"
             " folder; to start it from these weights, name them in its train.resume_from."
         )
+    check_same_rows(uri, saved, plan.model)
     changes = list(_differences("", saved | parts, recipe(plan)))
     if changes:
         raise CheckpointError(
@@ -63,6 +67,18 @@ def check_same_recipe(uri: str, saved: dict[str, Any], plan: PretrainPlan) -> No
             f"({'; '.join(changes[:5])}{'; …' if len(changes) > 5 else ''}). "
             "Give the new run another folder; to go on from these weights on purpose, name them "
             "in its train.resume_from."
+        )
+
+
+def check_same_rows(uri: str, saved: dict[str, Any], model: ModelConfig) -> None:
+    """Raise CheckpointError where texts without blank rows were read otherwise when the checkpoint
+    at `uri`, of the recipe `saved`, was written."""
+    there = saved.get("blank_rows", 1)
+    if model.skip_blank_rows and there != ROWS_VERSION:
+        raise CheckpointError(
+            f"{uri} was trained with model.skip_blank_rows of another version ({there}, here"
+            f" {ROWS_VERSION}), which read other rows of a text: another function. Begin from"
+            " scratch, in another folder."
         )
 
 

@@ -66,6 +66,10 @@ class ZeroEngine(Engine):
     def __call__(self, *inputs: Any) -> Any:
         return self._zero(*inputs)
 
+    def rehearse(self, *inputs: Any, with_graph: bool) -> None:
+        if self.stage < 3:  # there the forward pass fetches weights from other ranks
+            super().rehearse(*inputs, with_graph=with_graph)
+
     def weights(self) -> dict[str, Tensor]:
         with self._gathered(writing=False):
             state = self.module.state_dict() if self.rank == 0 else {}
@@ -95,6 +99,9 @@ class ZeroEngine(Engine):
         # With None the optimizer does nothing, and DeepSpeed drops the gradients as after any step.
         self.optimizer.multiplier = multiplier
         self._zero.step()
+        if multiplier is not None and self.optimizer.outcome is None:
+            # Stage 3 looks at the norm itself: one that is not finite, and no rank steps.
+            self.optimizer.skip()
 
 
 def _deepspeed(device: torch.device) -> Any:

@@ -188,7 +188,7 @@ class FeatureStore:
         forward = self.model.tower.embed if feature == "embedding" else self.model.tower.pooled
         prepared = self._prepared(data, names, squash if feature == "embedding" else fewshot_crop)
         rows = []
-        with torch.inference_mode():
+        with torch.inference_mode(), self.model.in_precision():
             while block := list(itertools.islice(prepared, BLOCK)):
                 images = np.stack(block + block[-1:] * (BLOCK - len(block)))
                 inputs = (

@@ -144,13 +144,17 @@ class Session:
         name = f"{part}_seconds"
         self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - started
 
+    def _rounded(self) -> str:
+        precision = self.plan.evaluate.precision
+        return "" if precision == "float32" else f"; embeddings computed in {precision}"
+
     def result(self, name: str, known: dict[str, Any]) -> EvalResult:
         """What was noted, as a value."""
         return EvalResult(
             name=name,
             dataset=self.config.dataset,
             split=self.split,
-            protocol=self.protocol,
+            protocol=self.protocol + self._rounded(),
             n_examples=self.n_examples,
             metrics=self.metrics,
             counts=self.counts,
@@ -200,6 +204,7 @@ def evaluate_one(
     started = time.monotonic()
     try:
         model = load()
+        model.precision = plan.evaluate.precision
         digests = {
             "weights_sha256": model.weights_sha256,
             "render_digest": model.render_digest,

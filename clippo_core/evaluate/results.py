@@ -47,8 +47,11 @@ def inputs_digest(
 
     The batch size of embedding and the run's folder are left out: no digit depends on them.
     """
+    # Left out where it is float32, so that results of before there was a choice stay theirs.
+    precision = plan.evaluate.precision
     return digest(
-        {
+        ({} if precision == "float32" else {"precision": precision})
+        | {
             "name": name,
             "config": identity(getattr(plan.evaluate, name)),
             "bootstrap_samples": plan.evaluate.bootstrap_samples,

@@ -1,53 +1,86 @@
-"""Which rendered texts can go through the tower together when trailing blank rows are left out:
-groups of equal height.
+"""Rendered text without its trailing blank rows: the tokens of all images of a batch in one packed
+sequence, so that no blank patch costs anything.
 
-    rows used by each text ─▶ rounded up to 1/8, 1/4, 1/2 or all of the page
-                           ─▶ one group per height, in the batch's order
+    rows used by each text ─▶ tallest first, so that equal lengths stand side by side
 
-A text's group follows from the text alone, so its embedding does not depend on the batch. A group
-is filled up with repetitions to a sixteenth of the batch: a compiled tower then meets few shapes.
-It is an experiment (`ModelConfig.skip_blank_rows`): another function than the reference, whose
-released weights attend to blank rows too.
+    tokens   photo 0 │ photo 1 │ … │ text 5: 3 rows │ text 0: 2 rows │ text 2: 1 row
+    spans    where each image begins and ends; attention stays within them (`packed_attention.py`)
+
+`pack` runs on the host, from heights that the loader counted (`rendering/draw.py`, `used_rows`), so
+that no forward pass waits for the device to learn a length; what it makes is copied without
+blocking. A text's embedding follows from the text alone. It is an experiment
+(`ModelConfig.skip_blank_rows`): another function than the reference, whose released weights attend
+to blank rows too.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_SHARES = (8, 4, 2, 1)
-_SHAPES_A_BATCH = 16
+ROWS_VERSION = 2
+"""Which rows of a text enter the tower: 1 rounded heights up to 1/8, 1/4, 1/2 or all of the
+page; 2 stops at the last row with ink."""
 
 
-class RowGroup(NamedTuple):
-    """Texts of one height."""
+class Spans(NamedTuple):
+    """Where the sequences of a packed tensor begin and end."""
 
-    rows: int
-    """Text rows that enter the tower."""
-    places: Tensor
-    """int64 [k]: places in the batch, the first `n_texts` of them different, the others fill up."""
-    n_texts: int
+    ends: Tensor
+    """int32 [n + 1], 0 and the cumulative lengths, on the device of the tokens."""
+    host_ends: Tensor
+    """The same on the host."""
+    longest: int
+    """Tokens that no sequence has more of: those of a whole page."""
 
 
-def row_groups(masks: Tensor) -> list[RowGroup]:
-    """Groups of the texts in column masks, int16 [n, page rows, W]; every text is in one, blank
-    ones in the lowest.
+class Packing(NamedTuple):
+    """One batch, packed."""
+
+    source: Tensor
+    """int64 [rows]: which row of all pages, numbered through, each packed row of text is."""
+    place: Tensor
+    """int64 [n]: where each text stands among the packed ones."""
+    images: Spans
+    """Photos and texts."""
+    texts: Spans
+    """Texts alone."""
+
+
+def pack(rows: Tensor, n_photos: int, page_rows: int, device: torch.device) -> Packing:
+    """The packing of `n_photos` whole photos and of texts of `rows` rows each, int64 [n] in
+    1..page_rows, n at least 1. Pages and photos are squares of page_rows² patches; `rows` had
+    better be on the host.
     """
-    n, page_rows, _ = masks.shape
-    heights = torch.tensor(
-        sorted({-(-page_rows // share) for share in _SHARES}), device=masks.device
+    heights: NDArray[np.int64] = rows.cpu().numpy()
+    order = np.argsort(-heights, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    packed = heights[order]
+    before = np.cumsum(packed) - packed
+    source = np.repeat(order * page_rows - before, packed) + np.arange(packed.sum())
+    texts = np.concatenate([[0], np.cumsum(packed * page_rows)])
+    photos = np.arange(n_photos + 1) * page_rows**2
+    return Packing(
+        _sent(source, device),
+        _sent(place, device),
+        _spans(np.concatenate([photos[:-1], photos[-1] + texts]), page_rows, device),
+        _spans(texts, page_rows, device),
     )
-    inked = (masks != 0).any(-1)
-    used = torch.where(inked.any(1), page_rows - inked.flip(1).int().argmax(1), 1)
-    group_of = torch.bucketize(used, heights)
-    fill = max(1, n // _SHAPES_A_BATCH)
-    groups = []
-    for number, rows in enumerate(heights.tolist()):
-        index = torch.nonzero(group_of == number).flatten()
-        n_texts = len(index)
-        if n_texts:
-            filled = torch.arange(-(-n_texts // fill) * fill, device=masks.device) % n_texts
-            groups.append(RowGroup(rows, index[filled], n_texts))
-    return groups
+
+
+def _spans(ends: NDArray[np.int64], page_rows: int, device: torch.device) -> Spans:
+    host = ends.astype(np.int32)
+    return Spans(_sent(host, device), torch.from_numpy(host), page_rows**2)
+
+
+def _sent(values: NDArray[np.int64] | NDArray[np.int32], device: torch.device) -> Tensor:
+    """On the device, without waiting for it."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -28,9 +28,11 @@ from torch.utils.checkpoint import (
 
 from clippo_core.config import ModelConfig
 from clippo_core.errors import ConfigError, ImageError
-from clippo_core.models.blank_rows import row_groups
+from clippo_core.models.blank_rows import Spans, pack
+from clippo_core.models.packed_attention import packed_modules
+from clippo_core.models.patches import PatchProduct
 from clippo_core.models.timm_shim import load_timm
-from clippo_core.rendering.draw import expand
+from clippo_core.rendering.draw import expand, used_rows
 
 Recompute = Literal["none", "pointwise", "blocks"]
 
@@ -67,13 +69,15 @@ class Tower(nn.Module):
         self._note_names()
 
     def forward(
-        self, photos: Tensor, first_text: Tensor, second_text: Tensor
+        self, photos: Tensor, first_text: Tensor, second_text: Tensor, *text_rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Both sides of p photo/text pairs and m text/text pairs, photos first.
 
         photos: uint8, or float in -1..1, [p, 3, H, W];  first_text: [m, ...] and second_text:
         [p + m, ...] as `text_encoder` gave them, or as pixels in -1..1, [..., 1, H, W]
-        (`rendering/augment.py`).
+        (`rendering/augment.py`). text_rows, read under `skip_blank_rows` alone: rows up to the last
+        with ink of the first and of the second texts, int64 [m] and [p + m] on the host
+        (`used_rows`); without them the masks are looked at, which a GPU waits for.
         p or m may be 0. Returns first and second features, float32 [p + m, embed_dim] with unit
         rows, and the logit scale exp(t), 0-d.
         """
@@ -90,9 +94,12 @@ class Tower(nn.Module):
             )
         if n_photos:
             self._check_shape(photos)
-        photo_features, text_features = self._both_features(
-            photos, torch.cat([first_text, second_text])
-        )
+        text = torch.cat([first_text, second_text])
+        if self.config.skip_blank_rows:
+            rows = torch.cat(text_rows) if text_rows else None
+            photo_features, text_features = self._packed_features(photos, text, rows)
+        else:
+            photo_features, text_features = self._both_features(photos, text)
         first = torch.cat([photo_features, text_features[:n_first]])
         return first, text_features[n_first:], self.logit_scale
 
@@ -123,7 +130,10 @@ class Tower(nn.Module):
 
     def pooled_encoded_text(self, encoded: Tensor) -> Tensor:
         """The same of texts as `text_encoder` gave them, [n, ...] -> [n, width]."""
-        return self._over_texts(encoded, lambda tokens: self._text_pool()(self._trunk(tokens)))
+        if self.config.skip_blank_rows:
+            no_photo = encoded.new_empty(0, 3, self.image_px, self.image_px, dtype=torch.uint8)
+            return self._packed(no_photo, encoded, None)[1]
+        return self._text_pool()(self._trunk(self._text_tokens(encoded)))
 
     def set_recompute(self, mode: Recompute) -> None:
         """Which activations backward computes again: `none`; `pointwise` (LayerNorm, GELU, sums; no
@@ -146,8 +156,6 @@ class Tower(nn.Module):
     def _both_features(self, photos: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Unit features of photos and of texts: one pass over both, concatenated."""
         n_photos = len(photos)
-        if self.config.skip_blank_rows:
-            return self._photo_features(photos), self._over_texts(text, self._text_features)
         if self.config.separate_patch_embeddings:
             tokens = torch.cat([self._photo_tokens(photos), self._text_tokens(text)])
         else:
@@ -175,25 +183,53 @@ class Tower(nn.Module):
     def _features(self, tokens: Tensor) -> Tensor:
         return unit_rows(project(self.head, self.attn_pool(self._trunk(tokens))))
 
-    def _text_features(self, tokens: Tensor) -> Tensor:
-        return unit_rows(
-            project(self._projection(text=True), self._text_pool()(self._trunk(tokens)))
+    def _packed_features(
+        self, photos: Tensor, text: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Unit features of photos and of texts without their blank rows."""
+        photo_pooled, text_pooled = self._packed(photos, text, rows)
+        return unit_rows(project(self.head, photo_pooled)), unit_rows(
+            project(self._projection(text=True), text_pooled)
         )
 
-    def _over_texts(self, encoded: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
-        """read(tokens) of rendered texts [n, ...] -> [n, ...]; under `skip_blank_rows` in groups of
-        equal height.
+    def _packed(self, photos: Tensor, text: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the MAP heads make of photos and of texts without their blank rows: [p, width],
+        [n, width].
         """
-        if not self.config.skip_blank_rows:
-            return read(self._text_tokens(encoded))
-        masks = encoded.view(torch.int16)
-        groups = row_groups(masks)
-        found = [
-            read(self._text_tokens(masks[group.places, : group.rows]))[: group.n_texts]
-            for group in groups
-        ]
-        place = torch.cat([group.places[: group.n_texts] for group in groups])
-        return torch.cat(found)[place.argsort()]
+        if not len(text):
+            text, rows = text.new_zeros(1, *text.shape[1:]), torch.ones(1, dtype=torch.int64)
+            photo_pooled, text_pooled = self._packed(photos, text, rows)
+            return photo_pooled, text_pooled[:0]
+        if rows is None and text.ndim == 4:
+            raise ValueError("pixels do not say which rows are blank; give the rows of the texts.")
+        rows = used_rows(text) if rows is None else rows
+        if len(rows) != len(text):
+            raise ValueError(f"there are {len(rows)} heights for {len(text)} texts.")
+        packing = pack(rows, len(photos), self._page_rows, self.pos_embed.device)
+        photo_tokens = self._photo_tokens(photos).flatten(0, 1)
+        tokens = torch.cat([photo_tokens, self._row_tokens(text, packing.source)])
+        hidden = run_blocks(self.blocks, self.norm, tokens, self.recompute, packing.images)
+        n = len(photo_tokens)
+        photo_hidden = hidden[:n].view(len(photos), self._page_rows**2, self.config.width)
+        pooled = self._text_pool()(hidden[n:], attn_mask=packing.texts)
+        return at_least_one(self.attn_pool, photo_hidden), pooled[packing.place]
+
+    def _row_tokens(self, text: Tensor, source: Tensor) -> Tensor:
+        """Tokens [rows * patches in a row, width], with positions, of the rows `source` of texts as
+        `forward` takes them, all pages' rows numbered through.
+        """
+        if text.ndim == 4:
+            rows = text.reshape(-1, ModelConfig.PATCH_PX, text.shape[-1])[source]
+            images = rows.unsqueeze(1).expand(-1, 3, -1, -1)
+        else:
+            images = expand(text.view(torch.int16).flatten(0, 1)[source].unsqueeze(1))
+        tokens = self._text_embedding()(images.to(self.pos_embed.dtype))
+        positions = self.pos_embed.view(self._page_rows, self._page_rows, -1)
+        return (tokens + positions[source % self._page_rows]).flatten(0, 1)
+
+    @property
+    def _page_rows(self) -> int:
+        return self.image_px // ModelConfig.PATCH_PX
 
     def _photo_tokens(self, photos: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, patches, width] with positions."""
@@ -203,10 +239,7 @@ class Tower(nn.Module):
         """Column masks uint16 [n, H/16, W], or pixels [n, 1, H, W] -> [n, patches, width] with
         positions.
         """
-        embedding = (
-            self.text_patch_embed if self.config.separate_patch_embeddings else self.patch_embed
-        )
-        return self._positioned(embedding, _text_pixels(encoded))
+        return self._positioned(self._text_embedding(), _text_pixels(encoded))
 
     def _positioned(self, embedding: nn.Module, images: Tensor) -> Tensor:
         images = images.to(self.pos_embed.dtype)
@@ -215,6 +248,9 @@ class Tower(nn.Module):
 
     def _trunk(self, tokens: Tensor) -> Tensor:
         return run_blocks(self.blocks, self.norm, tokens, self.recompute)
+
+    def _text_embedding(self) -> nn.Module:
+        return self.text_patch_embed if self.config.separate_patch_embeddings else self.patch_embed
 
     def _text_pool(self) -> nn.Module:
         return self.text_attn_pool if self.config.separate_heads else self.attn_pool
@@ -310,13 +346,19 @@ class Blocks(nn.Sequential):
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__(*blocks)
-        self.run_one: Callable[[nn.Module, Tensor, Recompute], Tensor] = run_block
+        self.run_one: Callable[..., Tensor] = run_block
 
 
 def transformer_blocks(config: ModelConfig) -> Blocks:
     """`depth` pre-LN blocks of timm, with the reference's LayerNorm and GELU."""
     block = load_timm().models.vision_transformer.Block
-    shape = {"dim": config.width, "num_heads": config.num_heads, "mlp_ratio": _mlp_ratio(config)}
+    shape: Any = {
+        "dim": config.width,
+        "num_heads": config.num_heads,
+        "mlp_ratio": _mlp_ratio(config),
+    }
+    if config.skip_blank_rows:
+        shape["attn_layer"] = packed_modules().attention
     return Blocks(
         *[
             block(**shape, qkv_bias=True, norm_layer=layer_norm, act_layer=_gelu)
@@ -325,52 +367,64 @@ def transformer_blocks(config: ModelConfig) -> Blocks:
     )
 
 
-def run_blocks(blocks: Blocks, norm: nn.Module, x: Tensor, recompute: Recompute) -> Tensor:
-    """Blocks and final LayerNorm over tokens [n, length, width], with activations recomputed as
-    told.
+def run_blocks(
+    blocks: Blocks,
+    norm: nn.Module,
+    x: Tensor,
+    recompute: Recompute,
+    spans: Spans | None = None,
+) -> Tensor:
+    """Blocks and final LayerNorm over tokens [n, length, width], or packed ones [tokens, width]
+    with their `spans`; activations are recomputed as told.
     """
     for block in blocks:
-        x = blocks.run_one(block, x, recompute)
+        x = blocks.run_one(block, x, recompute, spans)
     return norm(x)
 
 
-def run_block(block: nn.Module, x: Tensor, recompute: Recompute) -> Tensor:
-    """One block over tokens [n, length, width].
+def run_block(
+    block: nn.Module, x: Tensor, recompute: Recompute, spans: Spans | None = None
+) -> Tensor:
+    """One block over tokens [n, length, width], or packed ones [tokens, width] with their `spans`.
 
     What is recomputed is chosen in here, so that a compiler sees it: around a compiled block,
     `pointwise` would not know its matrix products.
     """
+    within: Any = {} if spans is None else {"attn_mask": spans}
     if recompute == "none" or not torch.is_grad_enabled():
-        return block(x)
+        return block(x, **within)
     contexts: Any = {}
     if recompute == "pointwise":
         contexts = {
             "context_fn": partial(create_selective_checkpoint_contexts, _keep_matrix_products)
         }
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **contexts)
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **contexts, **within)
 
 
 _MATRIX_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "linear"}
+_ATTENTIONS = {"packed_attention", "_varlen_attn"}
 
 
 def _keep_matrix_products(
     context: Any, operator: Any, *args: Any, **kwargs: Any
 ) -> CheckpointPolicy:
     name = operator.__name__.partition(".")[0]
-    if name in _MATRIX_PRODUCTS or "scaled_dot_product" in name:
+    if name in _MATRIX_PRODUCTS or name in _ATTENTIONS or "scaled_dot_product" in name:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _patch_embed(config: ModelConfig) -> nn.Module:
     # Sizes are checked by the tower, which names them; timm's own check would only assert.
-    return load_timm().layers.PatchEmbed(
-        None, ModelConfig.PATCH_PX, 3, config.width, strict_img_size=False
-    )
+    px = ModelConfig.PATCH_PX
+    embedding = load_timm().layers.PatchEmbed(None, px, 3, config.width, strict_img_size=False)
+    embedding.proj = PatchProduct(3, config.width, px)
+    return embedding
 
 
 def _map_head(config: ModelConfig) -> nn.Module:
-    pool = load_timm().layers.AttentionPoolLatent
+    latent = load_timm().layers.AttentionPoolLatent
+    pool: Any = packed_modules().pool if config.skip_blank_rows else latent
     shape = {"num_heads": config.num_heads, "mlp_ratio": _mlp_ratio(config)}
     return pool(config.width, **shape, norm_layer=layer_norm, act_layer=_gelu)
 

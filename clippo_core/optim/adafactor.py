@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from clippo_core.errors import ConfigError
-from clippo_core.optim.sharded import Fragment, ShardedOptimizer
+from clippo_core.optim.factors import Block, factored_dims, inverse_roots, lay_out
+from clippo_core.optim.sharded import CACHED_ELEMENTS, Fragment, ShardedOptimizer
 
 EPSILON = 1e-30
 DECAY_POWER = 0.8
@@ -70,7 +70,7 @@ class Adafactor(ShardedOptimizer):
         self._dims = {
             name: factored_dims(self.views[name], min_dim_size_to_factor) for name in self.names
         }
-        self._factors = _lay_out(self._dims, self.views)
+        self._factors = lay_out(self._dims, self.views)
         self._sums_length = sum(f.length for f in self._factors)
 
     def _allocate(self, like: Tensor) -> None:
@@ -78,15 +78,21 @@ class Adafactor(ShardedOptimizer):
         self._means = torch.cat(
             [like.new_empty(0), *(f.inverse_counts(like) for f in self._factors)]
         )
-        self._blocks, factored = [], []
+        begin, self._blocks, factored = 0, list[Block](), list[Fragment]()
         for index, factors in enumerate(self._factors):
-            for block in factors.blocks(self._fragments, index):
+            for block in factors.blocks(self._fragments, index, together=not self.in_cache):
+                bundle = self._bundle(block.fragments, begin)
+                block.cut(CACHED_ELEMENTS if self.in_cache else 0)
                 self._blocks.append(block)
+                self._bundles.append(bundle)
                 factored += block.fragments
+                begin = bundle.stop
         inside = {id(f) for f in factored}
         self._unfactored = [f for f in self._fragments if id(f) not in inside]
         self._fragments = factored + self._unfactored
-        self._split = sum(f.length for f in factored)
+        if self._unfactored:
+            self._bundles.append(self._bundle(self._unfactored, begin))
+        self._split = begin
         n = sum(f.length for f in self._fragments)
         self._v = like.new_zeros(n - self._split)
         # In float64 (tests), nothing may be rounded.
@@ -96,32 +102,54 @@ class Adafactor(ShardedOptimizer):
             else self.momentum_dtype
         )
         self._m = torch.zeros(n, dtype=dtype, device=like.device)
-
-    def _sums(self, direction: Tensor, out: Tensor) -> None:
-        begin = 0
-        for block in self._blocks:
-            length = sum(f.length for f in block.fragments)
-            factors = self._factors[block.factors]
-            block.add_sums(direction[begin : begin + length], *factors.split(out))
-            begin += length
-
-    def _direct(self, direction: Tensor, sums: Tensor) -> None:
-        decay = min(DECAY_CAP, 1 - self.count**-DECAY_POWER)
-        self._state.lerp_(sums.mul_(self._means).add_(EPSILON), 1 - decay)
-        begin = 0
-        roots = [_inverse_roots(*factors.split(self._state)) for factors in self._factors]
-        for block in self._blocks:
-            length = sum(f.length for f in block.fragments)
-            block.scale(direction[begin : begin + length], *roots[block.factors])
-            begin += length
-        rest = direction[self._split :]
-        self._v.lerp_(rest.square().add_(EPSILON), 1 - decay)
-        rest.mul_(self._v.rsqrt())
         # JAX rounds 0.9 to the accumulator's type before multiplying; for bfloat16 that is
         # 0.8984375.
-        kept = float(torch.tensor(self.momentum, dtype=self._m.dtype))
-        direction.mul_(1 - self.momentum).add_(self._m.mul_(kept))
-        self._m.copy_(direction)
+        self._kept = float(torch.tensor(self.momentum, dtype=dtype))
+
+    def _measure(self, gradients: list[Tensor], sums: Tensor) -> Tensor:
+        for block, gradient in zip(self._blocks, gradients[: len(self._blocks)], strict=True):
+            block.add_sums(gradient, *self._factors[block.factors].split(sums))
+        # A row's sum is of all its squares.
+        parts = [factors.split(sums)[0].sum() for factors in self._factors]
+        parts += [rest.dot(rest) for rest in gradients[len(self._blocks) :]]
+        return torch.stack([sums.new_zeros(()), *parts]).sum()
+
+    def _change(
+        self, gradients: list[Tensor], sums: Tensor, clip: Tensor, size: Tensor | float
+    ) -> None:
+        decay = (1 - self._count.pow(-DECAY_POWER)).clamp_(max=DECAY_CAP)
+        fresh = (1 - decay).to(clip.dtype)
+        means = sums.mul_(self._means).add_(EPSILON)
+        self._unless_skipped(self._state, torch.lerp(self._state, means, fresh))
+        kept = self._coefficient(self._kept, 1.0, self._m.dtype)
+        # Minus u, so that what is blank is subtracted: m - 0 is m to the bit, where m is -0 too.
+        scale = clip * -(1 - self.momentum)
+        roots = [inverse_roots(*factors.split(self._state)) for factors in self._factors]
+        scaled = [(rows * scale, columns) for rows, columns in roots]
+        for place, block in enumerate(self._blocks):
+            bundle = self._bundles[place]
+            k = len(block.fragments)
+            parameters, gradient = self._parameters(bundle), gradients[place].view(k, -1)
+            m = self._m[bundle.begin : bundle.stop].view(k, -1)
+            for piece in block.pieces:
+                part = slice(piece.offset, piece.offset + piece.length)
+                minus_u = piece.scaled(gradient[:, part], block, *scaled[block.factors])
+                update = self._averaged(m[:, part], minus_u, kept)
+                targets = [p[part] for p in parameters]
+                self._apply(bundle, targets, update.reshape(-1), size)
+        if self._unfactored:
+            bundle, rest = self._bundles[-1], gradients[-1] * clip
+            self._unless_skipped(self._v, torch.lerp(self._v, rest.square().add_(EPSILON), fresh))
+            rest.mul_(self._v.rsqrt()).mul_(-(1 - self.momentum))
+            update = self._averaged(self._m[bundle.begin : bundle.stop], rest, kept)
+            self._apply(bundle, self._parameters(bundle), update, size)
+
+    def _averaged(self, m: Tensor, minus_u: Tensor, kept: Tensor) -> Tensor:
+        """The momentum with u in it, before it is rounded to its dtype, in place of `minus_u`."""
+        self._blank(minus_u)
+        torch.sub(m.mul_(kept), minus_u, out=minus_u)
+        m.copy_(minus_u)
+        return minus_u
 
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
         factored = {name for factors in self._factors for name in factors.names}
@@ -144,163 +172,3 @@ class Adafactor(ShardedOptimizer):
                 state[f"{name}/v_row"] = rows[i].view(view[:c] + view[c + 1 :])
                 state[f"{name}/v_col"] = columns[i].view(view[:r] + view[r + 1 :])
         return state
-
-
-def factored_dims(view: tuple[int, ...], min_dim_size_to_factor: int) -> tuple[int, int] | None:
-    """Indices, in order, of the two largest dims; None where the smaller of them is below the
-    limit. optax's rule.
-    """
-    if len(view) < 2:
-        return None
-    *_, second, first = sorted(range(len(view)), key=lambda i: view[i])
-    return (
-        (min(first, second), max(first, second)) if view[second] >= min_dim_size_to_factor else None
-    )
-
-
-@dataclass
-class _Factors:
-    """Row and column means of all parameters of one view, which is seen as [before, R, between, C,
-    after]; in `sums` from `begin`.
-    """
-
-    view: tuple[int, int, int, int, int]
-    names: list[str]
-    begin: int = 0
-
-    @property
-    def length(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes())
-
-    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        b, r, m, c, t = self.view
-        return (len(self.names), b, r, m, 1, t), (len(self.names), b, 1, m, c, t)
-
-    def split(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """This view's rows [k, b, R, m, 1, t] and columns [k, b, 1, m, C, t] within a tensor of all
-        views' sums.
-        """
-        rows, columns = self.shapes()
-        part = sums[self.begin : self.begin + self.length].split(
-            [math.prod(rows), math.prod(columns)]
-        )
-        return part[0].view(rows), part[1].view(columns)
-
-    def inverse_counts(self, like: Tensor) -> Tensor:
-        """What makes means of the sums: 1/C for rows, 1/R for columns."""
-        rows, columns = self.shapes()
-        return torch.cat(
-            [
-                like.new_full((math.prod(s),), 1 / n)
-                for s, n in ((rows, self.view[3]), (columns, self.view[1]))
-            ]
-        )
-
-    def blocks(self, fragments: list[Fragment], index: int) -> list[_Block]:
-        """The fragments of this view, neighbours of equal position together."""
-        place = {name: i for i, name in enumerate(self.names)}
-        mine = sorted(
-            (f for f in fragments if f.name in place),
-            key=lambda f: (f.start, f.length, place[f.name]),
-        )
-        blocks: list[_Block] = []
-        for fragment in mine:
-            last = blocks[-1] if blocks else None
-            at = place[fragment.name]
-            if (
-                last
-                and (last.fragments[0].start, last.fragments[0].length)
-                == (fragment.start, fragment.length)
-                and last.stop == at
-            ):
-                last.fragments.append(fragment)
-            else:
-                blocks.append(_Block(index, self.view, at, [fragment]))
-        return blocks
-
-
-@dataclass
-class _Block:
-    """Slices at the same position of consecutive parameters of one view: handled as one tensor [k,
-    b', R', m, C, t].
-
-    A slice that does not begin and end with a row is padded with zeros until it does (or, when it
-    spans several matrices, until their ends): zeros add nothing to sums of squares, and the update
-    of padding is thrown away.
-    """
-
-    factors: int
-    view: tuple[int, int, int, int, int]
-    first: int
-    fragments: list[Fragment]
-
-    @property
-    def stop(self) -> int:
-        return self.first + len(self.fragments)
-
-    def __post_init__(self) -> None:
-        _, r, m, c, t = self.view
-        row = m * c * t
-        start, end = self.fragments[0].start, self.fragments[0].start + self.fragments[0].length
-        low, high = start // row, -(-end // row)
-        self.matrices = slice(low // r, -(-high // r))
-        if self.matrices.stop - self.matrices.start == 1:
-            self.rows = slice(low % r, low % r + high - low)
-        else:
-            low, high, self.rows = self.matrices.start * r, self.matrices.stop * r, slice(0, r)
-        self.padding = (start - low * row, high * row - end)
-        self.shape = (
-            self.matrices.stop - self.matrices.start,
-            self.rows.stop - self.rows.start,
-            m,
-            c,
-            t,
-        )
-
-    def add_sums(self, flat: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Sums of squares of the k slices in `flat`, into their places of `rows` and `columns`."""
-        squares = self._padded(flat).square()
-        torch.sum(
-            squares, dim=4, keepdim=True, out=rows[self.first : self.stop, self.matrices, self.rows]
-        )
-        torch.sum(squares, dim=2, keepdim=True, out=columns[self.first : self.stop, self.matrices])
-
-    def scale(self, flat: Tensor, row_roots: Tensor, column_roots: Tensor) -> None:
-        """`flat` times both inverse roots, in place."""
-        wide = self._padded(flat)
-        wide.mul_(row_roots[self.first : self.stop, self.matrices, self.rows])
-        wide.mul_(column_roots[self.first : self.stop, self.matrices])
-        if any(self.padding):
-            n = self.fragments[0].length
-            flat.view(-1, n).copy_(
-                wide.view(len(self.fragments), -1)[:, self.padding[0] : self.padding[0] + n]
-            )
-
-    def _padded(self, flat: Tensor) -> Tensor:
-        flat = flat.view(len(self.fragments), -1)
-        if any(self.padding):
-            flat = torch.nn.functional.pad(flat, self.padding)
-        return flat.view(len(self.fragments), *self.shape)
-
-
-def _lay_out(
-    dims: dict[str, tuple[int, int] | None], views: dict[str, tuple[int, ...]]
-) -> list[_Factors]:
-    """One _Factors for each different factored view, in the order of the parameters: the same on
-    every rank.
-    """
-    found: dict[tuple[int, ...], _Factors] = {}
-    for name, pair in dims.items():
-        if pair is not None:
-            v, (i, j) = views[name], pair
-            key = (math.prod(v[:i]), v[i], math.prod(v[i + 1 : j]), v[j], math.prod(v[j + 1 :]))
-            found.setdefault(key, _Factors(key, [])).names.append(name)
-    begin = 0
-    for factors in found.values():
-        factors.begin, begin = begin, begin + factors.length
-    return list(found.values())
-
-
-def _inverse_roots(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors whose product is 1 / sqrt(v)."""
-    return rows.rsqrt(), columns.rsqrt() * rows.mean(dim=2, keepdim=True).sqrt()

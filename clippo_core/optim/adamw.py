@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from clippo_core.optim.sharded import Fragment, ShardedOptimizer
+from clippo_core.optim.sharded import CACHED_ELEMENTS, Fragment, ShardedOptimizer
 
 EPSILON = 1e-8
 
@@ -40,13 +40,34 @@ class AdamW(ShardedOptimizer):
     def _allocate(self, like: Tensor) -> None:
         n = sum(f.length for f in self._fragments)
         self._m, self._v = like.new_zeros(n), like.new_zeros(n)
+        begin, group = 0, list[Fragment]()
+        for fragment in self._fragments:
+            group.append(fragment)
+            length = sum(f.length for f in group)
+            if self.in_cache and length >= CACHED_ELEMENTS:
+                self._bundles.append(self._bundle(group, begin))
+                begin, group = begin + length, []
+        if group:
+            self._bundles.append(self._bundle(group, begin))
 
-    def _direct(self, direction: Tensor, sums: Tensor) -> None:
+    def _measure(self, gradients: list[Tensor], sums: Tensor) -> Tensor:
+        return torch.stack([self._like().new_zeros(()), *(g.dot(g) for g in gradients)]).sum()
+
+    def _change(
+        self, gradients: list[Tensor], sums: Tensor, clip: Tensor, size: Tensor | float
+    ) -> None:
         first, second = self.betas
-        self._m.lerp_(direction, 1 - first)
-        self._v.mul_(second).addcmul_(direction, direction, value=1 - second)
-        root = (self._v / (1 - second**self.count)).sqrt_().add_(EPSILON)
-        torch.div(self._m, root, out=direction).div_(1 - first**self.count)
+        of_m, of_v = ((1 - torch.pow(beta, self._count)).to(clip.dtype) for beta in self.betas)
+        fresh = self._coefficient(1 - first, 0.0, clip.dtype)
+        kept = self._coefficient(second, 1.0, clip.dtype)
+        for bundle, gradient in zip(self._bundles, gradients, strict=True):
+            m, v = (state[bundle.begin : bundle.stop] for state in (self._m, self._v))
+            direction = self._blank(gradient * clip)
+            m.lerp_(direction, fresh)
+            v.mul_(kept).addcmul_(direction, direction, value=1 - second)
+            root = (v / of_v).sqrt_().add_(EPSILON)
+            torch.div(m, root, out=direction).div_(of_m)
+            self._apply(bundle, self._parameters(bundle), direction, size)
 
     def _slots(self) -> dict[str, tuple[list[tuple[Fragment, Tensor]], list[str], torch.dtype]]:
         lengths = [f.length for f in self._fragments]

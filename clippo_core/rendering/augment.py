@@ -137,7 +137,7 @@ def augmented_pixels(
         masks = torch.where(chosen, _embolden(masks), masks.view(torch.int16)).view(torch.uint16)
     image = expand(masks, channels=1)
     page, ink = (
-        torch.tensor(value, dtype=torch.float32, device=masks.device) / 255 * 2 - 1
+        torch.full((), value, dtype=torch.float32, device=masks.device) / 255 * 2 - 1
         for value in (PAGE, INK)
     )
     is_inverted = (inversion < augment.inversion_share)[:, None, None, None]

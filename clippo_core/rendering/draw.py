@@ -86,24 +86,42 @@ def expand(
     if dtype == torch.uint8:
         image = (~ink).to(torch.uint8) * PAGE
     else:
-        low, high = (
-            torch.tensor(value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1
+        low, high = (  # filled there: a copy of a number would wait for the device
+            torch.full((), value, dtype=torch.float32, device=ink.device) / 255 * 2 - 1
             for value in (INK, PAGE)
         )
         image = torch.where(ink, low.to(dtype or torch.float32), high.to(dtype or torch.float32))
     return image.reshape(n, 1, rows * height, px).expand(-1, channels, -1, -1)
 
 
+def used_rows(masks: torch.Tensor) -> torch.Tensor:
+    """Rows of each text up to the last one with ink, int64 [n] in 1..rows, of masks uint16 [n,
+    rows, px]; a blank text has 1. Raises RenderError for what is no masks.
+    """
+    import torch
+
+    _check_masks(masks)
+    inked = (masks.view(torch.int16) != 0).any(-1)
+    numbers = torch.arange(1, inked.shape[1] + 1, device=masks.device)
+    return (inked * numbers).amax(1).clamp(min=1)
+
+
 def _ink(masks: torch.Tensor) -> torch.Tensor:
     """bool [n, rows, 16, px]."""
     import torch
 
-    if masks.dtype not in (torch.uint16, torch.int16) or masks.dim() != 3:
-        raise RenderError(
-            f"masks are {masks.dtype} {tuple(masks.shape)}; expand takes uint16 [n, rows, px], as"
-            " Renderer.masks gives them."
-        )
+    _check_masks(masks)
     # torch has few operations on uint16. The sign bit of int16 moves in from the left, where `& 1`
     # does not look.
     bits = torch.arange(ROW_PX, dtype=torch.int16, device=masks.device)[:, None]
     return (masks.view(torch.int16).unsqueeze(2) >> bits) & 1 != 0
+
+
+def _check_masks(masks: torch.Tensor) -> None:
+    import torch
+
+    if masks.dtype not in (torch.uint16, torch.int16) or masks.dim() != 3:
+        raise RenderError(
+            f"masks are {masks.dtype} {tuple(masks.shape)}; whoever reads them takes uint16"
+            " [n, rows, px], as Renderer.masks gives them."
+        )

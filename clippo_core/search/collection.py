@@ -63,7 +63,7 @@ class Facts:
     """As it was named; a local one by its whole path."""
     weights_sha256: str
     render_digest: str
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16"]
     preprocess: Literal["squash", "fewshot"]
     dtype: Literal["float32", "float16"]
     dim: int

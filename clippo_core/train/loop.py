@@ -4,24 +4,24 @@ Unkillable, and the same bit for bit.
 A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from
 train.resume_from, else it begins; `run/folder.py` says what stands where. Data order is a function
 of (seed, step), so the losses after a `kill -9` are those of an uninterrupted run. SIGTERM commits
-a checkpoint and raises Preempted.
+a checkpoint and raises Preempted. What a step came to is read when the next one is queued
+(`ledger.py`), and always before it is saved.
 There are no callbacks: what happens stands here, in order. Launching processes is not its business.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-import math
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,6 +37,13 @@ from clippo_core.engine import (
     device_bytes,
     init_distributed,
     make_engine,
+    rehearse,
+)
+from clippo_core.engine.attention import (
+    KERNELS,
+    choose_attention,
+    probe_seconds,
+    using_attention,
 )
 from clippo_core.engine.checkpoint import (
     Checkpoint,
@@ -45,8 +52,8 @@ from clippo_core.engine.checkpoint import (
     latest_checkpoint,
     open_checkpoint,
 )
-from clippo_core.engine.recipe import check_same_recipe
-from clippo_core.errors import CheckpointError, ConfigError, NotFoundError, TrainingError
+from clippo_core.engine.recipe import check_same_recipe, check_same_rows
+from clippo_core.errors import CheckpointError, ConfigError, NotFoundError
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import AugmentedRenderer
@@ -55,30 +62,17 @@ from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
+from clippo_core.train.ledger import LOSSES_IN_MEAN, Ledger, State
 from clippo_core.train.record import MakeWatcher, RunRecord
 from clippo_core.train.saving import Saving
 from clippo_core.train.speed import Meter
-from clippo_core.train.step import StepResult, on_device, train_step, with_varied_text
+from clippo_core.train.step import on_device, train_step, with_varied_text
 from clippo_core.untrusted.json import optional
 
-LOSSES_IN_MEAN = 100
-"""CheckpointInfo.loss is the mean over this many last steps."""
 ONLY_AT_THE_START = ("initial_weights", "initial_logit_scale", "tokenizer")
 """Fields of the model that a checkpoint's weights replace, or that are addresses: they may differ
 when a run goes on."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _State:
-    """Where the run is: what a checkpoint brings back beside weights and optimizer."""
-
-    step: int = 0
-    skipped: list[int] = field(default_factory=list)
-    """Steps with a non-finite loss or gradient."""
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_IN_MEAN))
-    memory: str = ""
-    """The memory plan of the last step, in words."""
 
 
 def pretrain(
@@ -112,6 +106,7 @@ def pretrain(
         engine, memory = _build(plan, ranks, start, smallest)
         state = _restore(engine, start, plan.model)
         _note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
+        state.attention = agreement.rank0(lambda: _attention(plan, ranks, state))
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
@@ -125,27 +120,26 @@ def pretrain(
                 record.flush()  # no checkpoint without the curve that leads to it
             check_owner()
 
-        saving = Saving(plan, agreement, engine, stop_asked, describe, before_commit)
+        meter = Meter(plan, ranks)
+        ledger = Ledger(plan, state, agreement, record, meter)
+        saving = Saving(plan, agreement, engine, stop_asked, ledger.settle, describe, before_commit)
         feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
         feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
-        meter = Meter(plan, ranks)
         try:
-            while state.step < plan.train.steps:
-                with meter.waiting():
-                    batch = next(feed)
-                multiplier = _multiplier(plan, state.step)
-                result = train_step(engine, batch, multiplier, memory)
-                line = _note(plan, state, result, multiplier) | meter.step()
-                if result.skipped:
-                    line["skipped_keys"] = sum(agreement.everyone(batch.keys), [])
-                if record:
-                    record.step(line)
-                _stop_if_spoilt(plan, state, line)
-                if state.step < plan.train.steps:
-                    saving.after_step(state.step)
+            with using_attention(state.attention):
+                feed = _begun_together(feed, plan, engine, memory, agreement)
+                while state.step < plan.train.steps:
+                    with meter.waiting():
+                        batch = next(feed)
+                    multiplier = _multiplier(plan, state.step)
+                    result = train_step(engine, batch, multiplier, memory)
+                    ledger.queued(result, batch.keys, multiplier)
+                    if state.step < plan.train.steps:
+                        saving.after_step(state.step)
             return saving.save_now(finished=True)
         finally:
             saving.close()
+            ledger.close()
             if record:
                 record.close()
 
@@ -299,16 +293,17 @@ def _build(
         zero_stage=plan.train.zero_stage,
         precision=plan.train.precision,
         device=ranks.device,
+        compile_update=plan.train.compile,
     )
     return engine, memory
 
 
-def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
+def _restore(engine: Engine, start: str, model: ModelConfig) -> State:
     """Load the checkpoint `start` into the engine; the state to go on from. Weights that fit may
     still belong to another function.
     """
     if not start:
-        return _State()
+        return State()
     checkpoint = open_checkpoint(start)
     try:
         engine.load_weights(checkpoint.weights())
@@ -320,10 +315,14 @@ def _restore(engine: Engine, start: str, model: ModelConfig) -> _State:
     skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
     losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
     memory = optional(kept, "memory", str, "", start, "state", error=CheckpointError)
-    return _State(checkpoint.progress.step, skipped, deque(losses, maxlen=LOSSES_IN_MEAN), memory)
+    attention = optional(kept, "attention", str, "", start, "state", error=CheckpointError)
+    if attention not in ("", *KERNELS):
+        attention = ""  # of another version
+    losses_kept = deque(losses, maxlen=LOSSES_IN_MEAN)
+    return State(checkpoint.progress.step, skipped, losses_kept, memory, attention)
 
 
-def _note_memory(state: _State, words: str, start: str) -> None:
+def _note_memory(state: State, words: str, start: str) -> None:
     """Remember the memory plan; say so where a run goes on with another: its sums have another
     order.
     """
@@ -336,6 +335,20 @@ def _note_memory(state: _State, words: str, start: str) -> None:
             state.memory,
         )
     state.memory = words
+
+
+def _attention(plan: PretrainPlan, ranks: Ranks, state: State) -> str:
+    """The kernel of attention for all ranks, said in the log where it is a choice."""
+
+    def seconds(name: str) -> float:
+        return probe_seconds(
+            name, plan.model, plan.render.image_px, plan.train.precision, ranks.device
+        )
+
+    chosen = choose_attention(plan.train.attention, state.attention, ranks.device, seconds)
+    if chosen:
+        _log.info("attention by the kernel %s (train.attention)", chosen)
+    return chosen
 
 
 def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
@@ -351,6 +364,7 @@ def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) ->
             f"{setting} {checkpoint.uri} was trained with {', '.join(other)}: another function."
             " Set it alike, or begin from scratch."
         )
+    check_same_rows(checkpoint.uri, checkpoint.manifest["recipe"], model)
 
 
 def _batches(
@@ -373,7 +387,28 @@ def _batches(
             if plan.train.augment.varies_layout
             else None
         ),
+        count_rows=plan.model.skip_blank_rows,
     )
+
+
+def _begun_together(
+    feed: Iterator[Batch],
+    plan: PretrainPlan,
+    engine: Engine,
+    memory: MemoryPlan,
+    agreement: Agreement,
+) -> Iterator[Batch]:
+    """`feed`, when every rank has its first batch and has compiled: an index and a compiler may
+    take a rank longer than a step's patience. One rank waits for nobody.
+    """
+    if engine.world_size == 1:
+        return feed
+    first = next(feed)
+    if plan.train.compile:
+        texts, rows = (first.first_text, first.second_text), first.text_rows
+        rehearse(engine, first.photos, *texts, memory=memory, text_rows=rows)
+    agreement.barrier()
+    return itertools.chain([first], feed)
 
 
 def _multiplier(plan: PretrainPlan, step: int) -> float:
@@ -383,51 +418,10 @@ def _multiplier(plan: PretrainPlan, step: int) -> float:
     )
 
 
-def _note(
-    plan: PretrainPlan, state: _State, result: StepResult, multiplier: float
-) -> dict[str, Any]:
-    """Count the step; its line for the journal."""
-    state.step += 1
-    output = result.output
-    if math.isfinite(output.loss):
-        state.losses.append(output.loss)
-    if result.skipped:
-        state.skipped.append(state.step)
-    return {
-        "step": state.step,
-        "loss": output.loss,
-        "lr": plan.optim.lr * multiplier,
-        "multiplier": multiplier,
-        "logit_scale": output.logit_scale,
-        "positive_similarity": output.positive_similarity,
-        "negative_similarity": output.negative_similarity,
-        "accuracy": output.accuracy,
-        "grad_norm": result.grad_norm,
-        "pairs_seen": state.step * plan.train.batch_pairs,
-        "skipped": len(state.skipped),
-    }
-
-
-def _stop_if_spoilt(plan: PretrainPlan, state: _State, line: dict[str, Any]) -> None:
-    """Raise TrainingError, naming steps and pairs, when more steps were skipped than
-    train.max_skipped_steps.
-    """
-    if len(state.skipped) <= plan.train.max_skipped_steps:
-        return
-    keys = line["skipped_keys"]
-    raise TrainingError(
-        f"loss or gradient was not finite in {len(state.skipped)} steps"
-        f" ({', '.join(map(str, state.skipped))}), more than train.max_skipped_steps allows. The"
-        f" last of them had the pairs {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}; all"
-        f" stand in {RunFolder(plan.stage.root).journal} as skipped_keys. Look at these pairs, or"
-        " lower optim.lr. No weight was changed by these steps."
-    )
-
-
 def _progress(
     plan: PretrainPlan,
     manifest: Manifest,
-    state: _State,
+    state: State,
     world_size: int,
     text_encoder: TextEncoder,
     finished: bool,
@@ -445,6 +439,7 @@ def _progress(
             "skipped": list(state.skipped),
             "losses": list(state.losses),
             "memory": state.memory,
+            "attention": state.attention,
         },
         left_out=manifest.left_out,
     )

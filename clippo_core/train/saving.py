@@ -24,8 +24,8 @@ from clippo_core.train.agreement import Agreement, Signal
 
 
 class Saving:
-    """Saves `engine` under the plan's run. `describe(finished)` says how far the run is;
-    `before_commit` may refuse (both on rank 0).
+    """Saves `engine` under the plan's run. `settle()` counts the newest step (on every rank);
+    `describe(finished)` says how far the run is; `before_commit` may refuse (both on rank 0).
     """
 
     def __init__(
@@ -34,11 +34,13 @@ class Saving:
         agreement: Agreement,
         engine: Engine,
         stop_asked: Callable[[], bool],
+        settle: Callable[[], None],
         describe: Callable[[bool], Progress],
         before_commit: Callable[[], None],
     ):
         self._plan, self._agreement, self._engine = plan, agreement, engine
-        self._stop_asked, self._describe, self._before_commit = stop_asked, describe, before_commit
+        self._stop_asked, self._settle = stop_asked, settle
+        self._describe, self._before_commit = describe, before_commit
         self._root = RunFolder(plan.stage.root).checkpoints
         self._saver = AsyncSaver()
         self._due = False
@@ -89,6 +91,7 @@ class Saving:
         self._saver.close()
 
     def _submit(self, finished: bool) -> None:
+        self._settle()
         weights, optimizer = (
             self._engine.weights(),
             self._engine.optimizer_state(),

@@ -26,12 +26,12 @@ def forward_flops(model: ModelConfig, image_px: int) -> int:
     """Multiply-adds count two; one image through patch embedding, blocks, MAP head and
     projection.
     """
-    d, mlp, tokens, patch = (
-        model.width,
-        model.mlp_dim,
-        (image_px // model.PATCH_PX) ** 2,
-        3 * model.PATCH_PX**2,
-    )
+    return forward_flops_of(model, (image_px // model.PATCH_PX) ** 2)
+
+
+def forward_flops_of(model: ModelConfig, tokens: int) -> int:
+    """The same of an image of `tokens` patches, a text without its blank rows for instance."""
+    d, mlp, patch = model.width, model.mlp_dim, 3 * model.PATCH_PX**2
     block = tokens * (8 * d * d + 4 * tokens * d + 4 * d * mlp)
     map_head = tokens * 4 * d * d + 4 * d * d + 4 * tokens * d + 4 * d * mlp
     return 2 * tokens * patch * d + model.depth * block + map_head + 2 * d * model.embed_dim
@@ -39,9 +39,9 @@ def forward_flops(model: ModelConfig, image_px: int) -> int:
 
 def training_flops_per_pair(model: ModelConfig, image_px: int) -> int | None:
     """Of forward and backward of a photo/text pair of CLIPPO; None for towers that do not read text
-    as an image.
+    as an image of one size.
     """
-    if model.kind != "clippo":
+    if model.kind != "clippo" or model.skip_blank_rows:
         return None
     pixels = 2 * (image_px // model.PATCH_PX) ** 2 * 3 * model.PATCH_PX**2 * model.width
     return 2 * (3 * forward_flops(model, image_px) - pixels)

@@ -7,7 +7,9 @@ update, or skip for good reason.
     anything else                       ->  no weight and no moment changes, on any rank;
                                             the step counts, and its keys are kept
 
-Which chunks a batch is cut into is the engine's business; how often to save, the loop's.
+Which of the two it was is decided on the device. The host queues a step, waits for none of its
+numbers, and reads them later (`ledger.py`). Which chunks a batch is cut into is the engine's
+business; how often to save, the loop's.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from clippo_core.config import TrainConfig
 from clippo_core.data.loader import Batch
-from clippo_core.engine import Engine, MemoryPlan, StepOutput, contrastive_step
+from clippo_core.engine import Engine, MemoryPlan, StepOutput, contrastive_backward
 from clippo_core.rendering.augment import (
     LAYOUT_NUMBERS,
     augmented_pixels,
@@ -35,7 +40,7 @@ beside a tower's activations."""
 
 
 @dataclass(frozen=True)
-class StepResult:
+class StepNumbers:
     """What a step did; the same on every rank."""
 
     output: StepOutput
@@ -44,16 +49,46 @@ class StepResult:
     skipped: bool
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """A queued step, whose numbers are on their way from the device."""
+
+    _outcome: Tensor
+    """As `Engine.queue_update` gives it, on the host once `_arrived`."""
+    _arrived: torch.cuda.Event | None
+    _pairs: int
+
+    def is_here(self) -> bool:
+        """Whether `read` need not wait."""
+        return self._arrived is None or self._arrived.query()
+
+    def read(self) -> StepNumbers:
+        """The numbers; waits until the device has done the step."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        *report, norm = self._outcome.tolist()
+        output = StepOutput.of(report, self._pairs)
+        norm = norm if output.finite else math.nan
+        return StepNumbers(output, norm, skipped=not math.isfinite(norm))
+
+
 def train_step(engine: Engine, batch: Batch, multiplier: float, memory: MemoryPlan) -> StepResult:
-    """Train on `batch` (on the engine's device), the update times `multiplier`."""
-    output = contrastive_step(
-        engine, batch.photos, batch.first_text, batch.second_text, memory=memory
+    """Queue the training on `batch` (on the engine's device), the update times `multiplier`."""
+    report = contrastive_backward(
+        engine,
+        batch.photos,
+        batch.first_text,
+        batch.second_text,
+        memory=memory,
+        text_rows=batch.text_rows,
     )
-    if not output.finite:
-        engine.discard()
-        return StepResult(output, math.nan, skipped=True)
-    grad_norm = engine.update(multiplier)
-    return StepResult(output, grad_norm, skipped=not math.isfinite(grad_norm))
+    outcome = engine.queue_update(multiplier, report)
+    pairs = len(batch.second_text) * engine.world_size
+    if outcome.device.type != "cuda":
+        return StepResult(outcome, None, pairs)
+    on_host, arrived = outcome.to("cpu", non_blocking=True), torch.cuda.Event()  # pinned memory
+    arrived.record(torch.cuda.current_stream(outcome.device))
+    return StepResult(on_host, arrived, pairs)
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -95,11 +130,9 @@ def with_varied_text(
         numbers = numbers_of_step(seed, batch.step, train.batch_pairs, augment.share)[
             batch.places, :, LAYOUT_NUMBERS:
         ]
-        chosen = torch.from_numpy(np.concatenate([numbers[n_photos:, 0], numbers[:, 1]])).to(
-            masks.device
-        )
+        chosen = _moved(np.concatenate([numbers[n_photos:, 0], numbers[:, 1]]), masks.device)
         noise = (
-            torch.from_numpy(noise_of_step(seed, batch.step, image_px)).to(masks.device)
+            _moved(noise_of_step(seed, batch.step, image_px), masks.device)
             if augment.noise
             else None
         )
@@ -109,6 +142,12 @@ def with_varied_text(
         )
         n_first = len(batch.first_text)
         yield replace(batch, first_text=pixels[:n_first], second_text=pixels[n_first:])
+
+
+def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array on `device`; from pinned memory, or the host would wait for all that is queued."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _copied(batch: Batch, device: torch.device) -> Batch:

@@ -26,7 +26,7 @@ from clippo_core.data import index_file, loader, shard_index, shards
 from clippo_core.data.batch_plan import BatchPlan
 from clippo_core.data.images import decode_image, squash
 from clippo_core.errors import ConfigError, ShardError
-from clippo_core.rendering import Renderer
+from clippo_core.rendering import Renderer, draw
 from clippo_core.run.records import Manifest, Shard
 
 RENDER = RenderConfig(image_px=64)
@@ -143,6 +143,21 @@ def test_workers_change_nothing(mixed: tuple[Manifest, DataConfig], workers: int
         assert here.keys == there.keys and here.step == there.step
         for name in ("photos", "first_text", "second_text"):
             assert torch.equal(getattr(here, name), getattr(there, name))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_heights_come_with_the_texts(tmp_path: Path, workers: int) -> None:
+    """Those that the masks have, drawn now or stored."""
+    sources_ = (write_photos(tmp_path, 20), write_sentences(tmp_path, 10))
+    data = DataConfig(sources_, text_pair_share=0.25, store_drawings=True)
+    mixed = made(tmp_path / "run", data), data
+    heights = set()
+    for batch in read(mixed, 6, workers=workers, count_rows=True):
+        assert batch.text_rows is not None
+        for rows, masks in zip(batch.text_rows, (batch.first_text, batch.second_text), strict=True):
+            assert rows.tolist() == draw.used_rows(masks).tolist() and rows.device.type == "cpu"
+            heights |= set(rows.tolist())
+    assert heights >= {1, 2}
 
 
 def test_going_on_at_any_step(mixed: tuple[Manifest, DataConfig]) -> None:
@@ -396,6 +411,7 @@ def test_stored_drawings_are_the_live_ones(tmp_path: Path) -> None:
             manifest, live, image_px=64, batch_pairs=8, seed=0, text_encoder=ENCODE, steps=6
         )
     )
+    assert all(batch.text_rows is None for batch in stored)
     assert sum(asked) == 6 * (2 + 2)  # only the text pairs' texts, which have no drawing
     for one, two in zip(stored, drawn_live, strict=True):
         assert torch.equal(one.second_text, two.second_text) and one.keys == two.keys

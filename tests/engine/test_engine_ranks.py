@@ -14,13 +14,16 @@ import torch
 import torch.multiprocessing as mp
 from conftest import PROJECT
 from engine_ranks import (
+    IMAGE_PX,
     MODEL,
     OPTIM,
+    PACKED,
     PAIRS,
     STEPS,
     batch,
     engine_of,
     float64_gradients,
+    packed_batch,
     refusals,
     run,
     tower,
@@ -30,6 +33,7 @@ from test_optim import DECAYED, VIEWS, gradients, parameters
 
 from clippo_core.engine import zero
 from clippo_core.losses import contrastive_loss
+from clippo_core.models import build_tower
 from clippo_core.optim import Adafactor
 
 FOUR = pytest.param(4, marks=pytest.mark.slow)
@@ -105,6 +109,20 @@ def test_gradients_equal_the_definition_in_float64(ranks, world_size, case):
     for found in per_rank:
         assert_equal(found[case], definition(), atol=1e-12 * largest)
         assert float(found[case]["t"]) == pytest.approx(float(definition()["t"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_packed_gradients_equal_those_of_the_whole_batch(ranks, world_size, stage, parts):
+    module = build_tower(PACKED, IMAGE_PX, seed=3)
+    inputs, _ = packed_batch(0, 1)
+    names, values = zip(*module.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(contrastive_loss(*module(*inputs)), values)
+    expected = dict(zip(names, gradients, strict=True))
+    largest = max(float(gradient.abs().max()) for gradient in gradients)
+    found = ranks[world_size][0][f"packed {stage} {parts}"]
+    assert_equal(found, expected, atol=1e-5 * largest)
 
 
 def test_the_true_gradient_of_key_biases_is_zero():

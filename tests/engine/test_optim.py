@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from clippo_core.errors import CheckpointError, ConfigError
-from clippo_core.optim import Adafactor, AdamW, Fragment, rsqrt_schedule
+from clippo_core.optim import Adafactor, AdamW, Fragment, adafactor, adamw, rsqrt_schedule
+from clippo_core.optim.factors import Block
 
 SHAPES = {  # name -> (shape, view or None)
     "qkv.kernel": ((3 * 96, 80), (3, 2, 48, 80)),
@@ -121,9 +122,31 @@ def run(
     return norms
 
 
+def as_on_a_gpu(optimizer: Adafactor | AdamW) -> None:
+    """Large bundles, and a step that does not count is computed all the same."""
+    optimizer.in_cache = False
+
+
+WAYS = {
+    "in cache": lambda optimizer: None,
+    "as on a GPU": as_on_a_gpu,
+    "compiled": lambda optimizer: optimizer.compile(),
+}
+
+
 @pytest.mark.parametrize("clip", [1.0, 1e9])
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_adafactor_equals_the_references_chain(bfloat16, clip):
+@pytest.mark.parametrize(
+    "bfloat16, way",
+    [
+        (False, "in cache"),
+        (True, "in cache"),
+        (False, "as on a GPU"),
+        (True, "as on a GPU"),
+        pytest.param(True, "compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_adafactor_equals_the_references_chain(bfloat16, way, clip, monkeypatch):
+    monkeypatch.setattr(adafactor, "CACHED_ELEMENTS", 1000)  # the parameters are small
     weights = parameters()
     reference = Reference(
         {k: v.detach().numpy().copy() for k, v in weights.items()}, bfloat16, clip
@@ -132,6 +155,7 @@ def test_adafactor_equals_the_references_chain(bfloat16, clip):
     optimizer = Adafactor(
         weights.items(), 1e-3, 1e-4, DECAYED, momentum_dtype=dtype, views=VIEWS, clip_norm=clip
     )
+    WAYS[way](optimizer)
     norms = run(optimizer, weights, range(20))
     expected = [
         reference.step(gradients(step), rsqrt_schedule(step, 40, 5, 10, 5)) for step in range(20)
@@ -167,11 +191,14 @@ def test_adafactor_in_float64_equals_the_chain_closely():
         np.testing.assert_allclose(weight.detach().numpy(), reference.w[name], atol=1e-12, rtol=0)
 
 
-def test_adamw_equals_torchs():
+@pytest.mark.parametrize("way", ["in cache", "as on a GPU"])
+def test_adamw_equals_torchs(way, monkeypatch):
+    monkeypatch.setattr(adamw, "CACHED_ELEMENTS", 5000)
     ours, theirs = parameters(), parameters()
     optimizer = AdamW(
         ours.items(), 1e-3, 1e-3 * 0.1, DECAYED, (0.9, 0.95), clip_norm=1.0, rates={"t": 10.0}
     )
+    WAYS[way](optimizer)
     groups = [
         {"params": [theirs[name] for name in DECAYED], "weight_decay": 0.1},
         {
@@ -238,16 +265,49 @@ def test_a_parameter_without_gradient_decays_like_one_with_zeros():
         assert torch.equal(weight, zeros[name])
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing():
+@pytest.mark.parametrize("kind", [Adafactor, AdamW])
+@pytest.mark.parametrize("way", ["in cache", "as on a GPU"])
+def test_a_gradient_that_is_not_finite_changes_nothing(kind, way):
     weights = parameters()
-    optimizer = Adafactor(weights.items(), 1e-3, 1e-4, DECAYED, views=VIEWS, clip_norm=1.0)
+    with torch.no_grad():
+        weights["bias"][:7] = -0.0  # whose sign a sum with 0 loses
+    options = {"views": VIEWS} if kind is Adafactor else {}
+    optimizer = kind(weights.items(), 1e-3, 1e-4, DECAYED, clip_norm=1.0, **options)
+    WAYS[way](optimizer)
     run(optimizer, weights, range(2))
     before = {key: value.clone() for key, value in (optimizer.full_state() | weights).items()}
-    weights["bias"].grad = torch.full_like(weights["bias"], float("inf"))
-    optimizer.step(1.0)
-    assert not math.isfinite(optimizer.grad_norm)
-    for key, value in (optimizer.full_state() | weights).items():
-        assert torch.equal(value, before[key]), key
+    for value in (float("inf"), float("nan")):
+        weights["bias"].grad = torch.full_like(weights["bias"], value)
+        optimizer.step(1.0)
+        assert not math.isfinite(optimizer.grad_norm)
+        for key, value in (optimizer.full_state() | weights).items():
+            assert torch.equal(bits(value), bits(before[key])), key
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.detach().view(whole)
+
+
+@pytest.mark.parametrize("cut", [1, 37, 1000, 10**9])
+def test_pieces_of_a_slice_are_all_of_it_in_whole_rows(cut):
+    view = (3, 5, 2, 4, 3)  # 3 matrices of 5 rows of 24
+    for start, stop in ((0, 360), (7, 353), (24, 72), (50, 60), (119, 121), (100, 100 + 140)):
+        block = Block(0, view, 0, [Fragment("w", start, stop - start)])
+        block.cut(cut)
+        assert block.pieces[0].offset == 0
+        for piece, after in zip(block.pieces, [*block.pieces[1:], None], strict=True):
+            end = piece.offset + piece.length
+            assert end == (after.offset if after else stop - start)
+            assert piece.length <= max(cut, 24)
+            assert (start + end) % 24 == 0 or not after
+        values = torch.arange(360.0)
+        expected = torch.zeros(360)
+        expected[start:stop] = values[start:stop] ** 2
+        rows, columns = torch.zeros(1, 3, 5, 2, 1, 3), torch.zeros(1, 3, 1, 2, 4, 3)
+        block.add_sums(values[start:stop], rows, columns)
+        assert torch.equal(rows[0], expected.view(view).sum(3, True))
+        assert torch.equal(columns[0], expected.view(view).sum(1, True))
 
 
 def test_what_does_not_fit_is_refused():

@@ -218,6 +218,31 @@ def test_no_digit_depends_on_the_batch_size(tmp_path, checkpoint):
     assert written[0] == written[1] == written[2]
 
 
+def test_embeddings_in_bfloat16_are_said_and_near(tmp_path, checkpoint):
+    config = own_names(tmp_path, n=30, shots=())
+    exact, tf32, fast = (
+        run(checkpoint, tmp_path / name, config, precision=name)
+        for name in ("float32", "tf32", "bfloat16")
+    )
+    assert "computed in" not in exact.protocol
+    assert fast.protocol == f"{exact.protocol}; embeddings computed in bfloat16"
+    assert len({exact.inputs_digest, tf32.inputs_digest, fast.inputs_digest}) == 3
+    assert tf32.metrics == exact.metrics  # on a CPU
+    pictures = [str(path) for path in sorted((tmp_path / "val").rglob("*.png"))]
+    rows = [
+        Clippo.load(checkpoint, "cpu", precision=precision).embed_images(pictures)
+        for precision in ("float32", "bfloat16")
+    ]
+    assert not np.array_equal(*rows) and (rows[0] * rows[1]).sum(1).min() > 0.999
+    names = [
+        {path.name for path in (tmp_path / name / "evaluations/imagenet/features").glob("*")}
+        for name in ("float32", "bfloat16")
+    ]
+    assert names[0] and names[0].isdisjoint(names[1])  # neither reads the other's features
+    found = fast.metrics["drawn/zero_shot_top1"].value
+    assert found == pytest.approx(exact.metrics["drawn/zero_shot_top1"].value, abs=10)
+
+
 # --- few-shot ------------------------------------------------------------------------------------
 
 

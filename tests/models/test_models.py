@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
 from tower_reference import SMALL, VOCAB, flax_arrays, pairs_for, perturbed, reference_embedding
 
@@ -18,6 +19,7 @@ from clippo_core import models
 from clippo_core.config import ModelConfig
 from clippo_core.errors import ConfigError, ImageError
 from clippo_core.losses import contrastive_loss
+from clippo_core.models.patches import PatchProduct
 
 SIZES = {
     "mu at 32 px": ({"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 128, "embed_dim": 24}, 32),
@@ -287,3 +289,20 @@ def test_autocast_keeps_features_in_float32():
         first, second, scale = tower(*given)
     assert first.dtype == second.dtype == scale.dtype == torch.float32
     assert (first * exact[0]).sum(1).min() > 0.999
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 48, 32), (0, 3, 32, 32), (3, 3, 16, 64)])
+def test_the_patch_embedding_is_the_convolution(shape):
+    product = PatchProduct(3, 40, 16).double()
+    images = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    expected = F.conv2d(images, product.weight, product.bias, stride=16)
+    found = product(images)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+    weights = torch.randn(found.shape, dtype=torch.float64)
+    asked = (images, product.weight, product.bias)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), asked),
+        torch.autograd.grad((expected * weights).sum(), asked),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)

@@ -288,15 +288,3 @@ def test_compiled_expansion_has_the_same_bits(dtype):
     for px, n in ((64, 300), (224, 40)):
         masks = torch.from_numpy(Renderer(px).masks(generated(n, seed=n)))
         assert torch.equal(compiled(masks, dtype), expand(masks, dtype))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_expansion_on_cuda_has_the_same_bits(dtype):
-    compiled = torch.compile(expand, dynamic=True, fullgraph=True)
-    for px in (64, 224, 384):
-        masks = torch.from_numpy(Renderer(px).masks(generated(2000, seed=px)))
-        expected = expand(masks, dtype)
-        assert torch.equal(expand(masks.cuda(), dtype).cpu(), expected) and torch.equal(
-            compiled(masks.cuda(), dtype).cpu(), expected
-        )

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from clippo_core.engine import (
 from clippo_core.errors import ConfigError
 from clippo_core.models import build_tower
 from clippo_core.optim import Adafactor, Fragment, ShardedOptimizer
+from clippo_core.rendering.draw import used_rows
 
 MODEL = ModelConfig(width=64, depth=2, num_heads=2, mlp_dim=128, embed_dim=32)
 OPTIM = OptimConfig(momentum_dtype="float32")
@@ -45,9 +47,17 @@ class Sgd(ShardedOptimizer):
     factor.
     """
 
-    def _allocate(self, like: Tensor) -> None: ...
+    def _allocate(self, like: Tensor) -> None:
+        self._bundles = [self._bundle(self._fragments, 0)] if self._fragments else []
 
-    def _direct(self, direction: Tensor, sums: Tensor) -> None: ...
+    def _measure(self, gradients: list[Tensor], sums: Tensor) -> Tensor:
+        return torch.stack([self._like().new_zeros(()), *(g.dot(g) for g in gradients)]).sum()
+
+    def _change(
+        self, gradients: list[Tensor], sums: Tensor, clip: Tensor, size: Tensor | float
+    ) -> None:
+        for bundle, gradient in zip(self._bundles, gradients, strict=True):
+            self._apply(bundle, self._parameters(bundle), gradient * clip, size)
 
     def _slots(self) -> dict:
         return {}
@@ -151,6 +161,35 @@ def zero_gradients(stage: int, parts: int) -> dict[str, Tensor]:
     contrastive_step(
         engine, *batch(0, engine.rank, engine.world_size), memory=chunks(parts, engine.world_size)
     )
+    engine.update(1.0)
+    return {k: before[k] - v for k, v in engine.weights().items()}
+
+
+PACKED = replace(MODEL, skip_blank_rows=True)
+
+
+def packed_batch(rank: int, world_size: int) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """Inputs of step 0 of which every other text has one row alone, and how many each has."""
+    photos, *texts = batch(0, rank, world_size)
+    for text in texts:
+        text.view(torch.int16)[::2, 1:] = 0
+    first, second = (used_rows(text) for text in texts)
+    return [photos, *texts], (first, second)
+
+
+def packed_gradients(stage: int, parts: int) -> dict[str, Tensor]:
+    """Minus the change of a packing tower's weights by one SGD step at lr 1."""
+    module = build_tower(PACKED, IMAGE_PX, seed=3)
+    before = {k: v.detach().clone() for k, v in module.named_parameters()}
+    sgd, cpu = Sgd(module.named_parameters(), 1.0, 0.0, set()), torch.device("cpu")
+    if stage:
+        from clippo_core.engine.zero import ZeroEngine
+
+        engine: Engine = ZeroEngine(module, sgd, "float32", cpu, stage)
+    else:
+        engine = PlainEngine(module, sgd, "float32", cpu)
+    inputs, rows = packed_batch(engine.rank, engine.world_size)
+    contrastive_step(engine, *inputs, memory=chunks(parts, engine.world_size), text_rows=rows)
     engine.update(1.0)
     return {k: before[k] - v for k, v in engine.weights().items()}
 
@@ -261,6 +300,7 @@ def cases(rank: int, world_size: int, folder: Path) -> dict[str, Any]:
             engine = engine_of(tower(), zero_stage=stage)
             found[f"train {stage} {parts}"] = train(engine, range(STEPS), parts)
             found[f"count {stage} {parts}"] = counted(engine, parts)
+            found[f"packed {stage} {parts}"] = packed_gradients(stage, parts)
             if stage:
                 found[f"gradient {stage} {parts}"] = zero_gradients(stage, parts)
         found[f"skip {stage}"] = skipped_steps(stage)

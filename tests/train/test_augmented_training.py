@@ -100,7 +100,6 @@ def losses(plan: PretrainPlan) -> list[float]:
         ({"inversion_share": 2}, "inversion_share is 2.0"),
         ({"noise": -1}, "noise is -1.0"),
         ({"max_offset_px": 64}, "has only 64 px"),
-        ({"model__skip_blank_rows": True, "noise": 0.1}, "one or the other"),
         (
             {"model__kind": "two_tower_clip", "model__tokenizer": "x", "noise": 0.1},
             "two_tower_clip reads none",

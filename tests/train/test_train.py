@@ -621,3 +621,36 @@ def test_a_run_that_goes_on_by_another_memory_plan_says_so(
     found = [line["loss"] for line in curve(chunks)]
     expected = [line["loss"] for line in curve(plan)][4:]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_kernel_of_attention_is_kept_when_a_run_goes_on(
+    plan: PretrainPlan, shards: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[str] = []
+
+    def hopper(wanted: str, kept: str, device: torch.device, seconds: Any) -> str:
+        """The decision as it falls on a Hopper GPU, in the first attempt only."""
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+        times = {"flash": 2.0, "cudnn": 1.0}
+        gpu = torch.device("cuda", 0)
+        return choose(wanted, kept, gpu, lambda name: (probed.append(name), times[name])[1])
+
+    choose = loop.choose_attention
+    monkeypatch.setattr(loop, "choose_attention", hopper)
+    half = moved(plan, plan.stage.root, train__save_every_steps=3)
+    with pytest.raises(Preempted), monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(half, shards)
+    assert probed == ["flash", "cudnn"]
+    checkpoint = latest_checkpoint(f"{plan.stage.root}/checkpoints")
+    assert checkpoint and (checkpoint.progress.state or {})["attention"] == "cudnn"
+    train(half, shards)
+    assert probed == ["flash", "cudnn"]  # not again
+    assert [line.get("attention") for line in curve(half)].count("cudnn") == 2  # once an attempt
+    # By hand it is another one, and the same function.
+    by_hand = moved(plan, tmp_path / "by hand", train__attention="math")
+    info = train(by_hand, shards)
+    state = open_checkpoint(info.uri).progress.state or {}
+    assert state["attention"] == "math" and curve(by_hand)[0]["attention"] == "math"
+    for ours, theirs in zip(curve(by_hand), curve(half), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)

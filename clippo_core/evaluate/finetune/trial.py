@@ -197,7 +197,7 @@ class TrialRun:
             outputs = self.engine(self.problem.train.batch(indices).to(self.engine.device))
             loss = self.problem.loss(outputs.float(), indices).sum() * (len(mine) > 0)
             self.engine.backward(loss * (world / len(batch)))  # the engine averages over ranks
-            self.engine.update(linear_schedule(self.step, self.total_steps, warmup_steps))
+            self.engine.queue_update(linear_schedule(self.step, self.total_steps, warmup_steps))
             total += loss.detach().double()
             seen += len(batch)
             self.step += 1
