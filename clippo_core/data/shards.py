@@ -44,7 +44,8 @@ def write_manifest(plan: RenderPlan, report: ValidationReport, lists: list[Part]
     from clippo_core.rendering import Renderer
 
     folder, store = RunFolder(plan.stage.root).shards, PreparedFolder(plan.prepared).shards
-    shards = _shards(store, lists)
+    found = _lists(store, lists)
+    shards = [shard for one in found for shard in one.shards]
     if not sum(shard.n_records for shard in shards):
         raise DataError(
             f"no record is left to write under {folder}: validation left out all"
@@ -61,6 +62,7 @@ def write_manifest(plan: RenderPlan, report: ValidationReport, lists: list[Part]
         render_digest=Renderer.from_config(plan.render).digest,
         data_digest=plan.stage.data_digest,
         shares_by_source=report.shares_by_source,
+        left_out=f"{sum(int(one.left_out or '0', 16) for one in found) % 2**64:016x}",
     )
     storage.write_text(storage.join(folder, MANIFEST), dumps(ManifestFile(manifest, lists)))
     return open_manifest(folder)
@@ -79,7 +81,7 @@ def shard_list(manifest: Manifest) -> list[Shard]:
     """
     file, sha256 = _read(ManifestFile, storage.join(manifest.uri, MANIFEST))
     _compare(storage.join(manifest.uri, MANIFEST), sha256, manifest.sha256)
-    return _shards(manifest.store, file.lists)
+    return [shard for one in _lists(manifest.store, file.lists) for shard in one.shards]
 
 
 def is_whole(uri: str) -> bool:
@@ -96,15 +98,15 @@ def is_whole(uri: str) -> bool:
     return all(sizes.get(file.name) == file.bytes for file in files if "/" not in file.name)
 
 
-def _shards(store: str, lists: list[Part]) -> list[Shard]:
-    def read(part: Part) -> list[Shard]:
+def _lists(store: str, lists: list[Part]) -> list[ShardList]:
+    def read(part: Part) -> ShardList:
         address = storage.join(store, part.name)
         content, sha256 = _read(ShardList, address)
         _compare(address, sha256, part.sha256)
-        return content.shards
+        return content
 
     with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-        return [shard for found in pool.map(read, lists) for shard in found]
+        return list(pool.map(read, lists))
 
 
 def _read(cls: type[T], address: str) -> tuple[T, str]:

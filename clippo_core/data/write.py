@@ -38,7 +38,7 @@ from clippo_core import storage
 from clippo_core.config import digest
 from clippo_core.data import index_file, parts, shard_index, text_frames
 from clippo_core.data.images import decode_image, image_size
-from clippo_core.data.pairs import PhotoRecord, Record, TextRecord
+from clippo_core.data.pairs import PhotoRecord, Record, TextRecord, mix
 from clippo_core.data.partitions import Partition
 from clippo_core.data.sources import kinds as sources
 from clippo_core.data.sources import tars
@@ -77,7 +77,8 @@ def write(plan: WritePlan, facts: Part, excluded: Part, progress: bool = True) -
             shards = list(job.indexed(store, Path(scratch)))
         else:
             shards = list(job.written(store, Path(scratch), plan, renderer, progress))
-    return parts.write(store, name, ShardList(shards), sum(shard.n_records for shard in shards))
+    known = ShardList(shards, job.fingerprint())
+    return parts.write(store, name, known, sum(shard.n_records for shard in shards))
 
 
 def _is_there(store: str, shard: Shard) -> bool:
@@ -129,6 +130,13 @@ class _Job:
             sorted([one, sorted(numbers)] for one, numbers in left_out.items()),
         ]  # fmt: skip
         return cls(digest(about), facts, what, left_out, records, texts)
+
+    def fingerprint(self) -> str:
+        """Of what is left out: a sum, so that those of partitions add up to that of the whole."""
+        out = [(one, n) for one, numbers in self.left_out.items() for n in numbers]
+        ordinals, numbers = np.array(out, np.int64).reshape(-1, 2).T
+        keys = self.records["key_hash"].to_numpy()[ordinals]
+        return f"{int(mix(keys, 0, numbers - FIRST).sum(dtype=np.uint64)):016x}"
 
     def indexed(self, store: str, scratch: Path) -> Iterator[Shard]:
         """Foreign tars, each with the index of what is left of it."""

@@ -63,6 +63,8 @@ class Progress:
     """Whether this is the run's last step."""
     state: dict[str, Any] | None = None
     """Anything else, JSON-able, that the training loop wants back."""
+    left_out: str = ""
+    """Of the records and texts that were left out of the training data; see Manifest."""
 
 
 class Checkpoint:

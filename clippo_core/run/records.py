@@ -282,6 +282,9 @@ class Manifest:
     render_digest: str
     data_digest: str
     shares_by_source: dict[str, float]
+    left_out: str = ""
+    """Of all records and texts that are left out, in whatever order and partitions (hex): what is
+    left out follows from the evaluations too, which no digest of a training covers."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,8 @@ class ShardList:
     """The content of one list of a manifest."""
 
     shards: list[Shard]
+    left_out: str = ""
+    """As in Manifest, of this partition."""
 
 
 @dataclass(frozen=True)

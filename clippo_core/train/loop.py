@@ -87,21 +87,23 @@ def pretrain(
     ranks = _join(plan)
     agreement = Agreement(ranks, plan.train.timeout_seconds)
     with agreement.noticing_lost_ranks():
-        if done := agreement.rank0(lambda: _find_finished(plan)):
+        if done := agreement.rank0(lambda: _find_finished(plan, manifest)):
             return done  # without the lease: several processes may evaluate one finished run
     with (
         agreement.noticing_lost_ranks(),
         _sigterm() as stop_asked,
         _owned(plan, agreement) as check_owner,
     ):
-        start = agreement.rank0(lambda: _find_start(plan, previous))
+        start = agreement.rank0(lambda: _find_start(plan, manifest, previous))
         engine, memory = _build(plan, ranks, start)
         state = _restore(engine, start, plan.model)
         agreement.barrier()
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
         text_encoder = models.text_encoder(plan.model, plan.render)
-        describe = functools.partial(_progress, plan, state, ranks.world_size, text_encoder)
+        describe = functools.partial(
+            _progress, plan, manifest, state, ranks.world_size, text_encoder
+        )
 
         def before_commit() -> None:
             if record:
@@ -188,18 +190,33 @@ def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], No
             lease.release()
 
 
-def _find_finished(plan: PretrainPlan) -> CheckpointInfo | None:
+def _find_finished(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo | None:
     """The last checkpoint of this run, if it is over. Raises CheckpointError where it is another's
     folder.
     """
     found = finished_checkpoint(RunFolder(plan.stage.root).checkpoints)
     if found is None:
         return None
-    check_same_recipe(found.uri, found.manifest["recipe"], plan)
+    _check_same_run(found, plan, manifest)
     return found.info
 
 
-def _find_start(plan: PretrainPlan, previous: str) -> str:
+def _check_same_run(checkpoint: Checkpoint, plan: PretrainPlan, manifest: Manifest) -> None:
+    """Raise CheckpointError where a checkpoint is another run's, or was trained on other pairs: an
+    evaluation that shows some of them, and was added since, would be of a model that knows them.
+    """
+    check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
+    left_out = checkpoint.progress.left_out
+    if left_out and left_out != manifest.left_out:
+        raise CheckpointError(
+            f"{checkpoint.uri} was trained on pairs that are left out now, or the other way round:"
+            " the evaluations show other pictures or captions than they did. Change `seed` to train"
+            " anew, or ask the evaluations as they were; `clippo evaluate` evaluates this model on"
+            " anything."
+        )
+
+
+def _find_start(plan: PretrainPlan, manifest: Manifest, previous: str) -> str:
     """Address of the checkpoint to go on from: the newest of this run, wherever it is, else
     train.resume_from; empty = begin.
     """
@@ -209,7 +226,7 @@ def _find_start(plan: PretrainPlan, previous: str) -> str:
     ):
         checkpoint = latest_checkpoint(root)
         if checkpoint:
-            check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
+            _check_same_run(checkpoint, plan, manifest)
             found.append(checkpoint)
     if found:
         return max(found, key=lambda checkpoint: checkpoint.progress.step).uri
@@ -343,7 +360,12 @@ def _multiplier(plan: PretrainPlan, step: int) -> float:
 
 
 def _progress(
-    plan: PretrainPlan, state: State, world_size: int, text_encoder: TextEncoder, finished: bool
+    plan: PretrainPlan,
+    manifest: Manifest,
+    state: State,
+    world_size: int,
+    text_encoder: TextEncoder,
+    finished: bool,
 ) -> Progress:
     return Progress(
         step=state.step,
@@ -355,4 +377,5 @@ def _progress(
         journal=RunFolder(plan.stage.root).journal,
         finished=finished,
         state={"skipped": list(state.skipped), "losses": list(state.losses)},
+        left_out=manifest.left_out,
     )

@@ -177,6 +177,20 @@ def test_one_record_less_indexes_one_partition_and_reads_no_tar(
     assert (before.n_pairs, after.n_pairs) == (15, 14)
 
 
+def test_what_is_left_out_is_the_same_in_any_partitions(tmp_path: Path) -> None:
+    for number in range(5):
+        write_tar(tmp_path / "set", number)
+    source = SourceConfig("webdataset", str(tmp_path / "set/*.tar"), name="web")
+    out = ("web/00002/0001", "web/00000/0002", "web/00004/0000")
+    found = {}
+    for size, excluded in ((1, out), (1 << 30, out[::-1]), (1, out[:2]), (1, ())):
+        data = DataConfig((source,), partition_bytes=size)
+        root = tmp_path / f"{size} {len(excluded)}"
+        found[size, len(excluded)] = shards_of(root, data, RENDER, excluded).left_out
+    assert found[1, 3] == found[1 << 30, 3]
+    assert len(set(found.values())) == 3 and found[1, 0] == "0" * 16
+
+
 def test_a_tar_in_a_bucket_costs_one_head_and_is_read_once(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -345,6 +345,17 @@ def test_other_settings_are_refused_with_what_changed(
             train(config.replace(uninterrupted[0], **changes), shards)
 
 
+def test_pairs_that_are_left_out_since_are_refused(
+    uninterrupted: Reference, shards: Manifest
+) -> None:
+    """An evaluation that came later may show what was trained on."""
+    shown = replace(shards, left_out="1" * 16)
+    with pytest.raises(CheckpointError, match="trained on pairs that are left out now"):
+        train(uninterrupted[0], shown)
+    checkpoint = open_checkpoint(uninterrupted[1].uri)
+    assert checkpoint.progress.left_out == shards.left_out != ""
+
+
 def test_three_sources_of_a_resume(
     plan: PretrainPlan,
     shards: Manifest,
