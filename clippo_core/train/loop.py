@@ -103,7 +103,7 @@ def pretrain(
     ):
         start = agreement.rank0(lambda: _find_start(plan, manifest, previous))
         smallest = min(agreement.everyone(device_bytes(ranks.device)))
-        engine, memory = _build(plan, ranks, start, smallest)
+        engine, memory = _build(plan, agreement, start, smallest)
         state = _restore(engine, start, plan.model)
         _note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
         state.attention = agreement.rank0(lambda: _attention(plan, ranks, state))
@@ -256,11 +256,12 @@ def _find_start(plan: PretrainPlan, manifest: Manifest, previous: str) -> str:
 
 
 def _build(
-    plan: PretrainPlan, ranks: Ranks, start: str, smallest_device: int
+    plan: PretrainPlan, agreement: Agreement, start: str, smallest_device: int
 ) -> tuple[Engine, MemoryPlan]:
     """The tower under its engine, fresh, and how its activations fit into the smallest device
     (bytes, 0 = not known).
     """
+    ranks = agreement.ranks
     # What a checkpoint will overwrite need not be read any more.
     weights = "" if start else plan.model.initial_weights
     is_file = weights.endswith((".npz", ".safetensors"))
@@ -285,6 +286,7 @@ def _build(
     apply_memory(tower, memory)
     if plan.train.compile:
         tower.compile_blocks()
+    agreement.barrier()  # initial weights may have come slowly; the engine's exchanges are quick
     engine = make_engine(
         tower,
         plan.optim,

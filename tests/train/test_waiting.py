@@ -21,14 +21,14 @@ from tiny import tiny_plan, write_tiny_shards
 from waiting_ranks import PARTS, PATIENCE_SECONDS, counted, queued, slow_start, steps
 
 from clippo_core import config, storage
-from clippo_core.engine import contrastive_step, rehearse
+from clippo_core.engine import Engine, contrastive_step, rehearse
 from clippo_core.engine.checkpoint import latest_checkpoint, open_checkpoint
 from clippo_core.errors import Preempted, TrainingError
 from clippo_core.run.records import Manifest, PretrainPlan
 from clippo_core.train import loop
 from clippo_core.train.step import StepResult, train_step
 
-STAGES = (0, 1, 2, 3)
+STAGES = (0, 1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (2, 3)))
 REPORT = 5
 
 
@@ -44,12 +44,23 @@ def plan(tmp_path: Path) -> PretrainPlan:
     return tiny_plan(str(tmp_path / "run"), train__save_every_steps=100)
 
 
+class Ranks(dict[int, list[dict[str, Any]]]):
+    """Stage -> what each of two ranks found, run at first need."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __missing__(self, stage: int) -> list[dict[str, Any]]:
+        stages = (0, 1) if stage < 2 else (2, 3)
+        mp.spawn(steps, (2, free_port(), stages, str(self.folder)), 2)
+        found = [torch.load(self.folder / f"{n}.pt", weights_only=False) for n in (0, 1)]
+        self.update(dict.fromkeys(stages, found))
+        return found
+
+
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(steps, (2, free_port(), str(folder)), 2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return Ranks(tmp_path_factory.mktemp("ranks"))
 
 
 def free_port() -> int:
@@ -62,7 +73,6 @@ def free_port() -> int:
 @pytest.mark.parametrize("way", PARTS)
 def test_a_step_waits_for_nothing(way: str) -> None:
     engine = engine_of(tower())
-    queued(engine, 0, PARTS[way])
     assert counted(engine, PARTS[way])["syncs"] == {}
     with Syncs() as syncs:
         contrastive_step(engine, *batch(0))
@@ -72,8 +82,8 @@ def test_a_step_waits_for_nothing(way: str) -> None:
 
 @pytest.mark.parametrize("way", PARTS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_rank_waits_under_any_stage(ranks: Any, stage: int, way: str) -> None:
-    for found in ranks:
+def test_no_rank_waits_under_any_stage(ranks: Ranks, stage: int, way: str) -> None:
+    for found in ranks[stage]:
         places = found[f"counted {stage} {way}"]["syncs"]
         assert not [place for place in places if place.startswith("clippo_core/")], places
         assert stage > 0 or not places
@@ -81,20 +91,19 @@ def test_no_rank_waits_under_any_stage(ranks: Any, stage: int, way: str) -> None
 
 @pytest.mark.parametrize("way", PARTS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_report_and_sums_travel_together(ranks: Any, stage: int, way: str) -> None:
+def test_report_and_sums_travel_together(ranks: Ranks, stage: int, way: str) -> None:
     state = engine_of(tower()).optimizer_state()
     factors = sum(v.numel() for k, v in state.items() if k.endswith(("v_row", "v_col")))
     shared = REPORT if stage == 0 else REPORT + 1 + factors
-    for found in ranks:
+    for found in ranks[stage]:
         sizes = found[f"counted {stage} {way}"]["all_reduce"]
         assert sizes.count(shared) == 1
-        small = [n for n in sizes if n <= REPORT + 1 + factors and n != shared]
-        assert small == [] or stage == 3, "stage 3 sums DeepSpeed's own norm"
+        assert not ({REPORT, 1 + factors} - {shared}) & set(sizes)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_nan_of_one_rank_changes_no_bit_on_any(ranks: Any, stage: int) -> None:
-    for found in ranks:
+def test_a_nan_of_one_rank_changes_no_bit_on_any(ranks: Ranks, stage: int) -> None:
+    for found in ranks[stage]:
         assert found[f"skipped {stage}"] == [True, False, True, True]
 
 
@@ -132,6 +141,15 @@ def test_between_two_saves_only_the_step_before_is_asked(
 ) -> None:
     places: list[Counter[str]] = []
     syncs = Syncs()
+    made = loop.make_engine
+
+    def as_on_a_gpu(*args: Any, **options: Any) -> Engine:
+        """With an update that does not look, as it may on a CPU, whether the step counts."""
+        engine = made(*args, **options)
+        engine.optimizer.in_cache = False
+        return engine
+
+    monkeypatch.setattr(loop, "make_engine", as_on_a_gpu)
 
     def noting(*args: Any) -> StepResult:
         places.append(syncs.places.copy())
@@ -198,7 +216,8 @@ def test_a_rehearsal_leaves_nothing_behind() -> None:
         lambda module, inputs, _: seen.append((torch.is_grad_enabled(), len(inputs[2])))
     )
     rehearse(engine, *batch(1), memory=chunks(4, 1))
-    assert seen == [(False, 4), (False, 4), (True, 4), (True, 4)]  # photos only; texts only
+    # Of photos only, then of texts only; the last chunk is one of these.
+    assert seen == [(False, 4), (True, 4), (True, 4)]
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in engine.module.parameters())
     after = {**engine.weights(), **engine.optimizer_state()}
