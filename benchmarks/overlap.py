@@ -11,7 +11,7 @@ they take the time, are the same eager and compiled, and an engine's own copies 
 
 `whole` and `blocks` are compiled with aot_eager: traced, differentiated and cut into autograd
 operators as inductor does it, which decides when a gradient is there, without its C++ compiler.
-Rows of "500,000,000 elements" are DeepSpeed's default buckets, "25 MiB" torch's for stage 0.
+Buckets of 500,000,000 elements are DeepSpeed's default, of 25 MiB torch's for stage 0.
 """
 
 from __future__ import annotations
@@ -35,9 +35,16 @@ from clippo_core.losses import contrast
 from clippo_core.models import build_tower
 
 RANKS, IMAGE_PX, PAIRS = 2, 32, 4
+END = "backward is over"
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
-OURS = "a sixteenth"
-BEFORE = {"25 MiB": 25 * 2**18, "500,000,000 elements": 500_000_000}
+OURS, ANY_SIZE = "a 32nd", "a 32nd, however small"
+LIMITS = {
+    "25 MiB": (25 * 2**18, 25 * 2**18),
+    "500,000,000 elements": (500_000_000, 500_000_000),
+    OURS: (buckets.SMALLEST_ELEMENTS, buckets.LARGEST_ELEMENTS),
+    ANY_SIZE: (1, buckets.LARGEST_ELEMENTS),
+}
+"""Least and most elements of a bucket."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Case:
     compiled: str
     """eager, whole or blocks."""
     bucket: str = OURS
-    """Or one of BEFORE."""
+    """One of LIMITS."""
 
 
 @dataclass(frozen=True)
@@ -68,35 +75,38 @@ def exchanges(engine: Engine) -> list[Exchange]:
     )
     texts = torch.randint(0, 1 << 16, (PAIRS, IMAGE_PX // 16, IMAGE_PX), generator=generator)
     texts = texts.to(torch.uint16)
-    for last in (False, True):  # a first pass compiles, and makes DeepSpeed's buffers
+    for _ in range(2):  # a first pass compiles, and makes DeepSpeed's buffers
         loss, _ = contrast(*engine(photos, texts[:0], texts))
         with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
         ) as profile:
             engine.backward(loss)
-        if not last:
-            engine.update(0.0)
+            with torch.profiler.record_function(END):
+                engine.update(0.0)  # waits for all exchanges
     events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    at, sizes, products = [], [], 0
+    given, sizes, products, is_over = [], [], 0, False
     for event in events:
-        products += event.name() in PRODUCTS
-        if event.name() == "c10d::allreduce_":
-            at.append(products)
-        if event.name() == "gloo:all_reduce":
+        is_over = is_over or event.name() == END
+        products += event.name() in PRODUCTS and not is_over
+        if event.name().startswith("c10d::") and not is_over:
+            given.append((event.name(), products))
+        if event.name().startswith("gloo:"):
             sizes.append(sum(int(torch.Size(shape).numel()) for shape in event.shapes() if shape))
-    return [Exchange(n / products, size) for n, size in zip(at, sizes, strict=True)]
+    return [
+        Exchange(at / products, size)
+        for (name, at), size in zip(given, sizes, strict=False)  # then come the update's
+        if name == "c10d::allreduce_"  # not the features' gradients, a reduce-scatter
+    ]
 
 
 def engine_of(case: Case, model: ModelConfig) -> Engine:
-    limits = buckets.SMALLEST_ELEMENTS, buckets.LARGEST_ELEMENTS
-    if case.bucket in BEFORE:
-        buckets.SMALLEST_ELEMENTS = buckets.LARGEST_ELEMENTS = BEFORE[case.bucket]
+    buckets.SMALLEST_ELEMENTS, buckets.LARGEST_ELEMENTS = LIMITS[case.bucket]
     tower = build_tower(model, IMAGE_PX)
     if case.compiled == "blocks":
         tower.compile_blocks("aot_eager")
     elif case.compiled == "whole":
         tower.compile(backend="aot_eager")
-    engine = make_engine(
+    return make_engine(
         tower,
         OptimConfig(),
         decayed=tower.decayed,
@@ -104,8 +114,6 @@ def engine_of(case: Case, model: ModelConfig) -> Engine:
         zero_stage=case.zero_stage,
         device="cpu",
     )
-    buckets.SMALLEST_ELEMENTS, buckets.LARGEST_ELEMENTS = limits
-    return engine
 
 
 def found_in_ranks(cases: list[Case], model: ModelConfig) -> list[list[Exchange]]:
@@ -167,7 +175,7 @@ def main() -> None:
         Case(stage, compiled, bucket)
         for stage in (0, 1, 2)
         for bucket, ways in (
-            (list(BEFORE)[stage > 0], ("eager", "whole")),
+            (list(LIMITS)[stage > 0], ("eager", "whole")),
             (OURS, ("eager", "whole", "blocks")),
         )
         for compiled in ways

@@ -4,14 +4,15 @@
     exchange            ▶ bucket 0   ▶ bucket 1  ...     ▶ last bucket: alone, nothing hides it
 
 A portion is sent when it is full. One as large as the model is sent when backward is over, so a
-bucket is a sixteenth of the model: what cannot hide is a sixteenth too. Below a MiB an exchange
-takes as long however small it is; above 32 MiB it gets no faster, and DeepSpeed keeps two buffers
-of a bucket's size.
+bucket is a 32nd of the model: what cannot hide is a 32nd too. (A 16th would often wait for the next
+block, which is computed as one where blocks are compiled: see `benchmarks/overlap.py`.) Below a MiB
+an exchange takes as long however small it is; above 32 MiB it gets no faster, and DeepSpeed keeps
+two buffers of a bucket's size.
 """
 
 from __future__ import annotations
 
-SHARE = 16
+SHARE = 32
 """Buckets that a model's gradients fill, between the two limits."""
 SMALLEST_ELEMENTS = 2**18
 LARGEST_ELEMENTS = 2**23
