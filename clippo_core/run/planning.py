@@ -390,7 +390,7 @@ def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
 
 def _pinned(config: RunConfig) -> RunConfig:
     """`config` with the commit of each source on a hub, so that all stages read the same."""
-    from clippo_core.data.sources.tables import pinned
+    from clippo_core.data.sources.hub import pinned
 
     sources = tuple(
         dataclasses.replace(source, revision=pinned(source)) if source.on_hub else source

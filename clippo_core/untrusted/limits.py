@@ -35,6 +35,11 @@ class Limits:
     gzip_bytes: int = 256 * GIB
     """Unpacked size of a file that is read line by line; memory is bounded by the line."""
 
+    yaml_bytes: int = 4 * MIB
+    """A YAML text. The longest of the hub's data sets have 1 MB for some thousand parts."""
+    yaml_expanded_bytes: int = 64 * MIB
+    """The same, once its aliases are followed."""
+
     name_bytes: int = 1024
     """A key or file name in UTF-8: the longest key that S3 takes."""
     name_part_bytes: int = 255

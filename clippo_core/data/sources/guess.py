@@ -26,7 +26,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import SourceConfig
 from clippo_core.data.sources import annotation_files as files
-from clippo_core.data.sources import photos, tables
+from clippo_core.data.sources import hub, photos, tables
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.untrusted.json import load_json
 from clippo_core.untrusted.names import refusal
@@ -141,7 +141,10 @@ def _columns(names: Sequence[str]) -> tuple[str, str]:
 
 def _dataset(source: SourceConfig) -> SourceConfig:
     """A dataset of Hugging Face, with the columns that it has."""
-    names = tables.column_names(source)
+    if source.on_hub:
+        names = hub.hub_columns(source)
+    else:
+        names = tables.column_names(files.files(source.path, ".parquet"), files.opened)
     picture, text = _columns(names)
     if not (picture and text):
         fault = f"its columns ({', '.join(names)}) name no picture or no caption"
