@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
+from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data import parts
 from clippo_core.data.pairs import mix
 from clippo_core.data.shard_index import PHOTO
@@ -146,9 +146,7 @@ def measure(root: str) -> dict[str, Any]:
     listed, last = json.loads(Path(root, "listed.json").read_text())
     facts, verdicts = ([Part(*pair[k]) for pair in listed] for k in (0, 1))
     data = DataConfig((SourceConfig("webdataset", "web.tar"),))
-    plan = ValidatePlan(
-        StagePlan(root, 0, ""), data, RenderConfig(), EvaluateConfig(), root, batch_pairs=BATCH
-    )
+    plan = ValidatePlan(StagePlan(root, 0, ""), data, root, batch_pairs=BATCH)
     began, cpu = time.time(), time.process_time()
     report, exclusions = merge(plan, facts, verdicts, Part(*last))
     return {

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets  # here: what imports open and take is no example's
+import datasets.load
+import huggingface_hub
 from checks import Refused, check, outcome
 from data_files import FILE_ENDS
 from guard import alone, scratch
@@ -23,9 +26,6 @@ HOME = f"hub/datasets--people--photos/snapshots/{COMMIT}"
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
     """The hub's libraries without the hub, their caches in our folder."""
-    import datasets
-    import huggingface_hub
-
     there = [
         (huggingface_hub.constants, "HF_HUB_OFFLINE", True),
         (huggingface_hub.constants, "HF_HUB_CACHE", str(scratch() / "hub")),

@@ -170,9 +170,9 @@ def _annotations(path: str, first: str, images: str) -> SourceConfig:
         raise refusal(DataError, first, fault, _BY_HAND)
     kind = captions_kind(first)
     records = photos.karpathy_records if kind == "karpathy" else photos.coco_records
-    named = list(itertools.islice(records(first, "."), 10))
-    images = images or _beside(first, [one.image.removeprefix("./") for one in named if one.image])
-    splits = {one.split for one in records(first, images)} if kind == "karpathy" else set()
+    named = [(one.image.removeprefix("./"), one.split) for one in records(first, ".")]
+    images = images or _beside(first, [name for name, _ in named[:10] if name])
+    splits = {split for _, split in named}
     return SourceConfig(kind, path, images, "train" if "train" in splits else "")
 
 
