@@ -105,7 +105,6 @@ def partition(root: str, number: int, n: int, total: int) -> tuple[Part, Part]:
         "ordinal": broken,
         "number": np.full(len(broken), -1, np.int32),
         "rule": ["photo_problem"] * len(broken),
-        "id": [f"web/{ids[one]:09d}" for one in broken],
         "shown": ["it is damaged or cut short"] * len(broken),
     }
     verdict = Verdict([], stored(root, f"verdicts/{number:05d}.parquet", rows, VERDICT))
