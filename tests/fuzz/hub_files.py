@@ -40,7 +40,7 @@ def _bomb(levels: int) -> str:
 
 
 _TRAPS = [
-    "configs: " + "[" * 5000,
+    "configs: " + "[" * 800,
     "configs:\n- config_name: default\n  data_files: !!python/object/apply:os.system ['true']",
     "a: &a [*a]", "a: 1\na: 2", "configs: {", "\t- x", "[]", "null", "- a", "%YAML 9.9", "\u2028",
     "dataset_info:\n  features: " + "{a: " * 70 + "1" + "}" * 70,
