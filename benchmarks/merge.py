@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import alone, cpu_seconds, report, table, tell
 
-from clippo_core.config import DataConfig, EvaluateConfig, RenderConfig, SourceConfig
+from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data import parts
 from clippo_core.data.pairs import mix
 from clippo_core.data.shard_index import PHOTO
@@ -99,7 +99,6 @@ def partition(root: str, number: int, n: int, total: int) -> tuple[Part, Part]:
         "ordinal": broken,
         "number": np.full(len(broken), -1, np.int32),
         "rule": ["photo_problem"] * len(broken),
-        "id": [f"web/{ids[one]:09d}" for one in broken],
         "shown": ["it is damaged or cut short"] * len(broken),
     }
     verdict = Verdict([], stored(root, f"verdicts/{number:05d}.parquet", rows, VERDICT))
@@ -140,9 +139,7 @@ def measure(root: str) -> dict[str, Any]:
     listed, last = json.loads(Path(root, "listed.json").read_text())
     facts, verdicts = ([Part(*pair[k]) for pair in listed] for k in (0, 1))
     data = DataConfig((SourceConfig("webdataset", "web.tar"),))
-    plan = ValidatePlan(
-        StagePlan(root, 0, ""), data, RenderConfig(), EvaluateConfig(), root, batch_pairs=BATCH
-    )
+    plan = ValidatePlan(StagePlan(root, 0, ""), data, root, batch_pairs=BATCH)
     cpu = cpu_seconds()
     found, exclusions = merge(plan, facts, verdicts, Part(*last))
     took = cpu_seconds() - cpu

@@ -89,7 +89,7 @@ def one_step(step: str, folder: Path) -> None:
         from clippo_core.data.validate.merge import merge
 
         shown = fingerprints(EvaluatedPlan(prepared, EvaluateConfig(), "benchmark"))
-        whole = ValidatePlan(stage, data, RENDER, EvaluateConfig(), prepared)
+        whole = ValidatePlan(stage, data, prepared)
         found, [known["excluded"]] = merge(whole, [known["facts"]], [known["verdict"]], shown)
         (folder / "report.json").write_text(dumps(found))
     elif step == "write":

@@ -28,8 +28,10 @@ EXTRAS = {
     "datasets": "train",
     "deepspeed": "train",
     "duckdb": "train",
+    "fsspec": "train",
     "great_expectations": "train",
     "pandas": "train",
+    "yaml": "train",
 }
 """Module -> the smallest extra that brings it."""
 

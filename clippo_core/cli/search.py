@@ -52,7 +52,9 @@ def search(chosen: argparse.Namespace) -> None:
         _print(text, gallery.by_text(text, chosen.top), len(chosen.text) > 1)
     if chosen.image:
         data = read_image_bytes(chosen.image)
-        _print(chosen.image, gallery.by_picture(data, chosen.image, chosen.top), False)
+        _print(
+            chosen.image, gallery.by_picture(gallery.pixels(data, chosen.image), chosen.top), False
+        )
     if chosen.html:
         from clippo_core.search import page
 

@@ -3,24 +3,29 @@
     write(prepared, name, record, count) ─▶ Part(name, sha256, count) ─▶ read(prepared, part, Kind)
 
 Names say what a file follows from (`run/folder.py`), so `finished` finds again what was made
-before, by whichever run. A Part that crossed a task is compared with its sha256. Where a file is
-gone, the folder's generation is dropped: the next plan gets another one, for which no cache
-answers, and only what is missing is made again.
+before, by whichever run; what was found gets a new date, by which `retain` tells what no run has
+used for long. A Part that crossed a task is compared with its sha256. Where a file is gone, the
+folder's generation is dropped: the next plan gets another one, for which no cache answers, and only
+what is missing is made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clippo_core import storage
-from clippo_core.errors import ClippoError, DataError, NotFoundError
+from clippo_core.errors import ClippoError, DataError, NotFoundError, StorageError
 from clippo_core.run.folder import PreparedFolder
 from clippo_core.run.records import FileEntry, Part, dumps, loads
 
 T = TypeVar("T")
+USED_SECONDS = 86_400.0
+"""A record that is older is written again when it is found, which gives it a new date."""
 
 
 def write(prepared: str, name: str, record: Any, count: int) -> Part:
@@ -46,14 +51,20 @@ def finished(prepared: str, name: str, cls: type[T], tables: Iterable[str] = ())
     """The record that was stored under this name before; None where it, or one of the tables that
     its fields `tables` name, is not there whole.
     """
+    address = storage.join(prepared, name)
     try:
-        record = loads(cls, storage.read_text(storage.join(prepared, name)))
+        text = storage.read_text(address)
+        record = loads(cls, text)
         for entry in (getattr(record, field) for field in tables):
             [found] = storage.list_files(storage.join(prepared, entry.name))
             if found.bytes != entry.bytes:
                 return None
     except (ClippoError, ValueError):
         return None
+    with contextlib.suppress(StorageError):
+        [found] = storage.list_files(address)
+        if found.modified < time.time() - USED_SECONDS:
+            storage.write_text(address, text)
     return record
 
 

@@ -55,7 +55,7 @@ def validate(
     facts = [measure(plan, part, progress) for part in cut]
     verdicts = [judge(plan, part) for part in facts]
     shown = fingerprints(EvaluatedPlan(prepared, evaluate, stage.data_digest))
-    whole = ValidatePlan(stage, data, render, evaluate, prepared, batch_pairs=batch_pairs)
+    whole = ValidatePlan(stage, data, prepared, batch_pairs=batch_pairs)
     report, exclusions = merge(whole, facts, verdicts, shown)
     return Judged(report, facts, exclusions)
 

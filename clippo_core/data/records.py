@@ -258,6 +258,9 @@ class Records:
             return self._index(shard, group - starts[shard], places)
 
         with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
+            if not self.fits_window:  # or threads would fetch one header several times at once
+                for _ in pool.map(self._header, dict.fromkeys(touched)):
+                    pass
             return list(zip(touched, pool.map(one, touched, np.split(numbers, cuts)), strict=True))
 
     def _index(self, shard: int, rows: np.ndarray, places: bool) -> ShardIndex:
@@ -273,6 +276,11 @@ class Records:
             with contextlib.suppress(ShardError):
                 return self._index_file(shard).rows(rows, places=places)
         return self._index_file(shard).rows(rows, places=places)
+
+    def _header(self, shard: int) -> None:
+        """Keep the header of a shard's index; one that cannot be read is for `_index` to tell."""
+        with contextlib.suppress(ShardError):
+            self._index_file(shard)
 
     def _opened_index(self, shard: int) -> IndexFile:
         """The index of a shard, of which rows are read as they are needed. Raises ShardError."""

@@ -204,6 +204,9 @@ class _Job:
             left_out = self.left_out.get(ordinal, set())
             if FIRST in left_out or record.problem:
                 continue
+            if not left_out and record.texts:
+                yield key, self.what.name, record
+                continue
             kept = [place for place in range(len(record.texts)) if place not in left_out]
             if kept:
                 shift = 0 if isinstance(record, PhotoRecord) else 1

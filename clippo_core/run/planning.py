@@ -23,7 +23,7 @@ import datetime
 import functools
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ from clippo_core.config import (
     identity,
 )
 from clippo_core.config.model import PROMOTED
-from clippo_core.data import partitions, shards
+from clippo_core.data import partitions
 from clippo_core.data.partitions import Listed
 from clippo_core.data.partitions import listed as listed_files
 from clippo_core.data.prepare import write_plan
@@ -46,7 +46,7 @@ from clippo_core.evaluate.results import whole_result
 from clippo_core.run import history, planned
 from clippo_core.run.contents import benchmark_digest, content_digest, source_inputs
 from clippo_core.run.folder import MANIFEST, PART, BaseFolder, PreparedFolder, RunFolder
-from clippo_core.run.places import place_of
+from clippo_core.run.places import is_complete, place_of
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -186,12 +186,15 @@ def _sub_plans(
     # Without what decides how they are run and judged, which touches no validation.
     shown = EvaluateConfig(**{name: getattr(config.evaluate, name) for name in EVALUATIONS})
 
+    is_rendered = functools.cache(functools.partial(is_complete, "render"))  # lists all shards
+
     def stage(name: str, content: str) -> StagePlan:
-        folder, generation = place_of(config.root, root, name, digests[name])
+        is_whole = is_rendered if name == "render" else None
+        folder, generation = place_of(config.root, root, name, digests[name], is_whole)
         return StagePlan(root=folder, seed=config.seed, data_digest=content, generation=generation)
 
     rendered = stage("render", read.pairs)
-    generation = _generation(prepared, RunFolder(rendered.root).shards)
+    generation = _generation(prepared, rendered.root, is_rendered)
     evaluations = {
         name: EvaluatePlan(
             stage(name, read.benchmarks[name]),
@@ -204,7 +207,7 @@ def _sub_plans(
     validated, batch_pairs = stage("validate", read.pairs), config.train.batch_pairs
     return RunPlan(
         root=root,
-        validate=ValidatePlan(validated, data, render, shown, prepared, generation, batch_pairs),
+        validate=ValidatePlan(validated, data, prepared, generation, batch_pairs),
         render=RenderPlan(rendered, data, render, prepared),
         pretrain=PretrainPlan(
             dataclasses.replace(stage("pretrain", read.pairs), seed=order_seed),
@@ -262,12 +265,13 @@ def _note(run: RunPlan) -> None:
     planned.write(run.root, planned.Planned(run.gate.name, at, places, starts))
 
 
-def _generation(prepared: str, shards_uri: str) -> str:
+def _generation(prepared: str, root: str, is_rendered: Callable[[str], bool]) -> str:
     """The generation of what is made of partitions: a new one where the shards of this run were
     lost, and where it was dropped with something else that is gone (`data/parts.py`).
     """
     uri = PreparedFolder(prepared).generation
-    if storage.exists(storage.join(shards_uri, MANIFEST)) and not shards.is_whole(shards_uri):
+    begun = storage.join(RunFolder(root).shards, MANIFEST)
+    if storage.exists(begun) and not is_rendered(root):
         storage.delete(uri)
     with contextlib.suppress(ConflictError):  # it is there, usually
         storage.write_text(uri, uuid.uuid4().hex[:12], if_absent=True)
@@ -390,7 +394,7 @@ def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
 
 def _pinned(config: RunConfig) -> RunConfig:
     """`config` with the commit of each source on a hub, so that all stages read the same."""
-    from clippo_core.data.sources.tables import pinned
+    from clippo_core.data.sources.hub import pinned
 
     sources = tuple(
         dataclasses.replace(source, revision=pinned(source)) if source.on_hub else source

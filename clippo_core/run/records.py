@@ -95,9 +95,6 @@ class ValidatePlan(Checked):
 
     stage: StagePlan
     data: DataConfig
-    render: RenderConfig
-    evaluate: EvaluateConfig
-    """Part of the cache's key; what it shows is read by `evaluated` (EvaluatedPlan)."""
     prepared: str = ""
     generation: str = ""
     """Both as in PartitionPlan."""

@@ -3,11 +3,14 @@
     runs      the last k of each name, those younger than d days, the promoted model's: whole, with
               the stages in earlier folders and the prepared files that they name; an unfinished
               one also keeps what it started from
+    prepared  what was measured and judged of a partition, if a run used it within d days: it can
+              be made anew
     models    the gate's references and the one that a rollback goes back to: checkpoint, scores
     the rest  notes of stages that are gone, evaluations of checkpoints that are promoted no more
 
 Only what this project makes is looked at: run folders (`<name>-<digest>`), `evaluation-<weights>`,
-notes below `stages`, and prepared files that a deleted run's manifest names. What cannot be read
+notes below `stages`, and prepared files: those that a deleted run's manifest names, and what was
+noted of partitions. What cannot be read
 keeps everything that it may name. Nothing is deleted before `Survey.delete`.
 """
 
@@ -44,6 +47,11 @@ RUNS, DAYS = 4, 30.0
 """Last runs of each name, and days, that are kept by default."""
 
 _RUN = re.compile(r"(?P<name>.+)-[0-9a-f]{12}")
+_NOTED = re.compile(
+    r"((?:partitions|facts|verdicts|exclusions|evaluated)/[0-9a-f]{32})(?:-records|-texts)?"
+    r"\.(?:json|parquet)"
+)
+"""Names of what is noted of a partition; files of one kind and key belong together."""
 _MARKERS = (LATEST, MANIFEST, RESULT, PART)
 """Without these a folder counts as no whole, so they are deleted before what they list."""
 _WRITERS = 8
@@ -249,6 +257,7 @@ class _Kept:
                 except ClippoError as error:
                     if self.why(folder):
                         self.unreadable.append(f"manifest of {folder}: {error}")
+        noted = self._noted()
         for folder, names in named.items():
             self.ours |= names
             for name in names if self.why(folder) else ():
@@ -256,8 +265,24 @@ class _Kept:
         for top in self.whole:
             folder = RunFolder(top).shards
             if folder not in named and not self._has(top, RunFolder(top).report):
-                for name in set().union(*named.values()):
+                for name in noted.union(*named.values()):
                     self.keep(name, f"{top}, which is not finished, may use it")
+
+    def _noted(self) -> set[str]:
+        """Count what is noted of partitions as ours, and keep what was used not long ago."""
+        top = BaseFolder(self.root).prepared.rpartition("/")[2]
+        groups: dict[str, list[FileStat]] = defaultdict(list)
+        for file in self.files:
+            place, _, rest = file.name.partition("/")
+            if place == top and (found := _NOTED.fullmatch(rest)):
+                groups[found[1]].append(file)
+        names = {file.name for files in groups.values() for file in files}
+        self.ours |= names
+        for files in groups.values():
+            if max(file.modified for file in files) > self.young:
+                for file in files:
+                    self.keep(file.name, "it was used not long ago")
+        return names
 
     def _promoted(self, name: str, current: Promotion) -> None:
         why = f"promoted as {name}"

@@ -19,7 +19,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from clippo_core.untrusted.names import printable, refusal
 from clippo_core.untrusted.parquet import Kind, open_parquet
 
 Side = Literal["images", "texts"]
+T = TypeVar("T")
 FACTS, BAD = "embedding.json", "bad.tsv"
 _BAD_HEAD = "kind\tname\treason\n"
 _ROWS = {"images": "img_emb", "texts": "text_emb"}
@@ -96,13 +97,16 @@ def read_facts(folder: str) -> Facts:
             f"{folder}: it holds no embeddings (no {FACTS}); make them with `clippo embed MODEL"
             f" --images … --out {folder}`."
         ) from None
+    return read_record(Facts, text, uri, "embed the collection again")
+
+
+def read_record(kind: type[T], text: str, uri: str, remedy: str) -> T:
+    """A record of its kind from the json text of a file. Raises DataError, with the remedy."""
     plain = at(load_json(text, uri, max_bytes=LIMITS.json_header_bytes), dict, uri)
     try:
-        return decode(Facts, plain)
+        return decode(kind, plain)
     except ConfigError as error:
-        raise refusal(
-            DataError, uri, str(error).rstrip("."), "embed the collection again"
-        ) from error
+        raise refusal(DataError, uri, str(error).rstrip("."), remedy) from error
 
 
 def resumed(folder: str, wanted: Facts) -> Facts:

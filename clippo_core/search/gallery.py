@@ -93,10 +93,15 @@ class Gallery:
             vector = self.model.embed_texts([text], progress=False)[0]
         return self._near(vector, k)
 
-    def by_picture(self, data: bytes, name: str, k: int) -> list[Hit]:
-        """The k rows nearest to a picture, given as the bytes of a file. Raises ImageError."""
+    def pixels(self, data: bytes, name: str) -> np.ndarray:
+        """What the tower reads of a picture, given as the bytes of a file: uint8 [3, P, P]. Raises
+        ImageError.
+        """
+        return self.model.prepared(data, name, self.facts.preprocess)
+
+    def by_picture(self, pixels: np.ndarray, k: int) -> list[Hit]:
+        """The k rows nearest to a picture, given as `pixels`."""
         with self._lock:
-            pixels = self.model.prepared(data, name, self.facts.preprocess)
             vector = self.model.embed_prepared(pixels[None], "images")[0]
         return self._near(vector, k)
 

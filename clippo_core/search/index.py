@@ -23,13 +23,9 @@ from typing import Literal
 import numpy as np
 
 from clippo_core import storage
-from clippo_core.config import decode
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.search import collection
 from clippo_core.search.collection import Facts, Side
-from clippo_core.untrusted.json import at, load_json
-from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import refusal
 
 Kind = Literal["exact", "usearch", "faiss"]
 Candidates = Callable[[np.ndarray, int], np.ndarray]
@@ -158,13 +154,8 @@ def read(folder: str, facts: Facts, side: Side) -> tuple[IndexFacts | None, Cand
     uri = _facts_uri(folder, side)
     if not storage.exists(uri):
         return None, None
-    plain = at(
-        load_json(storage.read_text(uri), uri, max_bytes=LIMITS.json_header_bytes), dict, uri
-    )
-    try:
-        found = decode(IndexFacts, plain)
-    except ConfigError as error:
-        raise refusal(DataError, uri, str(error).rstrip("."), "run `clippo index` again") from error
+    text = storage.read_text(uri)
+    found = collection.read_record(IndexFacts, text, uri, "run `clippo index` again")
     if found.embeddings != _digest(facts, side):
         raise ConfigError(
             f"{folder}: its index was built of other embeddings; run `clippo index {folder}` again."

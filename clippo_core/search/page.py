@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clippo_core import storage
 from clippo_core.data.images import decode_image
 from clippo_core.data.thumbnails import data_uri
@@ -109,13 +111,12 @@ def seen_text(gallery: Gallery, text: str) -> dict[str, str]:
     }
 
 
-def seen_picture(gallery: Gallery, data: bytes, name: str) -> dict[str, str]:
-    """What the tower reads of a picture, as `seen_text`. Raises ImageError."""
+def seen_picture(gallery: Gallery, pixels: np.ndarray, name: str) -> dict[str, str]:
+    """What the tower reads of a picture, given as `gallery.pixels`; as `seen_text`."""
     model = gallery.model
-    pixels = model.prepared(data, name, gallery.facts.preprocess).transpose(1, 2, 0)
     how = "squashed to" if gallery.facts.preprocess == "squash" else "the middle, at"
     note = f"{name}: {how} {model.image_px} × {model.image_px} px."
-    return {"seen": data_uri(pixels, model.image_px), "note": note}
+    return {"seen": data_uri(pixels.transpose(1, 2, 0), model.image_px), "note": note}
 
 
 def thumbnail(gallery: Gallery, row: int) -> str:

@@ -210,7 +210,8 @@ def _row(handler: _Handler) -> tuple[bytes, str]:
     gallery = handler.server.gallery
     row = handler.number("row", len(gallery) - 1)
     found = {"hits": page.answers(gallery.by_row(row, handler.k()))}
-    seen = page.seen_picture(gallery, gallery.picture(row), gallery.about(row).key)
+    name = gallery.about(row).key
+    seen = page.seen_picture(gallery, gallery.pixels(gallery.picture(row), name), name)
     return _json(found | seen), "application/json"
 
 
@@ -223,8 +224,9 @@ def _first(handler: _Handler) -> tuple[bytes, str]:
 
 def _picture(handler: _Handler) -> tuple[bytes, str]:
     gallery, data = handler.server.gallery, handler.body()
-    found = {"hits": page.answers(gallery.by_picture(data, "the photo", handler.k()))}
-    return _json(found | page.seen_picture(gallery, data, "The photo")), "application/json"
+    pixels = gallery.pixels(data, "the photo")
+    found = {"hits": page.answers(gallery.by_picture(pixels, handler.k()))}
+    return _json(found | page.seen_picture(gallery, pixels, "The photo")), "application/json"
 
 
 def _photo(handler: _Handler) -> tuple[bytes, str]:

@@ -35,6 +35,12 @@ class Limits:
     gzip_bytes: int = 256 * GIB
     """Unpacked size of a file that is read line by line; memory is bounded by the line."""
 
+    yaml_bytes: int = MIB
+    """A YAML text, read at 0.1 MB a second. A card that lists 1,000 parts of a data set with their
+    columns has about half of it."""
+    yaml_expanded_bytes: int = 16 * MIB
+    """The same, once its aliases are followed."""
+
     name_bytes: int = 1024
     """A key or file name in UTF-8: the longest key that S3 takes."""
     name_part_bytes: int = 255

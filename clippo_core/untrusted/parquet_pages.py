@@ -53,7 +53,7 @@ def claimed(
     file: IO[bytes], columns: list[dict[int, Any]], paths: list[str], limits: Limits
 ) -> Claim:
     """What the pages of the columns at `paths`, or below them, hold. Raises ValueError, KeyError,
-    TypeError or EOFError for damaged ones.
+    TypeError or IndexError for damaged ones.
     """
     below = tuple(f"{path}." for path in paths)
     values, n_bytes, has_deltas = 0, 0, False
@@ -99,7 +99,7 @@ def _header(file: IO[bytes], at: int, limits: Limits) -> tuple[dict[int, Any], i
         data = file.read(n_bytes)
         try:
             return _struct(data, 0, limits.parquet_items)
-        except EOFError:
+        except IndexError:
             if len(data) < n_bytes or n_bytes >= _LONGEST_HEADER:
                 raise
             n_bytes *= 16
@@ -115,7 +115,7 @@ def _struct(data: bytes, at: int, most: int, depth: int = 0) -> tuple[dict[int, 
     fields: dict[int, Any] = {}
     number = 0
     while True:
-        head = _byte(data, at)
+        head = data[at]
         at += 1
         if head == 0:
             return fields, at
@@ -126,7 +126,7 @@ def _struct(data: bytes, at: int, most: int, depth: int = 0) -> tuple[dict[int, 
             number, at = _whole(data, at)
         if number in fields:
             raise ValueError(f"field {number} comes twice")
-        if kind in (1, 2):  # a truth value lies in the kind itself
+        if 1 <= kind <= 2:  # a truth value lies in the kind itself
             fields[number] = kind == 1
         else:
             fields[number], at = _value(data, at, kind, most, depth)
@@ -134,19 +134,19 @@ def _struct(data: bytes, at: int, most: int, depth: int = 0) -> tuple[dict[int, 
 
 def _value(data: bytes, at: int, kind: int, most: int, depth: int) -> tuple[Any, int]:
     """A value of a kind of the compact protocol, and where it ends."""
-    if kind in (1, 2, 3):
-        return _byte(data, at), at + 1
-    if kind in (4, 5, 6):
+    if 4 <= kind <= 6:
         return _whole(data, at)
+    if 1 <= kind <= 3:
+        return data[at], at + 1
     if kind == 7:
         return data[at : at + 8], at + 8
     if kind == 8:
         length, at = _unsigned(data, at)
         if at + length > len(data):
-            raise EOFError
+            raise IndexError("it is cut short")
         return data[at : at + length], at + length
     if kind in (9, 10):
-        head, at = _byte(data, at), at + 1
+        head, at = data[at], at + 1
         length, at = _unsigned(data, at) if head >> 4 == 15 else (head >> 4, at)
         if length > most:
             raise ValueError(f"a list of {length:,} items")
@@ -160,20 +160,17 @@ def _value(data: bytes, at: int, kind: int, most: int, depth: int) -> tuple[Any,
     raise ValueError(f"a value of kind {kind}")
 
 
-def _byte(data: bytes, at: int) -> int:
-    if at >= len(data):
-        raise EOFError
-    return data[at]
-
-
 def _unsigned(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = _byte(data, at)
+    value = data[at]
+    if value < 128:  # as most are
+        return value, at + 1
+    value &= 127
+    for shift in range(7, 70, 7):
         at += 1
+        byte = data[at]
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, at
+            return value, at + 1
     raise ValueError("a number of more than 64 bits")
 
 

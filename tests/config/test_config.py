@@ -404,7 +404,7 @@ def test_flytes_literals_are_as_strict(place: int) -> None:
 def test_plans_cross_tasks(place: int) -> None:
     run, stage = presets.demo(), StagePlan("runs/demo", 3, "0" * 64, "g")
     plans: list[Any] = [
-        ValidatePlan(stage, run.data, run.render, run.evaluate),
+        ValidatePlan(stage, run.data),
         RenderPlan(stage, run.data, run.render),
         PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train),
         EvaluatePlan(stage, run.evaluate, True, {"coco": stage, "flickr30k": stage}),

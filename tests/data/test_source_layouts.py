@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import csv
-import http.server
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,111 +254,36 @@ def test_parquet_that_cannot_be_used_is_refused_or_counted(tmp_path: Path) -> No
         list(read_source(SourceConfig("hf", str(path))))
 
 
-@pytest.mark.parametrize("of", ["file", "hub"])
+def parquet_of(text: Any, rows: dict[str, Any], path: Path) -> None:
+    """A parquet file whose texts are declared as `text`."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "text": text})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+
+
 def test_texts_declared_as_pictures_open_no_file(
-    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library `datasets` opens the path or address in whatever a table declares a picture."""
     import datasets
 
     (tmp_path / "secret.png").write_bytes(PHOTOS[0])
-    picture = {"bytes": PHOTOS[0], "path": "0.jpg"}
-    rows = {"image": [picture], "text": [{"bytes": None, "path": str(tmp_path / "secret.png")}]}
-    for text in (datasets.Image(), datasets.List(datasets.Image()), {"a": datasets.Image()}):
-        kept = rows["text"] if isinstance(text, datasets.Image) else [[*rows["text"]]]
-        kept = [{"a": rows["text"][0]}] if isinstance(text, dict) else kept
-        features = datasets.Features({"image": datasets.Image(), "text": text})
-        table = datasets.Dataset.from_dict({**rows, "text": kept}, features=features)
-        table.to_parquet(tmp_path / "a.parquet")
-        load = datasets.load_dataset
+    path = tmp_path / "a.parquet"
+    named = {"bytes": None, "path": str(tmp_path / "secret.png")}
+    pictures = [{"bytes": PHOTOS[0], "path": "0.jpg"}]
+    for text, kept in (
+        (datasets.Image(), named),
+        (datasets.List(datasets.Image()), [named]),
+        ({"a": datasets.Image()}, {"a": named}),
+    ):
+        parquet_of(text, {"image": pictures, "text": [kept]}, path)
+        opened: list[str] = []
         with monkeypatch.context() as patch:
-            options = {"data_files": [str(tmp_path / "a.parquet")], "split": "train"}
-            patch.setattr(
-                datasets,
-                "load_dataset",
-                lambda *_, load=load, options=options, **__: load(
-                    "parquet", streaming=True, **options
-                ),
-            )
-            path = str(tmp_path / "a.parquet") if of == "file" else "people/photos"
-            opened: list[str] = []
             patch.setattr(Image, "open", lambda *names, to=opened: to.append(str(names)))
-            try:
-                records = list(read_source(SourceConfig("hf", path)))
-                assert all(record.problem for record in records)
-            except DataError as error:
-                assert "text" in str(error)
-            assert not opened
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    """A server that answers as the hub's API does, for one data set."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = self.path.startswith("/api/datasets/people/photos")
-            sha = ("b" if "/revision/" in self.path else "a") * 40
-            body = json.dumps({"id": "people/photos", "sha": sha}).encode() if known else b"{}"
-            self.send_response(200 if known else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-
-
-PINNED = """
-from clippo_core.config import SourceConfig
-from clippo_core.data.sources.tables import pinned
-from clippo_core.data.sources.guess import guess_source
-from clippo_core.data.sources.kinds import read_source
-from clippo_core.data.survey import survey
-from clippo_core.errors import DataError
-def told(function):
-    try:
-        return function()
-    except DataError as error:
-        return str(error)
-print(told(lambda: pinned(SourceConfig("hf", "people/photos"))))
-print(told(lambda: pinned(SourceConfig("hf", "people/photos", revision="v2"))))
-print(told(lambda: pinned(SourceConfig("hf", "people/photos", revision="c" * 40))))
-print(told(lambda: pinned(SourceConfig("hf", "people/none"))))
-print(told(lambda: list(read_source(SourceConfig("hf", "people/none", revision="c" * 40)))))
-"""
-
-
-def on_the_hub(**environment: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PINNED], capture_output=True, text=True, timeout=240,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
-
-
-@pytest.mark.slow
-def test_a_plan_pins_the_commit_of_a_dataset_on_the_hub(hub: str, tmp_path: Path) -> None:
-    found = on_the_hub(HF_ENDPOINT=hub, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
-    assert found[:3] == ["a" * 40, "b" * 40, "c" * 40]
-    assert "people/none: its revision cannot be looked up" in found[3]
-    assert "people/none at ccc" in found[4] and "cannot be read" in found[4]
-
-
-def test_offline_the_hub_is_not_asked(tmp_path: Path) -> None:
-    nowhere = "http://127.0.0.1:1"
-    found = on_the_hub(HF_ENDPOINT=nowhere, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    assert found[2] == "c" * 40
-    for line in (found[0], found[1], found[3]):
-        assert "cannot be looked up" in line and "offline" in line.lower(), line
-    assert "cannot be read" in found[4]
+            with pytest.raises(DataError, match="its column text holds"):
+                list(read_source(SourceConfig("hf", str(path))))
+        assert not opened
 
 
 @pytest.mark.parametrize(

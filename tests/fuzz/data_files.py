@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from strategies import JSON_VALUES, damaged, fuzzed, picture_files
+from strategies import JSON_VALUES, damaged, damaged_page, fuzzed, picture_files
 
 from clippo_core.data import shard_index
 from clippo_core.data.index_file import packed
@@ -304,7 +304,7 @@ def _pairs_table(draw: DrawFn) -> Any:
 
 @fuzzed("hf-parquet")
 def hf_parquet(draw: DrawFn) -> bytes:
-    """A table of pairs as people share them, or damaged in its footer alone."""
+    """A table of pairs as people share them, or damaged in its footer or in a page alone."""
     import pyarrow.parquet as pq
 
     target = io.BytesIO()
@@ -316,6 +316,9 @@ def hf_parquet(draw: DrawFn) -> bytes:
     whole = target.getvalue()
     if draw(_SCRAP) > 9:
         return whole
+    rng = random.Random(draw(st.integers(0, 2**64 - 1)))
+    if draw(st.booleans()):
+        return damaged_page(whole, rng)
     start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    footer = damaged(whole[start:-8], random.Random(draw(st.integers(0, 2**64 - 1))))
+    footer = damaged(whole[start:-8], rng)
     return whole[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1"

@@ -4,5 +4,6 @@ instruments.
 
 import data_readers  # noqa: F401  imported, each registers its checks
 import evaluation_checks  # noqa: F401
+import hub_readers  # noqa: F401
 import model_readers  # noqa: F401
 from checks import CHECKS as CHECKS

@@ -2,5 +2,6 @@
 
 import data_files  # noqa: F401  imported, each registers its strategies
 import evaluation_files  # noqa: F401
+import hub_files  # noqa: F401
 import model_files  # noqa: F401
 from strategies import STRATEGIES as STRATEGIES

@@ -17,15 +17,19 @@ from checks import outcome
 
 _OPENED: list[str] | None = None
 """Paths that are opened while a reader runs; None = nobody listens."""
-_LIBRARIES = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/", "/sys/")
+_LIBRARIES = (
+    sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/", "/sys/", "__editable__",
+)  # fmt: skip
 
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and _OPENED is not None and isinstance(arguments[0], (str, bytes)):
         mode, path = str(arguments[1] or ""), os.fsdecode(arguments[0])
         is_library = path.startswith(_LIBRARIES) and not set(mode) & set("wax+")
-        if not is_library:
+        if not is_library and path != os.devnull:
             _OPENED.append(path)
+    elif event == "socket.connect" and _OPENED is not None:
+        _OPENED.append(f"a connection to {arguments[1]}")
 
 
 sys.addaudithook(_listen)

@@ -482,15 +482,35 @@ def parquet_files() -> tuple[bytes, ...]:
     return (*found, target.getvalue())
 
 
+def damaged_page(whole: bytes, rng: random.Random) -> bytes:
+    """A parquet file with damage in the header of one page, or in the numbers behind it."""
+    import pyarrow.parquet as pq
+
+    about = pq.read_metadata(io.BytesIO(whole))
+    if not about.num_row_groups:
+        return whole
+    column = about.row_group(rng.randrange(about.num_row_groups)).column(
+        rng.randrange(about.num_columns)
+    )
+    starts = [column.data_page_offset, column.dictionary_page_offset or column.data_page_offset]
+    start = rng.choice(starts)
+    end = start + rng.choice((12, 40, 100))
+    return whole[:start] + damaged(whole[start:end], rng) + whole[end:]
+
+
 @fuzzed("parquet")
 def parquet_file(draw: DrawFn) -> bytes:
-    """A small parquet file, as it is, cut together from two, or damaged in its footer alone."""
+    """A small parquet file, as it is, cut together from two, or damaged in its footer or in a page
+    alone.
+    """
     files = parquet_files()
     whole = draw(st.sampled_from(files[:8] * 3 + files))
     rng = random.Random(draw(_SEEDS))
-    where = draw(st.sampled_from(["anywhere", "footer", "footer", "nowhere", "nowhere"]))
+    where = draw(st.sampled_from(["anywhere", "footer", "footer", "page", "page", "nowhere"]))
     if where == "anywhere":
         return damaged(whole, rng, files)
+    if where == "page":
+        return damaged_page(whole, rng)
     if where == "footer":
         start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
         footer = damaged(whole[start:-8], rng)

@@ -15,12 +15,13 @@ from tiny import tiny_plan
 from clippo_core import storage
 from clippo_core.__main__ import main
 from clippo_core.config import GateConfig, digest
+from clippo_core.data import parts
 from clippo_core.engine.checkpoint import Progress, open_checkpoint, save_checkpoint
 from clippo_core.errors import NotFoundError
 from clippo_core.evaluate.results import write_result
 from clippo_core.evaluate.scores import Scores
 from clippo_core.run import history, planned, promotion
-from clippo_core.run.folder import BaseFolder, RunFolder
+from clippo_core.run.folder import BaseFolder, PreparedFolder, RunFolder
 from clippo_core.run.planned import Planned
 from clippo_core.run.records import (
     CheckpointInfo,
@@ -262,6 +263,41 @@ def test_prepared_files_are_kept_as_long_as_one_kept_run_names_them(root: str) -
         expected |= {f"{name}.tar", f"{name}.index", f"list-{name}.json"}
     assert left == expected
     assert storage.exists(storage.join(root, "data/theirs.tar"))
+
+
+def test_what_was_noted_of_a_partition_goes_when_no_run_has_used_it_for_long(root: str) -> None:
+    prepared, key = BaseFolder(root).prepared, "a" * 32
+    mine = {f"facts/{key}.json", f"facts/{key}-records.parquet", f"verdicts/{key}.parquet"}
+    others = {"facts/notes.txt", f"mine/{key}.json"}
+    for name in (*mine, *others):
+        storage.write_text(storage.join(prepared, name), "{}")
+    storage.write_text(storage.join(root, f"facts/{key}.json"), "{}")
+    storage.write_text(PreparedFolder(prepared).generation, "1")
+    a_week(root, 0, 60)
+    unfinished = a_run(root, 1, shards_of=9, done=False)
+    assert not survey(root, 2, 30, later(29)).doomed
+    assert not [file for file in look(root).doomed if file.name.startswith("prepared/")]
+    storage.delete(unfinished.root)
+    look(root).delete()
+    left = {name.partition("/")[2] for name in names(root) if name.startswith("prepared/")}
+    assert left == others and storage.exists(storage.join(root, f"facts/{key}.json"))
+    assert not kept(root, 1) and "shards" in str(kept(root, 0))
+
+
+def test_what_a_run_finds_of_a_partition_counts_as_used(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"facts/{'a' * 32}.json"
+    for days, renewed in ((0.5, False), (2, True)):
+        part = parts.write(root, name, Part("", "", 1), 1)
+        [before] = storage.list_files(storage.join(root, name))
+        written: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(parts.time, "time", lambda at=before.modified, d=days: at + d * 86_400)
+            patch.setattr(storage, "write_text", lambda uri, text, to=written: to.append(text))
+            assert parts.finished(root, name, Part) == Part("", "", 1)
+        assert written == ([storage.read_text(storage.join(root, name))] if renewed else [])
+        assert parts.read(root, part, Part) == Part("", "", 1)
 
 
 def test_evaluations_of_a_checkpoint_go_when_it_is_promoted_no_more(root: str) -> None:

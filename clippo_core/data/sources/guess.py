@@ -26,7 +26,7 @@ from typing import Any
 from clippo_core import storage
 from clippo_core.config import SourceConfig
 from clippo_core.data.sources import annotation_files as files
-from clippo_core.data.sources import photos, tables
+from clippo_core.data.sources import hub, photos, tables
 from clippo_core.errors import DataError, NotFoundError
 from clippo_core.untrusted.json import load_json
 from clippo_core.untrusted.names import refusal
@@ -141,7 +141,10 @@ def _columns(names: Sequence[str]) -> tuple[str, str]:
 
 def _dataset(source: SourceConfig) -> SourceConfig:
     """A dataset of Hugging Face, with the columns that it has."""
-    names = tables.column_names(source)
+    if source.on_hub:
+        names = hub.hub_columns(source)
+    else:
+        names = tables.column_names(files.files(source.path, ".parquet"), files.opened)
     picture, text = _columns(names)
     if not (picture and text):
         fault = f"its columns ({', '.join(names)}) name no picture or no caption"
@@ -167,9 +170,9 @@ def _annotations(path: str, first: str, images: str) -> SourceConfig:
         raise refusal(DataError, first, fault, _BY_HAND)
     kind = captions_kind(first)
     records = photos.karpathy_records if kind == "karpathy" else photos.coco_records
-    named = list(itertools.islice(records(first, "."), 10))
-    images = images or _beside(first, [one.image.removeprefix("./") for one in named if one.image])
-    splits = {one.split for one in records(first, images)} if kind == "karpathy" else set()
+    named = [(one.image.removeprefix("./"), one.split) for one in records(first, ".")]
+    images = images or _beside(first, [name for name, _ in named[:10] if name])
+    splits = {split for _, split in named}
     return SourceConfig(kind, path, images, "train" if "train" in splits else "")
 
 

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from clippo_core.config import DataConfig, SourceConfig
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, PhotoRecord, Record, TextRecord
 from clippo_core.data.sources import annotation_files as files
+from clippo_core.data.sources import hub, tables, tars
 from clippo_core.data.sources import photos as photo_sources
-from clippo_core.data.sources import tables, tars
 from clippo_core.data.sources import texts as text_sources
 from clippo_core.errors import ConfigError, DataError
 from clippo_core.untrusted.names import printable, refusal
@@ -94,7 +94,7 @@ def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
     languages = source.languages
     language = languages[0] if languages else "en"
     if source.kind == "hf":
-        read = tables.hub_records if source.on_hub else tables.parquet_records
+        read = hub.hub_records if source.on_hub else tables.parquet_records
         return read(source, language)
     if source.kind == "folder":
         return tables.folder_records(source.path, language)

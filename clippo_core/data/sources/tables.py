@@ -1,9 +1,9 @@
-"""Photos with captions as people keep them: tables, folders, and datasets of Hugging Face.
+"""Photos with captions as people keep them: tables, folders, and parquet files.
 
     csv      filepath<TAB>title         a header, then a picture's path and a caption per row,
              photos/1.jpg<TAB>a dog     as open_clip reads them
     folder   1.jpg 1.txt                a picture beside its caption, in folders of any depth
-    hf       image, text                columns of a dataset on the hub, or of parquet files
+    hf       image, text                columns of parquet files, here or on the hub (`hub`)
 
 A row is a record. A row that is not as it should be becomes a record with a `problem`.
 """
@@ -11,17 +11,17 @@ A row is a record. A row that is not as it should be becomes a record with a `pr
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from clippo_core import storage
 from clippo_core.config import SourceConfig
 from clippo_core.data.pairs import PhotoRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources.annotation_files import PICTURES
-from clippo_core.errors import ClippoError, DataError
-from clippo_core.extras import optional_import
+from clippo_core.errors import DataError
 from clippo_core.untrusted import parquet
 from clippo_core.untrusted.json import at
 from clippo_core.untrusted.limits import LIMITS
@@ -31,6 +31,8 @@ from clippo_core.untrusted.text import read_text
 _QUOTES = 'close the quotes, and write " within them as ""'
 MAX_ROW_LINES = 1000
 """A row of more lines has a quote that is opened and not closed."""
+Opener = Callable[[str], AbstractContextManager[IO[bytes]]]
+"""Opens a file by its address."""
 
 
 def csv_records(uri: str, source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
@@ -93,13 +95,20 @@ def folder_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
 
 def parquet_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
     """Records of parquet files with a column of pictures' bytes and one of texts, or of lists of
-    them, a row group at a time. Raises DataError.
+    them. Raises DataError.
     """
-    image, text = _columns(source)
+    return row_records(source, files.files(source.path, ".parquet"), files.opened, language)
+
+
+def row_records(
+    source: SourceConfig, uris: Iterable[str], opened: Opener, language: str
+) -> Iterator[PhotoRecord]:
+    """Records of these parquet files, a row group at a time. Raises DataError."""
+    image, text = columns(source)
     wanted = {image: parquet.Kind.PICTURE, text: parquet.Kind.TEXTS}
     first = 0
-    for uri in files.files(source.path, ".parquet"):
-        with files.opened(uri) as file:
+    for uri in uris:
+        with opened(uri) as file:
             table = parquet.open_parquet(file, uri, wanted)
             in_file = 0
             for number, n_rows in enumerate(table.group_rows):
@@ -112,103 +121,19 @@ def parquet_records(source: SourceConfig, language: str = "en") -> Iterator[Phot
                         continue
                     content, stored = group.columns[image][row]
                     texts = group.columns[text][row]
-                    yield _row_record(key, where, content, stored, texts, language)
+                    yield row_record(key, where, content, stored, texts, language)
                 in_file += n_rows
             first += in_file
 
 
-def hub_records(source: SourceConfig, language: str = "en") -> Iterator[PhotoRecord]:
-    """Records of a dataset of the hub, at the revision that the plan pinned; streamed, unless the
-    hub must not be asked (HF_HUB_OFFLINE): then from its local cache. Raises DataError.
-    """
-    with optional_import():
-        import datasets
-
-    image, text = _columns(source)
-    where = source.path + (f" at {source.revision}" if source.revision else "")
-    datasets.disable_progress_bars()
-    try:
-        rows = datasets.load_dataset(
-            source.path,
-            revision=source.revision or None,
-            split=source.split or "train",
-            streaming=not datasets.config.HF_HUB_OFFLINE,
-        )
-        missing = {image, text} - set(rows.features or rows.column_names or [])
-        if missing:
-            fault = f"it has no column {', '.join(sorted(missing))}"
-            raise refusal(DataError, where, fault, "set `image_column` and `text_column`")
-        rows = rows.select_columns([image, text])
-        for name, feature in (rows.features or {}).items():
-            # The library decodes what is declared a picture, sound or film, and opens the path or
-            # address in it: a table of texts could name a file of ours.
-            if isinstance(feature, datasets.Image):
-                rows = rows.cast_column(name, datasets.Image(decode=False))
-            elif not is_plain(feature):
-                fault = f"its column {name} holds {printable(str(feature), 60)}"
-                raise refusal(DataError, where, fault, "name columns of pictures and of texts")
-        for number, row in enumerate(rows):
-            yield _hub_record(
-                f"row-{number}", row[image], row[text], language, f"row {number} of {where}"
-            )
-    except (ClippoError, MemoryError):
-        raise
-    except Exception as error:  # of datasets, its file systems, pyarrow and the network
-        fault = f"it cannot be read ({reason(error)})"
-        raise refusal(DataError, where, fault, "check the name, or fetch it again") from error
+def column_names(uris: Iterable[str], opened: Opener) -> list[str]:
+    """The columns of the first of these parquet files. Raises DataError."""
+    uri = next(iter(uris))
+    with opened(uri) as file:
+        return parquet.open_parquet(file, uri, {}, error=DataError).names
 
 
-def is_plain(feature: Any) -> bool:
-    """Whether the library `datasets` gives values of a feature as they are stored."""
-    with optional_import():
-        import datasets
-
-    if isinstance(feature, dict):
-        return all(is_plain(each) for each in feature.values())
-    if isinstance(feature, (list, tuple)):
-        return all(is_plain(each) for each in feature)
-    if isinstance(feature, (datasets.List, datasets.LargeList)):
-        return is_plain(feature.feature)
-    return isinstance(feature, (datasets.Value, datasets.ClassLabel))
-
-
-def column_names(source: SourceConfig) -> list[str]:
-    """The columns of a dataset of the hub, or of the first parquet file. Raises DataError."""
-    if not source.on_hub:
-        uri = files.files(source.path, ".parquet")[0]
-        with files.opened(uri) as file:
-            return parquet.open_parquet(file, uri, {}, error=DataError).names
-    with optional_import():
-        import datasets
-
-    try:
-        found = datasets.load_dataset_builder(source.path, revision=source.revision or None)
-        features = found.info.features
-    except Exception as error:  # of datasets, its file systems and the network
-        fault = "there is no such file or folder, and it cannot be read from Hugging Face's hub"
-        remedy = "check the path, or the name on the hub"
-        raise refusal(DataError, source.path, f"{fault} ({reason(error)})", remedy) from error
-    return list(features or ())
-
-
-def pinned(source: SourceConfig) -> str:
-    """The commit that a dataset's branch or tag stands at on the hub. Raises DataError where it
-    cannot be asked, and `revision` is no commit.
-    """
-    import huggingface_hub
-
-    revision = source.revision
-    if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
-        return revision
-    try:
-        about = huggingface_hub.HfApi().dataset_info(source.path, revision=revision or None)
-        return str(about.sha)
-    except Exception as error:  # of the hub and the network
-        fault = f"its revision cannot be looked up on the hub ({reason(error)})"
-        raise refusal(DataError, source.path, fault, "set `revision` to a commit") from error
-
-
-def _columns(source: SourceConfig) -> tuple[str, str]:
+def columns(source: SourceConfig) -> tuple[str, str]:
     """Columns of the picture and of the text. Raises DataError where they are one."""
     image, text = source.image_column or "image", source.text_column or "text"
     if image == text:
@@ -217,15 +142,7 @@ def _columns(source: SourceConfig) -> tuple[str, str]:
     return image, text
 
 
-def _hub_record(key: str, image: Any, text: Any, language: str, where: str) -> PhotoRecord:
-    """A row of a dataset as a record."""
-    content = image.get("bytes") if isinstance(image, dict) else image
-    stored = image.get("path") if isinstance(image, dict) else ""
-    texts = text if isinstance(text, list) else [text]
-    return _row_record(key, where, content, stored, texts, language)
-
-
-def _row_record(
+def row_record(
     key: str, where: str, content: Any, stored: Any, texts: list[Any], language: str
 ) -> PhotoRecord:
     """A record of a picture's bytes, the path under which it was stored, and texts."""

@@ -28,8 +28,9 @@ from clippo_core.untrusted.json import field, load_json
 def sentence_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
     """Pairs of consecutive lines of a file of sentences."""
     waiting: str | None = None
+    name = files.stem(uri)
     for line in files.lines(uri):
-        key = f"{files.stem(uri)}-{line.number}"
+        key = f"{name}-{line.number}"
         if line.problem:
             yield TextRecord(key, "", (), (language,), problem=line.problem)
         text = line.text.strip()
@@ -42,8 +43,9 @@ def sentence_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
 
 def c4_records(uri: str, language: str = "en") -> Iterator[TextRecord]:
     """Pairs of consecutive sentences of each document."""
+    name = files.stem(files.stem(uri))
     for line in files.lines(uri):
-        key = f"{files.stem(files.stem(uri))}-{line.number}"
+        key = f"{name}-{line.number}"
         if not line.problem and not line.text.strip():
             continue
         where = f"line {line.number} of {uri}"
@@ -65,6 +67,7 @@ def moses_records(
 ) -> Iterator[TextRecord]:
     """Pairs of the lines of two aligned files. Raises DataError if one is longer."""
     codes = languages if len(languages) == 2 else ("en", "und")
+    name = files.stem(first_uri)
     for first, second in itertools.zip_longest(files.lines(first_uri), files.lines(second_uri)):
         if first is None or second is None:
             longer = second_uri if first is None else first_uri
@@ -73,7 +76,7 @@ def moses_records(
                 " of equal length."
             )
         yield TextRecord(
-            f"{files.stem(first_uri)}-{first.number}",
+            f"{name}-{first.number}",
             first.text.strip(),
             (second.text.strip(),),
             codes,
@@ -84,10 +87,11 @@ def moses_records(
 def tsv_records(uri: str, languages: tuple[str, ...] = ()) -> Iterator[TextRecord]:
     """Pairs of a tab-separated file of 2, 4 or 5 columns without a header; quotes are text."""
     codes = languages if len(languages) == 2 else (languages or ("en",)) * 2
+    name = files.stem(uri)
     for line in files.lines(uri):
         if not line.problem and not line.text.strip():
             continue
-        key = f"{files.stem(uri)}-{line.number}"
+        key = f"{name}-{line.number}"
         cells = [cell.strip() for cell in line.text.split("\t")]
         problem = line.problem
         if not problem and len(cells) not in (2, 4, 5):

@@ -70,18 +70,16 @@ TEXTS = {
     "is_repeated": "bool",
     "is_cut": "bool",
     "has_missing_glyph": "bool",
-    "rows": "int32",
     "shown": "string",
 }
 """text_hash: pairs.key_hash of the text, 0 of what is none. plain_hash: of what stays of it when it
-is compared with evaluated captions (`plain`). is_repeated: within its record. rows:
-that it fills on the page. shown: what stands there, for a person."""
+is compared with evaluated captions (`plain`). is_repeated: within its record. shown: what stands
+there, for a person."""
 VERDICT = {
     "table": "string",
     "ordinal": "int64",
     "number": "int32",
     "rule": "string",
-    "id": "string",
     "shown": "string",
 }
 """table: records, texts or tars; of a tar, ordinal is its number."""

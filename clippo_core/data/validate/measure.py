@@ -247,10 +247,10 @@ def _lay_out(rows: list[Row], renderer: Renderer, sums: dict[str, Counter[str]])
     drawn = [row for row in rows if row["is_text"]]
     census = renderer.census([row["text"] for row in drawn])
     for row in rows:
-        row |= {"is_cut": False, "has_missing_glyph": False, "rows": 0}
+        row |= {"is_cut": False, "has_missing_glyph": False}
         del row["text"]
     columns = (census.cut.tolist(), census.missing.tolist(), census.drawn_rows.tolist())
     for row, cut, missing, n_rows in zip(drawn, *columns, strict=True):
-        row |= {"is_cut": cut, "has_missing_glyph": missing, "rows": n_rows}
+        row |= {"is_cut": cut, "has_missing_glyph": missing}
         counts = sums.setdefault(row["language"], Counter(texts=0, rows=0, cut=0, missing=0))
         counts.update(texts=1, rows=n_rows, cut=int(cut), missing=int(missing))

@@ -105,8 +105,9 @@ def _note_looks(db: Database) -> None:
     for batch in db.sql(select).to_arrow_reader(2**17):  # a glance, which rules out most photos
         record, *halves = (column.to_numpy() for column in batch.columns)
         is_near = np.zeros(len(record), bool)
+        signed = [column.view(np.int64) for column in halves]  # numpy takes places by these
         for (half, shift), table in zip(bands, known, strict=True):
-            is_near |= table[halves[half] >> np.uint64(shift) & np.uint64(mask)]
+            is_near |= table[signed[half] >> shift & mask]
         near.append([column[is_near] for column in (record, *halves)])
     if not near:
         return
@@ -147,10 +148,14 @@ def sizes(db: Database) -> dict[tuple[int, int], int]:
         " SELECT record FROM all_records JOIN (SELECT record, count(*) AS lost FROM out"
         f" WHERE number <> {FIRST} GROUP BY record) USING (record) WHERE lost >= n_texts"
     )
-    all_of = f"SELECT part, max((kind = {TEXT})::INTEGER), count(*) FROM records GROUP BY part"
+    db.execute(
+        f"CREATE TABLE IF NOT EXISTS pools AS SELECT part, max((kind = {TEXT})::INTEGER), count(*)"
+        " FROM records GROUP BY part"
+    )
     gone_of = f"SELECT record >> {PART_BITS} AS part, count(*) FROM gone GROUP BY part"
     gone = dict(db.execute(gone_of).fetchall())
-    return {(part, kind): n - gone.get(part, 0) for part, kind, n in db.execute(all_of).fetchall()}
+    pools = db.execute("SELECT * FROM pools").fetchall()
+    return {(part, kind): n - gone.get(part, 0) for part, kind, n in pools}
 
 
 @dataclasses.dataclass(frozen=True)
