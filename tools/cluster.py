@@ -2,6 +2,7 @@
 
 python tools/cluster.py --configuration flyte.yaml ... deactivate weekly_retraining
 python tools/cluster.py --configuration flyte.yaml ... abort f2c9a1b0 --why "wrong data"
+python tools/cluster.py --configuration flyte.yaml ... relaunch f2c9a1b0
 python tools/cluster.py --configuration flyte.yaml ... preflight --version V --root s3://b/runs
 """
 
@@ -51,6 +52,14 @@ def abort(remote: FlyteRemote, execution: str, why: str) -> None:
     """Stop an execution. Its pods get SIGTERM; what training saved stays."""
     remote.terminate(remote.fetch_execution(name=execution), why)
     print(f"Stopped {execution}.")
+
+
+def relaunch(remote: FlyteRemote, execution: str) -> None:
+    """Start an execution once more, with its launch plan, version and inputs: a scheduled run keeps
+    its kickoff time, and so goes on where it stopped.
+    """
+    started = remote.client.relaunch_execution(remote.fetch_execution(name=execution).id)
+    print(f"Started {started.name}, the same run as {execution}.")
 
 
 def preflight(remote: FlyteRemote, version: str, root: str) -> None:
@@ -172,6 +181,8 @@ def main() -> None:
     stop = commands.add_parser("abort", help=abort.__doc__)
     stop.add_argument("execution")
     stop.add_argument("--why", default="stopped by hand")
+    once_more = commands.add_parser("relaunch", help=relaunch.__doc__)
+    once_more.add_argument("execution")
     check = commands.add_parser("preflight", help=preflight.__doc__)
     for name in ("version", "root"):
         check.add_argument(f"--{name}", required=True)
@@ -181,6 +192,8 @@ def main() -> None:
         deactivate(remote, said.plan)
     elif said.command == "abort":
         abort(remote, said.execution, said.why)
+    elif said.command == "relaunch":
+        relaunch(remote, said.execution)
     else:
         preflight(remote, said.version, said.root)
 
