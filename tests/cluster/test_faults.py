@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -185,6 +186,11 @@ NIGHTLY = {
 """Rows that take as long as the others and say what `gate` and `validate` say already."""
 
 
+DEATHS = {"a lost rank": ["-9"], "a loss that is not finite": ["1"], "403 for a checkpoint": ["1"]}
+"""Exit codes of the ranks that ended in the first pod: had Elastic started one again only for it to
+end in the same way, there were more."""
+
+
 def expected() -> dict[str, list[str]]:
     """The rows of the table, by their fault."""
     lines = (PROJECT / "docs" / "faults.md").read_text().splitlines()
@@ -231,6 +237,9 @@ def test_a_fault_does_what_the_table_says(flyte: Flyte, name: str) -> None:
         "; ".join(text.removeprefix("run weekly ").partition(":")[0] for text in told) or "nothing",
     ]
     assert found == expected().get(name), story(execution)
+    if name in DEATHS:
+        log = nodes[node].attempts[0].log
+        assert re.findall(r"failed \(exitcode: (-?\d+)\) local_rank", log) == DEATHS[name]
 
 
 def registered_as(flyte: Flyte, task: str) -> str:
