@@ -85,7 +85,7 @@ preflight: setup ## all that a cluster lacks: make preflight ROOT=s3://bucket/ru
 	$(CLUSTER) preflight --version "$(VERSION)" --root "$(ROOT)"
 
 run: setup ## launch the registered version: make run CONFIG=run.json; PLAN=demo brings its own data
-	$(PYFLYTE) run --project $(PROJECT) --domain $(DOMAIN) remote-launchplan "$(or $(PLAN),pretrain_and_evaluate):$(VERSION)" --config "$(CONFIG)"
+	$(CLUSTER) run "$(or $(PLAN),pretrain_and_evaluate)" --version "$(VERSION)" --config "$(CONFIG)"
 
 activate: setup ## switch one launch plan on: make activate PLAN=weekly_retraining
 	$(PYFLYTE) launchplan --project $(PROJECT) --domain $(DOMAIN) --activate "$(PLAN)" "$(VERSION)"

@@ -1,5 +1,6 @@
 """What pyflyte's own commands do not do on a cluster; the Makefile calls it.
 
+python tools/cluster.py --configuration flyte.yaml ... run demo --version V --config run.json
 python tools/cluster.py --configuration flyte.yaml ... deactivate weekly_retraining
 python tools/cluster.py --configuration flyte.yaml ... abort f2c9a1b0 --why "wrong data"
 python tools/cluster.py --configuration flyte.yaml ... relaunch f2c9a1b0
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,8 +34,31 @@ from flytekit.models.literals import RetryStrategy
 from flytekit.models.task import Container, RuntimeMetadata, TaskMetadata, TaskSpec, TaskTemplate
 from flytekit.remote import FlyteRemote
 
+from clippo_core import storage
+from clippo_core.config import RunConfig
+from clippo_core.errors import ClippoError, ConfigError
+
 POD_MINUTES = 20
 """How long the first pod may take: its image of several gigabytes is pulled first."""
+
+
+def run(remote: FlyteRemote, plan: str, version: str, config: str) -> None:
+    """Start a registered launch plan with the config of a run. `pyflyte run remote-launchplan`
+    cannot read its own rendering of the defaults beside it: a config, a time with a zone.
+    """
+    try:
+        wanted = RunConfig.from_json(storage.read_text(config))
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from error
+    try:
+        found = remote.fetch_launch_plan(name=plan, version=version)
+    except FlyteEntityNotExistException:
+        raise ConfigError(
+            f"{plan} is not registered as version {version}: run `make images register` from this"
+            " commit and with this CLIPPO_CLUSTER, or name another VERSION."
+        ) from None
+    started = remote.execute(found, {"config": wanted}, type_hints={"config": RunConfig})
+    print(f"Started {started.id.name}: {remote.generate_console_url(started)}")
 
 
 def deactivate(remote: FlyteRemote, plan: str) -> None:
@@ -177,6 +202,10 @@ def main() -> None:
     for name in ("configuration", "project", "domain"):
         parser.add_argument(f"--{name}", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("run", help=run.__doc__)
+    start.add_argument("plan")
+    for name in ("version", "config"):
+        start.add_argument(f"--{name}", required=True)
     commands.add_parser("deactivate", help=deactivate.__doc__).add_argument("plan")
     stop = commands.add_parser("abort", help=abort.__doc__)
     stop.add_argument("execution")
@@ -188,7 +217,13 @@ def main() -> None:
         check.add_argument(f"--{name}", required=True)
     said = parser.parse_args()
     remote = FlyteRemote(Config.auto(said.configuration), said.project, said.domain)
-    if said.command == "deactivate":
+    if said.command == "run":
+        try:
+            run(remote, said.plan, said.version, said.config)
+        except ClippoError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None
+    elif said.command == "deactivate":
         deactivate(remote, said.plan)
     elif said.command == "abort":
         abort(remote, said.execution, said.why)
