@@ -21,7 +21,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: setup help demo test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
-	activate deactivate abort clean
+	activate deactivate abort relaunch clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
 
@@ -88,8 +88,8 @@ register: setup committed ## register workflows and launch plans, inactive
 preflight: setup ## all that a cluster lacks: make preflight ROOT=s3://bucket/runs
 	$(CLUSTER) preflight --version "$(VERSION)" --root "$(ROOT)"
 
-run: setup ## launch the registered version: make run CONFIG=run.json
-	$(PYFLYTE) run --project $(PROJECT) --domain $(DOMAIN) remote-launchplan "pretrain_and_evaluate:$(VERSION)" --config "$(CONFIG)"
+run: setup ## launch the registered version: make run CONFIG=run.json; PLAN=demo brings its own data
+	$(CLUSTER) run "$(or $(PLAN),pretrain_and_evaluate)" --version "$(VERSION)" --config "$(CONFIG)"
 
 activate: setup ## switch one launch plan on: make activate PLAN=weekly_retraining
 	$(PYFLYTE) launchplan --project $(PROJECT) --domain $(DOMAIN) --activate "$(PLAN)" "$(VERSION)"
@@ -99,6 +99,9 @@ deactivate: setup ## switch one launch plan off, whichever version is active
 
 abort: setup ## stop an execution: make abort EXECUTION=f2c9a1b0 WHY='wrong data'
 	$(CLUSTER) abort "$(EXECUTION)" --why "$(or $(WHY),stopped by hand)"
+
+relaunch: setup ## start an execution once more, with its version and inputs: make relaunch EXECUTION=f2c9a1b0
+	$(CLUSTER) relaunch "$(EXECUTION)"
 
 clean: ## remove results of local runs and Flyte's local cache of them
 	rm -rf runs build

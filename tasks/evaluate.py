@@ -115,7 +115,7 @@ def open_promoted(promoted: str) -> CheckpointInfo:
 @task(**settings.processing(cpu="2", memory="4Gi"))
 def plan_evaluations(checkpoint: CheckpointInfo, evaluate: EvaluateConfig, root: str) -> Plans:
     """A plan for each evaluation of a checkpoint that is there already."""
-    from clippo_core.run.planning import plan_evaluations as plan
+    from clippo_core.run.evaluation_plans import plan_evaluations as plan
 
     settings.require_shared(root)
     return Plans(**asked_for(plan(evaluate, checkpoint, root)))

@@ -1,20 +1,25 @@
-"""What this project does differently from flytekit, so that a start takes seconds less.
+"""What this project does differently from flytekit, so that a start takes seconds less, and what no
+repetition cures is not repeated.
 
     remember_schemas()   a dataclass's JSON schema is built once: flytekit builds it anew for every
                          task that mentions it, 18 s for this project's configs
     ElasticOfOneSize     flytekit's Elastic without `import torch` at the declaration of a task,
-                         which is half of a start
+                         which is half of a start; and it starts nothing again after
+    no_restart()         which a worker calls before it raises what no repetition cures
 
-Both are written for one version of flytekit; with another one, flytekit's own way is taken.
+All are written for one version of flytekit; with another one, flytekit's own way is taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import flytekit
@@ -89,6 +94,51 @@ class ElasticOfOneSizeTask(PytorchElasticFunctionTask):  # type: ignore[misc]
         )
         self.min_nodes = self.max_nodes = int(task_config.nnodes)
         self.rdzv_backend = "c10d"
+
+    def execute(self, **kwargs: Any) -> Any:
+        """Run the function on every rank; what it returns on the first one."""
+        known = flytekit.__version__.startswith(WRITTEN_FOR)
+        with _stopped_by_its_workers() if known else contextlib.nullcontext():
+            return super().execute(**kwargs)
+
+
+def no_restart() -> None:
+    """Called by a rank before it raises an error that would come again: Elastic's agent on this
+    node does not start its ranks again. It does after every other error, for it knows none.
+
+    Does nothing outside Elastic's workers.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file:
+        _note(error_file).touch()
+
+
+def _note(error_file: str) -> Path:
+    """Of one start of a node's ranks, each of which has a folder of its own for its error."""
+    return Path(error_file).parent.parent / "no_restart"
+
+
+@contextlib.contextmanager
+def _stopped_by_its_workers() -> Iterator[None]:
+    """Let Elastic's agent heed `no_restart`. Torch has no option for that, and builds its agent
+    itself (torch.distributed.launcher.api: launch_agent).
+    """
+    from torch.distributed.launcher import api
+
+    own = api.LocalElasticAgent
+
+    class Agent(own):  # type: ignore[misc, valid-type]
+        def _monitor_workers(self, worker_group: Any) -> Any:
+            result = super()._monitor_workers(worker_group)
+            if any(_note(failure.error_file).exists() for failure in result.failures.values()):
+                self._remaining_restarts = 0
+            return result
+
+    vars(api)["LocalElasticAgent"] = Agent
+    try:
+        yield
+    finally:
+        vars(api)["LocalElasticAgent"] = own
 
 
 TaskPlugins.register_pythontask_plugin(ElasticOfOneSize, ElasticOfOneSizeTask)

@@ -51,7 +51,8 @@ def plan(config: RunConfig, kickoff_time: datetime.datetime) -> Plans:
     """Split the run into stages and digest the data that each one reads."""
     from clippo_core.report.decks import inspection_deck, plan_deck
     from clippo_core.run.inspection import inspect_benchmarks
-    from clippo_core.run.planning import fill_kickoff, make_plan
+    from clippo_core.run.planning import make_plan
+    from clippo_core.run.resolving import fill_kickoff
 
     settings.require_shared(config.root)
     run = make_plan(config, kickoff_time)

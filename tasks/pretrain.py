@@ -18,6 +18,7 @@ from flytekit.exceptions.user import FlyteDataNotFoundException, FlyteRecoverabl
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from tasks import settings
 from tasks.decks import show
+from tasks.flytekit_shim import no_restart
 
 
 @task(
@@ -29,6 +30,7 @@ from tasks.decks import show
 def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
     """Train the tower over the full batch."""
     from clippo_core.errors import (
+        ClippoError,
         ConflictError,
         LostRankError,
         NotFoundError,
@@ -45,12 +47,14 @@ def pretrain(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo:
         previous = _previous_attempt(RunFolder(plan.stage.root).checkpoints)
         watch = functools.partial(watcher, also=_live_deck())
         checkpoint = train(plan, manifest, previous=previous, watch=watch)
-    except (ConflictError, NotFoundError):
+    except ClippoError as error:
+        # Trying again helps: the run goes on from its last checkpoint. It does not help against a
+        # loss that is not finite, which is a function of seed and step.
+        is_lost = isinstance(error, Preempted | LostRankError | StorageError)
+        if is_lost and not isinstance(error, ConflictError | NotFoundError):
+            raise FlyteRecoverableException(str(error)) from error
+        no_restart()
         raise
-    # Trying again helps: the run goes on from its last checkpoint. It does not help against a loss
-    # that is not finite, which is a function of seed and step.
-    except (Preempted, LostRankError, StorageError) as error:
-        raise FlyteRecoverableException(str(error)) from error
     show("Training", training_deck(journal.read(checkpoint.journal)), plan.stage.root)
     return checkpoint
 

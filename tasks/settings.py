@@ -123,7 +123,7 @@ RENDEZVOUS_SECONDS = 900
 
 def elastic() -> ElasticOfOneSize:
     """Multi-node training. `max_restarts` restarts all workers inside the pods; the run goes on
-    from its last checkpoint.
+    from its last checkpoint. Not after an error that would come again (tasks/pretrain.py).
     """
     return ElasticOfOneSize(
         nnodes=SHAPE.nodes,

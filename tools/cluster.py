@@ -1,7 +1,9 @@
 """What pyflyte's own commands do not do on a cluster; the Makefile calls it.
 
+python tools/cluster.py --configuration flyte.yaml ... run demo --version V --config run.json
 python tools/cluster.py --configuration flyte.yaml ... deactivate weekly_retraining
 python tools/cluster.py --configuration flyte.yaml ... abort f2c9a1b0 --why "wrong data"
+python tools/cluster.py --configuration flyte.yaml ... relaunch f2c9a1b0
 python tools/cluster.py --configuration flyte.yaml ... preflight --version V --root s3://b/runs
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +34,31 @@ from flytekit.models.literals import RetryStrategy
 from flytekit.models.task import Container, RuntimeMetadata, TaskMetadata, TaskSpec, TaskTemplate
 from flytekit.remote import FlyteRemote
 
+from clippo_core import storage
+from clippo_core.config import RunConfig
+from clippo_core.errors import ClippoError, ConfigError
+
 POD_MINUTES = 20
 """How long the first pod may take: its image of several gigabytes is pulled first."""
+
+
+def run(remote: FlyteRemote, plan: str, version: str, config: str) -> None:
+    """Start a registered launch plan with the config of a run. `pyflyte run remote-launchplan`
+    cannot read its own rendering of the defaults beside it: a config, a time with a zone.
+    """
+    try:
+        wanted = RunConfig.from_json(storage.read_text(config))
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from error
+    try:
+        found = remote.fetch_launch_plan(name=plan, version=version)
+    except FlyteEntityNotExistException:
+        raise ConfigError(
+            f"{plan} is not registered as version {version}: run `make images register` from this"
+            " commit and with this CLIPPO_CLUSTER, or name another VERSION."
+        ) from None
+    started = remote.execute(found, {"config": wanted}, type_hints={"config": RunConfig})
+    print(f"Started {started.id.name}: {remote.generate_console_url(started)}")
 
 
 def deactivate(remote: FlyteRemote, plan: str) -> None:
@@ -51,6 +77,14 @@ def abort(remote: FlyteRemote, execution: str, why: str) -> None:
     """Stop an execution. Its pods get SIGTERM; what training saved stays."""
     remote.terminate(remote.fetch_execution(name=execution), why)
     print(f"Stopped {execution}.")
+
+
+def relaunch(remote: FlyteRemote, execution: str) -> None:
+    """Start an execution once more, with its launch plan, version and inputs: a scheduled run keeps
+    its kickoff time, and so goes on where it stopped.
+    """
+    started = remote.client.relaunch_execution(remote.fetch_execution(name=execution).id)
+    print(f"Started {started.name}, the same run as {execution}.")
 
 
 def preflight(remote: FlyteRemote, version: str, root: str) -> None:
@@ -168,19 +202,33 @@ def main() -> None:
     for name in ("configuration", "project", "domain"):
         parser.add_argument(f"--{name}", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("run", help=run.__doc__)
+    start.add_argument("plan")
+    for name in ("version", "config"):
+        start.add_argument(f"--{name}", required=True)
     commands.add_parser("deactivate", help=deactivate.__doc__).add_argument("plan")
     stop = commands.add_parser("abort", help=abort.__doc__)
     stop.add_argument("execution")
     stop.add_argument("--why", default="stopped by hand")
+    once_more = commands.add_parser("relaunch", help=relaunch.__doc__)
+    once_more.add_argument("execution")
     check = commands.add_parser("preflight", help=preflight.__doc__)
     for name in ("version", "root"):
         check.add_argument(f"--{name}", required=True)
     said = parser.parse_args()
     remote = FlyteRemote(Config.auto(said.configuration), said.project, said.domain)
-    if said.command == "deactivate":
+    if said.command == "run":
+        try:
+            run(remote, said.plan, said.version, said.config)
+        except ClippoError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None
+    elif said.command == "deactivate":
         deactivate(remote, said.plan)
     elif said.command == "abort":
         abort(remote, said.execution, said.why)
+    elif said.command == "relaunch":
+        relaunch(remote, said.execution)
     else:
         preflight(remote, said.version, said.root)
 

@@ -1,6 +1,6 @@
-"""Launch plans: one run by hand (`make run`), retraining every week, evaluation of the promoted
-model every night, deletion of old runs every week. Registered inactive; `make activate` starts the
-schedules.
+"""Launch plans: one run or the demo by hand (`make run`), retraining every week, evaluation of the
+promoted model every night, deletion of old runs every week. Registered inactive; `make activate`
+starts the schedules.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPol
 from clippo_core.config import RunConfig, presets
 from clippo_core.run.folder import BaseFolder
 from workflows.evaluation import evaluate_promoted
-from workflows.pipeline import UNSCHEDULED, pretrain_and_evaluate
+from workflows.pipeline import UNSCHEDULED, demo, pretrain_and_evaluate
 from workflows.retention import retention
 
 OPERATORS = ["clippo-operators@example.org"]
@@ -33,6 +33,10 @@ by_hand = LaunchPlan.get_or_create(
     pretrain_and_evaluate,
     name="pretrain_and_evaluate",
     fixed_inputs={"kickoff_time": UNSCHEDULED},
+)
+
+demo_by_hand = LaunchPlan.get_or_create(
+    demo, name="demo", fixed_inputs={"kickoff_time": UNSCHEDULED}
 )
 
 weekly_retraining = LaunchPlan.get_or_create(

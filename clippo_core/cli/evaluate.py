@@ -42,8 +42,8 @@ def evaluate(chosen: argparse.Namespace) -> None:
     from clippo_core.evaluate.registry import EVALUATIONS, evaluation
     from clippo_core.opening import model_info
     from clippo_core.report.evaluated import conclude
+    from clippo_core.run.evaluation_plans import plan_evaluations
     from clippo_core.run.folder import RunFolder
-    from clippo_core.run.planning import plan_evaluations
 
     config = _read(chosen.evaluate)
     for name in chosen.only:

@@ -3,7 +3,7 @@ own folder or in those of earlier runs, and the weights that it starts from.
 
     weekly-<digest>/plan.json    {"places": {"render": ".../weekly-<earlier>", …}, "starts": […]}
 
-Retention reads it (`retention.py`); no result depends on it.
+Retention reads it (`kept.py`); no result depends on it.
 """
 
 from __future__ import annotations

@@ -21,9 +21,8 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +39,15 @@ from clippo_core.data import partitions
 from clippo_core.data.partitions import Listed
 from clippo_core.data.partitions import listed as listed_files
 from clippo_core.data.prepare import write_plan
-from clippo_core.errors import ConflictError, DataError
+from clippo_core.errors import ConflictError
 from clippo_core.evaluate.registry import EVALUATIONS, Input
-from clippo_core.evaluate.results import whole_result
-from clippo_core.run import history, planned
+from clippo_core.run import planned
 from clippo_core.run.contents import benchmark_digest, content_digest, source_inputs
-from clippo_core.run.folder import MANIFEST, PART, BaseFolder, PreparedFolder, RunFolder
+from clippo_core.run.evaluation_plans import benchmarks_of, parts_of
+from clippo_core.run.folder import MANIFEST, BaseFolder, PreparedFolder, RunFolder
 from clippo_core.run.places import is_complete, place_of
 from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import (
-    CheckpointInfo,
     EvaluatedPlan,
     EvaluatePlan,
     GatePlan,
@@ -61,6 +59,7 @@ from clippo_core.run.records import (
     ValidatePlan,
     WritePlan,
 )
+from clippo_core.run.resolving import fill_kickoff, follow_promoted, pin
 
 MEASURE, JUDGE, MERGE, WRITE = (
     "clippo_core.data.validate.measure",
@@ -94,13 +93,13 @@ def make_plan(config: RunConfig, kickoff_time: datetime.datetime) -> RunPlan:
     naming a file or folder that is missing: pairs, fonts, tokenizer, weights to start from. What
     `train.resume_from` names is not read: a committed checkpoint never changes.
     """
-    config = _pinned(fill_kickoff(config, kickoff_time))
+    config = pin(fill_kickoff(config, kickoff_time))
     read = _digest_inputs(config)
     digests = {"validate": _validated(config, read), "render": _rendered(config, read)}
     recipe = _trained(config, read, digests["render"], "", config.seed)
     start, order_seed = config.model.initial_weights, config.seed
     if start == PROMOTED:
-        start, order_seed = _follow_promoted(config, kickoff_time, recipe)
+        start, order_seed = follow_promoted(config, kickoff_time, recipe)
     digests["pretrain"] = _trained(config, read, digests["render"], start, order_seed)
     for name, one in EVALUATIONS.items():
         parts = (digests["pretrain"], read.only[name], read.benchmarks[name], config.is_demo)
@@ -200,7 +199,7 @@ def _sub_plans(
             stage(name, read.benchmarks[name]),
             only,
             config.is_demo,
-            _parts(name, only, config.root, root, config.seed, digests["pretrain"], read.listed),
+            parts_of(name, only, config.root, root, config.seed, digests["pretrain"], read.listed),
         )
         for name, only in read.only.items()
     }
@@ -248,7 +247,7 @@ def _gate_plan(
         recipe=recipe,
         start=start,
         order_seed=order_seed,
-        benchmarks=_benchmarks(config.evaluate, read.listed),
+        benchmarks=benchmarks_of(config.evaluate, read.listed),
     )
 
 
@@ -276,128 +275,3 @@ def _generation(prepared: str, root: str, is_rendered: Callable[[str], bool]) ->
     with contextlib.suppress(ConflictError):  # it is there, usually
         storage.write_text(uri, uuid.uuid4().hex[:12], if_absent=True)
     return storage.read_text(uri)
-
-
-def _follow_promoted(
-    config: RunConfig, kickoff_time: datetime.datetime, recipe: str
-) -> tuple[str, int]:
-    """(checkpoint to start from, seed of the order) of a run that starts from the promoted model.
-
-    Where that was trained with the same `recipe`, there is nothing new: its own start and seed, so
-    that the plan is the same as then. Otherwise the model itself, and an order of the kickoff's
-    own, or the same pairs would come in the same order each week. Raises DataError where nothing
-    was promoted, or the model is gone.
-    """
-    pointer = BaseFolder(config.root).promoted(config.name)
-    current = history.promoted(history.read(pointer))
-    if current is None:
-        raise DataError(
-            f"{pointer}: nothing is promoted under the name {config.name} yet; train a first model"
-            " from scratch (model.initial_weights empty, as in the preset weekly_from_scratch)."
-        )
-    if current.recipe == recipe:
-        return current.start, current.order_seed
-    uri, seed = current.verdict.model_uri, config.seed
-    if not storage.exists(storage.join(uri, MANIFEST)):
-        raise DataError(f"{uri}: the promoted model is gone; promote another one (docs/gate.md).")
-    if kickoff_time.year > 1970:  # scheduled
-        seed = int(digest([config.seed, kickoff_time.isoformat()])[:8], 16)
-    return uri, seed
-
-
-def plan_evaluations(
-    evaluate: EvaluateConfig, checkpoint: CheckpointInfo, root: str
-) -> dict[str, EvaluatePlan]:
-    """Plans to evaluate a finished checkpoint, in one folder per weights under `root`; to evaluate
-    nothing where it has no address.
-    """
-    evaluate = evaluate if checkpoint.uri else EvaluateConfig()
-    folder = BaseFolder(root).evaluation_of(checkpoint.weights_sha256)
-    listed = functools.cache(listed_files)
-    plans = {}
-    for name, one in EVALUATIONS.items():
-        only, content = one.only(evaluate), benchmark_digest(evaluate, name, listed)
-        weights = checkpoint.weights_sha256
-        parts = [one.module, code_digest(one.module), identity(only), content, weights]
-        stage_digest = digest(parts)
-        here = storage.join(folder, stage_digest[:12])
-        place, generation = place_of(root, here, name, stage_digest)
-        stage = StagePlan(place, 0, content, generation)
-        benchmarks = _parts(name, only, root, here, 0, weights, listed)
-        plans[name] = EvaluatePlan(stage, only, benchmarks=benchmarks)
-    return plans
-
-
-def _parts(
-    name: str,
-    only: EvaluateConfig,
-    base: str,
-    root: str,
-    seed: int,
-    model: str,
-    listed: Listed,
-) -> dict[str, StagePlan]:
-    """A stage per benchmark of an evaluation that takes several, so that one more runs alone.
-
-    model: digest of what was trained. Empty for an evaluation of one benchmark.
-    """
-    one, found = EVALUATIONS[name], {}
-    for config, alone in _alone(only, name) if isinstance(getattr(only, name), tuple) else ():
-        content = benchmark_digest(alone, name, listed)
-        part = digest([one.module, code_digest(one.module), seed, model, identity(alone), content])
-
-        def is_whole(at: str, dataset: str = config.dataset) -> bool:
-            return whole_result(RunFolder(at).benchmark(name, dataset), PART) is not None
-
-        stage = f"{name}_{re.sub(r'[^A-Za-z0-9]', '_', config.dataset)}"
-        folder, generation = place_of(base, root, stage, part, is_whole)
-        found[config.dataset] = StagePlan(folder, seed, content, generation)
-    return found
-
-
-def _alone(evaluate: EvaluateConfig, name: str) -> Iterator[tuple[Any, EvaluateConfig]]:
-    """Each benchmark of the evaluation `name`: its config, and `evaluate` with no other of them."""
-    for config in EVALUATIONS[name].configs(evaluate):
-        taken = (config,) if isinstance(getattr(evaluate, name), tuple) else config
-        changes: dict[str, Any] = {name: taken}
-        yield config, dataclasses.replace(evaluate, **changes)
-
-
-def _benchmarks(evaluate: EvaluateConfig, listed: Listed) -> dict[str, str]:
-    """Dataset -> digest of its config and of what it reads, for every benchmark of a run."""
-    found = {}
-    for name in EVALUATIONS:
-        for config, alone in _alone(evaluate, name):
-            content = benchmark_digest(alone, name, listed)
-            found[config.dataset] = digest([identity(config), content])
-    return found
-
-
-def fill_kickoff(config: Any, kickoff_time: datetime.datetime) -> Any:
-    """`config` with `{kickoff}` or `{kickoff:%Y-%m-%d}` (strftime) filled in, in every string of
-    it.
-    """
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        values = {
-            f.name: fill_kickoff(getattr(config, f.name), kickoff_time)
-            for f in dataclasses.fields(config)
-        }
-        return dataclasses.replace(config, **values)
-    if isinstance(config, tuple):
-        return tuple(fill_kickoff(item, kickoff_time) for item in config)
-    if isinstance(config, str):
-        return re.sub(
-            r"\{kickoff(?::([^}]*))?\}", lambda m: kickoff_time.strftime(m[1] or "%Y-%m-%d"), config
-        )
-    return config
-
-
-def _pinned(config: RunConfig) -> RunConfig:
-    """`config` with the commit of each source on a hub, so that all stages read the same."""
-    from clippo_core.data.sources.hub import pinned
-
-    sources = tuple(
-        dataclasses.replace(source, revision=pinned(source)) if source.on_hub else source
-        for source in config.data.sources
-    )
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))

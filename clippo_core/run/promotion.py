@@ -155,32 +155,10 @@ def _judged(
     plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult], past: list[Promotion]
 ) -> Promotion:
     """The next record: the verdict, and what later models will be held against."""
-    current = history.promoted(past)
+    current, record = history.promoted(past), _candidate(plan, checkpoint, results, past)
+    is_current = current is not None and current.weights_sha256 == checkpoint.weights_sha256
     references = current.references if current else {}
-    now, only = main_metrics(results), plan.promote_metric
-    scores = {
-        result.name: ScoreFile(
-            storage.join(plan.evaluations[result.name], result.scores), result.scores_sha256
-        )
-        for result in results
-        if result.scores and result.name in plan.evaluations
-    }
-    number = past[-1].number + 1 if past else 1
-    record = Promotion(
-        number=number,
-        by=f"the gate of {plan.stage.root}",
-        at=_now(),
-        verdict=Verdict(False, "", checkpoint.uri, current.verdict.model_uri if current else ""),
-        weights_sha256=checkpoint.weights_sha256,
-        step=checkpoint.step,
-        data_digest=plan.stage.data_digest,
-        recipe=plan.recipe,
-        start=plan.start,
-        order_seed=plan.order_seed,
-        metrics=now,
-        scores=scores,
-        benchmarks=plan.benchmarks,
-    )
+    now, only = record.metrics, plan.promote_metric
     by_number = {one.number: one for one in past}
     evaluation = {name: result.name for result in results for name in result.main_metrics}
     read = functools.cache(_columns)
@@ -189,15 +167,15 @@ def _judged(
         for name in sorted(now)
         if references.get(name) in by_number
     }
-    judged = {name: one for name, one in compared.items() if only in ("", name)}
     reasons = _missing(plan, results, now, references)
-    if not reasons and not (current and current.weights_sha256 == checkpoint.weights_sha256):
+    if not reasons and not is_current:
         chosen = plan.gate.floors or ([only] if only else now)
         reasons = judgement.below_floor(chosen, now, set(now) - set(references))
+        judged = {name: one for name, one in compared.items() if only in ("", name)}
         reasons += judgement.faults(plan.gate, judged)
     if reasons:
         words = f"Not promoted: {'; '.join(reasons)}."
-    elif current and current.weights_sha256 == checkpoint.weights_sha256:
+    elif is_current:
         words = "This model is the promoted one already."
     elif not compared:
         words = "Promoted: the first of its name, above chance."
@@ -217,7 +195,36 @@ def _judged(
         record.verdict, promoted=not reasons, reason=words, compared=others
     )
     return dataclasses.replace(
-        record, verdict=verdict, references={**dict.fromkeys(now, number), **kept}
+        record, verdict=verdict, references={**dict.fromkeys(now, record.number), **kept}
+    )
+
+
+def _candidate(
+    plan: GatePlan, checkpoint: CheckpointInfo, results: list[EvalResult], past: list[Promotion]
+) -> Promotion:
+    """What the next record says of the model itself, before anybody judged it."""
+    current = history.promoted(past)
+    scores = {
+        result.name: ScoreFile(
+            storage.join(plan.evaluations[result.name], result.scores), result.scores_sha256
+        )
+        for result in results
+        if result.scores and result.name in plan.evaluations
+    }
+    return Promotion(
+        number=past[-1].number + 1 if past else 1,
+        by=f"the gate of {plan.stage.root}",
+        at=_now(),
+        verdict=Verdict(False, "", checkpoint.uri, current.verdict.model_uri if current else ""),
+        weights_sha256=checkpoint.weights_sha256,
+        step=checkpoint.step,
+        data_digest=plan.stage.data_digest,
+        recipe=plan.recipe,
+        start=plan.start,
+        order_seed=plan.order_seed,
+        metrics=main_metrics(results),
+        scores=scores,
+        benchmarks=plan.benchmarks,
     )
 
 

@@ -239,12 +239,27 @@ class Admin(admin_pb2_grpc.AdminServiceServicer, Proxy):
             request.spec.launch_plan,
             self._compiled(spec.workflow_id),
             inputs,
+            request.inputs,
         )
         execution.created.GetCurrentTime()
         self.executions[name] = execution
         if self.propeller:
             threading.Thread(target=self.propeller, args=(execution,), daemon=True).start()
         return execution_pb2.ExecutionCreateResponse(id=execution.id)
+
+    def RelaunchExecution(self, request: Any, context: Any) -> Any:
+        """flyteadmin/pkg/manager/impl/execution_manager.go: RelaunchExecution takes the launch plan
+        in its version and the inputs that were given; defaults are filled in anew.
+        """
+        before = self.running(request.id)
+        again = execution_pb2.ExecutionCreateRequest(
+            project=before.id.project,
+            domain=before.id.domain,
+            name=request.name,
+            spec=before.spec,
+            inputs=before.given,
+        )
+        return self.CreateExecution(again, context)
 
     def GetExecution(self, request: Any, context: Any) -> Any:
         return record_of(self.running(request.id))

@@ -22,6 +22,9 @@ class Execution:
     workflow: Any
     """The compiled closure."""
     inputs: Any
+    """All of them: given, defaults and fixed ones."""
+    given: Any
+    """What the request held."""
     phase: int = Phase.QUEUED
     error: Any = None
     outputs: Any = field(default_factory=literals_pb2.LiteralMap)

@@ -112,7 +112,9 @@ def upload(cluster: Cluster, folder: Path, to: str = "data") -> None:
 
 
 def literal(value: Any) -> Any:
-    """A value as Flyte's literal."""
+    """A value as Flyte's literal; a dataclass as a Struct where FLYTE_USE_OLD_DC_FORMAT is true."""
     context, kind = FlyteContextManager.current_context(), type(value)
-    found = TypeEngine.to_literal(context, value, kind, TypeEngine.to_literal_type(kind))
+    # Not by the engine itself, which remembers literals whatever their format.
+    transformer = TypeEngine.get_transformer(kind)
+    found = transformer.to_literal(context, value, kind, TypeEngine.to_literal_type(kind))
     return found.to_flyte_idl()

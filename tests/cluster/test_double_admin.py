@@ -13,7 +13,7 @@ from cluster import APP, IN_THE_IMAGE, Cluster, small_cluster
 from conftest import PROJECT
 from double_admin import Execution
 from double_rules import RUNNING, STOCK_LIMITS, Phase, quantity
-from flyteidl.admin import common_pb2, launch_plan_pb2, task_pb2, workflow_pb2
+from flyteidl.admin import common_pb2, execution_pb2, launch_plan_pb2, task_pb2, workflow_pb2
 from flyteidl.core import identifier_pb2, literals_pb2, tasks_pb2, types_pb2
 from flyteidl.service import dataproxy_pb2, dataproxy_pb2_grpc
 
@@ -188,6 +188,21 @@ def test_inputs_are_merged_and_checked(small: Cluster) -> None:
     for inputs, said in (({}, "n missing"), ({"x": numbers}, "invalid input x")):
         with pytest.raises(grpc.RpcError, match=said):
             small.launch("half-fixed", "1", inputs)
+
+
+def test_relaunched_is_the_version_with_the_inputs_that_were_given(small: Cluster) -> None:
+    request = plan(small, "launched-again", "mapped")
+    request.spec.fixed_inputs.literals["by"].CopyFrom(integer(7))
+    small.client.CreateLaunchPlan(request)
+    numbers = literals_pb2.Literal(collection=literals_pb2.LiteralCollection())
+    first = small.launch("launched-again", "1", {"n": numbers})
+    first.phase = Phase.ABORTED
+    again = small.client.RelaunchExecution(execution_pb2.ExecutionRelaunchRequest(id=first.id))
+    second = small.admin.executions[again.id.name]
+    assert second is not first and second.plan == first.plan and second.inputs == first.inputs
+    lost = identifier_pb2.WorkflowExecutionIdentifier(name="nobody", **PLACE)
+    unknown = execution_pb2.ExecutionRelaunchRequest(id=lost)
+    refused(small.client.RelaunchExecution, unknown, "NOT_FOUND")
 
 
 def test_a_concurrency_policy_counts_the_running_ones(small: Cluster) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -57,9 +58,7 @@ def oom(task: str) -> Fault:
 
     @contextlib.contextmanager
     def fault(flyte: Flyte) -> Iterator[None]:
-        tasks = {key[2] for key in flyte.cluster.admin.tasks}
-        (name,) = {one for one in tasks if function(one) == task and is_run(one)}
-        flyte.cluster.pods.oom = {name: 99}
+        flyte.cluster.pods.oom = {registered_as(flyte, task): 99}
         yield
         flyte.cluster.pods.oom = {}
 
@@ -129,7 +128,15 @@ def refused(method: str, part: str, status: int) -> Fault:
 
 CASES: dict[str, tuple[str, Fault, dict[str, Any]]] = {
     "out of memory: plan": ("plan", oom("plan"), {}),
+    "out of memory: measure": ("measure", oom("measure"), {"render__monospace": True}),
+    "out of memory: judge": ("judge", oom("judge"), {"render__monospace": True}),
+    "out of memory: evaluated": (
+        "evaluated",
+        oom("evaluated"),
+        {"evaluate__imagenet__templates": "clip_best"},
+    ),
     "out of memory: validate": ("validate", oom("validate"), {"data__max_bad_share": 0.04}),
+    "out of memory: write": ("write", oom("write"), {"data__records_per_shard": 7}),
     "out of memory: render": ("render", oom("render"), {"data__max_bad_share": 0.03}),
     "out of memory: pretrain": ("pretrain", oom("pretrain"), {"train__steps": 61}),
     "out of memory: an evaluation": (
@@ -172,8 +179,16 @@ CASES: dict[str, tuple[str, Fault, dict[str, Any]]] = {
 }
 
 
-NIGHTLY = {f"out of memory: {task}" for task in ("plan", "render", "gather", "report", "refused")}
+NIGHTLY = {
+    f"out of memory: {task}"
+    for task in ("plan", "measure", "judge", "write", "render", "gather", "report", "refused")
+}
 """Rows that take as long as the others and say what `gate` and `validate` say already."""
+
+
+DEATHS = {"a lost rank": ["-9"], "a loss that is not finite": ["1"], "403 for a checkpoint": ["1"]}
+"""Exit codes of the ranks that ended in the first pod: had Elastic started one again only for it to
+end in the same way, there were more."""
 
 
 def expected() -> dict[str, list[str]]:
@@ -185,6 +200,12 @@ def expected() -> dict[str, list[str]]:
 
 def test_the_table_has_a_row_per_case() -> None:
     assert list(expected()) == list(CASES)
+
+
+def test_each_node_runs_out_of_memory_in_a_row(flyte: Flyte) -> None:
+    first = next(iter(flyte.cluster.admin.executions.values()))
+    nodes = {node for name, (node, *_) in CASES.items() if name.startswith("out of memory")}
+    assert {function(one.task) for one in first.nodes} == nodes
 
 
 @pytest.mark.parametrize(
@@ -216,11 +237,16 @@ def test_a_fault_does_what_the_table_says(flyte: Flyte, name: str) -> None:
         "; ".join(text.removeprefix("run weekly ").partition(":")[0] for text in told) or "nothing",
     ]
     assert found == expected().get(name), story(execution)
+    if name in DEATHS:
+        log = nodes[node].attempts[0].log
+        assert re.findall(r"failed \(exitcode: (-?\d+)\) local_rank", log) == DEATHS[name]
 
 
-def is_run(task: str) -> bool:
-    """Whether a task runs in this workflow: of the evaluations it is the maps."""
-    return not task.startswith("tasks.evaluate.") or "map_" in task or task.endswith(".gather")
+def registered_as(flyte: Flyte, task: str) -> str:
+    """The name of the task that runs in this workflow; of a function that is mapped, the map's."""
+    names = {key[2] for key in flyte.cluster.admin.tasks if function(key[2]) == task}
+    (name,) = {one for one in names if ".map_" in one} or names
+    return name
 
 
 def function(task: str) -> str:

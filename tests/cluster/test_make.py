@@ -94,6 +94,25 @@ def test_run_launches_what_was_registered(
     assert TypeEngine.to_python_value(context, literal, RunConfig) == wanted
 
 
+def test_run_launches_any_plan_with_a_config_of_ones_own(
+    cluster: Cluster, checkout: Checkout, tmp_path: Path
+) -> None:
+    """Of the demo and the weekly plan the config is a default, which pyflyte cannot read."""
+    worked(checkout.make("register"))
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps(asdict(presets.demo(cluster.store.uri("runs")))))
+    for plan in ("demo", "weekly_retraining"):
+        worked(checkout.make("run", f"PLAN={plan}", f"CONFIG={config}"))
+        assert list(cluster.admin.executions.values())[-1].plan.name == plan
+    before = len(cluster.admin.executions)
+    done = checkout.make("run", f"CONFIG={config}", "VERSION=nobody-laptop")
+    assert done.returncode != 0 and "is not registered as version nobody-laptop" in said(done)
+    config.write_text('{"nmae": "demo"}')
+    done = checkout.make("run", f"CONFIG={config}")
+    assert done.returncode != 0 and "nmae" in said(done) and "Traceback" not in said(done)
+    assert len(cluster.admin.executions) == before
+
+
 def test_what_is_not_committed_is_not_registered(cluster: Cluster, checkout: Checkout) -> None:
     before = len(cluster.admin.tasks)
     changed = checkout.folder / "tasks" / "gate.py"

@@ -154,9 +154,13 @@ def test_every_command_does_what_the_runbook_says(place: Place) -> None:
             elif "abort" in command:
                 (last,) = list(place.cluster.admin.executions.values())[-1:]
                 assert last.phase_name == "ABORTED"
+            elif "relaunch" in command:
+                *_, stopped, last = place.cluster.admin.executions.values()
+                assert last.phase_name == "QUEUED" and last.plan == stopped.plan
+                assert last.inputs == stopped.inputs
     active = {name[-1]: version for name, version in place.cluster.admin.active.items()}
     assert active == {"weekly_retraining": place.checkout.version()}
-    assert len(place.cluster.admin.executions) == 4  # the preflight's, and three runs
+    assert len(place.cluster.admin.executions) == 6  # the preflight's, two demos and three runs
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import tiny
 from cluster import Cluster, build_image, story
-from registered import Flyte, registered, upload
+from registered import PLAN, Flyte, literal, registered, upload
 from webhook import Webhook
 
-from clippo_core.config import RunConfig
+from clippo_core.config import RunConfig, presets, replace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -61,7 +61,9 @@ def looked_at(flyte: Flyte, task: str, seen: list[str]) -> Any:
     return fault
 
 
-def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte: Flyte) -> None:
+def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(
+    flyte: Flyte, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flyte.cluster.pods.oom = {"tasks.pretrain.pretrain": 1}
     running: list[str] = []
     flyte.cluster.pods.fault = looked_at(flyte, "tasks.pretrain.pretrain", running)
@@ -97,9 +99,28 @@ def test_every_stage_runs_in_its_pod_and_a_second_run_comes_from_the_cache(flyte
     assert text.startswith("run tiny finished. Not promoted: ")
     address = f"projects/clippo/domains/production/executions/{first.id.name}"
     assert text.endswith(f"https://flyte.example.org/console/{address}")
-    second = flyte.run()
-    assert second.phase_name == "SUCCEEDED", story(second)
-    assert {"validate", "render", "pretrain", *MAPPED} <= {name for name, n in ran(second, True)}
+    for is_struct in ("false", "true"):  # true: as the console's form sends it
+        monkeypatch.setenv("FLYTE_USE_OLD_DC_FORMAT", is_struct)
+        inputs = {"config": literal(flyte.config)}
+        assert inputs["config"].scalar.HasField("generic") == (is_struct == "true")
+        again = flyte.cluster.run(PLAN, flyte.checkout.version(), inputs, timeout=600)
+        assert again.phase_name == "SUCCEEDED", story(again)
+        answered = {name for name, _ in ran(again, from_cache=True)}
+        assert {"validate", "render", "pretrain", *MAPPED} <= answered
+
+
+def test_the_demo_brings_its_data_into_the_bucket(flyte: Flyte) -> None:
+    """The first run on a fresh cluster, with all five evaluations in pods of their own."""
+    flyte.webhook.texts.clear()
+    config = replace(presets.demo(flyte.config.root), **tiny.QUICK_DEMO)
+    inputs = {"config": literal(config)}
+    execution = flyte.cluster.run("demo", flyte.checkout.version(), inputs, timeout=1800)
+    assert execution.phase_name == "SUCCEEDED", story(execution)
+    assert {len(node.attempts) for node in execution.nodes} == {1}
+    maps = {"imagenet", "retrieval", "vqa", "glue", "xm3600"}
+    assert maps <= {name for name, _ in ran(execution)}
+    (text,) = flyte.webhook.texts
+    assert text.startswith("run demo finished. Not promoted: ") and "failed" not in text
 
 
 MAPPED = ("measure", "judge", "write")

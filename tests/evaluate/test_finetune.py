@@ -25,8 +25,9 @@ from clippo_core.evaluate.finetune.problem import (
     freeze_unused,
     text_inputs,
 )
+from clippo_core.evaluate.finetune.stored import Trial, read_trial, write_tensors
 from clippo_core.evaluate.finetune.sweep import choose, sweep
-from clippo_core.evaluate.finetune.trial import Trial, epoch_order, linear_schedule
+from clippo_core.evaluate.finetune.trial import epoch_order, linear_schedule
 from clippo_core.evaluate.metrics import is_constant
 from clippo_core.models import build_tower, text_encoder
 from clippo_core.rendering import Renderer
@@ -264,9 +265,7 @@ def test_a_loss_of_nan_ends_the_trial_and_all_of_them_the_sweep(tmp_path):
     broken = problem(loss=lambda outputs, _: outputs.sum(1) * math.nan)
     with pytest.raises(EvaluationError, match="all 2 trials"):
         run(tmp_path, broken)
-    facts = [
-        trial.read_trial(str(path))[0] for path in sorted(tmp_path.glob("*.trial.safetensors"))
-    ]
+    facts = [read_trial(str(path))[0] for path in sorted(tmp_path.glob("*.trial.safetensors"))]
     assert [(t.diverged, t.epoch, len(t.losses)) for t in facts] == [(True, 0, 1)] * 2
 
 
@@ -408,13 +407,13 @@ FACTS |= {"diverged": False, "losses": [1.0, None]}
 )
 def test_a_trial_that_nobody_wrote(tmp_path, changes, tensor, sentence):
     uri = str(tmp_path / "x.trial.safetensors")
-    trial._write_tensors(uri, {"scored": torch.zeros(2, 3)}, FACTS)
-    found, outputs = trial.read_trial(uri)
+    write_tensors(uri, {"scored": torch.zeros(2, 3)}, FACTS)
+    found, outputs = read_trial(uri)
     assert np.isnan(found.score) and np.isnan(found.losses[1]) and outputs["scored"].shape == (2, 3)
-    trial._write_tensors(uri, {"scored": tensor}, FACTS | changes)
+    write_tensors(uri, {"scored": tensor}, FACTS | changes)
     with pytest.raises(CheckpointError, match=sentence) as error:
-        trial.read_trial(uri)
+        read_trial(uri)
     assert str(error.value).startswith(uri)
     Path(uri).write_bytes(Path(uri).read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cut short"):
-        trial.read_trial(uri)
+        read_trial(uri)

@@ -31,7 +31,7 @@ LAYERS = [
     ["opening"], ["embedder"], ["adapters", "neighbours"],
     ["train", "measure", "evaluate"], ["analysis", "report"], ["search"],
     ["train.__main__"], ["run.publishing"],
-    ["run.contents", "run.places"],
+    ["run.contents", "run.places", "run.kept", "run.resolving"], ["run.evaluation_plans"],
     ["run.planning", "run.promotion", "run.retention", "run.proposal", "run.inspection"],
     ["cli.options"], ["cli"], ["cli.main"], ["__main__"],
 ]  # fmt: skip

@@ -38,8 +38,9 @@ from clippo_core.evaluate.scores import Scores
 from clippo_core.run import planned, promotion
 from clippo_core.run.contents import benchmark_digest
 from clippo_core.run.places import is_complete
-from clippo_core.run.planning import RunPlan, fill_kickoff, make_plan
+from clippo_core.run.planning import RunPlan, make_plan
 from clippo_core.run.records import CheckpointInfo, EvalResult, Metric, Part, ValidationReport
+from clippo_core.run.resolving import fill_kickoff
 
 SUNDAY = datetime.datetime(2026, 11, 22, 2, tzinfo=datetime.UTC)
 

@@ -23,6 +23,17 @@ from clippo_core.config import (
 from clippo_core.run.records import Manifest, PretrainPlan, StagePlan
 
 PHOTOS, SENTENCES = 40, 24
+QUICK_DEMO = {
+    "train__steps": 6,
+    "train__save_every_steps": 2,
+    "optim__warmup_steps": 2,
+    "optim__cooldown_steps": 2,
+    "evaluate__vqa__finetune__max_steps": 2,
+    "evaluate__glue__finetune__max_steps": 2,
+    "evaluate__glue__tasks": ("SST-2", "STS-B"),
+    "evaluate__bootstrap_samples": 100,
+}
+"""Changes that make the demo a matter of a minute: few steps, and few GLUE tasks."""
 
 
 def tiny_plan(root: str, data: str = "data", **changes: Any) -> PretrainPlan:

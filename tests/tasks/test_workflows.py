@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from conftest import PROJECT
+from tiny import QUICK_DEMO
 
 from clippo_core.config import RetrievalConfig, RunConfig, presets, replace
 from clippo_core.config.small import NUMBERS_FOLDER
@@ -45,17 +46,7 @@ def small(root: Path, numbers: Path, **changes: Any) -> RunConfig:
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(numbers)
-    quick = {
-        "train__steps": 6,
-        "train__save_every_steps": 2,
-        "optim__warmup_steps": 2,
-        "optim__cooldown_steps": 2,
-        "evaluate__vqa__finetune__max_steps": 2,
-        "evaluate__glue__finetune__max_steps": 2,
-        "evaluate__glue__tasks": ("SST-2", "STS-B"),
-        "evaluate__bootstrap_samples": 100,
-    }
-    return replace(presets.demo(str(root)), **(quick | changes))
+    return replace(presets.demo(str(root)), **(QUICK_DEMO | changes))
 
 
 def command(workflow: str, config: RunConfig, folder: Path) -> list[str]:

@@ -21,7 +21,8 @@ from clippo_core.config import FinetuneConfig
 from clippo_core.engine import init_distributed
 from clippo_core.errors import EvaluationError
 from clippo_core.evaluate.finetune.problem import Problem
-from clippo_core.evaluate.finetune.trial import Trial, TrialRun, known_score, read_trial
+from clippo_core.evaluate.finetune.stored import Trial, read_trial
+from clippo_core.evaluate.finetune.trial import TrialRun, known_score
 from clippo_core.evaluate.harness import Session
 from clippo_core.models import Tower
 

@@ -7,18 +7,14 @@ state that survives a kill.
 A trial reports its last epoch, as BERT's protocol does, or its best one where `patience_epochs`
 stops it early. The order of the examples is a function of (seed, epoch), so a trial that is killed
 goes on from its last saved epoch to the same bytes. There is no dropout: the tower has none. It
-runs on every rank of a process group; it does not choose between trials (`finetune.py`).
+runs on every rank of a process group; it does not choose between trials (`sweep.py`).
 """
 
 from __future__ import annotations
 
 import copy
-import io
-import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,34 +25,14 @@ from clippo_core.config import FinetuneConfig, OptimConfig
 from clippo_core.engine import make_engine
 from clippo_core.errors import CheckpointError
 from clippo_core.evaluate.finetune.problem import FineTuned, Inputs, Problem, freeze_unused
+from clippo_core.evaluate.finetune.stored import REMEDY, outputs_of, read_tensors, write_tensors
 from clippo_core.models import Tower
 from clippo_core.progress import Progress, counted
-from clippo_core.untrusted.json import at, field, load_json, optional
-from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import printable, refusal
-from clippo_core.untrusted.tensors import open_safetensors
+from clippo_core.untrusted.json import field, optional
+from clippo_core.untrusted.names import refusal
 
-_REMEDY = "delete it, and its trial starts again"
 BETA2 = 0.999
 """AdamW's second-moment decay in BERT's and ViLT's fine-tuning."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One learning rate, trained to its end."""
-
-    learning_rate: float
-    score: float
-    """On `scored`; NaN if undefined or diverged."""
-    epoch: int
-    """The epoch that is reported, from 1."""
-    steps: int
-    collapsed: bool
-    """Every prediction is the same."""
-    diverged: bool
-    """The loss became non-finite; the trial ended there."""
-    losses: list[float]
-    """Mean training loss of each epoch."""
 
 
 def linear_schedule(step: int, total_steps: int, warmup_steps: int) -> float:
@@ -165,7 +141,7 @@ class TrialRun:
             "losses": [loss if math.isfinite(loss) else None for loss in self.losses],
         }
         if self._is_first:
-            _write_tensors(
+            write_tensors(
                 uri, {name: torch.from_numpy(array) for name, array in outputs.items()}, trial
             )
             storage.delete(state_uri)
@@ -266,13 +242,13 @@ class TrialRun:
             "best": {**self.best, "score": score},
         }
         if self._is_first:
-            _write_tensors(uri, tensors, facts)
+            write_tensors(uri, tensors, facts)
         self._barrier()
 
     def _resume(self, uri: str) -> None:
         if not storage.exists(uri):
             return
-        tensors, facts = _read_tensors(uri)
+        tensors, facts = read_tensors(uri)
         parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "optimizer": {}, "best": {}}
         for key, value in tensors.items():
             part, _, name = key.partition("/")
@@ -281,7 +257,7 @@ class TrialRun:
             self.engine.load_weights(parts["weights"])
             self.engine.load_optimizer_state(parts["optimizer"])
         except CheckpointError as error:
-            raise refusal(CheckpointError, uri, str(error), _REMEDY) from error
+            raise refusal(CheckpointError, uri, str(error), REMEDY) from error
         self.epoch = field(facts, "epoch", int, uri, error=CheckpointError)
         self.step = field(facts, "step", int, uri, error=CheckpointError)
         self.losses = field(facts, "losses", list[float], uri, error=CheckpointError)
@@ -290,60 +266,9 @@ class TrialRun:
             "epoch": field(best, "epoch", int, uri, "best", error=CheckpointError),
             "score": optional(best, "score", float, math.nan, uri, "best", error=CheckpointError),
         }
-        self.best_outputs = _outputs(parts["best"], uri)
+        self.best_outputs = outputs_of(parts["best"], uri)
 
 
 def known_score(score: float) -> float:
     """The score for ranking: an undefined one is below all others."""
     return -math.inf if math.isnan(score) else score
-
-
-def read_trial(uri: str) -> tuple[Trial, dict[str, np.ndarray]]:
-    """A finished trial and its outputs, float32 [n, n_outputs] by set, as `TrialRun.finish` wrote
-    them. Raises CheckpointError for anything else.
-    """
-    tensors, facts = _read_tensors(uri)
-    numbers: dict[str, type] = {"learning_rate": float, "epoch": int, "steps": int}
-    numbers |= {"collapsed": bool, "diverged": bool}
-    known: dict[str, Any] = {
-        name: field(facts, name, kind, uri, error=CheckpointError) for name, kind in numbers.items()
-    }
-    score = optional(facts, "score", float, math.nan, uri, error=CheckpointError)
-    losses = [
-        math.nan if loss is None else at(loss, float, uri, "losses", error=CheckpointError)
-        for loss in field(facts, "losses", list[object], uri, error=CheckpointError)
-    ]
-    outputs = _outputs(tensors, uri)
-    if "scored" not in outputs:
-        fault = "its outputs on the scored set are missing"
-        raise refusal(CheckpointError, uri, fault, _REMEDY)
-    return Trial(score=score, losses=losses, **known), outputs
-
-
-def _outputs(tensors: dict[str, torch.Tensor], uri: str) -> dict[str, np.ndarray]:
-    """Outputs by set. Raises CheckpointError unless each is a float32 table."""
-    for name, value in tensors.items():
-        if value.dtype != torch.float32 or value.dim() != 2:
-            fault = f"its outputs on {printable(name)} are no table of float32"
-            raise refusal(CheckpointError, uri, fault, _REMEDY)
-    return {name: value.numpy() for name, value in tensors.items()}
-
-
-def _write_tensors(uri: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    from safetensors.torch import save
-
-    contiguous = {
-        name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())
-    }
-    storage.write_bytes(
-        uri, save(contiguous, metadata={"facts": json.dumps(facts, sort_keys=True)})
-    )
-
-
-def _read_tensors(uri: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    found = open_safetensors(io.BytesIO(storage.read_bytes(uri)), uri)
-    text = field(found.metadata, "facts", str, uri, error=CheckpointError)
-    facts = load_json(
-        text, uri, error=CheckpointError, remedy=_REMEDY, max_bytes=LIMITS.json_header_bytes
-    )
-    return found.tensors(), at(facts, dict, uri, error=CheckpointError)
