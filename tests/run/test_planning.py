@@ -172,12 +172,14 @@ def test_evaluations_are_kept_apart() -> None:
 
 STAGES = {"validate", "render", "pretrain", *EVALUATIONS}
 ANOTHER = {
+    "train.attention": "flash",
     "train.tracker": "tensorboard",
     "optim.name": "adamw",
     "optim.momentum_dtype": "float32",
     "train.precision": "float32",
     "train.memory": "cached",
     "train.timeout_seconds": 90.0,
+    "evaluate.precision": "bfloat16",
     "evaluate.vqa.question_place": "above",
     "evaluate.xm3600.which_captions": "first",
     "render.layout": "shaped",
@@ -270,6 +272,7 @@ def test_a_runtime_field_moves_no_stage(whole: RunConfig) -> None:
         *(
             f"train.{name}"
             for name in (
+                "attention",
                 "chunk_pairs",
                 "compile",
                 "keep_checkpoints",
