@@ -607,10 +607,19 @@ def test_flops_are_what_torch_counts(plan: PretrainPlan) -> None:
 
 
 def test_a_run_that_goes_on_by_another_memory_plan_says_so(
-    shards: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, uninterrupted: Reference
+    shards: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    uninterrupted: Reference,
 ) -> None:
     plan, _ = uninterrupted
-    start = storage.join(plan.stage.root, "checkpoints", "step-00000004")
+    stopped = moved(plan, tmp_path / "stopped")
+    with monkeypatch.context() as patch:  # saved at step 4, however busy the machine is
+        at_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Preempted):
+            train(stopped, shards)
+    start = storage.join(stopped.stage.root, "checkpoints", "step-00000004")
     assert (open_checkpoint(start).progress.state or {})["memory"] == "plain, one pass"
     half = plan.train.batch_pairs // 2
     changes = {"memory": "cached", "chunk_pairs": half, "resume_from": start}

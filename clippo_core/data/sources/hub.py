@@ -169,7 +169,8 @@ def _opened(name: str, uri: str) -> Iterator[IO[bytes]]:
 
 def _file(uri: str) -> AbstractContextManager[IO[bytes]]:
     """A file of the hub, read by ranges, or of its cache."""
-    import fsspec
+    with optional_import():
+        import fsspec
 
     system, path = fsspec.url_to_fs(uri)
     options = {"block_size": _BLOCK_BYTES, "cache_options": {"maxblocks": _BLOCKS}}
