@@ -21,6 +21,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("clippo_core", "tasks", "workflows")
@@ -68,16 +69,12 @@ def imported_modules(name: str, project: Path = PROJECT) -> frozenset[str]:
         return frozenset()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in _blocks(_tree(path)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join(filter(None, [*parents, base]))
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
+    for level, base, names in _read(path).imports:
+        if level:
+            parents = package.split(".")[: len(package.split(".")) - level + 1]
+            base = ".".join(filter(None, [*parents, base]))
+        found.add(base)
+        found.update(f"{base}.{name}" for name in names)
     found = {module for module in found if module_path(module, project)}
     # A package is executed on the way to its modules.
     splits = [module.split(".") for module in found]
@@ -132,7 +129,29 @@ def program_digest(project: Path = PROJECT) -> str:
     return total.hexdigest()
 
 
+class _Read(NamedTuple):
+    """What is kept of a file: its syntax tree would be most of a process's objects, and the garbage
+    collector would walk them all again and again.
+    """
+
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    """Dots in front, module, names."""
+    dumped: str
+
+
 @functools.cache
+def _read(path: Path) -> _Read:
+    tree = _tree(path)
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    for node in _blocks(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = tuple(alias.name for alias in node.names)
+            imports.append((node.level, node.module or "", names))
+    return _Read(tuple(imports), ast.dump(tree))
+
+
 def _tree(path: Path) -> ast.Module:
     """A file's syntax tree without docstrings, those under fields included."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -160,7 +179,7 @@ def _code(path: Path, made: frozenset[str]) -> str:
     """sha256 of what a file says to the computer. Of its configs, those in `made` have fields."""
     configs = _configs_in(path)
     if not configs:
-        return _sha256(_dumped(path).encode())
+        return _sha256(_read(path).dumped.encode())
     said = []
     for line in _tree(path).body:
         if isinstance(line, ast.ClassDef) and line.name in configs:
@@ -169,11 +188,6 @@ def _code(path: Path, made: frozenset[str]) -> str:
         elif not isinstance(line, ast.ImportFrom) or line.module != HINTS:
             said.append(ast.dump(line))
     return _sha256("\n".join(said).encode())
-
-
-@functools.cache
-def _dumped(path: Path) -> str:
-    return ast.dump(_tree(path))
 
 
 def _role(line: ast.stmt) -> str:
@@ -187,7 +201,7 @@ def _role(line: ast.stmt) -> str:
 def _configs_in(path: Path) -> frozenset[str]:
     """Names of the configs that a file declares."""
     return frozenset(
-        re.findall(r"ClassDef\(name='(\w+Config)', bases=\[Name\(id='Checked'", _dumped(path))
+        re.findall(r"ClassDef\(name='(\w+Config)', bases=\[Name\(id='Checked'", _read(path).dumped)
     )
 
 
@@ -196,7 +210,7 @@ def _configs_named(path: Path) -> frozenset[str]:
     """Names of the configs that a file makes or decodes: XConfig(…), XConfig.from_json(…),
     from_dict(XConfig, …)."""
     call = r"(?:func=(?:Attribute\(value=)?|args=\[)Name\(id='(\w+Config)'"
-    return frozenset(re.findall(call, _dumped(path)))
+    return frozenset(re.findall(call, _read(path).dumped))
 
 
 def _configs_made(paths: set[Path]) -> frozenset[str]:

@@ -1,11 +1,10 @@
 """Pretraining: resume? -> for every step: batch, step, journal; once in a while save -> done.
 Unkillable, and the same bit for bit.
 
-A run goes on from the newest whole checkpoint of an earlier attempt or of its own folder, else from
-train.resume_from, else it begins; `run/folder.py` says what stands where. Data order is a function
-of (seed, step), so the losses after a `kill -9` are those of an uninterrupted run. SIGTERM commits
-a checkpoint and raises Preempted. What a step came to is read when the next one is queued
-(`ledger.py`), and always before it is saved.
+Where a run goes on from is decided in `start.py`; `run/folder.py` says what stands where. Data
+order is a function of (seed, step), so the losses after a `kill -9` are those of an uninterrupted
+run. SIGTERM commits a checkpoint and raises Preempted. What a step came to is read when the next
+one is queued (`ledger.py`), and always before it is saved.
 There are no callbacks: what happens stands here, in order. Launching processes is not its business.
 """
 
@@ -17,16 +16,14 @@ import logging
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from clippo_core import models
-from clippo_core.config import ModelConfig
 from clippo_core.data.loader import Batch, batches
 from clippo_core.engine import (
     Engine,
@@ -39,21 +36,8 @@ from clippo_core.engine import (
     make_engine,
     rehearse,
 )
-from clippo_core.engine.attention import (
-    KERNELS,
-    choose_attention,
-    probe_seconds,
-    using_attention,
-)
-from clippo_core.engine.checkpoint import (
-    Checkpoint,
-    Progress,
-    finished_checkpoint,
-    latest_checkpoint,
-    open_checkpoint,
-)
-from clippo_core.engine.recipe import check_same_recipe, check_same_rows
-from clippo_core.errors import CheckpointError, ConfigError, NotFoundError
+from clippo_core.engine.attention import choose_attention, probe_seconds, using_attention
+from clippo_core.engine.checkpoint import Progress, open_checkpoint
 from clippo_core.optim import rsqrt_schedule
 from clippo_core.rendering import TextEncoder
 from clippo_core.rendering.augment import AugmentedRenderer
@@ -62,16 +46,13 @@ from clippo_core.run.provenance import code_digest
 from clippo_core.run.records import CheckpointInfo, Manifest, PretrainPlan
 from clippo_core.train.agreement import Agreement
 from clippo_core.train.lease import Lease
-from clippo_core.train.ledger import LOSSES_IN_MEAN, Ledger, State
+from clippo_core.train.ledger import Ledger, State
 from clippo_core.train.record import MakeWatcher, RunRecord
 from clippo_core.train.saving import Saving
 from clippo_core.train.speed import Meter
+from clippo_core.train.start import check_function, find_finished, find_start, note_memory, restore
 from clippo_core.train.step import on_device, train_step, with_varied_text
-from clippo_core.untrusted.json import optional
 
-ONLY_AT_THE_START = ("initial_weights", "initial_logit_scale", "tokenizer")
-"""Fields of the model that a checkpoint's weights replace, or that are addresses: they may differ
-when a run goes on."""
 _log = logging.getLogger(__name__)
 
 
@@ -94,20 +75,14 @@ def pretrain(
     ranks = _join(plan)
     agreement = Agreement(ranks, plan.train.timeout_seconds)
     with agreement.noticing_lost_ranks():
-        if done := agreement.rank0(lambda: _find_finished(plan, manifest)):
+        if done := agreement.rank0(lambda: find_finished(plan, manifest)):
             return done  # without the lease: several processes may evaluate one finished run
     with (
         agreement.noticing_lost_ranks(),
         _sigterm() as stop_asked,
         _owned(plan, agreement) as check_owner,
     ):
-        start = agreement.rank0(lambda: _find_start(plan, manifest, previous))
-        smallest = min(agreement.everyone(device_bytes(ranks.device)))
-        engine, memory = _build(plan, agreement, start, smallest)
-        state = _restore(engine, start, plan.model)
-        _note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
-        state.attention = agreement.rank0(lambda: _attention(plan, ranks, state))
-        agreement.barrier()
+        engine, memory, state = _begin(plan, manifest, agreement, previous)
         record = RunRecord(plan, state.step, watch) if ranks.rank == 0 else None
         code_digest(__name__)  # takes a second, and is remembered: not in the middle of a step
         text_encoder = models.text_encoder(plan.model, plan.render)
@@ -123,8 +98,7 @@ def pretrain(
         meter = Meter(plan, ranks)
         ledger = Ledger(plan, state, agreement, record, meter)
         saving = Saving(plan, agreement, engine, stop_asked, ledger.settle, describe, before_commit)
-        feed = on_device(_batches(plan, manifest, ranks, text_encoder, state.step), ranks.device)
-        feed = with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
+        feed = _feed(plan, manifest, ranks, text_encoder, state.step)
         try:
             with using_attention(state.attention):
                 feed = _begun_together(feed, plan, engine, memory, agreement)
@@ -201,58 +175,19 @@ def _owned(plan: PretrainPlan, agreement: Agreement) -> Iterator[Callable[[], No
             lease.release()
 
 
-def _find_finished(plan: PretrainPlan, manifest: Manifest) -> CheckpointInfo | None:
-    """The last checkpoint of this run, if it is over. Raises CheckpointError where it is another's
-    folder.
-    """
-    found = finished_checkpoint(RunFolder(plan.stage.root).checkpoints)
-    if found is None:
-        return None
-    _check_same_run(found, plan, manifest)
-    return found.info
-
-
-def _check_same_run(checkpoint: Checkpoint, plan: PretrainPlan, manifest: Manifest) -> None:
-    """Raise CheckpointError where a checkpoint is another run's, or was trained on other pairs. An
-    evaluation may have been added since that shows pictures which this model was trained on.
-    """
-    check_same_recipe(checkpoint.uri, checkpoint.manifest["recipe"], plan)
-    left_out = checkpoint.progress.left_out
-    if left_out and left_out != manifest.left_out:
-        raise CheckpointError(
-            f"{checkpoint.uri} was trained on pairs that are left out now, or without pairs that no"
-            " longer are: the evaluations show other pictures or captions than they did. Change"
-            " `seed` to train anew, or leave the evaluations as they were; `clippo evaluate`"
-            " evaluates this model on anything."
-        )
-
-
-def _find_start(plan: PretrainPlan, manifest: Manifest, previous: str) -> str:
-    """Address of the checkpoint to go on from: the newest of this run, wherever it is, else
-    train.resume_from; empty = begin.
-    """
-    found = []
-    for root in dict.fromkeys(
-        [RunFolder(plan.stage.root).checkpoints, *([previous] if previous else [])]
-    ):
-        checkpoint = latest_checkpoint(root)
-        if checkpoint:
-            _check_same_run(checkpoint, plan, manifest)
-            found.append(checkpoint)
-    if found:
-        return max(found, key=lambda checkpoint: checkpoint.progress.step).uri
-    if not plan.train.resume_from:
-        return ""
-    try:
-        chosen = open_checkpoint(plan.train.resume_from)
-    except NotFoundError as error:
-        raise ConfigError(f"train.resume_from: {error}") from error
-    if chosen.progress.step >= plan.train.steps:
-        raise ConfigError(
-            f"train.resume_from {chosen.uri} is at step {chosen.progress.step}, and the run has"
-            f" only {plan.train.steps} steps."
-        )
-    return chosen.uri
+def _begin(
+    plan: PretrainPlan, manifest: Manifest, agreement: Agreement, previous: str
+) -> tuple[Engine, MemoryPlan, State]:
+    """The engine as its start left it, how its activations fit, and the state to go on from."""
+    ranks = agreement.ranks
+    start = agreement.rank0(lambda: find_start(plan, manifest, previous))
+    smallest = min(agreement.everyone(device_bytes(ranks.device)))
+    engine, memory = _build(plan, agreement, start, smallest)
+    state = restore(engine, start, plan.model)
+    note_memory(state, memory.words(plan.train.pairs_per_rank(ranks.world_size)), start)
+    state.attention = agreement.rank0(lambda: _attention(plan, ranks, state))
+    agreement.barrier()
+    return engine, memory, state
 
 
 def _build(
@@ -269,7 +204,7 @@ def _build(
     tower = models.build_tower(model, plan.render.image_px, seed=plan.stage.seed)
     if weights and not is_file:
         checkpoint = open_checkpoint(weights)
-        _check_function(checkpoint, plan.model, "model.initial_weights")
+        check_function(checkpoint, plan.model, "model.initial_weights")
         models.load_weights(tower, checkpoint.weights(), checkpoint.uri)
     pairs = plan.train.pairs_per_rank(ranks.world_size)
     memory = choose_memory(
@@ -300,45 +235,6 @@ def _build(
     return engine, memory
 
 
-def _restore(engine: Engine, start: str, model: ModelConfig) -> State:
-    """Load the checkpoint `start` into the engine; the state to go on from. Weights that fit may
-    still belong to another function.
-    """
-    if not start:
-        return State()
-    checkpoint = open_checkpoint(start)
-    try:
-        engine.load_weights(checkpoint.weights())
-        engine.load_optimizer_state(checkpoint.optimizer())
-    except CheckpointError as error:
-        raise CheckpointError(f"{start} cannot be loaded: {error}") from error
-    _check_function(checkpoint, model, "train.resume_from")
-    kept = checkpoint.progress.state or {}
-    skipped = optional(kept, "skipped", list[int], [], start, "state", error=CheckpointError)
-    losses = optional(kept, "losses", list[float], [], start, "state", error=CheckpointError)
-    memory = optional(kept, "memory", str, "", start, "state", error=CheckpointError)
-    attention = optional(kept, "attention", str, "", start, "state", error=CheckpointError)
-    if attention not in ("", *KERNELS):
-        attention = ""  # of another version
-    losses_kept = deque(losses, maxlen=LOSSES_IN_MEAN)
-    return State(checkpoint.progress.step, skipped, losses_kept, memory, attention)
-
-
-def _note_memory(state: State, words: str, start: str) -> None:
-    """Remember the memory plan; say so where a run goes on with another: its sums have another
-    order.
-    """
-    if state.memory not in ("", words):
-        _log.warning(
-            "activations fit by another plan (%s) than in %s (%s): the run goes on with the same"
-            " gradients to rounding, not bit for bit.",
-            words,
-            start,
-            state.memory,
-        )
-    state.memory = words
-
-
 def _attention(plan: PretrainPlan, ranks: Ranks, state: State) -> str:
     """The kernel of attention for all ranks, said in the log where it is a choice."""
 
@@ -353,26 +249,11 @@ def _attention(plan: PretrainPlan, ranks: Ranks, state: State) -> str:
     return chosen
 
 
-def _check_function(checkpoint: Checkpoint, model: ModelConfig, setting: str) -> None:
-    """Raise ConfigError where the weights, which may fit, are of another function than `model`."""
-    there, here = asdict(checkpoint.model), asdict(model)
-    other = [
-        f"model.{name} {value}"
-        for name, value in there.items()
-        if value != here[name] and name not in ONLY_AT_THE_START
-    ]
-    if other:
-        raise ConfigError(
-            f"{setting} {checkpoint.uri} was trained with {', '.join(other)}: another function."
-            " Set it alike, or begin from scratch."
-        )
-    check_same_rows(checkpoint.uri, checkpoint.manifest["recipe"], model)
-
-
-def _batches(
+def _feed(
     plan: PretrainPlan, manifest: Manifest, ranks: Ranks, text_encoder: TextEncoder, start_step: int
 ) -> Iterator[Batch]:
-    return batches(
+    """Batches of this rank from `start_step` on, on its device."""
+    feed = batches(
         manifest,
         plan.data,
         image_px=plan.render.image_px,
@@ -391,6 +272,8 @@ def _batches(
         ),
         count_rows=plan.model.skip_blank_rows,
     )
+    feed = on_device(feed, ranks.device)
+    return with_varied_text(feed, plan.train, plan.stage.seed, plan.render.image_px)
 
 
 def _begun_together(
