@@ -2,18 +2,23 @@
 
     error: train.stpes: there is no such field; did you mean `steps`?
 
-flytekit prints the traceback of every error; `pyflyte -v run ...` still does. Another error than
-the package's own is printed as before. Written for one version of flytekit, as `flytekit_shim.py`.
+flytekit prints the traceback of every error; `pyflyte -v run ...` still does. Of an error in a rank
+of a training, Elastic keeps the kind and the words. Another error than the package's own is printed
+as before. Written for one version of flytekit, as `flytekit_shim.py`.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
+from clippo_core import errors
 from clippo_core.errors import ClippoError
+from clippo_core.untrusted.json import load_json
 
 _SHOWN = "flytekit.clis.sdk_in_container.utils"
 _ASKED = "flytekit.interaction.click_types"
@@ -41,21 +46,47 @@ def say_sentences() -> bool:
     parse = kind._parse
 
     def parsed(self: Any, value: Any, param: Any) -> Any:
-        """As flytekit; a file that is not there is called so, and not a text that is no json."""
-        is_text = isinstance(value, str) and value.lstrip()[:1] not in ("{", "[")
-        if is_text and not os.path.exists(value):
-            raise asked.click.BadParameter(f"{value}: there is no such file.")  # type: ignore[union-attr]
-        return parse(self, value, param)
+        """As flytekit; a file that is not there, or no json, is called so."""
+        if not isinstance(value, str) or value.lstrip()[:1] in ("{", "["):
+            return parse(self, value, param)
+        try:
+            if value.endswith((".yaml", ".yml")) and os.path.exists(value):
+                return parse(self, value, param)
+            return load_json(Path(value).read_bytes(), value, error=errors.ConfigError)
+        except FileNotFoundError:
+            fault = f"{value}: there is no such file."
+        except (ClippoError, OSError) as error:
+            fault = str(error)
+        raise asked.click.BadParameter(fault)  # type: ignore[union-attr]
 
     kind._parse = parsed
+    # It writes a rank's traceback as well, which is in what is printed of other errors than ours.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     return True
 
 
 def _sentence(error: BaseException | None) -> str:
-    """What one of the package's errors says, without the line that flytekit puts above it."""
+    """What one of the package's errors says, without the line that flytekit puts above it; empty
+    where another error is the reason.
+    """
+    raised = error
+    while raised is not None:
+        for failure in getattr(raised, "failures", {}).values():  # of Elastic's ChildFailedError
+            if found := _of_rank(failure.message):
+                return found
+        raised = raised.__cause__ or raised.__context__
     while error is not None and not isinstance(error, ClippoError):
         error = error.__cause__
     lines = str(error or "").split("\n")
     if lines[0].startswith("Error encountered while executing"):
         lines = [line.removeprefix("  ") for line in lines[1:]]
     return "\n".join(lines)
+
+
+def _of_rank(message: Any) -> str:
+    """What a rank's error says, if it is one of the package's and no other rank's fault."""
+    noted = message.get("message", "") if isinstance(message, dict) else ""
+    name, _, words = noted.partition(": ")
+    kind = getattr(errors, name, None)
+    is_own = isinstance(kind, type) and issubclass(kind, ClippoError)
+    return words if is_own and kind is not errors.LostRankError else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+from PIL import Image
 
 PYFLYTE = Path(sys.executable).with_name("pyflyte")
 MISTAKES = {
@@ -48,6 +50,24 @@ def test_a_mistake_in_a_run_is_one_sentence(name: str, flyte_home: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_mistake_that_a_rank_finds_is_one_sentence(flyte_home: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(24):
+        colour = tuple(hashlib.sha256(bytes([number])).digest()[:3])
+        Image.new("RGB", (32, 32), colour).save(photos / f"{number}.png")
+        (photos / f"{number}.txt").write_text(f"colour {number}")
+    sources = {"sources": [{"kind": "folder", "path": str(photos)}]}
+    train = {"steps": 6, "batch_pairs": 8, "resume_from": "nothing", "precision": "float32"}
+    optim = {"warmup_steps": 1, "timescale_steps": 2, "cooldown_steps": 1}
+    write(tmp_path, {"data": sources, "train": train, "optim": optim, "render": {"image_px": 32}})
+    done = pyflyte(tmp_path, "run", "workflows", "pretrain_and_evaluate")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "\nerror: train.resume_from: nothing: there is no" in said, said
+    assert "Traceback" not in said and "ChildFailed" not in said
+
+
+@pytest.mark.slow
 def test_verbose_shows_where_and_a_missing_file_is_called_so(
     flyte_home: Path, tmp_path: Path
 ) -> None:
@@ -57,3 +77,6 @@ def test_verbose_shows_where_and_a_missing_file_is_called_so(
     (tmp_path / "run.json").unlink()
     done = pyflyte(tmp_path, "run", "workflows", "pretrain_and_evaluate")
     assert done.returncode == 2 and "there is no such file" in done.stdout + done.stderr
+    (tmp_path / "run.json").touch()
+    done = pyflyte(tmp_path, "run", "workflows", "pretrain_and_evaluate")
+    assert done.returncode == 2 and "it is empty" in done.stdout + done.stderr
