@@ -187,10 +187,11 @@ def alone(evaluation: Any, checkpoint: str, evaluate: EvaluateConfig, root: str)
 
 
 @task(**settings.processing(cpu="1", memory="2Gi", disk="1Gi"))
-def require_all(results: list[EvalResult], promoted: str) -> list[EvalResult]:
-    """The results, unless an evaluation failed, or its main metric differs from the one with which
-    the model was promoted: then EvaluationError names them and the reason.
+def require_all(results: list[EvalResult], promoted: str) -> str:
+    """The table of the results, unless an evaluation failed, or its main metric differs from the
+    one with which the model was promoted: then EvaluationError names them and the reason.
     """
+    from clippo_core.report.rows import summary_table
     from clippo_core.run.promotion import drift
 
     failed = [f"{result.name} ({result.failure})" for result in results if result.failure]
@@ -202,7 +203,7 @@ def require_all(results: list[EvalResult], promoted: str) -> list[EvalResult]:
             f"The promoted model is no longer what it was: {'; '.join(found)}. The weights are the"
             " same, so a benchmark's files or the code changed."
         )
-    return results
+    return summary_table(results)
 
 
 def _evaluate(name: str, checkpoint: CheckpointInfo, plan: EvaluatePlan) -> EvalResult:

@@ -14,7 +14,6 @@ import datetime
 from flytekit import WorkflowFailurePolicy, workflow
 
 from clippo_core.config import EvaluateConfig
-from clippo_core.run.records import EvalResult
 from tasks.alert import alert_promoted
 from tasks.evaluate import (
     Evaluated,
@@ -91,10 +90,11 @@ def evaluate_promoted(
     evaluate: EvaluateConfig,
     root: str = "runs",
     kickoff_time: datetime.datetime = UNSCHEDULED,
-) -> list[EvalResult]:
+) -> str:
     """The promoted model again, on whatever the benchmarks hold now; fails, and tells somebody,
     where one of them could not be evaluated or a main metric differs from the promotion's. Before
-    the first promotion nothing is evaluated. `promoted`: the pointer `<root>/promoted-<name>.json`.
+    the first promotion nothing is evaluated. It ends with the table. `promoted`: the pointer
+    `<root>/promoted-<name>.json`.
     """
     info = open_promoted(promoted=promoted)
     plans = plan_evaluations(checkpoint=info, evaluate=evaluate, root=root)

@@ -21,6 +21,11 @@ from clippo_core.report import digits
 from clippo_core.report.curves import CHARTS, by_step, draw, number_of
 from clippo_core.report.style import PAGE_CSS
 
+LINKS = (
+    '<p class="small">Once the run is evaluated: <a href="report.html">its report</a> · <a'
+    ' href="../index.html">all runs and verdicts</a></p>'
+)
+
 
 def training_page(
     records: list[dict[str, Any]],
@@ -29,13 +34,14 @@ def training_page(
     refresh_seconds: int = 10,
     *,
     written_at: float | None = None,
+    has_links: bool = False,
 ) -> str:
     """A complete HTML page of the journal's `records` (any order; of several lines for one step the
     last counts).
 
     It asks the browser to load it again every `refresh_seconds`, until the last of `total_steps` is
     done. `written_at` is the time shown, in seconds since 1970 (None: now). Missing and non-finite
-    values leave gaps.
+    values leave gaps. `has_links`: to the pages that will stand beside it in the run's folder.
     """
     steps = by_step(records)
     last = steps[-1] if steps else {}
@@ -47,13 +53,14 @@ def training_page(
     )
     state = "finished" if finished else f"loads itself again every {int(refresh_seconds)} s"
     name = html.escape(title)
+    links = LINKS if has_links else ""
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{refresh}<meta name="viewport"'
         f' content="width=device-width,initial-scale=1"><title>'
         f"{digits.count(done)}/{digits.count(total_steps)} {name}</title>"
         f"<style>{PAGE_CSS}</style></head>"
         f'<body><main class="page"><h1>{name}</h1><p class="soft">Written {stamp};'
-        f" {state}.</p>{training_charts(records, total_steps)}</main></body></html>\n"
+        f" {state}.</p>{links}{training_charts(records, total_steps)}</main></body></html>\n"
     )
 
 

@@ -59,8 +59,12 @@ class Watch:
         self._draw(shown)
 
     def _draw(self, lines: list[dict[str, Any]]) -> None:
-        page = training_page(lines, self._title, self._total_steps, int(PAGE_SECONDS))
-        for uri in self._pages:
+        seconds = int(PAGE_SECONDS)
+        for place, uri in enumerate(self._pages):
+            # Only the one in the run's folder stands beside what it links to.
+            page = training_page(
+                lines, self._title, self._total_steps, seconds, has_links=place == 0
+            )
             try:
                 storage.write_text(uri, page)
             except StorageError as error:

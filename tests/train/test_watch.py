@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tiny import tiny_plan
 
 from clippo_core import progress
 from clippo_core.report import watch
+from clippo_core.run.folder import BaseFolder, RunFolder
 
 LINE = {"step": 1, "loss": 3.21, "pairs_per_second": 1234.5, "pairs_seen": 8, "lr": 1e-3}
 
@@ -26,7 +29,11 @@ def test_the_page_is_written_beside_the_run_and_where_the_console_looks(
     assert "left" in caplog.messages[0]
     seen.close([LINE])
     page = (tmp_path / "run/training.html").read_text()
-    assert "3.21" in page and (tmp_path / "out/deck.html").read_text() == page
+    copy = (tmp_path / "out/deck.html").read_text()
+    assert "3.21" in page and "3.21" in copy
+    links = [os.path.normpath(f"runs/a/{link}") for link in re.findall(r'href="([^"]*)"', page)]
+    assert links == [RunFolder("runs/a").report, BaseFolder("runs").index]
+    assert "href" not in copy  # nothing stands beside it
 
 
 def test_a_copy_that_cannot_be_written_is_told_and_the_page_stays(
