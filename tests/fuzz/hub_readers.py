@@ -20,6 +20,7 @@ from clippo_core.config import SourceConfig
 from clippo_core.data.sources.kinds import read_records
 
 COMMIT = "a" * 40
+NAME = re.compile(r"([\w-]{1,40}/)?[\w.-]{1,80}\.[a-z]{1,8}", re.ASCII)
 HOME = f"hub/datasets--people--photos/snapshots/{COMMIT}"
 
 
@@ -50,9 +51,9 @@ def check_hub(data: bytes) -> bool:
 
     source = SourceConfig("hf", "people/photos", revision=COMMIT)
     parts = [part.partition(b"\0") for part in data.split(FILE_ENDS)]
-    named = [(name.decode(errors="replace"), content) for name, _, content in parts]
-    # What damage made so long a name of can be no file.
-    files = {f"{HOME}/{name}": content for name, content in named if len(name.encode()) < 200}
+    # Damage is for what files hold; some names it makes could stand on no disk, or beside no other.
+    names = [(name.decode(errors="replace"), content) for name, _, content in parts]
+    files = {f"{HOME}/{name}": content for name, content in names if NAME.fullmatch(name)}
     with alone(files, may_write=True) as folder, offline():
         found = outcome(lambda: list(read_records("s", source)), source.path)
         there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
