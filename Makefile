@@ -63,7 +63,7 @@ check: setup ## style and types
 	$(BIN)/mypy
 
 # These train for up to an hour each, or want a GPU; run them by hand.
-STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py benchmarks/gpu.py benchmarks/precision.py
+STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py benchmarks/gpu.py benchmarks/precision.py benchmarks/reading.py
 
 bench: setup ## every benchmark that runs on this machine within minutes, and RESULTS.md from their figures
 	@for question in $(filter-out $(STUDIES) benchmarks/measure.py,$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done

@@ -19,9 +19,9 @@ class RenderConfig(Checked, path="render"):
     image_px: PagePx = 224
     """Height and width of every image, photo or rendered text, in pixels: a multiple of 16, at
     least 32."""
-    layout: Literal["reference", "shaped"] = "reference"
+    layout: Literal["reference", "shaped", "words"] = "reference"
     """`reference` is big_vision's layout bit for bit; `shaped` adds bidi, joining, marks and word
-    wrap."""
+    wrap; `words` begins each word at a patch border, so that equal words are equal patches."""
     monospace: bool = False
     """Give every glyph the full 16 px; the paper's runs do not."""
     fonts: tuple[Name, ...] = ()
