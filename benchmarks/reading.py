@@ -9,9 +9,9 @@ Every recipe trains for equal CPU minutes: a probe of a few steps decides how ma
 scored by retrieval alone, so that ideas are chosen without a look at any test split. With --final
 all training photos are trained on, and the test photos of Flickr8k and Flickr30k and SST-2's dev
 rows are scored. Validation leaves evaluated photos and captions out of the training; Multi30k's
-lines go by their photo. With OMP_NUM_THREADS=1 a run takes its minutes, and about one more. One
-JSON per run under --out, and a table of all of them; a run that is there is not made again, a
-stopped one goes on.
+sentences about any photo of the slices are left out here. With
+OMP_NUM_THREADS=1 a run takes its minutes, and about one more. One JSON per run under --out, and a
+table of all of them; a run that is there is not made again, a stopped one goes on.
 
 Read it as: what a recipe gives at this small scale, one seed each unless --seeds says more.
 """
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gzip
-import itertools
 import json
 import math
 import re
@@ -48,28 +47,31 @@ from clippo_core.train.step import train_step
 
 OUT = Path(__file__).resolve().parent / "out" / "reading"
 TOWERS = ("one_tower_clip", "two_tower_clip")
+C4 = {"sentences": "c4"}
+REFERENCE = {"render__layout": "reference"}
+WHOLE_PAGES = {"model__skip_blank_rows": False}
 RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {"render__layout": "reference", "model__skip_blank_rows": False},
-    "packed": {"render__layout": "reference"},
-    "words": {"model__skip_blank_rows": False},
-    "words-packed": {},
-    "words-packed-0": {"data__text_pair_share": 0.0},
-    "words-packed-50": {"data__text_pair_share": 0.5},
-    "words-packed-75": {"data__text_pair_share": 0.75},
+    "plain": C4 | REFERENCE | WHOLE_PAGES,
+    "packed": C4 | REFERENCE,
+    "words": C4 | WHOLE_PAGES,
+    "words-packed": C4,
+    "words-packed-lr": C4 | {"optim__lr": 1e-3},
+    "words-packed-scale": C4 | {"model__initial_logit_scale": 30.0},
+    "words-packed-lr-scale": C4 | {"optim__lr": 1e-3, "model__initial_logit_scale": 30.0},
+    "words-packed-multi30k": {"sentences": "multi30k"},
     "words-packed-captions": {},
-    "words-packed-multi30k": {},
-    "words-packed-lr": {"optim__lr": 1e-3},
-    "words-packed-scale": {"model__initial_logit_scale": 30.0},
-    "words-packed-lr-scale": {"optim__lr": 1e-3, "model__initial_logit_scale": 30.0},
-    "words-packed-batch": {"train__batch_pairs": 128},
-    "monospace-packed": {
-        "render__layout": "reference", "render__monospace": True, "render__image_px": 128,
-    },
-    "one_tower_clip": {"render__layout": "reference", "model__skip_blank_rows": False},
-    "two_tower_clip": {"render__layout": "reference", "model__skip_blank_rows": False},
-}  # fmt: skip
-"""What each recipe changes of `presets.photos`; `-captions` and `-multi30k` have other sentence
-pairs, the last two read tokens."""
+    "words-packed-0": {"text_pair_share": 0.0},
+    "words-packed-captions-50": {"text_pair_share": 0.5},
+    "words-packed-captions-75": {"text_pair_share": 0.75},
+    "words-packed-captions-flat": {"flat": True},
+    "plain-captions": REFERENCE | WHOLE_PAGES,
+    "one_tower_clip": REFERENCE | WHOLE_PAGES,
+    "two_tower_clip": REFERENCE | WHOLE_PAGES,
+}
+"""What each recipe changes of `presets.photos`. `sentences`: other sentence pairs than two captions
+of a photo, C4's or Multi30k's. `flat`: the learning rate falls over the whole run, not over a
+seventh of it. The last two read tokens.
+"""
 VOCABULARY = 2000
 PLATEAU, MEAN_OF = 0.1, 20
 """The plateau ends where the mean loss of so many steps is first so far below its level."""
@@ -117,11 +119,10 @@ def measured(chosen: argparse.Namespace, recipe: str, name: str, seed: int) -> d
         run = dataclasses.replace(run, model=tower_model(run, recipe, tokenizer))
     root = f"{chosen.out}/runs/{name}"
     steps = _steps(Path(root, "steps.json"), run, chosen)
-    run = config.replace(
-        run, train__steps=steps, optim=presets.photos(chosen.data, steps=steps).optim
-    )
-    if "optim__lr" in RECIPES[recipe]:
-        run = config.replace(run, optim__lr=RECIPES[recipe]["optim__lr"])
+    schedule = presets.photos(chosen.data, steps=steps).optim
+    timescale = steps if "flat" in RECIPES[recipe] else schedule.timescale_steps
+    schedule = dataclasses.replace(schedule, lr=run.optim.lr, timescale_steps=timescale)
+    run = config.replace(run, train__steps=steps, optim=schedule)
     stage = StagePlan(root, seed, manifest.data_digest)
     plan = PretrainPlan(stage, run.data, run.render, run.model, run.optim, run.train)
     checkpoint, minutes = _timed(plan, manifest)
@@ -150,23 +151,31 @@ def _timed(plan: PretrainPlan, manifest: Manifest) -> tuple[CheckpointInfo, floa
 
 def recipe_run(data: str, out: Path, recipe: str, seed: int, *, final: bool) -> RunConfig:
     """`presets.photos` with the recipe's changes; on a holdout of the training splits, or final."""
-    run = config.replace(presets.photos(data), seed=seed)
-    sentences = "captions" if "captions" in recipe else "multi30k" if "multi30k" in recipe else "c4"
-    photos, texts = run.data.sources[:2], run.data.sources[2:]
+    changes = dict(RECIPES[recipe])
+    sentences = changes.pop("sentences", "captions")
+    changes.pop("flat", None)
+    base = presets.photos(data)
+    photos, texts = base.data.sources[:2], base.data.sources[2:]
     if not final:
         photos, retrieval = _held_out(out / "held-out", photos)
-        run = dataclasses.replace(run, evaluate=EvaluateConfig(retrieval=retrieval))
-    if sentences != "c4":
-        folder = out / f"{sentences}{'-final' * final}"
-        photos = _grouped(folder, photos)
-        _write_pairs(folder / "pairs.tsv", data, photos, sentences)
-        texts = (SourceConfig("tsv", str(folder / "pairs.tsv"), name=sentences),)
-    changes = {name: value for name, value in RECIPES[recipe].items() if name != "optim__lr"}
-    run = config.replace(run, data__sources=(*photos, *texts), **changes)
-    if not run.data.text_pair_share:
-        run = config.replace(run, data__sources=photos)
-    kind = "tokens" if recipe in TOWERS else sentences if run.data.text_pair_share else "photos"
-    return dataclasses.replace(run, root=f"{out}/{'final' if final else 'screen'}-{kind}")
+        texts = tuple(
+            dataclasses.replace(text, path=photo.path)
+            for text, photo in zip(texts, photos, strict=True)
+        )
+        base = dataclasses.replace(base, evaluate=EvaluateConfig(retrieval=retrieval))
+    if sentences == "c4":
+        texts = (SourceConfig("c4", f"{data}/c4_like/*.json.gz", name="c4"),)
+    elif sentences == "multi30k":
+        path = out / "multi30k.tsv"
+        _write_multi30k(path, data, photos)
+        texts = (SourceConfig("tsv", str(path), name="multi30k"),)
+    share = changes.pop("text_pair_share", base.data.text_pair_share)
+    if not share:
+        sentences, texts = "photos", ()
+    kind = "tokens" if recipe in TOWERS else sentences
+    root = f"{out}/{'final' if final else 'screen'}-{kind}"
+    pairs = dataclasses.replace(base.data, sources=(*photos, *texts), text_pair_share=share)
+    return config.replace(base, seed=seed, root=root, data=pairs, **changes)
 
 
 def _held_out(
@@ -188,52 +197,26 @@ def _held_out(
     return sources, (found,)
 
 
-def _grouped(folder: Path, photos: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
-    """The photo sources with Flickr's number of each photo as its group, so that no batch holds a
-    photo and sentences about it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = []
-    for source in photos:
-        content = json.loads(Path(source.path).read_text(encoding="utf-8"))
-        for image in content["images"]:
-            image["group"] = re.split(r"[._]", image["filename"])[0]
-        path = folder / f"{source.name}.json"
-        path.write_text(json.dumps({"images": content["images"]}), encoding="utf-8")
-        sources.append(dataclasses.replace(source, path=str(path)))
-    return tuple(sources)
-
-
-def _write_pairs(path: Path, data: str, photos: tuple[SourceConfig, ...], kind: str) -> None:
-    """Sentence pairs of captions, with their photo as the group: two of one training photo's, or
-    English and German of photos that are in no split of the slices.
-    """
-    images = [
-        image for source in photos
+def _write_multi30k(path: Path, data: str, photos: tuple[SourceConfig, ...]) -> None:
+    """Multi30k's English and German sentences about photos that are in no split of the slices."""
+    known = {
+        re.split(r"[._]", image["filename"])[0]
+        for source in photos
         for image in json.loads(Path(source.path).read_text(encoding="utf-8"))["images"]
-    ]  # fmt: skip
-    lines = []
-    if kind == "captions":
-        for image in images:
-            texts = [one["raw"].replace("\t", " ") for one in image["sentences"]]
-            if image["split"] == "train":
-                lines += [
-                    f"en\ten\t{first}\t{second}\t{image['group']}"
-                    for first, second in itertools.pairwise(texts)
-                ]
-    else:
-        known = {image["group"] for image in images}
-        folder = Path(data, "multi30k_text")
-        names = (folder / "train_images.txt").read_text(encoding="utf-8").split()
-        sides = [
-            gzip.decompress((folder / f"train.{side}.gz").read_bytes()).decode().splitlines()
-            for side in ("en", "de")
-        ]
-        for name, first, second in zip(names, *sides, strict=True):
-            group = name.partition(".")[0]
-            if group not in known:
-                lines.append(f"en\tde\t{first}\t{second}\t{group}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    }
+    folder = Path(data, "multi30k_text")
+    names = (folder / "train_images.txt").read_text(encoding="utf-8").split()
+    sides = [
+        gzip.decompress((folder / f"train.{side}.gz").read_bytes()).decode().splitlines()
+        for side in ("en", "de")
+    ]
+    lines = [
+        f"en\tde\t{first}\t{second}\n"
+        for name, first, second in zip(names, *sides, strict=True)
+        if name.partition(".")[0] not in known
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _steps(note: Path, run: RunConfig, chosen: argparse.Namespace) -> int:

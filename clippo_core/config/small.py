@@ -120,13 +120,13 @@ def photos(
     """CLIPPO that learns to read real captions on one core (docs/reading.md): Flickr8k's and
     Flickr30k's training photos, scored on the test photos of both and on SST-2.
 
-    `data` holds the folders flickr8k, flickr30k_multi30k, c4_like and glue. What differs from the
-    paper: words begin at patch borders, blank rows are left out, a small tower on small pages, a
-    lower learning rate, float32. Multi30k's sentences are not among the pairs: many are captions of
-    Flickr8k's test photos.
+    `data` holds the folders flickr8k, flickr30k_multi30k and glue. What differs from the paper:
+    words begin at patch borders, blank rows are left out, two captions of a photo are the sentence
+    pairs, a small tower on small pages, a lower learning rate, float32.
     """
     run = slices(data, root, image_px=96, steps=steps, batch_pairs=batch_pairs)
-    flickr8k, _, c4, _ = run.data.sources
+    sources = run.data.sources[:2]
+    flickr8k = sources[0]
     tuning = FinetuneConfig(batch_size=32, epochs=12, learning_rates=(1.5e-4,))
     evaluate = EvaluateConfig(
         retrieval=(
@@ -139,11 +139,16 @@ def photos(
         run,
         name="photos",
         render=RenderConfig(image_px=96, layout="words"),
-        data=dataclasses.replace(run.data, sources=(*run.data.sources[:2], c4)),
+        data=dataclasses.replace(run.data, sources=sources + tuple(map(_captions, sources))),
         model=dataclasses.replace(SMALL, skip_blank_rows=True),
         optim=dataclasses.replace(run.optim, lr=3e-4),
         evaluate=evaluate,
     )
+
+
+def _captions(photos: SourceConfig) -> SourceConfig:
+    """The captions of a source of photos, as sentence pairs."""
+    return SourceConfig("captions", photos.path, split="train", name=f"{photos.name}-captions")
 
 
 def _numbers(data: str) -> EvaluateConfig:
