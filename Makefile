@@ -20,7 +20,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
+.PHONY: setup help demo photos test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
 	activate deactivate abort relaunch clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
@@ -41,6 +41,12 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 
 demo: setup ## the whole pipeline on handwritten numbers
 	$(BIN)/pyflyte run workflows demo
+
+photos: setup ## the whole pipeline on real photos: make photos DATA=FOLDER, which holds flickr8k, flickr30k_multi30k and glue
+	@test -n "$(DATA)" || { echo "Name the folder of flickr8k, flickr30k_multi30k and glue: make photos DATA=FOLDER"; exit 1; }
+	@mkdir -p build
+	$(BIN)/clippo preset photos --data "$(abspath $(DATA))" > build/photos.json
+	$(BIN)/pyflyte run workflows pretrain_and_evaluate --config build/photos.json
 
 test: setup ## the default tests
 	$(PYTEST)

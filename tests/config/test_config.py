@@ -97,6 +97,24 @@ def test_every_preset_builds_and_survives_json(name: str) -> None:
     assert digest(run) != digest(replace(run, seed=1))
 
 
+def test_only_the_photos_preset_reads_in_another_layout_than_the_paper() -> None:
+    for name, build in presets.by_name().items():
+        run = build("data") if name in ("slices", "photos") else build()
+        is_ours = (run.render.layout, run.model.skip_blank_rows) == ("words", True)
+        assert is_ours == (name == "photos"), name
+        assert is_ours or run.render == RenderConfig(run.render.image_px), name
+
+
+def test_the_photos_preset_trains_on_one_split_and_shows_another() -> None:
+    run = presets.photos("data", steps=300)
+    photos, captions = run.data.sources[:2], run.data.sources[2:]
+    assert {source.split for source in run.data.sources} == {"train"}
+    assert [source.path for source in captions] == [source.path for source in photos]
+    assert {one.split for one in run.evaluate.retrieval} == {"test"}
+    assert {one.annotations for one in run.evaluate.retrieval} == {one.path for one in photos}
+    assert run.train.steps == 300 and run.optim.warmup_steps == 30 and not run.is_demo
+
+
 @pytest.mark.parametrize(
     ("share", "steps"),
     [(0.0, 250_000), (0.25, 333_000), (0.5, 500_000), (0.75, 500_000), (1.0, 250_000)],
