@@ -259,7 +259,7 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
         "data.sources[1].pth: there is no such field; did you mean `path`?",
         (
             "data.sources[1].kind is 'tvs'; use 'karpathy', 'coco', 'xm3600', 'webdataset',"
-            " 'csv', 'folder', 'hf', 'sentences', 'c4', 'moses' or 'tsv'."
+            " 'csv', 'folder', 'hf', 'sentences', 'c4', 'moses', 'tsv' or 'captions'."
         ),
         "data.sources[1].path is missing; it must be given.",
     ]
