@@ -2,7 +2,7 @@
 same trunk on tokens?
 
     python benchmarks/reading.py --data DATA --recipe plain words words-packed --minutes 4
-    python benchmarks/reading.py --data DATA --recipe words-packed --minutes 8 --seeds 0 1 --final
+    python benchmarks/reading.py --data DATA --recipe words-packed-captions --steps 1500 --final
 
 Every recipe trains for equal CPU minutes: a probe of a few steps decides how many steps that are
 (--steps sets them instead). Without --final a fifth of Flickr8k's training photos is held out and
@@ -83,9 +83,10 @@ def main() -> None:
     if not chosen.data:
         print("not run: --data names no folder with flickr8k, flickr30k_multi30k, c4_like and glue")
         return
+    length = f"{chosen.steps}-steps" if chosen.steps else f"{chosen.minutes:g}-minutes"
     for seed in chosen.seeds:
         for recipe in chosen.recipe:
-            name = f"{'final' if chosen.final else 'screen'}-{recipe}-{chosen.minutes:g}-{seed}"
+            name = f"{'final' if chosen.final else 'screen'}-{recipe}-{length}-{seed}"
             path = chosen.out / "results" / f"{name}.json"
             if not path.is_file():
                 row = measured(chosen, recipe, name, seed)
