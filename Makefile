@@ -20,7 +20,7 @@ CLUSTER = $(BIN)/python tools/cluster.py --configuration $(FLYTE) --project $(PR
 # one process, for many files train one model that all their tests read.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: setup help demo test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
+.PHONY: setup help demo photos test test-slow test-nightly test-gpu fuzz check bench package images register preflight run \
 	activate deactivate abort relaunch clean
 
 setup: $(VENV)/.installed ## make .venv and install both locks; TORCH_INDEX_URL=ADDRESS takes torch from there (CPU build)
@@ -41,6 +41,12 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
 
 demo: setup ## the whole pipeline on handwritten numbers
 	$(BIN)/pyflyte run workflows demo
+
+photos: setup ## the whole pipeline on real photos: make photos DATA=FOLDER, which holds flickr8k, flickr30k_multi30k and glue
+	@test -n "$(DATA)" || { echo "Name the folder of flickr8k, flickr30k_multi30k and glue: make photos DATA=FOLDER"; exit 1; }
+	@mkdir -p build
+	$(BIN)/clippo preset photos --data "$(abspath $(DATA))" > build/photos.json
+	$(BIN)/pyflyte run workflows pretrain_and_evaluate --config build/photos.json
 
 test: setup ## the default tests
 	$(PYTEST)
@@ -63,7 +69,7 @@ check: setup ## style and types
 	$(BIN)/mypy
 
 # These train for up to an hour each, or want a GPU; run them by hand.
-STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py benchmarks/gpu.py benchmarks/precision.py
+STUDIES := benchmarks/towers.py benchmarks/sentences.py benchmarks/robustness.py benchmarks/blank_rows.py benchmarks/gpu.py benchmarks/precision.py benchmarks/reading.py
 
 bench: setup ## every benchmark that runs on this machine within minutes, and RESULTS.md from their figures
 	@for question in $(filter-out $(STUDIES) benchmarks/measure.py,$(wildcard benchmarks/*.py)); do echo "== $$question"; $(BIN)/python $$question || exit 1; done

@@ -1,9 +1,9 @@
 """Specimen pages of the renderer: one sentence in thirty languages, and forty tricky inputs, each
-in both layouts side by side.
+in the reference layout and the shaped one side by side; and captions in the layout of words.
 
     python tools/specimen.py docs
 
-writes docs/rendering-languages.png and docs/rendering-tricky.png, to be looked at script by script.
+writes docs/rendering-languages.png, rendering-tricky.png and rendering-words.png, to be looked at.
 The tests hold the tricky inputs to their pixels (tests/golden).
 """
 
@@ -97,6 +97,28 @@ TRICKY: list[tuple[str, str]] = [
 layouts."""
 
 
+CAPTIONS: list[str] = [
+    "A dog runs through the high grass.",
+    "In the high grass runs a black dog.",
+    "Two dogs, black and brown, are playing with a ball on the beach.",
+]
+"""Texts in which words come again."""
+
+
+def words_page() -> NDArray[np.uint8]:
+    """Grey picture, twice as large: captions in the reference layout (above) and in that of words
+    (below), with a line at every patch border.
+    """
+    rows = []
+    for layout in ("reference", "words"):
+        pages = Renderer(96, layout=layout).render(CAPTIONS)
+        tiles = [np.kron(page, np.ones((2, 2), np.uint8)) for page in pages]
+        for tile in tiles:
+            tile[::32], tile[:, ::32] = 180, 180
+        rows.append(np.concatenate([np.pad(tile, 4, constant_values=255) for tile in tiles], 1))
+    return np.concatenate(rows)
+
+
 def language_page() -> NDArray[np.uint8]:
     """Grey picture: each sentence in the reference layout (left) and the shaped one (right)."""
     return _two_columns(list(SENTENCES), list(SENTENCES.values()), rows=3, label_px=32)
@@ -138,7 +160,8 @@ def main() -> None:
     from PIL import Image
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
-    for name, page in (("languages", language_page()), ("tricky", tricky_page())):
+    pages = {"languages": language_page(), "tricky": tricky_page(), "words": words_page()}
+    for name, page in pages.items():
         Image.fromarray(page).quantize(4).save(folder / f"rendering-{name}.png", optimize=True)
         print(folder / f"rendering-{name}.png")
 

@@ -40,9 +40,9 @@ def add(names: Names) -> None:
     add_page(command)
     command.add_argument(
         "--layout",
-        choices=("reference", "shaped"),
+        choices=("reference", "shaped", "words"),
         default="reference",
-        help="shaped: bidi, joining, marks, word wrap",
+        help="shaped: bidi, joining, marks, word wrap; words: each begins at a patch border",
     )
     command.add_argument("--monospace", action="store_true", help="16 px for every character")
     command.add_argument(

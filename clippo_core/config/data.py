@@ -19,9 +19,9 @@ class RenderConfig(Checked, path="render"):
     image_px: PagePx = 224
     """Height and width of every image, photo or rendered text, in pixels: a multiple of 16, at
     least 32."""
-    layout: Literal["reference", "shaped"] = "reference"
+    layout: Literal["reference", "shaped", "words"] = "reference"
     """`reference` is big_vision's layout bit for bit; `shaped` adds bidi, joining, marks and word
-    wrap."""
+    wrap; `words` begins each word at a patch border, so that equal words are equal patches."""
     monospace: bool = False
     """Give every glyph the full 16 px; the paper's runs do not."""
     fonts: tuple[Name, ...] = ()
@@ -37,14 +37,15 @@ class SourceConfig(Checked, path="source"):
 
     kind: Literal[
         "karpathy", "coco", "xm3600", "webdataset", "csv", "folder", "hf",
-        "sentences", "c4", "moses", "tsv",
+        "sentences", "c4", "moses", "tsv", "captions",
     ]  # fmt: skip
     """`karpathy`: Karpathy's json. `coco`: COCO's captions json. `xm3600`: one json line per image.
     `webdataset`: foreign jpg+txt/json tars. `csv`: a table with a picture's path and a caption per
     row. `folder`: `x.jpg` beside `x.txt`. `hf`: a dataset of Hugging Face's hub, or parquet files.
     `c4`: json lines with a `text`: consecutive sentences. `sentences`: one sentence per line,
     consecutive lines are a pair. `moses`: two line-aligned files. `tsv`: tab-separated first and
-    second (or first language, second language, first, second). `docs/sources.md` has them all."""
+    second (or first language, second language, first, second). `captions`: Karpathy's json, two
+    captions of a photo are a pair. `docs/sources.md` has them all."""
     path: Name
     """The annotation or text file, local or s3://; .gz is read. In the last part, `*` matches
     several files, and `{000..999}` those of a range. `folder`: the folder; `webdataset` and `hf`:
@@ -93,7 +94,7 @@ class SourceConfig(Checked, path="source"):
     @property
     def has_photos(self) -> bool:
         """Whether its records have a photo; the others are text/text pairs."""
-        return self.kind not in ("sentences", "c4", "moses", "tsv")
+        return self.kind not in ("sentences", "c4", "moses", "tsv", "captions")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class DataConfig(Checked, path="data"):
         share = f"data.text_pair_share is {self.text_pair_share}, but no source gives"
         require(
             self.text_pair_share == 0 or any(not source.has_photos for source in self.sources),
-            f"{share} text pairs (kinds sentences, c4, moses, tsv).",
+            f"{share} text pairs (kinds sentences, c4, moses, tsv, captions).",
         )
         require(
             self.text_pair_share == 1 or any(source.has_photos for source in self.sources),

@@ -26,6 +26,7 @@ from clippo_core.config import (
 from clippo_core.config.benchmarks import benchmarks as benchmarks
 from clippo_core.config.model import PROMOTED
 from clippo_core.config.small import demo as demo
+from clippo_core.config.small import photos as photos
 from clippo_core.config.small import slices as slices
 
 PAPER_STEPS: dict[float, int] = {
@@ -171,6 +172,7 @@ def by_name() -> dict[str, Callable[..., RunConfig]]:
     functions = (
         demo,
         slices,
+        photos,
         weekly,
         weekly_from_scratch,
         paper_b16,

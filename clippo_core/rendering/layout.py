@@ -11,7 +11,7 @@ big_vision's `render_unifont`.
     x             sum of the widths before it on its row
 
 All texts of a chunk are laid out at once, as flat arrays over their glyphs. The shaped layout is
-in `shaped/`, pixels are in `draw.py`.
+in `shaped/`, that of words in `words.py`, pixels are in `draw.py`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class Placed:
     row: NDArray[np.int32]
     """[glyphs] row on the page, ascending within a text; at or beyond the page's rows: not
     drawn."""
+    one_line: bool = False
+    """Whether rows continue one another, so that a glyph may begin on one and end on the next; its
+    `row` is the one where it ends."""
 
 
 def measure(cells: NDArray[np.uint16], monospace: bool = False, extra_px: int = 0) -> Metrics:
@@ -138,6 +141,8 @@ def draw_columns(placed: Placed, columns: NDArray[np.uint16], masks: NDArray[np.
         start, width, text, row = start[on_page], width[on_page], text[on_page], row[on_page]
     if not len(start):
         return
+    if placed.one_line:
+        n_rows, image_px, row = 1, n_rows * image_px, np.zeros_like(row)
     line = text * np.int32(n_rows) + row
     first = np.flatnonzero(np.diff(line, prepend=-1))
     end = np.cumsum(width, dtype=np.int32)

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from clippo_core.config import RenderConfig
 from clippo_core.errors import RenderError
 from clippo_core.rendering import layout as reference
+from clippo_core.rendering import words
 from clippo_core.rendering.census import Census
 from clippo_core.rendering.draw import ROW_PX, expand_numpy
-from clippo_core.rendering.font import N_CODE_POINTS, changed_code_points, load_fonts
+from clippo_core.rendering.font import CELL_PX, N_CODE_POINTS, changed_code_points, load_fonts
 from clippo_core.rendering.shaped.shaping import SHAPING_VERSION, Shaper
 
 CHUNK_CODE_POINTS = 32_768
@@ -40,7 +41,8 @@ class Renderer:
 
     image_px: height and width, a multiple of 16, at least 32.
     fonts: None = the shipped Unifont 15.0.01, or .hex paths, later ones filling gaps.
-    layout: `reference` is big_vision's bit for bit.  monospace: 16 px for every glyph.
+    layout: `reference` is big_vision's bit for bit, `shaped` for readers of many scripts, `words`
+    begins each word at a patch border.  monospace: 16 px for every glyph.
     strict_font: raise RenderError at a text that the shipped font draws otherwise than 9.0.06, the
     font of the released weights;  warn_font: warn once instead. Both mind the shipped font only.
     extra_px: blank columns after each glyph, where its cell has room for them; for augmentation
@@ -51,7 +53,7 @@ class Renderer:
         self,
         image_px: int = 224,
         fonts: Sequence[str | Path] | None = None,
-        layout: Literal["reference", "shaped"] = "reference",
+        layout: Literal["reference", "shaped", "words"] = "reference",
         monospace: bool = False,
         strict_font: bool = False,
         *,
@@ -66,6 +68,8 @@ class Renderer:
         self._metrics = reference.measure(self._font.cells, monospace, extra_px)
         self._slots = reference.lower_ascii(self._font.slots)
         self._columns = self._font.cells.reshape(-1)
+        if layout == "words":
+            self._columns = np.append(self._columns, np.zeros(CELL_PX, np.uint16))
         self._shaper = (
             Shaper(self._font, image_px, monospace, extra_px) if layout == "shaped" else None
         )
@@ -101,7 +105,7 @@ class Renderer:
 
     @property
     def layout(self) -> str:
-        """`reference` or `shaped`."""
+        """`reference`, `shaped` or `words`."""
         return self.config.layout
 
     @property
@@ -119,11 +123,11 @@ class Renderer:
         """sha256 (hex) over everything that decides a pixel: layout rules, fonts, page."""
         facts = {
             "layout": self.layout,
-            "version": (
-                reference.LAYOUT_VERSION
-                if self._shaper is None
-                else [SHAPING_VERSION, unicodedata.unidata_version]
-            ),
+            "version": {
+                "reference": reference.LAYOUT_VERSION,
+                "shaped": [SHAPING_VERSION, unicodedata.unidata_version],
+                "words": [words.WORDS_VERSION, unicodedata.unidata_version],
+            }[self.layout],
             "fonts": self.fonts_sha256,
             "image_px": self.image_px,
             "monospace": self.monospace,
@@ -203,10 +207,11 @@ class Renderer:
             self._mind_changes(points, lengths, first)
         if self._shaper is not None:
             return self._shaper.place(cut, points, lengths, max_rows)
-        return (
-            reference.place(self._slots[points], lengths, self._metrics, self.image_px),
-            self._columns,
-        )
+        slots, metrics, px = self._slots[points], self._metrics, self.image_px
+        if self.layout == "words":
+            blank = len(self._columns) - CELL_PX
+            return words.place(points, slots, lengths, metrics, px, blank), self._columns
+        return reference.place(slots, lengths, metrics, px), self._columns
 
     def _mind_changes(
         self, points: NDArray[np.uint32], lengths: NDArray[np.int64], first: int

@@ -92,9 +92,27 @@ def test_what_cannot_work_is_refused_with_a_sentence(make: object, sentence: str
 @pytest.mark.parametrize("name", sorted(presets.by_name()))
 def test_every_preset_builds_and_survives_json(name: str) -> None:
     build = presets.by_name()[name]
-    run = build("data") if name == "slices" else build()
+    run = build("data") if name in ("slices", "photos") else build()
     assert from_dict(RunConfig, json.loads(json.dumps(dataclasses.asdict(run)))) == run
     assert digest(run) != digest(replace(run, seed=1))
+
+
+def test_only_the_photos_preset_reads_in_another_layout_than_the_paper() -> None:
+    for name, build in presets.by_name().items():
+        run = build("data") if name in ("slices", "photos") else build()
+        is_ours = (run.render.layout, run.model.skip_blank_rows) == ("words", True)
+        assert is_ours == (name == "photos"), name
+        assert is_ours or run.render == RenderConfig(run.render.image_px), name
+
+
+def test_the_photos_preset_trains_on_one_split_and_shows_another() -> None:
+    run = presets.photos("data", steps=300)
+    photos, captions = run.data.sources[:2], run.data.sources[2:]
+    assert {source.split for source in run.data.sources} == {"train"}
+    assert [source.path for source in captions] == [source.path for source in photos]
+    assert {one.split for one in run.evaluate.retrieval} == {"test"}
+    assert {one.annotations for one in run.evaluate.retrieval} == {one.path for one in photos}
+    assert run.train.steps == 300 and run.optim.warmup_steps == 30 and not run.is_demo
 
 
 @pytest.mark.parametrize(
@@ -241,7 +259,7 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
         "data.sources[1].pth: there is no such field; did you mean `path`?",
         (
             "data.sources[1].kind is 'tvs'; use 'karpathy', 'coco', 'xm3600', 'webdataset',"
-            " 'csv', 'folder', 'hf', 'sentences', 'c4', 'moses' or 'tsv'."
+            " 'csv', 'folder', 'hf', 'sentences', 'c4', 'moses', 'tsv' or 'captions'."
         ),
         "data.sources[1].path is missing; it must be given.",
     ]

@@ -460,6 +460,30 @@ def test_karpathy_details(tmp_path: Path) -> None:
     )
 
 
+def test_captions_of_one_photo_are_pairs_in_its_group(tmp_path: Path) -> None:
+    captions = [{"raw": "a dog"}, {"raw": "a hound"}, {"raw": "ein Hund", "language": "de"}]
+    path = karpathy_file(
+        tmp_path,
+        [
+            {"filename": "a.jpg", "split": "train", "sentences": captions},
+            {"filename": "b.jpg", "split": "train", "sentences": captions[:1]},
+            {"filename": "c.jpg", "split": "test", "sentences": captions},
+            {"filename": "d.jpg", "split": "train", "sentences": [{"raw": 7}, {"raw": "x"}]},
+            {"split": "train"},
+        ],
+    )
+    source = SourceConfig("captions", path, split="train", name="s")
+    found = list(sources.read_source(source))
+    assert [(r.key, r.first, r.texts, r.languages, r.group) for r in found[:2]] == [
+        ("a-0", "a dog", ("a hound",), ("en", "en"), "a"),
+        ("a-1", "a hound", ("ein Hund",), ("en", "de"), "a"),
+    ]
+    assert [bool(r.problem) for r in found] == [False, False, True, True]
+    photos = SourceConfig("karpathy", path, str(tmp_path), split="train", name="p")
+    groups = [record.group for record in sources.read_source(photos)]
+    assert groups[:2] == ["a", "b"], "a photo and the pairs about it never meet"
+
+
 def test_bad_entries_become_problems_and_are_refused_by_evaluations(tmp_path: Path) -> None:
     good = {"filename": "1.jpg", "split": "train", "sentences": [{"raw": "a"}]}
     bad = [

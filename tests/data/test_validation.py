@@ -29,8 +29,9 @@ from clippo_core.config import (
 )
 from clippo_core.data import loader
 from clippo_core.data.pairs import MAX_KEY_CHARACTERS, key_hash
+from clippo_core.data.sources.kinds import read_source
 from clippo_core.data.validate.evaluated import taken
-from clippo_core.data.validate.plain import stem_hash
+from clippo_core.data.validate.plain import MIN_CAPTION_BYTES, plain_hash, plain_text, stem_hash
 from clippo_core.errors import DataError
 from clippo_core.rendering import Renderer
 from clippo_core.report.decks import validation_deck
@@ -409,6 +410,39 @@ def test_the_real_slices_leak_nothing(slices: Path) -> None:
     ]
     assert {evaluated["content", key_hash(path.read_bytes()), 0] for path in test} == {"retrieval"}
     assert {evaluated["name", stem_hash(path.stem), 0] for path in test} == {"retrieval"}
+
+
+def test_the_photos_run_trains_on_nothing_that_it_shows(slices: Path) -> None:
+    """Every photo and caption pair is of a training photo; a caption of it that reads like an
+    evaluated one is among those that validation leaves out.
+    """
+    run = presets.photos(str(slices))
+    evaluated, n_pictures, notes = taken(run.evaluate)
+    assert not notes and n_pictures == 712 + 163
+    images = [
+        image
+        for source in run.data.sources[:2]
+        for image in json.loads(Path(source.path).read_text())["images"]
+    ]
+    train = {Path(one["filename"]).stem for one in images if one["split"] == "train"}
+    test = {Path(one["filename"]).stem for one in images if one["split"] == "test"}
+    assert not train & test and len(train) == 4000
+    said = {_said(text["raw"]) for one in images if one["split"] == "test"
+            for text in one["sentences"]}  # fmt: skip
+    left_out = set()
+    for source in run.data.sources:
+        for record in read_source(source):
+            assert record.group in train and ("name", stem_hash(record.group), 0) not in evaluated
+            for text in (getattr(record, "first", ""), *record.texts):
+                if _said(text) in said and len(plain_text(text)) >= MIN_CAPTION_BYTES:
+                    left_out.add(text)
+                    assert ("caption", plain_hash(text), 0) in evaluated, text
+    assert len(left_out) < 30, "of 20,000; shorter ones say nothing"
+
+
+def _said(text: str) -> str:
+    """Letters and digits of a text."""
+    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def _names(path: Path, split: str) -> list[str]:

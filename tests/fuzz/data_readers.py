@@ -59,7 +59,7 @@ def written(name: str, data: bytes) -> str:
 
 def records_of(kind: str, path: str, **options: Any) -> Any:
     """(id, record) of a source, and what validation measures; or Refused. Both are printable."""
-    photos = "" if kind in ("tsv", "sentences", "c4", "moses") else str(PHOTOS)
+    photos = "" if kind in ("tsv", "sentences", "c4", "moses", "captions") else str(PHOTOS)
     source = SourceConfig(kind, path, images=photos, name="s", **options)
     data = DataConfig((source,), text_pair_share=0.0 if photos else 1.0)
 
@@ -105,6 +105,7 @@ def check_karpathy(data: bytes) -> bool:
         return False
     entries = json.loads(data.decode("utf-8-sig"))["images"]
     assert len(found) == len(entries)
+    assert not isinstance(records_of("captions", written("set.json", data)), Refused)
     for (_, record), entry in zip(found, entries, strict=True):
         if not record.problem:
             assert record.texts == tuple(one["raw"] for one in entry["sentences"])

@@ -35,7 +35,7 @@ def test_the_tools_run_as_scripts(tmp_path):
             [sys.executable, f"tools/{command[0]}", *command[1:]], cwd=PROJECT, capture_output=True
         )
         assert done.returncode == 0, done.stderr.decode()
-    for name in ("rendering-languages.png", "rendering-tricky.png"):
+    for name in ("rendering-languages.png", "rendering-tricky.png", "rendering-words.png"):
         drawn, shown = (
             Image.open(folder / name).convert("L") for folder in (tmp_path, PROJECT / "docs")
         )

@@ -123,7 +123,7 @@ def test_it_is_off_everywhere_and_reached_by_name(capsys: pytest.CaptureFixture[
         and not any(dataclasses.astuple(replace(off, share=1))[1:])
     )
     for name, build in presets.by_name().items():
-        assert (build("data") if name == "slices" else build()).train.augment == off
+        assert (build("data") if name in ("slices", "photos") else build()).train.augment == off
     words = [
         "preset",
         "demo",

@@ -134,6 +134,8 @@ def _read(source: SourceConfig, uris: Iterable[str] | None) -> Iterator[Record]:
             )
         case "tsv":
             return _chain(text_sources.tsv_records(uri, languages) for uri in uris)
+        case "captions":
+            return _chain(photo_sources.caption_pairs(uri, source.split, language) for uri in uris)
 
 
 def _chain(streams: Iterable[Iterator[Record]]) -> Iterator[Record]:

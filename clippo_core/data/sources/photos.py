@@ -8,18 +8,19 @@
                {"image/key", "en": {"caption": [...]}, "de": {...}, ...}
 
 Two fields are ours, and optional: `group` of a Karpathy image or an XM3600 line (records of one
-group never meet in one batch), and `language` of a Karpathy sentence. An entry that is not as its
-format says becomes a record with a `problem`: validation names and counts it. It does not look at
-the pictures.
+group never meet in one batch; a Karpathy image without one is a group with its captions), and
+`language` of a Karpathy sentence. An entry that is not as its format says becomes a record with a
+`problem`: validation names and counts it. It does not look at the pictures.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from clippo_core import storage
-from clippo_core.data.pairs import PhotoRecord
+from clippo_core.data.pairs import PhotoRecord, TextRecord
 from clippo_core.data.sources import annotation_files as files
 from clippo_core.data.sources.annotation_files import PICTURES
 from clippo_core.errors import DataError
@@ -49,11 +50,32 @@ def karpathy_records(
                 ),
                 tuple(texts),
                 tuple(optional(one, "language", str, language, where) for one in sentences),
-                "" if entry.get("group") is None else _label(entry, "group", where),
+                files.stem(name) if entry.get("group") is None else _label(entry, "group", where),
                 found,
             )
         except DataError as error:
             yield _unusable(f"entry-{number}", error)
+
+
+def caption_pairs(annotations: str, split: str = "", language: str = "en") -> Iterator[TextRecord]:
+    """Sentence pairs of a Karpathy json: captions 1 and 2 of a photo, 2 and 3, ... They and the
+    photo are one group, so that no batch holds a photo and a pair about it. Raises DataError.
+    """
+    for photo in karpathy_records(annotations, "", split, language):
+        if photo.problem:
+            yield TextRecord(photo.key, "", (), (language,), problem=photo.problem)
+        captions = zip(photo.texts, photo.languages, strict=True)
+        for place, pair in enumerate(itertools.pairwise(captions)):
+            (first, second), languages = zip(*pair, strict=True)
+            is_text = isinstance(first, str) and isinstance(second, str)
+            yield TextRecord(
+                f"{photo.key}-{place}",
+                first if is_text else "",
+                (second,) if is_text else (),
+                languages if is_text else (language,),
+                photo.group,
+                "" if is_text else f"a caption of {photo.key} in {annotations} is no text.",
+            )
 
 
 def coco_records(annotations: str, images: str, language: str = "en") -> Iterator[PhotoRecord]:
