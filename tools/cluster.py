@@ -21,6 +21,7 @@ from flytekit.configuration import Config
 from flytekit.core.context_manager import FlyteEntities
 from flytekit.core.python_auto_container import PythonAutoContainerTask
 from flytekit.core.resources import convert_resources_to_resource_model
+from flytekit.exceptions.base import FlyteException
 from flytekit.exceptions.user import (
     FlyteEntityAlreadyExistsException,
     FlyteEntityNotExistException,
@@ -91,19 +92,41 @@ def preflight(remote: FlyteRemote, version: str, root: str) -> None:
     """Say all that the cluster lacks for this project, at once. Ends with exit code 1 if anything
     is missing.
     """
-    from tasks.settings import SHAPE, SHAPE_NAME
-
     missing = list(_project(remote)) or [*_limits(remote), *_in_a_pod(remote, version, root)]
     for line in missing:
         print(f"- {line}")
-    if SHAPE.nodes > 1:
-        print(
-            f"Not to be seen from here: {SHAPE_NAME} has {SHAPE.nodes} nodes, and so needs"
-            " Kubeflow's training operator v1 (PyTorchJob) and Flyte's plug-in `pytorch`."
-        )
+    for line in _hints(f"{remote.default_project}-{remote.default_domain}", root):
+        print(line)
     if missing:
         raise SystemExit(1)
     print(f"Nothing is missing in {remote.default_project}/{remote.default_domain}.")
+
+
+def _hints(namespace: str, root: str) -> Iterator[str]:
+    """What nobody can see from here, and what an operator may have forgotten."""
+    from tasks.settings import SHAPE, SHAPE_NAME
+    from workflows.retraining import OPERATORS, WEEKLY
+
+    if SHAPE.nodes > 1:
+        yield (
+            f"Not to be seen from here: {SHAPE_NAME} has {SHAPE.nodes} nodes, and so needs"
+            " Kubeflow's training operator v1 (PyTorchJob) and Flyte's plug-in `pytorch`."
+        )
+    if SHAPE.pod_template:
+        yield (
+            f"Not to be seen from here: pods of {SHAPE_NAME} start from the PodTemplate"
+            f" {SHAPE.pod_template} in the namespace {namespace}; docs/cluster.md has an example."
+        )
+    if root and root.rstrip("/") != WEEKLY.root.rstrip("/"):
+        yield (
+            f"The schedules keep their runs below {WEEKLY.root}, not below {root}: see WEEKLY in"
+            " workflows/retraining.py."
+        )
+    if any(address.endswith("@example.org") for address in OPERATORS):
+        yield (
+            f"Flyte's e-mails go to {', '.join(OPERATORS)}, an example: see OPERATORS in"
+            " workflows/retraining.py."
+        )
 
 
 def _project(remote: FlyteRemote) -> Iterator[str]:
@@ -144,10 +167,15 @@ def _limits(remote: FlyteRemote) -> Iterator[str]:
         except FlyteEntityAlreadyExistsException:
             continue
         except FlyteInvalidInputException as error:
-            answer = error.__cause__
-            said.add(answer.details() if isinstance(answer, grpc.Call) else str(error))
+            said.add(_answer(error))
     for one in sorted(said):
         yield f"{one} (`task_resources.limits` in FlyteAdmin's configuration)."
+
+
+def _answer(error: FlyteException) -> str:
+    """What Flyte said, which flytekit hides below an exception of its own."""
+    answer = error.__cause__
+    return str(answer.details() if isinstance(answer, grpc.Call) else error)
 
 
 def _template(identifier: Identifier, resources: Any) -> TaskTemplate:
@@ -217,12 +245,20 @@ def main() -> None:
         check.add_argument(f"--{name}", required=True)
     said = parser.parse_args()
     remote = FlyteRemote(Config.auto(said.configuration), said.project, said.domain)
+    try:
+        _obey(remote, said)
+    except ClippoError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except FlyteException as error:
+        place = f"{remote.config.platform.endpoint} ({said.configuration})"
+        print(f"Flyte at {place} did not do it: {_answer(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _obey(remote: FlyteRemote, said: argparse.Namespace) -> None:
     if said.command == "run":
-        try:
-            run(remote, said.plan, said.version, said.config)
-        except ClippoError as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(2) from None
+        run(remote, said.plan, said.version, said.config)
     elif said.command == "deactivate":
         deactivate(remote, said.plan)
     elif said.command == "abort":

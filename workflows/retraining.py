@@ -26,7 +26,9 @@ _NOTIFICATIONS = [
 ]
 # A run that takes longer than its period goes on, and the next one is left out.
 _ONE_AT_A_TIME = ConcurrencyPolicy(1, ConcurrencyLimitBehavior.SKIP)
-_weekly: RunConfig = presets.weekly()
+WEEKLY: RunConfig = presets.weekly()
+"""What the schedules train, evaluate and clean up, and where: `presets.weekly(data=..., root=...)`
+for a bucket of your own."""
 
 # Without a kickoff time to give: flytekit's command line refuses its own rendering of the default.
 by_hand = LaunchPlan.get_or_create(
@@ -42,7 +44,7 @@ demo_by_hand = LaunchPlan.get_or_create(
 weekly_retraining = LaunchPlan.get_or_create(
     pretrain_and_evaluate,
     name="weekly_retraining",
-    default_inputs={"config": _weekly},
+    default_inputs={"config": WEEKLY},
     schedule=CronSchedule(schedule="0 2 * * 0", kickoff_time_input_arg="kickoff_time"),
     notifications=_NOTIFICATIONS,
     concurrency=_ONE_AT_A_TIME,
@@ -52,9 +54,9 @@ nightly_evaluation = LaunchPlan.get_or_create(
     evaluate_promoted,
     name="nightly_evaluation",
     default_inputs={
-        "promoted": BaseFolder(_weekly.root).promoted(_weekly.name),
-        "evaluate": _weekly.evaluate,
-        "root": _weekly.root,
+        "promoted": BaseFolder(WEEKLY.root).promoted(WEEKLY.name),
+        "evaluate": WEEKLY.evaluate,
+        "root": WEEKLY.root,
     },
     schedule=CronSchedule(schedule="0 4 * * *", kickoff_time_input_arg="kickoff_time"),
     notifications=_NOTIFICATIONS,
@@ -65,7 +67,7 @@ nightly_evaluation = LaunchPlan.get_or_create(
 weekly_retention = LaunchPlan.get_or_create(
     retention,
     name="weekly_retention",
-    default_inputs={"root": _weekly.root, "delete": True},
+    default_inputs={"root": WEEKLY.root, "delete": True},
     schedule=CronSchedule(schedule="0 6 * * 3"),
     notifications=_NOTIFICATIONS,
     concurrency=_ONE_AT_A_TIME,

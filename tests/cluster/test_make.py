@@ -133,8 +133,10 @@ def test_preflight_says_all_that_is_missing(
 ) -> None:
     with Cluster(s3_server, checkout.folder, projects=()) as cluster:
         words = ["preflight", f"FLYTE={cluster.configuration(tmp_path)}"]
-        done = checkout.make(*words, "ROOT=s3://nowhere/runs")
+        done = checkout.make(*words, "ROOT=s3://nowhere/runs", CLIPPO_CLUSTER="h100x8x8")
         assert done.returncode != 0 and "no project clippo" in done.stdout, said(done)
+        for hint in ("PyTorchJob", "PodTemplate clippo-h100x8x8", "see WEEKLY", "see OPERATORS"):
+            assert hint in done.stdout, said(done)
         cluster.admin.projects.add("clippo")
         cluster.admin.limits = STOCK_LIMITS
         done = checkout.make(*words, "ROOT=s3://nowhere/runs")
@@ -152,6 +154,21 @@ def test_preflight_says_all_that_is_missing(
         done = checkout.make(*words, f"ROOT={cluster.store.uri('runs')}")
         worked(done)
         assert "Nothing is missing in clippo/production" in done.stdout
+
+
+def test_what_flyte_does_not_do_is_one_sentence(
+    cluster: Cluster, checkout: Checkout, tmp_path: Path
+) -> None:
+    nobody = cluster.configuration(tmp_path).read_text().replace(cluster.admin.endpoint, "[::1]:9")
+    (tmp_path / "nobody.yaml").write_text(nobody)
+    silent = f"FLYTE={tmp_path / 'nobody.yaml'}"
+    for words, told in (
+        (["abort", "EXECUTION=f0"], "no execution f0"),
+        (["deactivate", "PLAN=weekly_retraining", silent], "[::1]:9"),
+    ):
+        done = checkout.make(*words)
+        assert done.returncode != 0 and "Traceback" not in said(done), said(done)
+        assert told in done.stderr and "did not do it" in done.stderr
 
 
 @pytest.mark.parametrize(
