@@ -9,9 +9,9 @@ Every recipe trains for equal CPU minutes: a probe of a few steps decides how ma
 scored by retrieval alone, so that ideas are chosen without a look at any test split. With --final
 all training photos are trained on, and the test photos of Flickr8k and Flickr30k and SST-2's dev
 rows are scored. Validation leaves evaluated photos and captions out of the training; Multi30k's
-sentences about any photo of the slices are left out here. With
-OMP_NUM_THREADS=1 a run takes its minutes, and about one more. One JSON per run under --out, and a
-table of all of them; a run that is there is not made again, a stopped one goes on.
+sentences about any photo of the slices are left out here. With OMP_NUM_THREADS=1 a run takes its
+minutes, and about one more. One JSON per run under --out, and a table of all of them; a run that is
+there is not made again, a stopped one goes on.
 
 Read it as: what a recipe gives at this small scale, one seed each unless --seeds says more.
 """
