@@ -50,6 +50,18 @@ def test_a_mistake_in_a_run_is_one_sentence(name: str, flyte_home: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_help_is_no_schema(flyte_home: Path) -> None:
+    for workflow, words in (
+        ("pretrain_and_evaluate", "A run: its JSON"),
+        ("evaluate_glue", "part"),
+    ):
+        command = [PYFLYTE, "run", "workflows", workflow, "--help"]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+        assert words in done.stdout and "additionalProperties" not in done.stdout
+        assert len(done.stdout.splitlines()) < 40
+
+
+@pytest.mark.slow
 def test_a_mistake_that_a_rank_finds_is_one_sentence(flyte_home: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
