@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from double_rules import STOCK_LIMITS
 from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal
-from registered import Checkout, said, worked
+from registered import VENV, Checkout, said, worked
 
 from clippo_core.config import RunConfig, presets
 
@@ -92,6 +93,29 @@ def test_run_launches_what_was_registered(
     literal = Literal.from_flyte_idl(execution.inputs.literals["config"])
     context = FlyteContextManager.current_context()
     assert TypeEngine.to_python_value(context, literal, RunConfig) == wanted
+
+
+def test_flytekits_own_command_launches_it_too(
+    cluster: Cluster, checkout: Checkout, tmp_path: Path
+) -> None:
+    """The kickoff time is given, and integers stay integers."""
+    worked(checkout.make("register"))
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps(asdict(presets.demo(cluster.store.uri("runs")))))
+    words = ["run", "-p", "clippo", "-d", "production", "remote-launchplan"]
+    words += ["pretrain_and_evaluate", "--config", str(config)]
+    done = subprocess.run(
+        [VENV / "bin" / "pyflyte", "-c", checkout.configuration, *words],
+        cwd=checkout.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    worked(done)
+    execution = list(cluster.admin.executions.values())[-1]
+    literal = Literal.from_flyte_idl(execution.inputs.literals["config"])
+    context = FlyteContextManager.current_context()
+    assert TypeEngine.to_python_value(context, literal, RunConfig).train.steps == 730
 
 
 def test_run_launches_any_plan_with_a_config_of_ones_own(
