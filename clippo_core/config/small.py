@@ -143,14 +143,6 @@ def photos(
         model=dataclasses.replace(SMALL, skip_blank_rows=True),
         optim=dataclasses.replace(run.optim, lr=3e-4),
         evaluate=evaluate,
-        # Of 163 photos of Flickr30k recall@1 is too rare to judge.
-        gate=GateConfig(
-            floors=tuple(
-                f"{one.dataset}/{way}_recall@10"
-                for one in evaluate.retrieval
-                for way in ("i2t", "t2i")
-            )
-        ),
     )
 
 
