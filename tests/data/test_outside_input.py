@@ -141,6 +141,12 @@ def test_names_that_are_no_unicode_are_counted(tmp_path: Path) -> None:
     content = json.dumps({"images": [half, good, language]}).encode()
     records = problems("karpathy", tmp_path / "k.json", content)
     assert [bool(record.problem) for record in records] == [True, False, True]
+    for name in (b"\xe9.jpg", b"\xe9.txt", b"z.jpg", b"z.txt"):
+        (tmp_path / "named").mkdir(exist_ok=True)
+        Path(os.fsdecode(os.fsencode(tmp_path / "named") + b"/" + name)).write_bytes(b"x")
+    records = list(read_source(SourceConfig("folder", str(tmp_path / "named"))))
+    assert [bool(record.problem) for record in records] == [True, False]
+    assert "not UTF-8; rename it" in records[0].problem
     lines = [{"image/key": "\ud800"}, {"image/key": "b", "en": {"caption": ["c"]}}]
     lines.append({"image/key": "d", "\ud800": {"caption": ["c"]}})
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -25,7 +25,7 @@ from clippo_core.errors import DataError
 from clippo_core.untrusted import parquet
 from clippo_core.untrusted.json import at
 from clippo_core.untrusted.limits import LIMITS
-from clippo_core.untrusted.names import printable, reason, refusal
+from clippo_core.untrusted.names import is_unicode, printable, reason, refusal
 from clippo_core.untrusted.text import read_text
 
 _QUOTES = 'close the quotes, and write " within them as ""'
@@ -83,6 +83,8 @@ def folder_records(uri: str, language: str = "en") -> Iterator[PhotoRecord]:
             if picture is None or ".txt" not in stats:
                 fault = "it has no picture" if picture is None else "it has no .txt beside it"
                 raise refusal(DataError, where, fault, "add one, or remove it")
+            if not all(is_unicode(stat.uri) for stat in stats.values()):
+                raise refusal(DataError, where, "its name is not UTF-8", "rename it")
             files.relative(uri, picture.name, where=where)
             if stats[".txt"].bytes > LIMITS.json_header_bytes:
                 fault = f"its .txt has {stats['.txt'].bytes:,} bytes"
